@@ -1,0 +1,153 @@
+"""How long work tells its caller where it stands, and how a terminal or a program is shown it.
+
+Long functions take ``progress``, a callable that receives one `Progress` per step and returns nothing. They may
+call it from any thread. The reporters here are such callables, for the command line.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TextIO
+
+KINDS = ("bar", "json", "none")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step of a longer piece of work.
+
+    Attributes:
+        stage: what is being done, in a few plain words ("coronal view").
+        done: steps of this stage that are finished, 0 to ``total``.
+        total: steps of this stage, at least 1.
+        seconds_left: expected seconds until the *whole* work is done; None while nothing is known.
+    """
+
+    stage: str
+    done: int
+    total: int
+    seconds_left: float | None = None
+
+    def to_json(self) -> str:
+        """One line of JSON with the keys stage, done, total and seconds_left.
+
+        >>> Progress("axial view", 3, 8, 12.34).to_json()
+        '{"stage": "axial view", "done": 3, "total": 8, "seconds_left": 12.3}'
+        """
+        seconds = None if self.seconds_left is None else round(self.seconds_left, 1)
+        return json.dumps({**asdict(self), "seconds_left": seconds}, ensure_ascii=False)
+
+
+Report = Callable[[Progress], None]
+
+
+@contextmanager
+def reporter(kind: str, output: TextIO | None = None, messages: TextIO | None = None) -> Iterator[Report]:
+    """Give a callable that shows `Progress` the way the user asked for.
+
+    Args:
+        kind: "bar" draws on ``messages``: a moving bar on a terminal, one line per stage elsewhere, so that log
+            files stay readable. "json" prints one JSON object a line on ``output``. "none" shows nothing.
+        output: a text stream, standard output by default.
+        messages: a text stream, standard error by default.
+
+    A reader that goes away (a closed pipe) silences the reporter; the work goes on, since its result is a file.
+
+    Raises:
+        ValueError: the kind is unknown.
+    """
+    output = sys.stdout if output is None else output
+    messages = sys.stderr if messages is None else messages
+    if kind == "json":
+        yield _quiet_when_closed(lambda step: print(step.to_json(), file=output, flush=True))
+    elif kind == "bar" and messages.isatty():
+        with _bar(messages) as draw:
+            yield _quiet_when_closed(draw)
+    elif kind == "bar":
+        yield _quiet_when_closed(_once_per_stage(messages))
+    elif kind == "none":
+        yield lambda step: None
+    else:
+        raise ValueError(f"unknown progress {kind!r}: choose one of {', '.join(KINDS)}")
+
+
+def describe_seconds(seconds: float) -> str:
+    """Seconds in words that are quick to read.
+
+    >>> describe_seconds(7.4), describe_seconds(100), describe_seconds(4000)
+    ('7 s', '1 min 40 s', '1 h 7 min')
+    """
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _quiet_when_closed(show: Report) -> Report:
+    """Serialise calls from several threads, and fall silent once the reader has closed its end."""
+    lock = threading.Lock()
+    closed = False
+
+    def report(step: Progress) -> None:
+        nonlocal closed
+        with lock:
+            if closed:
+                return
+            try:
+                show(step)
+            # A stream that was closed on our own side raises ValueError.
+            except (BrokenPipeError, ValueError):
+                closed = True
+
+    return report
+
+
+def _once_per_stage(messages: TextIO) -> Report:
+    shown: set[str] = set()
+
+    def show(step: Progress) -> None:
+        if step.stage not in shown:
+            shown.add(step.stage)
+            left = "" if step.seconds_left is None else f" ({describe_seconds(step.seconds_left)} left)"
+            print(f"{step.stage}{left}", file=messages, flush=True)
+
+    return show
+
+
+@contextmanager
+def _bar(messages: TextIO) -> Iterator[Report]:
+    from tqdm import tqdm
+
+    bar: tqdm | None = None
+
+    def show(step: Progress) -> None:
+        nonlocal bar
+        if bar is None or bar.desc != step.stage:
+            if bar is not None:
+                bar.close()
+            bar = tqdm(
+                desc=step.stage,
+                total=step.total,
+                file=messages,
+                dynamic_ncols=True,
+                # tqdm's own estimate knows one stage only; ours knows the whole work.
+                bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {postfix}",
+            )
+        bar.total = step.total
+        bar.n = step.done
+        if step.seconds_left is not None:
+            bar.postfix = f"{describe_seconds(step.seconds_left)} left"
+        bar.refresh()
+
+    try:
+        yield show
+    finally:
+        if bar is not None:
+            bar.close()
