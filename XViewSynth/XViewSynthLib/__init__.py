@@ -1,0 +1,59 @@
+"""XViewSynthLib: true-to-scan thin CT slices from thick ones, by three mutually distilled views.
+
+>>> from XViewSynthLib import enhance, read_volume, write_volume
+>>> scan = read_volume("chest.nrrd")                        # doctest: +SKIP
+>>> write_volume(enhance(scan, factor=4).volume, "thin.nrrd")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .enhancement import Enhanced, enhance
+    from .errors import Cancelled, InputError
+    from .models import load_model
+    from .reading import read_volume
+    from .selfcheck import selfcheck
+    from .volume import Volume
+    from .writing import write_volume
+
+_HOME_OF = {
+    "Cancelled": "errors",
+    "Enhanced": "enhancement",
+    "InputError": "errors",
+    "Volume": "volume",
+    "enhance": "enhancement",
+    "load_model": "models",
+    "read_volume": "reading",
+    "selfcheck": "selfcheck",
+    "write_volume": "writing",
+}
+
+__all__ = [
+    "Cancelled",
+    "Enhanced",
+    "InputError",
+    "Volume",
+    "enhance",
+    "load_model",
+    "read_volume",
+    "selfcheck",
+    "write_volume",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Importing torch takes seconds, and a command that only reports a wrong argument should not wait for it.
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOME_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

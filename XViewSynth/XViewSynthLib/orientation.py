@@ -1,0 +1,79 @@
+"""One order of slices, rows and columns for every scan, taken from the patient and never from the array."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+
+from .volume import AXES, Axis, Volume, affine_column, array_axis
+
+_TIE = 1e-6
+
+
+@dataclass(frozen=True)
+class SliceOrder:
+    """How a (slices, rows, columns) array in canonical order came from a (K, J, I) array.
+
+    Attributes:
+        dimensions: the (K, J, I) array's dimension that became slices, rows and columns.
+        reversed: whether each of slices, rows and columns runs against the original array.
+    """
+
+    dimensions: tuple[int, int, int]
+    reversed: tuple[bool, bool, bool]
+
+    def apply(self, voxels: np.ndarray) -> np.ndarray:
+        """A (slices, rows, columns) view of a (K, J, I) array."""
+        return voxels.transpose(self.dimensions)[self._flips]
+
+    def restore(self, array: np.ndarray) -> np.ndarray:
+        """A (K, J, I) view of a (slices, rows, columns) array, of any number of slices."""
+        return array[self._flips].transpose(np.argsort(self.dimensions))
+
+    @property
+    def _flips(self) -> tuple[slice, slice, slice]:
+        slices, rows, columns = (slice(None, None, -1) if backwards else slice(None) for backwards in self.reversed)
+        return slices, rows, columns
+
+
+def to_slices(volume: Volume, axis: Axis) -> tuple[np.ndarray, SliceOrder]:
+    """The voxels as (slices, rows, columns) in canonical physical order: a view, not a copy.
+
+    Slices run along `axis`. Each of the volume's axes belongs to one patient axis, the nearest; of the two in-plane
+    axes, the one of the later patient axis in (R, A, S) gives the rows. Slices, rows and columns all run towards
+    right, anterior or superior. So the 48 ways to store one scan (axes permuted and flipped) give one array, and
+    what is computed from it cannot depend on how the scan was stored.
+
+    Returns:
+        The view, and the order that leads back: `order.restore(array)`.
+    """
+    patient_axes, signs = _closest_patient_axes(volume.directions)
+    in_plane = sorted((other for other in AXES if other != axis), key=lambda a: -patient_axes[affine_column(a)])
+    axes = (axis, *in_plane)
+    order = SliceOrder(
+        dimensions=tuple(array_axis(a) for a in axes),
+        reversed=tuple(bool(signs[affine_column(a)] < 0) for a in axes),
+    )
+    return order.apply(volume.voxels), order
+
+
+def _closest_patient_axes(directions: np.ndarray) -> tuple[tuple[int, int, int], np.ndarray]:
+    """Patient axis (0 R, 1 A, 2 S), and sign along it, of each column of a (3, 3) matrix of unit columns.
+
+    The assignment with the largest product of cosines is one to one and never meets a cosine of zero (the
+    determinant would vanish). At ties, such as a turn by exactly 45 degrees, the directions themselves decide, so
+    that the answer is the same however the columns are ordered and signed.
+    """
+    strength = {p: abs(float(np.prod(directions[p, range(3)]))) for p in permutations(range(3))}
+    strongest = max(strength.values())
+    tied = [p for p, product in strength.items() if product > strongest - _TIE]
+    chosen = max(tied, key=lambda p: _canonical(directions, p).round(4).tolist())
+    return chosen, np.sign(directions[chosen, range(3)])
+
+
+def _canonical(directions: np.ndarray, patient_axes: tuple[int, int, int]) -> np.ndarray:
+    """(3, 3) columns in the order R, A, S of the patient axes given to them, each pointing the positive way."""
+    positive = directions * np.sign(directions[patient_axes, range(3)])
+    return positive[:, np.argsort(patient_axes)]
