@@ -138,7 +138,7 @@ def _bar(messages: TextIO) -> Iterator[Report]:
                 file=messages,
                 dynamic_ncols=True,
                 # tqdm's own estimate knows one stage only; ours knows the whole work.
-                bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {postfix}",
+                bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}",
             )
         bar.total = step.total
         bar.n = step.done

@@ -1,0 +1,555 @@
+"""Model folders: what is written is what is read, and nothing unsound is ever read."""
+
+import hashlib
+import json
+import stat
+import zipfile
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from XViewSynthLib import models
+from XViewSynthLib.errors import InputError
+from XViewSynthLib.models import (
+    card_fault,
+    export_model,
+    import_model,
+    list_models,
+    load_model,
+    model_folder,
+    remove_model,
+    save_model,
+    shipped_folder,
+    user_folder,
+)
+from XViewSynthLib.networks import ThreeViewNetwork
+
+NETWORK = {"channels": 4, "axial_blocks": 1, "pixel_blocks": 1}
+
+
+def make_card(**changes) -> dict:
+    return {
+        "name": "small",
+        "version": "1.0",
+        "description": "A small network with random weights.",
+        "modality": "CT",
+        "intensity_range_hu": [-1024, 3071],
+        "factors": [2, 3, 4],
+        "acquisition": "gap",
+        "network": NETWORK,
+        "training_data": [{"name": "nothing", "license": "CC0-1.0"}],
+        "measured_gains": {},
+        "intended_use": "Tests.",
+        "limitations": "Everything.",
+        "license": "Apache-2.0",
+        **changes,
+    }
+
+
+def make_network(seed: int = 0) -> ThreeViewNetwork:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ThreeViewNetwork(**NETWORK)
+
+
+def rewrite_card(folder, **changes):
+    path = folder / "card.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def rewrite_weights(folder, content: bytes):
+    """New weights whose checksum is on the card, as someone who means harm would write them."""
+    (folder / "model.safetensors").write_bytes(content)
+    rewrite_card(folder, weights_sha256=hashlib.sha256(content).hexdigest())
+
+
+def make_zip(path, members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def catalogue(tmp_path, monkeypatch):
+    """A user's folder and a shipped folder of this test's own."""
+    monkeypatch.setenv("XVIEWSYNTH_MODELS", str(tmp_path / "mine"))
+    shipped = tmp_path / "shipped"
+    shipped.mkdir()
+    monkeypatch.setattr(models, "shipped_folder", lambda: shipped)
+    return shipped
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return save_model(tmp_path / "small", make_network(), make_card()).folder
+
+
+@pytest.fixture
+def parts(folder):
+    return {name: (folder / name).read_bytes() for name in ("card.json", "model.safetensors")}
+
+
+class TestSaving:
+    def test_the_network_that_is_loaded_is_the_one_that_was_saved(self, tmp_path):
+        network = make_network(seed=3)
+        save_model(tmp_path / "small", network, make_card())
+        loaded = load_model(tmp_path / "small").network.state_dict()
+        assert all(torch.equal(tensor, loaded[name]) for name, tensor in network.state_dict().items())
+
+    def test_the_card_holds_the_checksum_of_the_weights(self, folder):
+        checksum = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+        assert json.loads((folder / "card.json").read_text())["weights_sha256"] == checksum
+
+    def test_parents_are_created(self, tmp_path):
+        assert save_model(tmp_path / "a" / "b" / "small", make_network(), make_card()).folder.is_dir()
+
+    def test_a_model_that_is_there_is_replaced_and_nothing_else_is_left(self, folder):
+        save_model(folder, make_network(seed=1), make_card(version="2.0"))
+        assert load_model(folder).card["version"] == "2.0"
+        assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
+
+    def test_a_folder_with_other_files_is_refused_and_kept(self, tmp_path):
+        (tmp_path / "thesis.txt").write_text("years of work")
+        with pytest.raises(InputError, match="something else than a model"):
+            save_model(tmp_path, make_network(), make_card())
+        assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+    def test_an_incomplete_card_is_refused_before_anything_is_written(self, tmp_path):
+        card = make_card()
+        del card["license"]
+        with pytest.raises(InputError, match='"license" is missing'):
+            save_model(tmp_path / "small", make_network(), card)
+        assert not (tmp_path / "small").exists()
+
+    def test_the_old_model_comes_back_when_the_new_one_cannot_take_its_place(self, folder, monkeypatch):
+        replace = models.os.replace
+
+        def replace_but_not_new(source, target):
+            if source.name == "new":
+                raise OSError(5, "Input/output error")
+            replace(source, target)
+
+        monkeypatch.setattr(models.os, "replace", replace_but_not_new)
+        with pytest.raises(InputError, match="Input/output error"):
+            save_model(folder, make_network(), make_card(version="2.0"))
+        assert load_model(folder).card["version"] == "1.0"
+
+    def test_an_unwritable_place_is_one_sentence(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(InputError, match="Cannot write"):
+            save_model(tmp_path / "file" / "small", make_network(), make_card())
+
+
+class TestLoading:
+    def test_gives_name_card_and_checksum(self, folder):
+        model = load_model(folder)
+        assert (model.name, model.card["version"], model.sha256) == ("small", "1.0", model.card["weights_sha256"])
+
+    def test_the_network_is_ready_for_inference(self, folder):
+        network = load_model(folder).network
+        assert not network.training
+        assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+
+    def test_half_precision_weights_become_float32(self, tmp_path):
+        save_model(tmp_path / "half", make_network().half(), make_card())
+        assert next(load_model(tmp_path / "half").network.parameters()).dtype == torch.float32
+
+    def test_the_callers_random_numbers_are_left_alone(self, folder):
+        torch.manual_seed(7)
+        expected = torch.rand(3)
+        torch.manual_seed(7)
+        load_model(folder)
+        assert torch.equal(torch.rand(3), expected)
+
+    def test_works_below_a_non_ascii_folder(self, tmp_path):
+        save_model(tmp_path / "Módèle 模型" / "small", make_network(), make_card())
+        assert load_model(tmp_path / "Módèle 模型" / "small").name == "small"
+
+    @pytest.mark.parametrize("name", ["card.json", "model.safetensors"])
+    def test_a_missing_file_is_named(self, folder, name):
+        (folder / name).unlink()
+        with pytest.raises(InputError, match=f"{name} is missing"):
+            load_model(folder)
+
+    def test_damaged_weights_are_refused(self, folder):
+        path = folder / "model.safetensors"
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="checksum is not the one on the card"):
+            load_model(folder)
+
+    def test_truncated_weights_are_refused(self, folder):
+        path = folder / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:100])
+        with pytest.raises(InputError, match="copy or import the model again"):
+            load_model(folder)
+
+    def test_weights_of_another_model_are_refused(self, folder, tmp_path):
+        other = save_model(tmp_path / "other", make_network(seed=1), make_card()).folder
+        (folder / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes())
+        with pytest.raises(InputError, match="belong to another model"):
+            load_model(folder)
+
+    def test_a_pickle_is_not_opened(self, folder, tmp_path):
+        torch.save(make_network().state_dict(), tmp_path / "weights.pt")
+        rewrite_weights(folder, (tmp_path / "weights.pt").read_bytes())
+        with pytest.raises(InputError, match="weights .* are damaged"):
+            load_model(folder)
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_weights_that_are_not_numbers_are_refused(self, folder, value):
+        state = make_network().state_dict()
+        state["axial.decoder.leave.bias"] += value
+        rewrite_weights(folder, save(state))
+        with pytest.raises(InputError, match="not numbers"):
+            load_model(folder)
+
+    def test_whole_number_weights_are_refused(self, folder):
+        rewrite_weights(folder, save({name: t.long() for name, t in make_network().state_dict().items()}))
+        with pytest.raises(InputError, match="not numbers"):
+            load_model(folder)
+
+    @pytest.mark.parametrize("network", [{"channels": 8}, {"neurons": 4}])
+    def test_a_network_that_its_weights_do_not_fit_is_refused(self, folder, network):
+        rewrite_card(folder, network=network)
+        with pytest.raises(InputError, match="does not fit this version"):
+            load_model(folder)
+
+    def test_a_card_cannot_ask_for_more_memory_than_its_weights_fill(self, folder):
+        rewrite_card(folder, network={"channels": 4096, "axial_blocks": 200, "pixel_blocks": 200})
+        with pytest.raises(InputError, match="does not fit this version"):
+            load_model(folder)
+
+    @pytest.mark.parametrize(("name", "limit"), [("card.json", "CARD"), ("model.safetensors", "WEIGHTS")])
+    def test_an_oversized_file_is_refused(self, folder, monkeypatch, name, limit):
+        monkeypatch.setattr(models, f"MAX_{limit}_BYTES", 100)
+        with pytest.raises(InputError, match=f"{name} is larger than a model can be"):
+            load_model(folder)
+
+    @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "\xff"])
+    def test_a_damaged_card_is_refused(self, folder, text):
+        (folder / "card.json").write_bytes(text.encode("latin-1"))
+        with pytest.raises(InputError, match=r"The card of the model in .* is damaged"):
+            load_model(folder)
+
+    def test_an_unreadable_file_is_one_sentence(self, folder, monkeypatch):
+        def refuse(*_):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(models.Path, "open", refuse)
+        with pytest.raises(InputError, match=r"Cannot read .*card.json: Permission denied"):
+            load_model(folder)
+
+
+class TestCard:
+    def test_a_whole_card_has_no_fault(self):
+        assert card_fault({"schema_version": "1", "weights_sha256": "0" * 64, **make_card()}) is None
+
+    def test_fields_of_others_are_allowed(self):
+        assert card_fault({"schema_version": "1", "weights_sha256": "0" * 64, **make_card(authors="us")}) is None
+
+    @pytest.mark.parametrize("card", [None, [], "card", 3])
+    def test_anything_but_an_object_is_a_fault(self, card):
+        assert "not an object" in card_fault(card)
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("schema_version", "2"),
+            ("name", "../evil"),
+            ("name", ""),
+            ("name", "a" * 65),
+            ("name", "a\n"),
+            ("version", ""),
+            ("modality", "MR"),
+            ("intensity_range_hu", [3071, -1024]),
+            ("intensity_range_hu", [True, 5]),
+            ("factors", []),
+            ("factors", [1]),
+            ("factors", [2.5]),
+            ("acquisition", "spiral"),
+            ("network", {"channels": "48"}),
+            ("network", {"channels": 0}),
+            ("network", {"channels": 10**9}),
+            ("training_data", [{"name": "a scan"}]),
+            ("measured_gains", []),
+            ("weights_sha256", "A" * 64),
+            ("license", None),
+        ],
+    )
+    def test_a_wrong_value_is_named(self, field, value):
+        card = {"schema_version": "1", "weights_sha256": "0" * 64, **make_card(), field: value}
+        assert f'"{field}" must be' in card_fault(card)
+
+    @pytest.mark.parametrize("field", sorted(models.CARD_FIELDS))
+    def test_a_missing_field_is_named(self, field):
+        card = {"schema_version": "1", "weights_sha256": "0" * 64, **make_card()}
+        del card[field]
+        assert card_fault(card) == f'"{field}" is missing'
+
+
+class TestCatalogue:
+    def test_is_empty_at_first(self):
+        assert list_models() == []
+
+    def test_a_users_model_comes_before_a_shipped_one_of_the_same_name(self, catalogue):
+        save_model(catalogue / "small", make_network(), make_card(version="shipped"))
+        save_model(user_folder() / "small", make_network(), make_card(version="mine"))
+        assert load_model("small").card["version"] == "mine"
+        assert [(entry.name, entry.shipped) for entry in list_models()] == [("small", False)]
+
+    def test_lists_by_name_and_says_which_ones_shipped(self, catalogue):
+        save_model(catalogue / "zeta", make_network(), make_card(name="zeta"))
+        save_model(user_folder() / "alpha", make_network(), make_card(name="alpha"))
+        assert [(entry.name, entry.shipped) for entry in list_models()] == [("alpha", False), ("zeta", True)]
+
+    def test_one_broken_model_does_not_hide_the_others(self, catalogue):
+        save_model(catalogue / "small", make_network(), make_card())
+        (catalogue / "broken").mkdir()
+        broken, small = list_models()
+        assert broken.card is None and "card.json is missing" in broken.problem
+        assert small.card["name"] == "small" and small.problem is None
+
+    def test_passes_over_stray_files_and_hidden_folders(self, catalogue):
+        (catalogue / "README.md").write_text("models")
+        (catalogue / ".staging").mkdir()
+        assert list_models() == []
+
+    def test_an_unknown_name_is_told_with_those_that_exist(self, catalogue):
+        save_model(catalogue / "small", make_network(), make_card())
+        with pytest.raises(InputError, match=r"no model 'large': .* \(small\)"):
+            load_model("large")
+
+    @pytest.mark.parametrize("name", ["", "a\0b", "x" * 5000, "../shipped/none", "."])
+    def test_an_odd_name_is_one_sentence(self, name):
+        with pytest.raises(InputError):
+            load_model(name)
+
+    def test_a_name_never_reaches_out_of_the_catalogue(self, catalogue, folder):
+        assert model_folder(str(folder)) == folder
+        with pytest.raises(InputError, match="There is no model"):
+            model_folder("../small/../nothing")
+
+    def test_the_shipped_standard_model_is_the_default(self, catalogue):
+        save_model(catalogue / "standard", make_network(), make_card(name="standard"))
+        assert load_model().name == "standard"
+
+
+class TestPlaces:
+    def test_the_environment_decides_first(self, tmp_path):
+        assert user_folder() == tmp_path / "mine"
+
+    @pytest.mark.parametrize(
+        ("platform", "variables", "expected"),
+        [
+            ("linux", {"XDG_DATA_HOME": "/data"}, "/data/xviewsynth/models"),
+            ("linux", {}, "/home/ada/.local/share/xviewsynth/models"),
+            ("darwin", {}, "/home/ada/Library/Application Support/XViewSynth/Models"),
+            ("win32", {"LOCALAPPDATA": "/local"}, "/local/XViewSynth/Models"),
+            ("win32", {}, "/home/ada/AppData/Local/XViewSynth/Models"),
+        ],
+    )
+    def test_otherwise_the_platform_does(self, monkeypatch, platform, variables, expected):
+        for name in ("XVIEWSYNTH_MODELS", "XDG_DATA_HOME", "LOCALAPPDATA"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(models.sys, "platform", platform)
+        monkeypatch.setattr(models.Path, "home", classmethod(lambda cls: cls("/home/ada")))
+        assert user_folder().as_posix() == expected
+
+    @pytest.mark.parametrize(
+        "place", ["Resources/Models", "XViewSynth/Resources/Models", "XViewSynth/XViewSynthLib/Models"]
+    )
+    def test_shipped_models_are_found_in_repository_module_and_wheel(self, tmp_path, monkeypatch, place):
+        library = tmp_path / "root" / "XViewSynth" / "XViewSynthLib"
+        library.mkdir(parents=True)
+        monkeypatch.setattr(models, "__file__", str(library / "models.py"))
+        assert shipped_folder() is None
+        (tmp_path / "root" / place).mkdir(parents=True)
+        assert shipped_folder() == (tmp_path / "root" / place).resolve()
+
+
+class TestExport:
+    def test_an_exported_model_can_be_imported_elsewhere(self, folder, tmp_path, monkeypatch):
+        export_model(str(folder), tmp_path / "small.zip")
+        monkeypatch.setenv("XVIEWSYNTH_MODELS", str(tmp_path / "elsewhere"))
+        assert import_model(tmp_path / "small.zip").sha256 == load_model("small").sha256 == load_model(folder).sha256
+
+    def test_equal_models_give_equal_files(self, folder, tmp_path):
+        export_model(str(folder), tmp_path / "a.zip")
+        export_model(str(folder), tmp_path / "b.zip")
+        assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+    def test_an_existing_file_is_kept_unless_told_otherwise(self, folder, tmp_path):
+        file = tmp_path / "small.zip"
+        file.write_text("mine")
+        with pytest.raises(InputError, match="exists already"):
+            export_model(str(folder), file)
+        assert file.read_text() == "mine"
+        export_model(str(folder), file, overwrite=True)
+        assert zipfile.is_zipfile(file)
+
+    def test_another_suffix_is_refused(self, folder, tmp_path):
+        with pytest.raises(InputError, match="must end in .zip"):
+            export_model(str(folder), tmp_path / "small.tar")
+
+    def test_a_damaged_model_is_not_exported(self, folder, tmp_path):
+        (folder / "model.safetensors").write_bytes(b"damaged")
+        with pytest.raises(InputError, match="checksum"):
+            export_model(str(folder), tmp_path / "small.zip")
+        assert not (tmp_path / "small.zip").exists()
+
+    def test_a_full_disk_is_one_sentence(self, folder, tmp_path, monkeypatch):
+        def full(*_, **__):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(zipfile.ZipFile, "writestr", full)
+        with pytest.raises(InputError, match="No space left on device"):
+            export_model(str(folder), tmp_path / "small.zip")
+        assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+class TestImport:
+    def test_from_a_folder(self, folder):
+        assert import_model(folder).folder == user_folder() / "small"
+
+    def test_from_a_zip_file_with_one_folder_in_it(self, parts, tmp_path):
+        members = {"anything/": b"", **{f"anything/{name}": content for name, content in parts.items()}}
+        assert import_model(make_zip(tmp_path / "m.zip", members)).name == "small"
+
+    def test_a_name_that_is_taken_is_refused(self, folder, catalogue):
+        save_model(catalogue / "small", make_network(), make_card())
+        with pytest.raises(InputError, match="'small' is installed already"):
+            import_model(folder)
+
+    def test_damaged_weights_leave_nothing(self, folder):
+        (folder / "model.safetensors").write_bytes(b"damaged")
+        with pytest.raises(InputError, match="checksum"):
+            import_model(folder)
+        assert list(user_folder().iterdir()) == []
+
+    @pytest.mark.parametrize(
+        "rename",
+        [
+            "../{}",
+            "../../{}",
+            "/{}",
+            "/etc/{}",
+            "C:/{}",
+            "..\\{}",
+            "a/b/{}",
+            "./{}",
+            "{}/",
+        ],
+    )
+    def test_a_member_elsewhere_is_refused(self, parts, tmp_path, rename):
+        members = {rename.format(name): content for name, content in parts.items()}
+        with pytest.raises(InputError, match="nothing else"):
+            import_model(make_zip(tmp_path / "m.zip", members))
+        assert list_models() == []
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["m.zip", "shipped", "small"]
+
+    @pytest.mark.parametrize("extra", ["run.py", "../run.py", "model.pt", "sub/card.json"])
+    def test_an_unexpected_member_is_refused(self, parts, tmp_path, extra):
+        with pytest.raises(InputError, match="nothing else"):
+            import_model(make_zip(tmp_path / "m.zip", {**parts, extra: b"import os"}))
+        assert list_models() == []
+
+    def test_a_member_given_twice_is_refused(self, parts, tmp_path):
+        file = make_zip(tmp_path / "m.zip", parts)
+        with zipfile.ZipFile(file, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("card.json", parts["card.json"])
+        with pytest.raises(InputError, match="nothing else"):
+            import_model(file)
+
+    def test_a_missing_member_is_refused(self, parts, tmp_path):
+        with pytest.raises(InputError, match="must hold card.json and model.safetensors"):
+            import_model(make_zip(tmp_path / "m.zip", {"card.json": parts["card.json"]}))
+
+    def test_a_symbolic_link_is_refused(self, parts, tmp_path):
+        link = zipfile.ZipInfo("model.safetensors")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        with zipfile.ZipFile(tmp_path / "m.zip", "w") as archive:
+            archive.writestr("card.json", parts["card.json"])
+            archive.writestr(link, "/etc/passwd")
+        with pytest.raises(InputError, match="nothing else"):
+            import_model(tmp_path / "m.zip")
+
+    @pytest.mark.parametrize(("name", "limit"), [("card.json", "CARD"), ("model.safetensors", "WEIGHTS")])
+    def test_a_member_that_unpacks_to_a_huge_size_is_refused(self, parts, tmp_path, monkeypatch, name, limit):
+        file = make_zip(tmp_path / "m.zip", {**parts, name: b"0" * 10_000_000})
+        monkeypatch.setattr(models, f"MAX_{limit}_BYTES", 1_000_000)
+        with pytest.raises(InputError, match=f"{name} in .* is larger than a model can have"):
+            import_model(file)
+
+    def test_a_member_that_lies_about_its_size_is_refused(self, parts, tmp_path, monkeypatch):
+        file = make_zip(tmp_path / "m.zip", {**parts, "card.json": b"0" * 3_000_000})
+        # Both headers, the local and the central one, declare the size.
+        file.write_bytes(file.read_bytes().replace((3_000_000).to_bytes(4, "little"), (50).to_bytes(4, "little")))
+        with pytest.raises(InputError):
+            import_model(file)
+
+    def test_a_huge_file_is_not_opened(self, tmp_path):
+        with (tmp_path / "m.zip").open("wb") as file:
+            file.truncate(2 * models.MAX_WEIGHTS_BYTES)
+        with pytest.raises(InputError, match="larger than a model can be"):
+            import_model(tmp_path / "m.zip")
+
+    def test_an_encrypted_member_is_refused(self, parts, tmp_path):
+        file = make_zip(tmp_path / "m.zip", parts)
+        content = bytearray(file.read_bytes())
+        start = content.find(b"PK\x01\x02")
+        while start >= 0:
+            content[start + 8] |= 1
+            start = content.find(b"PK\x01\x02", start + 4)
+        file.write_bytes(content)
+        with pytest.raises(InputError, match="no sound zip file"):
+            import_model(file)
+
+    @pytest.mark.parametrize("content", [b"", b"not a zip file", b"PK\x03\x04"])
+    def test_what_is_no_zip_file_is_refused(self, tmp_path, content):
+        (tmp_path / "m.zip").write_bytes(content)
+        with pytest.raises(InputError, match="no sound zip file"):
+            import_model(tmp_path / "m.zip")
+
+    def test_a_missing_file_is_one_sentence(self, tmp_path):
+        with pytest.raises(InputError, match="does not exist"):
+            import_model(tmp_path / "m.zip")
+
+
+class TestRemove:
+    def test_the_model_is_gone(self, folder):
+        import_model(folder)
+        remove_model("small")
+        assert list_models() == []
+
+    def test_a_broken_model_can_be_removed(self):
+        (user_folder() / "broken").mkdir(parents=True)
+        remove_model("broken")
+        assert list_models() == []
+
+    def test_a_shipped_model_stays(self, catalogue):
+        save_model(catalogue / "small", make_network(), make_card())
+        with pytest.raises(InputError, match="cannot be removed"):
+            remove_model("small")
+        assert load_model("small")
+
+    @pytest.mark.parametrize("name", ["small", "../small", "."])
+    def test_only_names_of_the_users_own_models_count(self, folder, name):
+        with pytest.raises(InputError, match=r"There is no model .* to remove: you have imported none"):
+            remove_model(name)
+        assert load_model(folder)
+
+    def test_a_folder_that_cannot_be_deleted_is_one_sentence(self, folder, monkeypatch):
+        import_model(folder)
+
+        def refuse(_):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(models.shutil, "rmtree", refuse)
+        with pytest.raises(InputError, match="Permission denied"):
+            remove_model("small")

@@ -1,0 +1,187 @@
+"""Files that appear together, or not at all.
+
+Every output is written into a hidden folder beside its final place, so on the same file system, and the last step
+renames. A command that is stopped leaves nothing, and a reader never meets half a file.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import InputError
+
+STAGING_PREFIX = ".xviewsynth-"
+
+# A process that must leave at once removes these, whoever made them; threads share the set.
+_staging_folders: set[Path] = set()
+
+
+@contextmanager
+def staging_folder(parent: Path) -> Iterator[Path]:
+    """Give an empty hidden folder in `parent`, and remove it with its content at the end."""
+    folder = _make_staging_folder(parent)
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+
+
+def remove_staging_folders() -> None:
+    """Remove every staging folder of this process, for a process that leaves without waiting for its threads."""
+    for folder in list(_staging_folders):
+        _remove(folder)
+
+
+def _make_staging_folder(parent: Path) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=parent))
+    _staging_folders.add(folder)
+    return folder
+
+
+def _remove(folder: Path) -> None:
+    # A thread that is still writing can add a file while its folder is being emptied.
+    for _ in range(3):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            break
+    _staging_folders.discard(folder)
+
+
+@dataclass(frozen=True)
+class _Staged:
+    final: Path
+    folder: Path
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "new" / self.final.name
+
+
+class Outputs(AbstractContextManager):
+    """The outputs of one command.
+
+    Use it as a context manager: `add` every output before the work, write to the paths it returns, `commit` once.
+    Leaving without `commit` removes all that was written.
+
+    Args:
+        overwrite: whether a file that exists already may be replaced.
+        inputs: files that no output may replace, whatever `overwrite` says.
+    """
+
+    def __init__(self, overwrite: bool = False, inputs: Iterable[Path | str] = ()):
+        self._overwrite = overwrite
+        self._inputs = [Path(path) for path in inputs]
+        self._staged: list[_Staged] = []
+
+    def __exit__(self, *_: object) -> None:
+        self.discard()
+
+    def add(self, path: Path | str) -> Path:
+        """Check that an output can be written, and give the path to write it to until `commit`.
+
+        The name and suffix stay those of `path`, and files written beside it (the .raw of a .mhd) come along.
+
+        Raises:
+            InputError: the path is a folder, exists already, is an input, was named twice, or its folder is missing
+                or cannot be written to.
+        """
+        path = Path(path)
+        try:
+            self._check(path)
+            staged = _Staged(path, _make_staging_folder(path.parent))
+            self._staged.append(staged)
+            staged.path.parent.mkdir()
+        except (OSError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"Cannot write {path}: {_reason(error)}. Choose another place for the output.") from error
+        return staged.path
+
+    def commit(self) -> None:
+        """Give every output its final name; on a failure those that were already given it are taken back.
+
+        Raises:
+            InputError: a file of that name has appeared meanwhile, or the file system refuses.
+        """
+        moves = [
+            (written, staged.final.parent / written.name, staged.folder / "old" / written.name)
+            for staged in self._staged
+            for written in sorted(staged.path.parent.iterdir())
+        ]
+        done: list[tuple[Path, Path]] = []
+        try:
+            for written, final, kept in moves:
+                if os.path.lexists(final):
+                    self._check_existing(final)
+                    _keep(final, kept)
+                done.append((final, kept))
+                os.replace(written, final)
+        except OSError as error:
+            _take_back(done)
+            raise InputError(f"Cannot write {final}: {_reason(error)}. Choose another place for the output.") from error
+        except InputError:
+            _take_back(done)
+            raise
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Remove everything that has not been committed; harmless when there is nothing."""
+        for output in self._staged:
+            _remove(output.folder)
+
+    def in_final_names(self, message: str) -> str:
+        """A message about a staged file, told about the file the user named."""
+        for output in self._staged:
+            message = message.replace(str(output.path.parent), str(output.final.parent))
+        return message
+
+    def _check(self, path: Path) -> None:
+        if not path.name:
+            raise InputError(f"{path} names no file: give the output a name.")
+        if path.is_dir():
+            raise InputError(f"{path} is a folder: give the output a file name in it.")
+        if not path.parent.is_dir():
+            raise InputError(f"The folder {path.parent} does not exist: create it first or choose another output.")
+        if any(_same_file(path, taken) for taken in self._inputs):
+            raise InputError(f"{path} is the input: choose another name for the output.")
+        if any(_same_file(path, output.final) for output in self._staged):
+            raise InputError(f"{path} is named for two outputs: give each its own name.")
+        self._check_existing(path)
+
+    def _check_existing(self, path: Path) -> None:
+        if os.path.lexists(path) and not self._overwrite:
+            raise InputError(f"{path} exists already: choose another name or add --overwrite.")
+
+
+def _same_file(first: Path, second: Path) -> bool:
+    if first.exists() and second.exists():
+        return os.path.samefile(first, second)
+    return os.path.normcase(first.resolve()) == os.path.normcase(second.resolve())
+
+
+def _keep(final: Path, kept: Path) -> None:
+    kept.parent.mkdir(exist_ok=True)
+    try:
+        # With a second link the old file stays in place until the new one takes over in one step.
+        os.link(final, kept, follow_symlinks=False)
+    except (OSError, NotImplementedError):
+        os.replace(final, kept)
+
+
+def _take_back(done: list[tuple[Path, Path]]) -> None:
+    for final, kept in reversed(done):
+        if os.path.lexists(kept):
+            os.replace(kept, final)
+        else:
+            final.unlink(missing_ok=True)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
