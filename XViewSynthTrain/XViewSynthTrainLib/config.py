@@ -1,0 +1,93 @@
+"""What a training run is made of."""
+
+from dataclasses import asdict, dataclass, field, fields
+
+from XViewSynthLib.errors import InputError
+
+#: Factors a run trains, and how often each is drawn. The usual ones most often.
+FACTOR_SHARES = {2: 0.30, 3: 0.15, 4: 0.30, 5: 0.10, 6: 0.06, 7: 0.03, 8: 0.06}
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the loss terms; 0 switches a term off.
+
+    The paper's terms and weights are `distillation` and `wavelet`; its memory-bank terms have no counterpart, as our
+    students have no memory bank.
+    """
+
+    #: Each view against the dropped slices (level 0): mean absolute error in network units.
+    views: float = 1.0
+    #: The mean of the views against the dropped slices (level 0).
+    mean: float = 1.0
+    #: Mean squared error beside every absolute one, which counts large errors more.
+    squared: float = 5.0
+    #: Agreement of axial with coronal, and axial with sagittal, on slices nobody has seen (levels 1 and beyond).
+    distillation: float = 0.15
+    #: High wavelet bands of the mean of the views against those of the dropped slices (level 0).
+    wavelet: float = 0.1
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Settings of one run. Two runs with equal settings and scans give equal weights on the CPU."""
+
+    steps: int = 4000
+    seed: int = 0
+    #: Blocks of scan a step, and their size: observed slices, rows and columns.
+    batch: int = 2
+    slices: int = 9
+    pixels: int = 64
+    factor_shares: dict[int, float] = field(default_factory=lambda: dict(FACTOR_SHARES))
+    learning_rate: float = 1e-3
+    weights: LossWeights = LossWeights()
+    #: Fraction of the smallest differences that views distil (the paper's γ); 1 is plain distillation.
+    gamma: float = 0.25
+    #: Differences between views are counted in units of this many HU.
+    distillation_scale_hu: float = 100.0
+    #: When, as a fraction of the run, the views begin to teach each other (level 1); 1 is never.
+    cross_view_from: float = 0.5
+    #: When, as a fraction of the run, their answer goes in again for another doubling; 1 is never.
+    incremental_from: float = 0.75
+    #: Doublings after level 1.
+    increments: int = 1
+    #: Share of blocks thinned along an in-plane axis, where the scan has true fine detail.
+    in_plane_share: float = 0.1
+    #: Decay of the moving average of the weights, which is what a run delivers.
+    average_decay: float = 0.999
+    #: Keyword arguments of `ThreeViewNetwork`.
+    network: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self):
+        _require(self.steps >= 1, "the number of steps must be at least 1")
+        _require(self.pixels >= 8 and self.pixels % 2 == 0, "the block size must be an even number of at least 8 pixels")
+        _require(self.slices >= 4, "a block needs at least 4 observed slices")
+        _require(self.batch >= 1, "a step needs at least 1 block")
+        _require(0 < self.gamma <= 1, "gamma must lie above 0 and at most at 1")
+        _require(all(2 <= factor <= 8 for factor in self.factor_shares), "factors must lie between 2 and 8")
+        _require(bool(self.factor_shares), "at least one factor must be trained")
+
+    def to_dict(self) -> dict:
+        """Return plain values that JSON can hold; `from_dict` reads them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "TrainingConfig":
+        """Read the values of `to_dict`, from JSON too.
+
+        Raises:
+            InputError: a setting is unknown or out of range.
+        """
+        unknown = set(values) - {entry.name for entry in fields(cls)}
+        _require(not unknown, f"unknown settings: {', '.join(sorted(unknown))}")
+        values = dict(values)
+        if "weights" in values:
+            values["weights"] = LossWeights(**values["weights"])
+        if "factor_shares" in values:
+            values["factor_shares"] = {int(factor): share for factor, share in values["factor_shares"].items()}
+        return cls(**values)
+
+
+def _require(condition: bool, requirement: str) -> None:
+    if not condition:
+        raise InputError(f"Change the training settings: {requirement}.")

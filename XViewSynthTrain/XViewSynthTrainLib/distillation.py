@@ -1,0 +1,61 @@
+"""The three levels of incremental cross-view mutual distillation (Fang et al., CVPR 2022) as one loss."""
+
+import torch
+from torch import Tensor
+
+from XViewSynthLib.networks import ThreeViewNetwork, interleave, to_network_units
+
+from .config import TrainingConfig
+from .losses import restoration_loss, selective_distillation, wavelet_loss
+from .sampling import Blocks
+
+
+def restoration_terms(network: ThreeViewNetwork, blocks: Blocks, config: TrainingConfig) -> dict[str, Tensor]:
+    """Level 0: thin the scan, restore the dropped slices; every view and their mean against what was dropped."""
+    weights = config.weights
+    views = network(blocks.observed, blocks.factor, blocks.slice_ratio * blocks.factor)
+    truth = blocks.dropped
+    terms = {}
+    if weights.views:
+        terms["views"] = weights.views * restoration_loss(views, truth, weights.squared)
+    if weights.mean:
+        terms["mean"] = weights.mean * restoration_loss(views.mean(dim=0), truth, weights.squared)
+    if weights.wavelet:
+        terms["wavelet"] = weights.wavelet * wavelet_loss(views.mean(dim=0), truth)
+    return terms
+
+
+def agreement_terms(
+    network: ThreeViewNetwork, blocks: Blocks, config: TrainingConfig, increments: int
+) -> dict[str, Tensor]:
+    """Level 1 and beyond: nobody has the truth between the slices of the scan itself, so the views must agree.
+
+    After level 1 the mean of the views joins the observed slices and goes in again, which doubles the resolution;
+    again the views must agree, `increments` times. The answer that goes in again carries no gradient: a level must
+    not make itself easier for the next.
+    """
+    terms = {}
+    observed, ratio = blocks.slices, blocks.slice_ratio
+    for level in range(1, increments + 2):
+        views = network(observed, 2, ratio)
+        terms[f"distillation_{level}"] = config.weights.distillation * cross_view_distillation(views, config)
+        observed = interleave(observed, views.mean(dim=0).detach())
+        ratio = ratio / 2
+    return terms
+
+
+def cross_view_distillation(views: Tensor, config: TrainingConfig) -> Tensor:
+    """Axial against coronal and axial against sagittal: (3, ...) in network units -> scalar."""
+    unit = to_network_units(torch.tensor(config.distillation_scale_hu)).item()
+    axial, coronal, sagittal = views / unit
+    return selective_distillation(axial, coronal, config.gamma) + selective_distillation(axial, sagittal, config.gamma)
+
+
+def training_terms(
+    network: ThreeViewNetwork, thinned: Blocks, untouched: Blocks | None, config: TrainingConfig, increments: int
+) -> dict[str, Tensor]:
+    """All weighted terms of one step; their sum is the loss. Without `untouched`, level 0 alone."""
+    terms = restoration_terms(network, thinned, config)
+    if untouched is not None:
+        terms |= agreement_terms(network, untouched, config, increments)
+    return terms

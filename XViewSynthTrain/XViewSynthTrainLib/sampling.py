@@ -1,0 +1,148 @@
+"""Training material: blocks of real scans, thinned as a thick acquisition would have seen them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from XViewSynthLib.errors import InputError
+from XViewSynthLib.networks import INTENSITY_RANGE, to_network_units
+from XViewSynthLib.orientation import to_slices
+from XViewSynthLib.volume import Volume
+
+from .config import TrainingConfig
+
+#: Fewest observed slices a block may have.
+_FEWEST_SLICES = 4
+#: In-plane axes serve as material where the two remaining axes have spacings within this ratio.
+_LARGEST_ANISOTROPY = 1.6
+#: No scanner leaves wider gaps, in mm; beyond factor 2 there is no use in learning to fill them.
+_LARGEST_GAP = 10.0
+#: Blocks with less tissue than this share teach little; air is plentiful anyway.
+_SMALLEST_TISSUE_SHARE = 0.25
+_TISSUE_ABOVE_HU = -950
+
+
+@dataclass(frozen=True)
+class Material:
+    """A scan seen along one axis: `voxels` (slices, rows, columns) in HU, spacings in mm."""
+
+    voxels: np.ndarray
+    slice_spacing: float
+    pixel_spacing: float
+    in_plane: bool
+
+    def slices_when_thinned(self, factor: int) -> int:
+        return (self.voxels.shape[0] - 1) // factor + 1
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Blocks of one step, in network units.
+
+    Attributes:
+        slices: (batch, slices, rows, columns), as fine as the scan is.
+        factor: the thinning that level 0 undoes.
+        slice_ratio: (batch,) spacing of `slices` over the pixel spacing.
+    """
+
+    slices: Tensor
+    factor: int
+    slice_ratio: Tensor
+
+    @property
+    def observed(self) -> Tensor:
+        """(batch, observed slices, rows, columns): what a thick acquisition would have kept."""
+        return self.slices[:, :: self.factor]
+
+    @property
+    def dropped(self) -> Tensor:
+        """(batch, gaps, s - 1, rows, columns): what it would have missed."""
+        return self.slices[:, :-1].unflatten(1, (-1, self.factor))[:, :, 1:]
+
+    def to(self, device: torch.device) -> "Blocks":
+        return Blocks(self.slices.to(device), self.factor, self.slice_ratio.to(device))
+
+
+def materials_of(volume: Volume) -> list[Material]:
+    """Return the ways in which a scan can be thinned: along its slices and, where it is fine enough, in plane."""
+    voxels, _ = to_slices(volume, volume.through_plane_axis)
+    # Padding such as -3024 is no tissue: the networks see it as air.
+    voxels = voxels.clip(*INTENSITY_RANGE).astype(np.int16)
+    through = volume.spacing["IJK".index(volume.through_plane_axis)]
+    across = [step for axis, step in zip("IJK", volume.spacing, strict=True) if axis != volume.through_plane_axis]
+    pixel = float(np.mean(across))
+    materials = [Material(voxels, through, pixel, in_plane=False)]
+    if through / pixel <= _LARGEST_ANISOTROPY:
+        rest = (through + pixel) / 2
+        materials += [Material(voxels.swapaxes(0, axis), pixel, rest, in_plane=True) for axis in (1, 2)]
+    return materials
+
+
+class Sampler:
+    """Draws blocks from scans. What a step sees depends on the seed and the step alone, so a run can be resumed.
+
+    Args:
+        scans: at least one scan that is large enough for a block.
+        config: sizes, factors and shares.
+
+    Raises:
+        InputError: no scan can give a block.
+    """
+
+    def __init__(self, scans: Sequence[Volume], config: TrainingConfig):
+        self.config = config
+        every = [material for scan in scans for material in materials_of(scan)]
+        self.along = [material for material in every if not material.in_plane and self._fits(material, 2)]
+        self.in_plane = [material for material in every if material.in_plane and self._fits(material, 2)]
+        if not self.along:
+            raise InputError(
+                f"None of the {len(scans)} scans is large enough to train on: give scans of at least "
+                f"{2 * _FEWEST_SLICES - 1} slices and {config.pixels} x {config.pixels} pixels."
+            )
+
+    def _fits(self, material: Material, factor: int) -> bool:
+        rows, columns = material.voxels.shape[1:]
+        large_enough = min(rows, columns) >= self.config.pixels
+        plausible = factor == 2 or factor * material.slice_spacing <= _LARGEST_GAP
+        return large_enough and plausible and material.slices_when_thinned(factor) >= _FEWEST_SLICES
+
+    def thinned(self, step: int) -> Blocks:
+        """Blocks for level 0: a factor is drawn, and enough fine slices that thinning leaves a full block."""
+        random = np.random.default_rng([self.config.seed, step, 0])
+        shares = self.config.factor_shares
+        factor = int(random.choice(list(shares), p=np.array(list(shares.values())) / sum(shares.values())))
+        pool = self.in_plane if self.in_plane and random.random() < self.config.in_plane_share else self.along
+        while not any(self._fits(material, factor) for material in pool):
+            factor -= 1
+        return self._draw(random, pool, factor, self.config.slices)
+
+    def untouched(self, step: int) -> Blocks:
+        """Blocks for level 1 and beyond: the scan itself, between whose slices nobody has looked."""
+        random = np.random.default_rng([self.config.seed, step, 1])
+        return self._draw(random, self.along, 1, max(_FEWEST_SLICES, self.config.slices // 2))
+
+    def _draw(self, random: np.random.Generator, pool: list[Material], factor: int, observed: int) -> Blocks:
+        pool = [material for material in pool if self._fits(material, factor)]
+        # Every voxel equally likely, up to a square root that keeps one long scan from drowning the others.
+        shares = np.sqrt([material.voxels.size for material in pool])
+        chosen = [pool[index] for index in random.choice(len(pool), self.config.batch, p=shares / shares.sum())]
+        observed = min(observed, *(material.slices_when_thinned(factor) for material in chosen))
+        depth = (observed - 1) * factor + 1
+        blocks = np.stack([self._block(random, material, depth) for material in chosen])
+        ratios = [material.slice_spacing / material.pixel_spacing for material in chosen]
+        return Blocks(to_network_units(torch.from_numpy(blocks).float()), factor, torch.tensor(ratios))
+
+    def _block(self, random: np.random.Generator, material: Material, depth: int) -> np.ndarray:
+        size = (depth, self.config.pixels, self.config.pixels)
+        for _ in range(8):
+            start = [random.integers(whole - part + 1) for whole, part in zip(material.voxels.shape, size, strict=True)]
+            block = material.voxels[tuple(slice(first, first + part) for first, part in zip(start, size, strict=True))]
+            if (block[:: max(1, depth // 4)] > _TISSUE_ABOVE_HU).mean() >= _SMALLEST_TISSUE_SHARE:
+                break
+        for axis in range(3):
+            if random.random() < 0.5:
+                block = np.flip(block, axis)
+        return block.swapaxes(1, 2) if random.random() < 0.5 else block
