@@ -1,0 +1,142 @@
+"""Thinning a scan, and the choice of the acquisition model."""
+
+from __future__ import annotations
+
+from itertools import permutations, product
+
+import numpy as np
+import pytest
+
+from XViewSynthLib.acquisition import acquisition_axis, cut_to_factor, resolve_acquisition, thin
+from XViewSynthLib.errors import InputError
+from XViewSynthLib.volume import Volume
+
+
+def _scan(slices: int = 10, spacing: tuple[float, float, float] = (0.8, 0.8, 2.0), thickness=None) -> Volume:
+    voxels = np.random.default_rng(3).integers(-1000, 1000, (slices, 6, 7)).astype(np.int16)
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, 3] = -10.0, 20.0, 300.0
+    return Volume(voxels, affine, thickness)
+
+
+def _layouts(volume: Volume):
+    """The 48 ways to store one scan."""
+    for order, flips in product(permutations(range(3)), product((1, -1), repeat=3)):
+        voxels = volume.voxels.transpose([2 - axis for axis in reversed(order)])[
+            tuple(slice(None, None, f) for f in flips[::-1])
+        ]
+        to_old = np.zeros((4, 4))
+        to_old[3, 3] = 1
+        for new, (old, flip) in enumerate(zip(order, flips, strict=True)):
+            to_old[old, new] = flip
+            to_old[old, 3] = 0 if flip == 1 else volume.shape_ijk[old] - 1
+        yield Volume(voxels, volume.affine @ to_old), "IJK"[order.index(2)]
+
+
+def _points_and_values(volume: Volume) -> dict[tuple[float, ...], int]:
+    k, j, i = np.indices(volume.voxels.shape)
+    points = volume.ijk_to_ras(np.stack([i, j, k], axis=-1)).reshape(-1, 3).round(6) + 0.0
+    return dict(zip(map(tuple, points.tolist()), volume.voxels.ravel().tolist(), strict=True))
+
+
+class TestAcquisitionAxis:
+    def test_largest_spacing_of_a_thick_scan(self):
+        assert acquisition_axis(_scan(spacing=(0.8, 5.0, 0.8))) == "J"
+
+    def test_odd_one_out_of_a_scan_thinner_than_its_pixels(self):
+        assert acquisition_axis(_scan(spacing=(0.5, 0.8, 0.8))) == "I"
+
+    def test_largest_spacing_where_no_two_are_equal(self):
+        assert acquisition_axis(_scan(spacing=(0.7, 0.9, 0.8))) == "J"
+
+    def test_k_where_all_are_equal(self):
+        assert acquisition_axis(_scan(spacing=(1.5, 1.5, 1.5))) == "K"
+
+    def test_request_wins(self):
+        assert acquisition_axis(_scan(), "I") == "I"
+
+    def test_unknown_request(self):
+        with pytest.raises(InputError, match="choose auto, I, J or K"):
+            acquisition_axis(_scan(), "Z")
+
+
+class TestCutToFactor:
+    @pytest.mark.parametrize(("slices", "factor", "kept"), [(10, 2, 9), (10, 3, 10), (10, 4, 9), (9, 4, 9), (8, 4, 5)])
+    def test_number_of_slices(self, slices, factor, kept):
+        assert cut_to_factor(_scan(slices), factor).slices("K") == kept
+
+    def test_first_slices_and_origin_stay(self):
+        scan = _scan(10)
+        cut = cut_to_factor(scan, 4)
+        assert np.array_equal(cut.voxels, scan.voxels[:9])
+        assert np.array_equal(cut.affine, scan.affine)
+
+    def test_same_slices_however_the_scan_is_stored(self):
+        scan = _scan(8)
+        expected = _points_and_values(cut_to_factor(scan, 4))
+        for stored, axis in _layouts(scan):
+            assert _points_and_values(cut_to_factor(stored, 4, axis)) == expected
+
+    def test_nothing_to_drop(self):
+        with pytest.raises(InputError, match="4 slices along K are too few"):
+            cut_to_factor(_scan(4), 4)
+
+
+class TestThin:
+    def test_every_fourth_slice(self):
+        scan = _scan(10)
+        assert np.array_equal(thin(scan, 4).voxels, scan.voxels[::4])
+
+    def test_along_another_axis(self):
+        scan = _scan()
+        thinned = thin(scan, 3, "I")
+        assert np.array_equal(thinned.voxels, scan.voxels[:, :, ::3])
+        assert thinned.spacing == pytest.approx((2.4, 0.8, 2.0))
+
+    @pytest.mark.parametrize("factor", [2, 3, 4, 5])
+    def test_upsampling_leads_back_to_the_grid_of_the_cut_scan(self, factor):
+        scan = _scan(12)
+        thinned, cut = thin(scan, factor), cut_to_factor(scan, factor)
+        assert thinned.upsampled_shape("K", factor) == cut.voxels.shape
+        assert np.allclose(thinned.upsampled_affine("K", factor), cut.affine, atol=1e-12)
+
+    def test_same_slices_however_the_scan_is_stored(self):
+        scan = _scan(8)
+        expected = _points_and_values(thin(scan, 3))
+        for stored, axis in _layouts(scan):
+            assert _points_and_values(thin(stored, 3, axis)) == expected
+
+    def test_keeps_type_and_slice_thickness(self):
+        thinned = thin(_scan(thickness=1.25), 2)
+        assert thinned.voxels.dtype == np.int16
+        assert thinned.slice_thickness == 1.25
+
+    def test_factor_that_drops_nothing(self):
+        with pytest.raises(InputError, match="whole number from 2 to 8"):
+            thin(_scan(), 1)
+
+
+class TestResolveAcquisition:
+    def test_gap_needs_no_remark(self):
+        assert resolve_acquisition(_scan(), "gap") == ("gap", None)
+
+    def test_auto_says_that_gap_is_all_there_is(self):
+        name, note = resolve_acquisition(_scan(), "auto")
+        assert name == "gap"
+        assert "not available yet" in note
+
+    def test_auto_warns_of_thick_slices(self):
+        _, note = resolve_acquisition(_scan(spacing=(0.8, 0.8, 5.0), thickness=5.0))
+        assert "5 mm thick and 5 mm apart" in note
+
+    def test_auto_does_not_warn_of_thin_ones(self):
+        _, note = resolve_acquisition(_scan(spacing=(0.8, 0.8, 5.0), thickness=1.0))
+        assert "mm" not in note
+
+    def test_thick_is_refused(self):
+        with pytest.raises(InputError, match="use --acquisition gap"):
+            resolve_acquisition(_scan(), "thick")
+
+    def test_unknown(self):
+        with pytest.raises(InputError, match="'box' does not exist"):
+            resolve_acquisition(_scan(), "box")
