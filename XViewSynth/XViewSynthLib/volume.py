@@ -16,6 +16,9 @@ AXES: tuple[Axis, ...] = ("I", "J", "K")
 # Scanners write spacings with three to six digits; a smaller difference says nothing about which axis is through-plane.
 SPACING_TOLERANCE = 1e-3
 
+# Cosine between two axes above which a grid counts as sheared: over a stack of 300 mm it is a shift of 0.3 mm.
+SHEAR_TOLERANCE = 1e-3
+
 
 def affine_column(axis: Axis) -> int:
     """Column of an IJK -> RAS affine that steps along `axis`.
@@ -72,6 +75,10 @@ class Volume:
         i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(i), float(j), float(k)
 
+    def spacing_along(self, axis: Axis) -> float:
+        """Distance between neighbouring voxel centres along `axis`, mm."""
+        return self.spacing[affine_column(axis)]
+
     @property
     def origin(self) -> np.ndarray:
         """(3,) RAS position in mm of the centre of voxel (0, 0, 0)."""
@@ -83,6 +90,13 @@ class Volume:
         return self.affine[:3, :3] / np.asarray(self.spacing)
 
     @property
+    def shear_degrees(self) -> float:
+        """Largest departure of two axes from the right angle; 0 where it is within `SHEAR_TOLERANCE`."""
+        cosines = self.directions.T @ self.directions
+        largest = float(np.abs(cosines[np.triu_indices(3, 1)]).max())
+        return float(np.degrees(np.arcsin(largest))) if largest > SHEAR_TOLERANCE else 0.0
+
+    @property
     def shape_ijk(self) -> tuple[int, int, int]:
         """Number of voxels along (I, J, K): the reverse of `voxels.shape`."""
         k, j, i = self.voxels.shape
@@ -91,10 +105,9 @@ class Volume:
     @property
     def through_plane_axis(self) -> Axis:
         """The axis with the largest spacing; among equals K, then J, then I."""
-        spacing = dict(zip(AXES, self.spacing))
         chosen: Axis = "K"
         for axis in ("J", "I"):
-            if spacing[axis] > spacing[chosen] * (1 + SPACING_TOLERANCE):
+            if self.spacing_along(axis) > self.spacing_along(chosen) * (1 + SPACING_TOLERANCE):
                 chosen = axis
         return chosen
 
