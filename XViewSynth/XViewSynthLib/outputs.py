@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ STAGING_PREFIX = ".xviewsynth-"
 
 # A process that must leave at once removes these, whoever made them; threads share the set.
 _staging_folders: set[Path] = set()
+# Held while files get their final names, which must not be cut short.
+_committing = threading.Lock()
 
 
 @contextmanager
@@ -33,7 +36,11 @@ def staging_folder(parent: Path) -> Iterator[Path]:
 
 
 def remove_staging_folders() -> None:
-    """Remove every staging folder of this process, for a process that leaves without waiting for its threads."""
+    """Remove every staging folder of this process, for a process that leaves without waiting for its threads.
+
+    A `commit` that has begun is waited for, up to half a second; none can begin afterwards.
+    """
+    _committing.acquire(timeout=0.5)
     for folder in list(_staging_folders):
         _remove(folder)
 
@@ -67,7 +74,8 @@ class Outputs(AbstractContextManager):
     """The outputs of one command.
 
     Use it as a context manager: `add` every output before the work, write to the paths it returns, `commit` once.
-    Leaving without `commit` removes all that was written.
+    Leaving without `commit` removes all that was written, and an `InputError` that passes through names the files as
+    the user did.
 
     Args:
         overwrite: whether a file that exists already may be replaced.
@@ -79,8 +87,10 @@ class Outputs(AbstractContextManager):
         self._inputs = [Path(path) for path in inputs]
         self._staged: list[_Staged] = []
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         self.discard()
+        if isinstance(error, InputError) and self._in_final_names(str(error)) != str(error):
+            raise InputError(self._in_final_names(str(error))) from error
 
     def add(self, path: Path | str) -> Path:
         """Check that an output can be written, and give the path to write it to until `commit`.
@@ -109,6 +119,25 @@ class Outputs(AbstractContextManager):
         Raises:
             InputError: a file of that name has appeared meanwhile, or the file system refuses.
         """
+        with _committing:
+            try:
+                self._rename_all()
+            finally:
+                self.discard()
+
+    def discard(self) -> None:
+        """Remove everything that has not been committed; harmless when there is nothing."""
+        for output in self._staged:
+            _remove(output.folder)
+
+    def _in_final_names(self, message: str) -> str:
+        """A sentence about a staged file, told about the file the user named."""
+        for output in self._staged:
+            message = message.replace(str(output.path), str(output.final))
+            message = message.replace(str(output.path.parent), str(output.final.parent))
+        return message
+
+    def _rename_all(self) -> None:
         moves = [
             (written, staged.final.parent / written.name, staged.folder / "old" / written.name)
             for staged in self._staged
@@ -128,19 +157,6 @@ class Outputs(AbstractContextManager):
         except InputError:
             _take_back(done)
             raise
-        finally:
-            self.discard()
-
-    def discard(self) -> None:
-        """Remove everything that has not been committed; harmless when there is nothing."""
-        for output in self._staged:
-            _remove(output.folder)
-
-    def in_final_names(self, message: str) -> str:
-        """A message about a staged file, told about the file the user named."""
-        for output in self._staged:
-            message = message.replace(str(output.path.parent), str(output.final.parent))
-        return message
 
     def _check(self, path: Path) -> None:
         if not path.name:

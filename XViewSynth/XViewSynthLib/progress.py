@@ -7,10 +7,11 @@ call it from any thread. The reporters here are such callables, for the command 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import TextIO
 
@@ -40,7 +41,7 @@ class Progress:
         '{"stage": "axial view", "done": 3, "total": 8, "seconds_left": 12.3}'
         """
         seconds = None if self.seconds_left is None else round(self.seconds_left, 1)
-        return json.dumps({**asdict(self), "seconds_left": seconds}, ensure_ascii=False)
+        return json.dumps({**asdict(self), "seconds_left": seconds})
 
 
 Report = Callable[[Progress], None]
@@ -64,12 +65,12 @@ def reporter(kind: str, output: TextIO | None = None, messages: TextIO | None = 
     output = sys.stdout if output is None else output
     messages = sys.stderr if messages is None else messages
     if kind == "json":
-        yield _quiet_when_closed(lambda step: print(step.to_json(), file=output, flush=True))
+        yield _quiet_when_closed(lambda step: print(step.to_json(), file=output, flush=True), output)
     elif kind == "bar" and messages.isatty():
         with _bar(messages) as draw:
-            yield _quiet_when_closed(draw)
+            yield _quiet_when_closed(draw, messages)
     elif kind == "bar":
-        yield _quiet_when_closed(_once_per_stage(messages))
+        yield _quiet_when_closed(_once_per_stage(messages), messages)
     elif kind == "none":
         yield lambda step: None
     else:
@@ -90,7 +91,15 @@ def describe_seconds(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def _quiet_when_closed(show: Report) -> Report:
+def mute(stream: TextIO) -> None:
+    """Let a stream whose reader has gone swallow what is still written to it, at the end of the program too."""
+    with suppress(OSError, ValueError):  # a stream that stands for no file has no descriptor to point elsewhere
+        descriptor = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(descriptor, stream.fileno())
+        os.close(descriptor)
+
+
+def _quiet_when_closed(show: Report, stream: TextIO) -> Report:
     """Serialise calls from several threads, and fall silent once the reader has closed its end."""
     lock = threading.Lock()
     closed = False
@@ -98,13 +107,12 @@ def _quiet_when_closed(show: Report) -> Report:
     def report(step: Progress) -> None:
         nonlocal closed
         with lock:
-            if closed:
-                return
-            try:
-                show(step)
-            # A stream that was closed on our own side raises ValueError.
-            except (BrokenPipeError, ValueError):
-                closed = True
+            if not closed:
+                try:
+                    show(step)
+                except OSError:
+                    closed = True
+                    mute(stream)
 
     return report
 
@@ -140,7 +148,6 @@ def _bar(messages: TextIO) -> Iterator[Report]:
                 # tqdm's own estimate knows one stage only; ours knows the whole work.
                 bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}",
             )
-        bar.total = step.total
         bar.n = step.done
         if step.seconds_left is not None:
             bar.postfix = f"{describe_seconds(step.seconds_left)} left"
@@ -150,4 +157,5 @@ def _bar(messages: TextIO) -> Iterator[Report]:
         yield show
     finally:
         if bar is not None:
-            bar.close()
+            with suppress(OSError):
+                bar.close()

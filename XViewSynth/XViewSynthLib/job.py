@@ -1,0 +1,164 @@
+"""A command at work: what it may call, how it is told to stop, and how the program leaves.
+
+The work runs in a thread, and the main thread waits. So a stop signal is heard at any moment, even while a library
+reads, writes or is being imported, and the program leaves in time whether or not the work listens.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from .errors import Cancelled, InputError
+from .outputs import remove_staging_folders
+from .progress import Report, mute
+
+DONE, DEFECT, WRONG_INPUT, CANCELLED = 0, 1, 2, 3
+
+# Cancelling takes at most 2 s: this much for work that listens, the rest for removing what it wrote.
+_GRACE_SECONDS = 1.0
+_POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a command may call while it works.
+
+    Attributes:
+        say: prints text for the user, on standard output unless that carries progress as JSON.
+        progress: shows a `Progress`.
+        should_cancel: whether the user has asked to stop.
+    """
+
+    say: Callable[[str], None]
+    progress: Report
+    should_cancel: Callable[[], bool]
+
+    def stop_if_asked(self) -> None:
+        """Raise `Cancelled` once the user has asked to stop."""
+        if self.should_cancel():
+            raise Cancelled
+
+
+class StopRequest:
+    """Whether a stop signal has arrived.
+
+    A plain attribute: a handler that takes a lock, as `threading.Event` does, could wait for the very code that it
+    interrupts.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, *_: object) -> None:
+        self.asked = True
+
+
+@contextmanager
+def stop_signals(restore: bool) -> Iterator[StopRequest]:
+    """Catch the signals that ask a program to stop.
+
+    Args:
+        restore: whether they get their former meaning back at the end.
+    """
+    request = StopRequest()
+    former = {}
+    # Python allows handlers in the main thread only.
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
+            number = getattr(signal, name, None)
+            # Programs started by nohup are to outlive their terminal.
+            if number is None or (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
+                continue
+            former[number] = signal.signal(number, request)
+    try:
+        yield request
+    finally:
+        if restore:
+            for number, handler in former.items():
+                signal.signal(number, handler or signal.SIG_DFL)
+
+
+def run(work: Callable[[], int | None], request: StopRequest) -> int:
+    """Do the work in a thread and give the program's exit code; say in one line why it is not 0.
+
+    Work that does not end in time after a stop request ends with the process, here.
+    """
+    outcome: list[int | BaseException] = []
+
+    def work_and_tell() -> None:
+        try:
+            outcome.append(work() or DONE)
+        except BaseException as error:
+            outcome.append(error)
+
+    worker = threading.Thread(target=work_and_tell, daemon=True)
+    worker.start()
+    while worker.is_alive() and not request.asked:
+        worker.join(_POLL_SECONDS)
+    worker.join(_GRACE_SECONDS)
+    if worker.is_alive():
+        remove_staging_folders()
+        _tell_without_waiting(Cancelled())
+        # The usual way out waits for threads and libraries, which is what did not end.
+        os._exit(CANCELLED)
+    return outcome[0] if isinstance(outcome[0], int) else _tell(outcome[0])
+
+
+def print_line(text: str, to_errors: bool = False) -> None:
+    """Print, and fall silent where nobody reads any more (``| head``).
+
+    Raises:
+        InputError: the stream cannot be written to for another reason.
+    """
+    stream = sys.stderr if to_errors else sys.stdout
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        mute(stream)
+    except OSError as error:
+        mute(stream)
+        raise InputError(f"Cannot print ({error.strerror}): send the output of this command elsewhere.") from error
+
+
+def _tell(error: BaseException) -> int:
+    if isinstance(error, SystemExit):  # argparse, after --help and --version
+        return error.code or DONE
+    if isinstance(error, Cancelled):
+        _print_error("Cancelled.")
+        return CANCELLED
+    if isinstance(error, InputError):
+        _print_error(f"error: {_in_one_line(error)}")
+        return WRONG_INPUT
+    if isinstance(error, MemoryError):
+        _print_error("error: There is not enough memory: close other programs or use a computer with more.")
+        return WRONG_INPUT
+    name = type(error).__name__
+    _print_error(
+        "error: This is a defect of XViewSynth, please report it with the lines below: "
+        f"{name}: {_in_one_line(error)}"
+    )
+    _print_error("".join(traceback.format_exception(error)).rstrip())
+    return DEFECT
+
+
+def _tell_without_waiting(error: BaseException) -> None:
+    # A reader that does not read blocks whoever prints.
+    teller = threading.Thread(target=_tell, args=(error,), daemon=True)
+    teller.start()
+    teller.join(0.2)
+
+
+def _in_one_line(error: BaseException) -> str:
+    return " ".join(str(error).splitlines())
+
+
+def _print_error(text: str) -> None:
+    with suppress(InputError):  # there is nowhere left to say it
+        print_line(text, to_errors=True)
