@@ -1,0 +1,209 @@
+"""Set XViewSynth up in .venv beside this file, then show it at work or test it.
+
+    python3 run.py demo     enhance the bundled CT and say how good the new slices are
+    python3 run.py test     check the style, run every test
+
+Only the standard library is needed. The first start installs the exact versions of Testing/requirements.lock, which
+takes minutes; later starts take seconds. A set-up that was cut short is begun again.
+"""
+
+import argparse
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+OLDEST_PYTHON = (3, 10)
+# Here, before anything that an older Python stumbles over, so that it says this instead of showing a traceback.
+if sys.version_info < OLDEST_PYTHON:
+    sys.stderr.write("error: this needs Python 3.10 or newer, and this is Python {}.{}\n".format(*sys.version_info[:2]))
+    sys.exit(2)
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+STAMP = VENV / "set-up-by-run.py"
+LOG = VENV / "set-up.log"
+LOCK = ROOT / "Testing" / "requirements.lock"
+PROJECT = ROOT / "pyproject.toml"
+UNFINISHED = "unfinished\n"
+
+# What pip says (any of these), and what it means to the person who started it. The first that fits counts.
+PIP_TROUBLES = (
+    (
+        ("No space left on device", "[Errno 28]", "not enough space on the disk"),
+        "the disk is full; free about 2 GB (8 GB for PyTorch with CUDA) and run this again",
+    ),
+    (
+        ("CERTIFICATE_VERIFY_FAILED",),
+        "pip does not trust its package index; set PIP_CERT to your network's certificates and run this again",
+    ),
+    (
+        (
+            "Failed to establish a new connection",
+            "NewConnectionError",
+            "NameResolutionError",
+            "Network is unreachable",
+            "Connection refused",
+            "ConnectTimeoutError",
+            "Read timed out",
+            "ProxyError",
+        ),
+        "pip cannot reach its package index; connect this machine to the internet, or set PIP_INDEX_URL to a mirror, "
+        "and run this again",
+    ),
+    (
+        ("No matching distribution found", "requires a different Python"),
+        "the locked packages are not offered for this Python or machine; use Python 3.11 to 3.13 on 64-bit Linux, "
+        "64-bit Windows or an Apple silicon Mac",
+    ),
+)
+
+
+class SetupError(Exception):
+    """The set-up cannot go on; the message is one sentence that says what to do."""
+
+
+def main() -> int:
+    """Run the command of the command line; return 0 when all is well, 2 when the set-up is not possible."""
+    parser = argparse.ArgumentParser(description="Set XViewSynth up in .venv, then show it at work or test it.")
+    commands = parser.add_subparsers(required=True, metavar="demo|test")
+    demo = commands.add_parser("demo", help="enhance the bundled CT; write volumes, a picture and a report")
+    demo.set_defaults(run=run_demo)
+    test = commands.add_parser("test", help="check the style, run every test")
+    test.set_defaults(run=run_tests)
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        set_up()
+    except SetupError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted; the next start begins the set-up again.", file=sys.stderr)
+        return 130
+    return options.run()
+
+
+def run_demo() -> int:
+    """Enhance the bundled scan into demo-output/ and print the gains over linear and cubic."""
+    return call(PYTHON, ROOT / "Testing" / "demo.py", ROOT / "demo-output")
+
+
+def run_tests() -> int:
+    """Lint, check the format, run every test with the engine's coverage gate; return the first bad exit code, or 0."""
+    style = call(PYTHON, "-m", "ruff", "check") or call(PYTHON, "-m", "ruff", "format", "--check")
+    if style:
+        print("error: mend what ruff found above; the tests run all the same", file=sys.stderr, flush=True)
+    return style or call(PYTHON, "-m", "pytest", "--cov")
+
+
+def call(*command: object) -> int:
+    """Run a command in the repository to its end and return its exit code; signals are the command's to answer."""
+    with subprocess.Popen([str(part) for part in command], cwd=ROOT, env=environment()) as process:
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        while True:
+            try:
+                code = process.wait()
+                return code if code >= 0 else 128 - code
+            except KeyboardInterrupt:
+                continue  # Ctrl-C reaches the command as well: let it clean up and say so itself
+
+
+def environment() -> dict[str, str]:
+    """Return this process's environment without what would make .venv use packages from elsewhere."""
+    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+
+
+def set_up() -> None:
+    """Make .venv what the lock says, unless it already is.
+
+    The stamp is `unfinished` while the work goes on and names what was installed once it is done.
+
+    Raises:
+        SetupError: If that is not possible, with what to do.
+    """
+    home = f"{VENV} Python {sys.version.split()[0]}\n"
+    contents = hashlib.sha256(LOCK.read_bytes() + PROJECT.read_bytes()).hexdigest() + "\n"
+    stamp = STAMP.read_text(encoding="utf-8") if STAMP.is_file() else ""
+    if stamp == home + contents and PYTHON.is_file():
+        return
+    print("Setting up .venv; this takes some minutes, once.", flush=True)
+    try:
+        if not (stamp.startswith(home) and PYTHON.is_file()):
+            make_environment()
+        STAMP.write_text(UNFINISHED, encoding="utf-8")
+        install()
+        STAMP.write_text(home + contents, encoding="utf-8")
+    except OSError as problem:
+        raise SetupError(f"{VENV} cannot be written ({problem.strerror or problem}); make it writable") from problem
+    print("Set up.", flush=True)
+
+
+def make_environment() -> None:
+    """Begin .venv anew. What lies there is removed only when its stamp says that it was made here."""
+    try:
+        import ensurepip  # noqa: F401
+        import venv  # noqa: F401
+    except ImportError:
+        raise SetupError(
+            "this Python cannot make virtual environments; on Debian or Ubuntu run `apt install python3-venv`, "
+            "elsewhere use the Python of python.org, and run this again"
+        ) from None
+    if VENV.is_dir() and not STAMP.is_file() and any(VENV.iterdir()):
+        raise SetupError(f"{VENV} was not made by run.py; move it away or delete it, and run this again")
+    VENV.mkdir(exist_ok=True)
+    # The stamp goes in first and stays: whenever this is cut short, the next start knows the folder as its own.
+    STAMP.write_text(UNFINISHED, encoding="utf-8")
+    for leftover in VENV.iterdir():
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover)
+        elif leftover != STAMP:
+            leftover.unlink()
+    if logged(sys.executable, "-m", "venv", VENV).returncode:
+        raise SetupError(f"the virtual environment could not be made; {LOG} holds what Python said")
+
+
+def install() -> None:
+    """Install the locked packages, then this repository in place: its commands exist, and its code can be edited."""
+    if sys.platform == "linux" and not Path("/proc/driver/nvidia").exists():
+        print("If pip takes PyTorch with CUDA (about 3 GB), README.md tells how to take the small build.", flush=True)
+    pip = (PYTHON, "-m", "pip", "--disable-pip-version-check", "--no-input", "install")
+    for what in (("--requirement", LOCK), ("--no-deps", "--no-build-isolation", "--editable", ROOT)):
+        step = logged(*pip, *what)
+        if step.returncode:
+            raise SetupError(explain(step.stdout))
+
+
+def logged(*command: object) -> subprocess.CompletedProcess:
+    """Run a step of the set-up; all that it says goes to the log as well, and what it downloads to the terminal."""
+    arguments = [str(part) for part in command]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8", "errors": "replace"}
+    said = []
+    with subprocess.Popen(arguments, cwd=ROOT, env=environment() | {"PYTHONIOENCODING": "utf-8"}, **pipes) as process:
+        try:
+            for line in process.stdout:
+                said.append(line)
+                if line.lstrip().startswith(("Downloading", "Installing")) and ".metadata" not in line:
+                    print(f"  {line.strip()[:110]}", flush=True)
+        except KeyboardInterrupt:
+            process.terminate()
+            raise
+    with LOG.open("a", encoding="utf-8") as log:
+        log.writelines(said)
+    return subprocess.CompletedProcess(arguments, process.returncode, "".join(said))
+
+
+def explain(said: str) -> str:
+    """Turn what pip said into one sentence that tells what to do."""
+    for signs, sentence in PIP_TROUBLES:
+        if any(sign in said for sign in signs):
+            return sentence
+    return f"pip could not install the locked packages; {LOG} holds what it said"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
