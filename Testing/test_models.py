@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from tiny import make_card, make_network
 from XViewSynthLib import models
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.models import (
@@ -23,34 +24,6 @@ from XViewSynthLib.models import (
     shipped_folder,
     user_folder,
 )
-from XViewSynthLib.networks import ThreeViewNetwork
-
-NETWORK = {"channels": 4, "axial_blocks": 1, "pixel_blocks": 1}
-
-
-def make_card(**changes) -> dict:
-    return {
-        "name": "small",
-        "version": "1.0",
-        "description": "A small network with random weights.",
-        "modality": "CT",
-        "intensity_range_hu": [-1024, 3071],
-        "factors": [2, 3, 4],
-        "acquisition": "gap",
-        "network": NETWORK,
-        "training_data": [{"name": "nothing", "license": "CC0-1.0"}],
-        "measured_gains": {},
-        "intended_use": "Tests.",
-        "limitations": "Everything.",
-        "license": "Apache-2.0",
-        **changes,
-    }
-
-
-def make_network(seed: int = 0) -> ThreeViewNetwork:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return ThreeViewNetwork(**NETWORK)
 
 
 def rewrite_card(folder, **changes):

@@ -127,6 +127,14 @@ def print_line(text: str, to_errors: bool = False) -> None:
         raise InputError(f"Cannot print ({error.strerror}): send the output of this command elsewhere.") from error
 
 
+def finish_printing() -> None:
+    """Print what is still held back now, since Python would show a traceback where it cannot later."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        mute(sys.stdout)
+
+
 def _tell(error: BaseException) -> int:
     if isinstance(error, SystemExit):  # argparse, after --help and --version
         return error.code or DONE
@@ -141,8 +149,7 @@ def _tell(error: BaseException) -> int:
         return WRONG_INPUT
     name = type(error).__name__
     _print_error(
-        "error: This is a defect of XViewSynth, please report it with the lines below: "
-        f"{name}: {_in_one_line(error)}"
+        f"error: This is a defect of XViewSynth, please report it with the lines below: {name}: {_in_one_line(error)}"
     )
     _print_error("".join(traceback.format_exception(error)).rstrip())
     return DEFECT

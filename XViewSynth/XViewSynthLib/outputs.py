@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,6 +161,8 @@ class Outputs(AbstractContextManager):
     def _check(self, path: Path) -> None:
         if not path.name:
             raise InputError(f"{path} names no file: give the output a name.")
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.lstat()  # raises where the name is too long or has characters that no file can have
         if path.is_dir():
             raise InputError(f"{path} is a folder: give the output a file name in it.")
         if not path.parent.is_dir():

@@ -1,0 +1,39 @@
+"""A model small enough for any test; its weights are random."""
+
+from __future__ import annotations
+
+import torch
+
+from XViewSynthLib.networks import ThreeViewNetwork
+
+NETWORK = {"channels": 4, "axial_blocks": 1, "pixel_blocks": 1}
+
+
+def make_card(**changes: object) -> dict:
+    """The card of a model named "small", for `save_model`."""
+    return {
+        "name": "small",
+        "version": "1.0",
+        "description": "A small network with random weights.",
+        "modality": "CT",
+        "intensity_range_hu": [-1024, 3071],
+        "factors": [2, 3, 4, 5, 6, 7, 8],
+        "acquisition": "gap",
+        "network": NETWORK,
+        "training_data": [{"name": "nothing", "license": "CC0-1.0"}],
+        "measured_gains": {},
+        "intended_use": "Tests.",
+        "limitations": "Everything.",
+        "license": "Apache-2.0",
+        **changes,
+    }
+
+
+def make_network(seed: int = 0) -> ThreeViewNetwork:
+    """Its students answer with more than the spline, which is all that an untrained one knows."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = ThreeViewNetwork(**NETWORK)
+        for student in (network.axial, network.pixelwise):
+            torch.nn.init.normal_(student.decoder.leave.weight, std=0.01)
+        return network

@@ -1,0 +1,420 @@
+"""The command line ``xviewsynth``.
+
+Each command is a function that takes the parsed arguments and a `Job`, in that order, and returns nothing or an exit
+code. Other packages add commands through the entry point group ``xviewsynth.commands``: each entry point is a
+function ``register(subparsers)`` that adds a parser and sets its default ``run`` to such a function. Their modules
+should import quickly, like this one; what is slow is imported by the function that needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from . import __version__
+from .errors import InputError
+from .job import Job, finish_printing, print_line, run, stop_signals
+from .models import STANDARD, export_model, import_model, list_models, load_model, model_folder, remove_model
+from .outputs import Outputs
+from .progress import KINDS, Progress, describe_seconds, reporter
+
+if TYPE_CHECKING:
+    from .enhancement import Enhanced
+    from .plan import Plan
+    from .volume import Volume
+
+PROGRAM = "xviewsynth"
+COMMAND_GROUP = "xviewsynth.commands"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit code: 0 done, 1 our defect, 2 wrong input or arguments, 3 cancelled.
+
+    Without ``argv`` this is the program itself: it takes the arguments of the process, and stop signals stay caught
+    until the process has ended, so that one that comes late cannot undo what was done.
+    """
+    _prepare_streams()
+    is_program = argv is None
+    arguments = sys.argv[1:] if is_program else list(argv)
+    with stop_signals(restore=not is_program) as request:
+        code = run(lambda: _run_command(arguments, lambda: request.asked), request)
+        finish_printing()
+        return code
+
+
+def add_progress_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--progress``, which decides what `Job.progress` shows."""
+    parser.add_argument(
+        "--progress",
+        choices=KINDS,
+        default="bar",
+        help="bar: on standard error; json: one object a line on standard output (default: %(default)s)",
+    )
+
+
+def add_model_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--model``."""
+    parser.add_argument(
+        "--model", default=STANDARD, metavar="NAME|FOLDER", help="what predicts the slices (default: %(default)s)"
+    )
+
+
+def positive(unit: str) -> Callable[[str], float]:
+    """An argument type: a finite number above 0 of the given unit."""
+
+    def parse(text: str) -> float:
+        with suppress(ValueError):
+            if 0 < float(text) < math.inf:
+                return float(text)
+        raise argparse.ArgumentTypeError(f"must be a number of {unit} above 0, not {text!r}")
+
+    return parse
+
+
+def factor(text: str) -> int:
+    """An argument type: a whole number from 2 to 8."""
+    if not re.fullmatch("[2-8]", text):
+        raise argparse.ArgumentTypeError(f"must be a whole number from 2 to 8, not {text!r}")
+    return int(text)
+
+
+def _prepare_streams() -> None:
+    # Python has no stream where the caller closed it, and one that fails on letters its encoding lacks.
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _run_command(argv: Sequence[str], should_cancel: Callable[[], bool]) -> int | None:
+    arguments = _parser(argv).parse_args(argv)
+    kind = getattr(arguments, "progress", "none")
+
+    def say(text: str) -> None:
+        print_line(text, to_errors=kind == "json")
+
+    with reporter(kind) as progress:
+        job = Job(say, progress, should_cancel)
+        job.stop_if_asked()
+        return arguments.run(arguments, job)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells errors as one sentence, and takes no shortened option, which could change its meaning one day."""
+
+    def __init__(self, **settings: object):
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message[:1].upper()}{message[1:]}: see {self.prog} --help.")
+
+
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    parser = _Parser(prog=PROGRAM, description="Thin CT slices from thick ones, by three mutually distilled views.")
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_enhance(commands)
+    _add_selfcheck(commands)
+    _add_models(commands)
+
+    # Looking for other packages takes longer than our own commands should wait.
+    if not (argv and argv[0] in commands.choices):
+        for entry_point in sorted(entry_points(group=COMMAND_GROUP), key=lambda found: found.name):
+            entry_point.load()(commands)
+    return parser
+
+
+def _add_enhance(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "enhance",
+        help="give a scan the slices it lacks",
+        description="Give a scan the slices it lacks. Without --factor, --spacing or --isotropic: the smallest factor "
+        "that brings the slices to 1.25 mm or less, at most 8.",
+    )
+    _add_scan(parser)
+    parser.add_argument("output", metavar="OUTPUT", type=Path, help="NRRD, NIfTI or MHA/MHD file")
+    goal = parser.add_mutually_exclusive_group()
+    goal.add_argument("--factor", type=factor, metavar="N", help="how many times closer the slices get, 2 to 8")
+    goal.add_argument("--spacing", type=positive("millimetres"), metavar="MM", help="the distance of slices to reach")
+    goal.add_argument("--isotropic", action="store_true", help="bring the slices as close as the pixels in them")
+    _add_axis(parser)
+    add_model_option(parser)
+    _add_acquisition(parser)
+    _add_device_options(parser)
+    parser.add_argument("--disagreement", type=Path, metavar="FILE", help="also write how far the views differ, in HU")
+    _add_report(parser)
+    add_progress_option(parser)
+    parser.set_defaults(run=_enhance)
+
+
+def _add_scan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "input", metavar="INPUT", type=Path, help="NRRD, NIfTI, MHA/MHD or a folder of one DICOM series"
+    )
+
+
+def _add_axis(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--axis", choices=("auto", "I", "J", "K"), default="auto", help="auto: the largest spacing")
+
+
+def _add_acquisition(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--acquisition", choices=("auto", "gap", "thick"), default="auto", help="thin slices far apart, or averages"
+    )
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--report", type=Path, metavar="FILE.json", help="also write what was done, as JSON")
+    parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+
+
+def _add_device_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", default="auto", metavar="auto|cpu|cuda|cuda:1|mps", help="auto: a GPU if there is one"
+    )
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
+    parser.add_argument(
+        "--memory", type=positive("gigabytes"), metavar="GB", help="the most memory to take (default: what is free)"
+    )
+
+
+def _enhance(arguments: argparse.Namespace, job: Job) -> None:
+    with Outputs(arguments.overwrite, [arguments.input]) as outputs:
+        output = _add_volume_output(outputs, arguments.output)
+        disagreement = arguments.disagreement and _add_volume_output(outputs, arguments.disagreement)
+        report = arguments.report and _add_report_output(outputs, arguments.report)
+        model_folder(arguments.model)
+
+        scan = _read(arguments.input, job)
+
+        from .enhancement import enhance
+        from .plan import make_plan
+        from .writing import write_volume
+
+        model = load_model(arguments.model)
+        plan = make_plan(
+            scan,
+            model,
+            factor=arguments.factor,
+            spacing=arguments.spacing,
+            isotropic=arguments.isotropic,
+            axis=arguments.axis,
+            acquisition=arguments.acquisition,
+            device=arguments.device,
+            precision=arguments.precision,
+            memory=_bytes(arguments.memory),
+        )
+        job.say(_describe_plan(plan))
+        enhanced = enhance(scan, model=model, plan=plan, progress=job.progress, should_cancel=job.should_cancel)
+        job.progress(Progress("writing", 0, 1))
+        for volume, path in ((enhanced.volume, output), (enhanced.disagreement, disagreement)):
+            job.stop_if_asked()
+            if path:
+                write_volume(volume, path)
+        if report:
+            _write_json(report, _describe_enhanced(arguments, scan, enhanced))
+        job.stop_if_asked()
+        outputs.commit()
+        job.progress(Progress("writing", 1, 1, 0.0))
+    for note in enhanced.notes[len(plan.notes) :]:
+        job.say(note)
+    job.say(f"Wrote {arguments.output} in {describe_seconds(enhanced.seconds)}.")
+
+
+def _read(path: Path, job: Job) -> Volume:
+    from .reading import read_volume
+
+    job.progress(Progress("reading", 0, 1))
+    scan = read_volume(path)
+    job.progress(Progress("reading", 1, 1))
+    job.stop_if_asked()
+    return scan
+
+
+def _add_volume_output(outputs: Outputs, path: Path) -> Path:
+    from .writing import check_writable_name
+
+    check_writable_name(path)
+    return outputs.add(path)
+
+
+def _add_report_output(outputs: Outputs, path: Path) -> Path:
+    if path.suffix.lower() != ".json":
+        raise InputError(f"{path} must end in .json: a report is a JSON file.")
+    return outputs.add(path)
+
+
+def _bytes(gigabytes: float | None) -> int | None:
+    return None if gigabytes is None else round(gigabytes * 1e9)
+
+
+def _write_json(path: Path, content: object) -> None:
+    try:
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"Cannot write {path}: {error.strerror}. Choose another place for the report.") from error
+
+
+def _describe_plan(plan: Plan) -> str:
+    k, j, i = plan.output_shape
+    spacing = " x ".join(f"{step:.3g}" for step in plan.output_spacing)
+    lines = [
+        f"Plan: {plan.factor} times the slices along {plan.axis}, to {i} x {j} x {k} voxels of {spacing} mm",
+        f"      on {plan.device} ({plan.precision}), acquisition {plan.acquisition}, about "
+        f"{describe_seconds(plan.expected_seconds)} and {plan.expected_peak_bytes / 1e9:.1f} GB",
+    ]
+    return "\n".join([*lines, *plan.notes])
+
+
+def _describe_enhanced(arguments: argparse.Namespace, scan: Volume, enhanced: Enhanced) -> dict:
+    from .selfcheck import geometry
+
+    return {
+        "program": f"{PROGRAM} {__version__}",
+        "factor": enhanced.factor,
+        "axis": enhanced.axis,
+        "model": enhanced.model.name,
+        "model_version": enhanced.model.card["version"],
+        "model_sha256": enhanced.model.sha256,
+        "acquisition": enhanced.acquisition,
+        "device": enhanced.plan.device,
+        "precision": enhanced.plan.precision,
+        "seconds": enhanced.seconds,
+        "peak_memory_bytes": enhanced.peak_memory_bytes,
+        "input": {"path": str(arguments.input), **geometry(scan)},
+        "output": {"path": str(arguments.output), **geometry(enhanced.volume)},
+        "synthetic_slices": enhanced.synthetic_slices,
+        "plan": enhanced.plan.to_dict(),
+        "notes": enhanced.notes,
+    }
+
+
+def _add_selfcheck(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "selfcheck",
+        help="how well does it restore slices of this scan",
+        description="Take slices away from a scan, restore them with the model and by interpolation, and compare.",
+    )
+    _add_scan(parser)
+    parser.add_argument("--factor", type=factor, metavar="N", help="keep every N-th slice, 2 to 8 (default: 2)")
+    _add_axis(parser)
+    add_model_option(parser)
+    _add_acquisition(parser)
+    _add_device_options(parser)
+    _add_report(parser)
+    add_progress_option(parser)
+    parser.set_defaults(run=_selfcheck)
+
+
+def _selfcheck(arguments: argparse.Namespace, job: Job) -> None:
+    with Outputs(arguments.overwrite, [arguments.input]) as outputs:
+        report_file = arguments.report and _add_report_output(outputs, arguments.report)
+        model_folder(arguments.model)
+
+        scan = _read(arguments.input, job)
+
+        from .selfcheck import selfcheck
+
+        report = selfcheck(
+            scan,
+            arguments.factor,
+            axis=arguments.axis,
+            model=arguments.model,
+            acquisition=arguments.acquisition,
+            device=arguments.device,
+            precision=arguments.precision,
+            memory=_bytes(arguments.memory),
+            progress=job.progress,
+            should_cancel=job.should_cancel,
+        )
+        if report_file:
+            _write_json(report_file, {"program": f"{PROGRAM} {__version__}", **report})
+        job.stop_if_asked()
+        outputs.commit()
+    job.say(_describe_selfcheck(report))
+
+
+def _describe_selfcheck(report: dict) -> str:
+    """The scores of every method, one a line, the best last."""
+    columns = (
+        ("PSNR dB", "psnr_db", ".2f"),
+        ("gain dB", "gain_over_better_db", "+.2f"),
+        ("MAE HU", "mae_hu", ".1f"),
+        ("SSIM", "ssim", ".4f"),
+        ("noise", "noise_ratio", ".2f"),
+        ("seconds", "seconds", ".1f"),
+    )
+
+    def cell(value: float | None, form: str) -> str:
+        return f"{'-' if value is None else format(value, form):>9}"
+
+    lines = [f"{'':10}" + "".join(f"{title:>9}" for title, _, _ in columns)]
+    for method, scores in report["methods"].items():
+        lines.append(f"{method:10}" + "".join(cell(scores[key], form) for _, key, form in columns))
+    lines.append(
+        f"On the slices left out by a factor of {report['factor']} along {report['axis']}; "
+        "gain: over the better of linear and cubic."
+    )
+    return "\n".join([*lines, *report["notes"]])
+
+
+def _add_models(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("models", help="list, show, import, export or remove models")
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+
+    actions.add_parser("list", help="name all models").set_defaults(run=_list_models)
+    show = actions.add_parser("show", help="print the card of a model as JSON")
+    show.set_defaults(run=_show_model)
+    import_ = actions.add_parser("import", help="add a model")
+    import_.add_argument("file", metavar="FILE", type=Path, help="zip file of an exported model, or a model folder")
+    import_.set_defaults(run=_import_model)
+    export = actions.add_parser("export", help="write a model to a zip file")
+    remove = actions.add_parser("remove", help="delete a model that was imported")
+    remove.set_defaults(run=_remove_model)
+    for action in (show, export, remove):
+        action.add_argument("name", metavar="NAME")
+    export.add_argument("file", metavar="FILE", type=Path)
+    export.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+    export.set_defaults(run=_export_model)
+
+
+def _list_models(_arguments: argparse.Namespace, job: Job) -> None:
+    entries = list_models()
+    if not entries:
+        job.say("No model is installed: add one with xviewsynth models import FILE.")
+    for entry in entries:
+        origin = "shipped" if entry.shipped else "imported"
+        about = f"{entry.card['version']}  {entry.card['description']}" if entry.card else f"unusable: {entry.problem}"
+        job.say(f"{entry.name}  {origin}  {about}")
+
+
+def _show_model(arguments: argparse.Namespace, job: Job) -> None:
+    model = load_model(arguments.name)
+    job.say(json.dumps(model.card, indent=2))
+
+
+def _import_model(arguments: argparse.Namespace, job: Job) -> None:
+    model = import_model(arguments.file)
+    job.say(f"Imported {model.name} {model.card['version']}: use it with --model {model.name}.")
+
+
+def _export_model(arguments: argparse.Namespace, job: Job) -> None:
+    export_model(arguments.name, arguments.file, arguments.overwrite)
+    job.say(f"Wrote {arguments.file}.")
+
+
+def _remove_model(arguments: argparse.Namespace, job: Job) -> None:
+    remove_model(arguments.name)
+    job.say(f"Removed {arguments.name}.")
