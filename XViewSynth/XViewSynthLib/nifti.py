@@ -18,27 +18,18 @@ from .errors import InputError
 
 INTENT_LABEL = 1002
 
-# Header size in bytes (NIfTI-1, NIfTI-2) -> field -> offset and struct format, from nifti1.h and nifti2.h.
+# Offset in bytes and struct format of each field, from nifti1.h.
 _FIELDS = {
-    348: {
-        "dim": (40, "8h"),
-        "intent_code": (68, "h"),
-        "bitpix": (72, "h"),
-        "vox_offset": (108, "f"),
-        "xyzt_units": (123, "b"),
-        "sform_code": (254, "h"),
-        "srow": (280, "12f"),
-    },
-    540: {
-        "bitpix": (14, "h"),
-        "dim": (16, "8q"),
-        "vox_offset": (168, "q"),
-        "sform_code": (348, "i"),
-        "srow": (400, "12d"),
-        "xyzt_units": (500, "i"),
-        "intent_code": (504, "i"),
-    },
+    "dim": (40, "8h"),
+    "intent_code": (68, "h"),
+    "bitpix": (72, "h"),
+    "vox_offset": (108, "f"),
+    "xyzt_units": (123, "b"),
+    "sform_code": (254, "h"),
+    "srow": (280, "12f"),
 }
+_HEADER_SIZE = 348
+_HEADER_SIZE_OF_VERSION_2 = 540
 _MILLIMETRES_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}
 _CHUNK = 1 << 20
 
@@ -62,17 +53,16 @@ def read_nifti_header(path: Path) -> NiftiHeader:
     """Header of a .nii or .nii.gz file.
 
     Raises:
-        InputError: the file is no NIfTI file, or its header is damaged.
+        InputError: the file is no NIfTI file, of version 2 (which SimpleITK does not read), or damaged.
         OSError: the file cannot be read.
     """
     try:
         with _open(path) as file:
-            raw = file.read(max(_FIELDS))
-        order = "<" if raw[:4] in (struct.pack("<i", size) for size in _FIELDS) else ">"
-        fields = _FIELDS[struct.unpack_from(f"{order}i", raw)[0]]
-        values = {name: struct.unpack_from(order + form, raw, offset) for name, (offset, form) in fields.items()}
-    except (KeyError, struct.error, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{path} is damaged or not a NIfTI file: export or copy it again.") from error
+            raw = file.read(_HEADER_SIZE)
+        order = _byte_order(raw, path)
+        values = {name: struct.unpack_from(order + form, raw, offset) for name, (offset, form) in _FIELDS.items()}
+    except (struct.error, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(_damaged_sentence(path)) from error
     dimensions = values["dim"]
     voxels = int(np.prod([max(n, 1) for n in dimensions[1 : 1 + max(dimensions[0], 0)]], dtype=object))
     return NiftiHeader(
@@ -114,6 +104,20 @@ def _open(path: Path) -> BinaryIO:
         return gzip.open(path, "rb")
     file.seek(0)
     return file
+
+
+def _byte_order(raw: bytes, path: Path) -> str:
+    sizes = {order: struct.unpack_from(f"{order}i", raw)[0] for order in "<>"}
+    for order, size in sizes.items():
+        if size == _HEADER_SIZE:
+            return order
+    if _HEADER_SIZE_OF_VERSION_2 in sizes.values():
+        raise InputError(f"{path} is of NIfTI version 2, which is not supported: convert it to version 1 or to NRRD.")
+    raise InputError(_damaged_sentence(path))
+
+
+def _damaged_sentence(path: Path) -> str:
+    return f"{path} is damaged or not a NIfTI file: export or copy it again."
 
 
 def _sform(values: dict[str, tuple]) -> np.ndarray | None:
