@@ -52,7 +52,7 @@ class Scores:
 
     def to_dict(self) -> dict[str, float | None]:
         """Plain numbers for JSON, which knows no infinity: None stands for what is not finite."""
-        return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
+        return {name: finite_or_none(value) for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,9 @@ class Reference:
         in_view: bool, inside the field of view.
         body: bool, inside the body.
         is_new: (slices,) bool, not observed: index along the slices not divisible by the factor.
+        spacing: mm along slices, rows and columns.
         axis: along which the slices lie.
+        order: how `slices` came from the voxels.
     """
 
     volume: Volume
@@ -75,6 +77,7 @@ class Reference:
     in_view: np.ndarray
     body: np.ndarray
     is_new: np.ndarray
+    spacing: tuple[float, float, float]
     axis: Axis
     order: SliceOrder
 
@@ -90,12 +93,14 @@ def make_reference(truth: Volume, factor: int, axis: Axis) -> Reference:
         raise InputError(
             f"{len(slices)} slices along {axis} do not come from an up-sampling by {factor}: cut them first."
         )
+    spacing = tuple(truth.spacing[2 - dimension] for dimension in order.dimensions)
     return Reference(
         volume=truth,
         slices=slices,
         in_view=field_of_view(slices),
-        body=body_mask(slices, _spacing_of_slices(truth, order)),
+        body=body_mask(slices, spacing),
         is_new=np.arange(len(slices)) % factor != 0,
+        spacing=spacing,
         axis=axis,
         order=order,
     )
@@ -233,7 +238,7 @@ def body_mask(slices: np.ndarray, spacing: tuple[float, float, float]) -> np.nda
         slices: (slices, rows, columns) HU.
         spacing: mm along slices, rows and columns.
     """
-    stride = [max(1, int(_BODY_GRID_MM / mm)) for mm in spacing[1:]]
+    stride = [max(1, round(_BODY_GRID_MM / mm)) for mm in spacing[1:]]
     coarse = sitk.GetImageFromArray((slices[:, :: stride[0], :: stride[1]] > _BODY_ABOVE_HU).astype(np.uint8))
     opened = sitk.BinaryMorphologicalOpening(coarse, [_BODY_OPENING, _BODY_OPENING, 0])
     parts = sitk.RelabelComponent(sitk.ConnectedComponent(opened))
@@ -242,18 +247,17 @@ def body_mask(slices: np.ndarray, spacing: tuple[float, float, float]) -> np.nda
         return field_of_view(slices)
     filled = np.stack([sitk.GetArrayFromImage(sitk.BinaryFillhole(sitk.GetImageFromArray(plane))) for plane in largest])
     rows, columns = slices.shape[1:]
-    fine = filled.astype(bool).repeat(stride[0], axis=1)[:, :rows].repeat(stride[1], axis=2)[:, :, :columns]
-    return fine
+    return filled.astype(bool).repeat(stride[0], axis=1)[:, :rows].repeat(stride[1], axis=2)[:, :, :columns]
+
+
+def finite_or_none(value: float) -> float | None:
+    """The value, or None where JSON has no word for it."""
+    return value if math.isfinite(value) else None
 
 
 def clip_hu(values: np.ndarray) -> np.ndarray:
     """float32 HU within [-1024, 3071]."""
     return np.clip(values.astype(np.float32), LOWEST_HU, HIGHEST_HU)
-
-
-def _spacing_of_slices(volume: Volume, order: SliceOrder) -> tuple[float, float, float]:
-    """Spacing in mm along slices, rows and columns."""
-    return tuple(volume.spacing[2 - dimension] for dimension in order.dimensions)
 
 
 def _differences(truth: np.ndarray, candidate: np.ndarray, counted: np.ndarray) -> Iterator[np.ndarray]:

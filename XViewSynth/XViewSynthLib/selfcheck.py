@@ -1,0 +1,273 @@
+"""How well a model restores slices of one scan: drop some that are known, predict them, compare."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from . import baselines, quality
+from .acquisition import acquisition_axis, cut_to_factor, thin
+from .checks import MINIMUM_SLICES, check_enhanceable
+from .errors import Cancelled, InputError
+from .progress import Progress, Report
+from .volume import Axis, Volume
+
+if TYPE_CHECKING:
+    from .enhancement import Enhanced
+    from .models import Model
+    from .plan import Plan
+
+DEFAULT_FACTOR = 2
+ENHANCED = "enhanced"
+GAINS = ("gain_over_linear_db", "gain_over_cubic_db", "gain_over_better_db")
+
+# Only for the time left that is told before the first measurement has been timed.
+_MEASURING_SECONDS_PER_VOXEL = 2e-7
+_MEMORY_SAMPLING_SECONDS = 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A scan that lost slices on purpose.
+
+    Attributes:
+        observed: what is left: every `factor`-th slice.
+        reference: the whole, and which voxels of it count.
+        factor: what leads back from the one to the other.
+        axis: along which slices were dropped.
+    """
+
+    observed: Volume
+    reference: quality.Reference
+    factor: int
+    axis: Axis
+
+
+def selfcheck(
+    volume: Volume,
+    factor: int | None = None,
+    *,
+    axis: str = "auto",
+    model: str | Model = "standard",
+    acquisition: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    memory: int | None = None,
+    progress: Report | None = None,
+    should_cancel: Callable[[], bool] | None = None,
+) -> dict[str, Any]:
+    """Drop slices of `volume`, restore them with the model and by interpolation, and measure all on those slices.
+
+    The slices dropped are further apart than those the scan really lacks, so the figures are on the careful side.
+
+    Args:
+        volume: the scan, HU.
+        factor: all but every `factor`-th slice are dropped; 2 by default, which is nearest to the scan as it is.
+        axis: along which to drop, "auto" for the axis the slices were acquired along.
+        model: name or folder of a model, or a loaded one.
+        acquisition, device, precision, memory: as for `enhance`.
+        progress: receives a `Progress` per step.
+        should_cancel: asked several times a second; true ends the work.
+
+    Returns:
+        A report that JSON can hold. "methods" has for "linear", "cubic", "sinc" and "enhanced" the fields of
+        `quality.Scores`, the gains in dB over linear, over cubic and over the better of the two, seconds, and
+        peak_memory_bytes of the process.
+
+    Raises:
+        InputError: the scan or a request is unsuitable, such as a scan with too few slices.
+        Cancelled: `should_cancel` said so.
+    """
+    from .models import Model, load_model
+    from .plan import make_plan
+
+    began = time.perf_counter()
+    model = model if isinstance(model, Model) else load_model(model)
+    trial = drop_slices(volume, DEFAULT_FACTOR if factor is None else factor, axis)
+    plan = make_plan(
+        trial.observed,
+        model,
+        factor=trial.factor,
+        axis=trial.axis,
+        acquisition=acquisition,
+        device=device,
+        precision=precision,
+        memory=memory,
+    )
+    check = cancel_check(should_cancel)
+    tell = progress or (lambda step: None)
+    measuring = trial.reference.slices.size * _MEASURING_SECONDS_PER_VOXEL
+    methods = {}
+    for done, method in enumerate(baselines.METHODS):
+        left = plan.expected_seconds + (len(baselines.METHODS) - done + 1) * measuring
+        tell(Progress("measuring interpolation", done, len(baselines.METHODS), left))
+        methods[method], measuring = measure_baseline(trial, method, check)
+    enhanced, result = measure_model(
+        trial,
+        model,
+        plan=plan,
+        progress=lambda step: tell(replace(step, seconds_left=(step.seconds_left or 0.0) + measuring)),
+        should_cancel=should_cancel,
+    )
+    methods |= result
+    return {
+        "factor": trial.factor,
+        "axis": trial.axis,
+        "model": model.name,
+        "model_sha256": model.sha256,
+        "acquisition": enhanced.acquisition,
+        "device": enhanced.plan.device,
+        "precision": enhanced.plan.precision,
+        "seconds": time.perf_counter() - began,
+        "peak_memory_bytes": max(entry["peak_memory_bytes"] for entry in methods.values()),
+        "input": geometry(trial.observed),
+        "output": geometry(enhanced.volume),
+        "synthetic_slices": list(enhanced.synthetic_slices),
+        "notes": list(enhanced.notes),
+        "methods": with_gains(methods),
+        "rank_correlation": methods[ENHANCED]["rank_correlation"],
+    }
+
+
+def drop_slices(volume: Volume, factor: int, axis: str = "auto") -> Trial:
+    """Take slices away from a scan and remember them.
+
+    Raises:
+        InputError: the scan cannot be enhanced, or too few slices would be left.
+    """
+    chosen = acquisition_axis(volume, axis)
+    check_enhanceable(volume, chosen, factor, forced=True)
+    left = (volume.slices(chosen) - 1) // factor + 1
+    if left < MINIMUM_SLICES:
+        raise InputError(
+            f"The scan has {volume.slices(chosen)} slices along {chosen}, of which a factor of {factor} leaves {left}, "
+            f"and at least {MINIMUM_SLICES} are needed: use a smaller factor or a longer scan."
+        )
+    truth = cut_to_factor(volume, factor, chosen)
+    return Trial(thin(volume, factor, chosen), quality.make_reference(truth, factor, chosen), factor, chosen)
+
+
+def measure_baseline(
+    trial: Trial, method: baselines.Method, check: Callable[[], None] | None = None
+) -> tuple[dict[str, Any], float]:
+    """Scores of one interpolation, with its seconds and peak memory, and the seconds the measuring took."""
+    with _memory_peak() as peak:
+        began = time.perf_counter()
+        restored = baselines.upsample(trial.observed, trial.factor, trial.axis, method)
+        seconds = time.perf_counter() - began
+    began = time.perf_counter()
+    scores = quality.score(trial.reference, restored, check)
+    entry = {**scores.to_dict(), "seconds": seconds, "peak_memory_bytes": peak()}
+    return entry, time.perf_counter() - began
+
+
+def measure_model(
+    trial: Trial,
+    model: Model,
+    *,
+    plan: Plan | None = None,
+    views: bool = False,
+    progress: Report | None = None,
+    should_cancel: Callable[[], bool] | None = None,
+    **options: Any,
+) -> tuple[Enhanced, dict[str, dict[str, Any]]]:
+    """Enhance what is left of a scan, and score the answer ("enhanced") and, if asked for, each view by its name.
+
+    Args:
+        options: for `enhance`, where no plan says the same.
+    """
+    from .enhancement import enhance
+
+    check = cancel_check(should_cancel)
+    with _memory_peak() as peak:
+        enhanced = enhance(
+            trial.observed,
+            trial.factor,
+            axis=trial.axis,
+            model=model,
+            plan=plan,
+            keep_views=views,
+            progress=progress,
+            should_cancel=should_cancel,
+            **options,
+        )
+    methods = {
+        view: {**quality.score(trial.reference, answer, check).to_dict(), "seconds": None, "peak_memory_bytes": None}
+        for view, answer in (enhanced.views or {}).items()
+    }
+    correlation = quality.disagreement_correlation(trial.reference, enhanced.volume, enhanced.disagreement)
+    methods[ENHANCED] = {
+        **quality.score(trial.reference, enhanced.volume, check).to_dict(),
+        "seconds": enhanced.seconds,
+        "peak_memory_bytes": peak(),
+        "rank_correlation": quality.finite_or_none(correlation),
+    }
+    return enhanced, methods
+
+
+def with_gains(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Each method with its PSNR gain in dB over linear, over cubic, and over the better of the two.
+
+    None stands where a PSNR is not finite.
+    """
+    linear, cubic = methods["linear"]["psnr_db"], methods["cubic"]["psnr_db"]
+    better = None if linear is None or cubic is None else max(linear, cubic)
+    rivals = dict(zip(GAINS, (linear, cubic, better), strict=True))
+
+    def gain(reached: float | None, rival: float | None) -> float | None:
+        return None if reached is None or rival is None else reached - rival
+
+    return {
+        name: {**entry, **{key: gain(entry["psnr_db"], rival) for key, rival in rivals.items()}}
+        for name, entry in methods.items()
+    }
+
+
+def geometry(volume: Volume) -> dict[str, Any]:
+    """Grid and type of a volume, for a report: sizes and spacings along (I, J, K), affine to RAS in mm."""
+    return {
+        "shape_ijk": list(volume.shape_ijk),
+        "spacing_mm": list(volume.spacing),
+        "affine_ijk_to_ras": volume.affine.tolist(),
+        "scalar_type": volume.voxels.dtype.name,
+    }
+
+
+def cancel_check(should_cancel: Callable[[], bool] | None) -> Callable[[], None]:
+    """A function that raises `Cancelled` once `should_cancel` says so."""
+
+    def check() -> None:
+        if should_cancel is not None and should_cancel():
+            raise Cancelled("Stopped; nothing was written.")
+
+    return check
+
+
+@contextmanager
+def _memory_peak() -> Iterator[Callable[[], int]]:
+    """Watch this process, and give a function that tells the most memory it held meanwhile, in bytes.
+
+    The operating system's own peak is that of the whole life of the process, which may be an earlier method's.
+    """
+    from .hardware import process_bytes
+
+    highest = process_bytes()
+    ended = threading.Event()
+
+    def watch() -> None:
+        nonlocal highest
+        while not ended.wait(_MEMORY_SAMPLING_SECONDS):
+            highest = max(highest, process_bytes())
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield lambda: highest
+    finally:
+        highest = max(highest, process_bytes())
+        ended.set()
+        watcher.join()
