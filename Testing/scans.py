@@ -126,16 +126,17 @@ def write_dicom_series(
 def write_dicom(path: Path, pixels: np.ndarray | None, **tags: object) -> None:
     """One DICOM file; (rows, columns) or (rows, columns, 3) pixels, or None for an object without an image."""
     import pydicom
-    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+    from pydicom.uid import CTImageStorage, EnhancedSRStorage, ExplicitVRLittleEndian
 
     meta = pydicom.dataset.FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = CTImageStorage
+    kind = EnhancedSRStorage if pixels is None else CTImageStorage
+    meta.MediaStorageSOPClassUID = kind
     meta.MediaStorageSOPInstanceUID = str(tags.get("SOPInstanceUID", "1.2.3"))
     file = pydicom.Dataset()
     file.file_meta = meta
-    file.SOPClassUID = CTImageStorage
-    file.Modality = "CT"
+    file.SOPClassUID = kind
+    file.Modality = "SR" if pixels is None else "CT"
     if pixels is not None:
         bits = pixels.dtype.itemsize * 8
         file.Rows, file.Columns = pixels.shape[:2]

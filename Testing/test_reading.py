@@ -30,13 +30,14 @@ def small():
 
 
 def refused(path):
-    """The sentence with which a path is refused."""
+    """The sentence with which a path is refused, the path itself replaced by THIS."""
     with pytest.raises(InputError) as caught:
         read_volume(path)
     sentence = str(caught.value)
     assert "\n" not in sentence
     assert sentence.endswith(".")
-    return sentence
+    # The path holds the name of the test, which may well hold the words that the test looks for.
+    return sentence.replace(str(path), "THIS")
 
 
 def write_sitk(path, array, vector=False, **metadata):
@@ -175,10 +176,10 @@ class TestFilesThatAreNoScan:
         assert "does not exist" in refused(tmp_path / "gone.nrrd")
 
     def test_name_too_long(self, tmp_path):
-        assert "nnnn" in refused(tmp_path / f"{'n' * 5000}.nrrd")
+        assert refused(tmp_path / f"{'n' * 5000}.nrrd").startswith("THIS ")
 
     def test_impossible_name(self):
-        refused("a\0b.nrrd")
+        assert refused("a\0b.nrrd").startswith("THIS ")
 
     @pytest.mark.parametrize("suffix", [".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha", ".mhd"])
     @pytest.mark.parametrize("content", [b"", b"hello", bytes(2000)])
@@ -388,11 +389,11 @@ class TestFoldersThatAreNoSeries:
 
     def test_missing_slice(self, folder, small):
         write_dicom_series(folder, small, keep=[0, 1, 2, 4, 5, 6, 7], names=list("abcdefg"))
-        assert refused(folder).startswith(f"1 slice is missing in {folder}, between c and d:")
+        assert refused(folder).startswith("1 slice is missing in THIS, between c and d:")
 
     def test_missing_slices_in_two_places(self, folder, small):
         write_dicom_series(folder, small, keep=[0, 1, 4, 5, 7], names=list("abcde"))
-        assert refused(folder).startswith(f"3 slices are missing in {folder}, between b and c:")
+        assert refused(folder).startswith("3 slices are missing in THIS, between b and c:")
 
     def test_uneven_spacing(self, folder, small):
         paths = write_dicom_series(folder, small)
@@ -444,10 +445,12 @@ class TestFoldersThatAreNoSeries:
         write_dicom_series(folder, small, NumberOfFrames=8)
         assert "8 frames, which is not supported" in refused(folder)
 
-    def test_damaged_header(self, folder, small):
+    @pytest.mark.parametrize("left", [140, 200, 350, 500])
+    def test_damaged_header(self, folder, small, left):
+        # The last slice: nothing but its own header can tell that it is one.
         paths = write_dicom_series(folder, small)
-        paths[2].write_bytes(paths[2].read_bytes()[:300])
-        assert "damaged" in refused(folder)
+        paths[-1].write_bytes(paths[-1].read_bytes()[:left])
+        assert refused(folder).startswith("THIS/IM0007.dcm is a damaged DICOM file")
 
     def test_damaged_pixels(self, folder, small):
         paths = write_dicom_series(folder, small)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import FunctionType
 
 import numpy as np
 import pytest
@@ -25,6 +27,11 @@ class TestPublicNames:
     @pytest.mark.parametrize("name", ["Cancelled", "InputError", "Volume", "read_volume", "write_volume"])
     def test_package_offers_them(self, name):
         assert callable(getattr(XViewSynthLib, name))
+
+    @pytest.mark.parametrize("name", ["selfcheck", "enhance", "load_model"])
+    def test_importing_modules_does_not_hide_a_function(self, name):
+        importlib.import_module("XViewSynthLib.selfcheck")
+        assert isinstance(getattr(XViewSynthLib, name), FunctionType)
 
     def test_directory_lists_them(self):
         assert set(XViewSynthLib.__all__) <= set(dir(XViewSynthLib))

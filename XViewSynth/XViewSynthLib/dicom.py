@@ -46,7 +46,6 @@ class _Slice:
     instance: str
     shape: tuple[int, int]
     colours: int
-    frames: int
     position: tuple[float, ...]
     orientation: tuple[float, ...]
     spacing: tuple[float, ...]
@@ -104,7 +103,7 @@ def _images_among(paths: Sequence[Path]) -> Iterator[_Slice]:
             if not is_dicom(path):
                 continue
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
-            if "Rows" in header:
+            if "Rows" in header or not _is_object_without_image(header):
                 yield _slice(path, header)
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror or error}): check the file.") from error
@@ -112,6 +111,12 @@ def _images_among(paths: Sequence[Path]) -> Iterator[_Slice]:
             raise
         except Exception as error:  # pydicom lets through whatever a broken header provokes
             raise InputError(f"{path} is a damaged DICOM file: export the series again.") from error
+
+
+def _is_object_without_image(header: Any) -> bool:
+    """Whether the file says that it is a report, a DICOMDIR or the like; a truncated image has lost its Rows, too."""
+    kind = header.file_meta["MediaStorageSOPClassUID"].value
+    return "Image Storage" not in kind.name
 
 
 def _slice(path: Path, header: Any) -> _Slice:
@@ -133,7 +138,6 @@ def _slice(path: Path, header: Any) -> _Slice:
         instance=str(header.get("SOPInstanceUID", path)),
         shape=(int(header.Rows), int(header.Columns)),
         colours=int(header.get("SamplesPerPixel") or 1),
-        frames=frames,
         position=numbers("ImagePositionPatient", 3),
         orientation=numbers("ImageOrientationPatient", 6),
         spacing=numbers("PixelSpacing", 2),
