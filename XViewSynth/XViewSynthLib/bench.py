@@ -404,14 +404,21 @@ def _machine() -> dict[str, Any]:
 
 def _check_writable(folder: Path, scans: Sequence[Path], overwrite: bool) -> None:
     """Find out before hours of work; what is written comes at the end."""
-    if folder.is_dir():
+    if os.path.isdir(folder):
         with Outputs(overwrite, inputs=scans) as outputs:
             for name in (JSON_FILE, TABLES_FILE, FIGURE_FILE):
                 outputs.add(folder / name)
-    elif folder.exists():
-        raise InputError(f"{folder} is a file: name a folder for the tables.")
-    elif not (folder.parent.is_dir() and os.access(folder.parent, os.W_OK)):
-        raise InputError(f"Cannot make the folder {folder}: choose one in a folder that exists and can be written to.")
+        return
+    try:
+        folder.mkdir()
+        folder.rmdir()
+    except (OSError, ValueError) as error:
+        raise _cannot_write(folder, error) from error
+
+
+def _cannot_write(folder: Path, error: Exception) -> InputError:
+    reason = getattr(error, "strerror", None) or error
+    return InputError(f"Cannot write to the folder {folder}: {reason}. Choose another folder, in one that exists.")
 
 
 def _write(report: Mapping[str, Any], folder: Path, scans: Sequence[Path], overwrite: bool) -> None:
@@ -424,7 +431,7 @@ def _write(report: Mapping[str, Any], folder: Path, scans: Sequence[Path], overw
             _draw(report["runs"], outputs.add(folder / FIGURE_FILE))
             outputs.commit()
     except OSError as error:
-        raise InputError(f"Cannot write to {folder}: {error.strerror}. Choose another folder.") from error
+        raise _cannot_write(folder, error) from error
 
 
 def _draw(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
