@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from XViewSynthLib.progress import Progress, describe_seconds, mute, reporter
+from XViewSynthLib.progress import Progress, describe_seconds, reporter
 
 STEPS = [Progress("axial view", 1, 2, 65.0), Progress("axial view", 2, 2, 30.0), Progress("coronal view", 1, 1, 0.0)]
 
@@ -114,19 +114,6 @@ class TestReporter:
         with reporter("json") as report:
             report(STEPS[0])
         assert json.loads(capsys.readouterr().out)["stage"] == "axial view"
-
-
-class TestMute:
-    def test_later_writing_goes_nowhere(self, tmp_path):
-        with (tmp_path / "log").open("w") as stream:
-            mute(stream)
-            print("lost", file=stream, flush=True)
-        assert (tmp_path / "log").read_text() == ""
-
-    def test_leaves_alone_what_is_no_file(self):
-        stream = io.StringIO()
-        mute(stream)
-        assert not stream.closed
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -22,10 +21,20 @@ from typing import TYPE_CHECKING, NoReturn
 
 from . import __version__
 from .errors import InputError
-from .job import Job, finish_printing, print_line, run, stop_signals
-from .models import STANDARD, export_model, import_model, list_models, load_model, model_folder, remove_model
+from .job import Job, run, stop_signals
+from .models import (
+    STANDARD,
+    export_model,
+    import_model,
+    list_models,
+    load_model,
+    model_card,
+    model_folder,
+    remove_model,
+)
 from .outputs import Outputs
 from .progress import KINDS, Progress, describe_seconds, reporter
+from .streams import finish_printing, prepare_streams, print_line, quiet_libraries
 
 if TYPE_CHECKING:
     from .enhancement import Enhanced
@@ -42,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Without ``argv`` this is the program itself: it takes the arguments of the process, and stop signals stay caught
     until the process has ended, so that one that comes late cannot undo what was done.
     """
-    _prepare_streams()
     is_program = argv is None
+    prepare_streams(is_program)
     arguments = sys.argv[1:] if is_program else list(argv)
     with stop_signals(restore=not is_program) as request:
         code = run(lambda: _run_command(arguments, lambda: request.asked), request)
@@ -87,17 +96,6 @@ def factor(text: str) -> int:
     return int(text)
 
 
-def _prepare_streams() -> None:
-    # Python has no stream where the caller closed it, and one that fails on letters its encoding lacks.
-    if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-
-
 def _run_command(argv: Sequence[str], should_cancel: Callable[[], bool]) -> int | None:
     arguments = _parser(argv).parse_args(argv)
     kind = getattr(arguments, "progress", "none")
@@ -128,7 +126,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     _add_enhance(commands)
     _add_selfcheck(commands)
     _add_models(commands)
-
+    _add_bench(commands)
     # Looking for other packages takes longer than our own commands should wait.
     if not (argv and argv[0] in commands.choices):
         for entry_point in sorted(entry_points(group=COMMAND_GROUP), key=lambda found: found.name):
@@ -222,7 +220,8 @@ def _enhance(arguments: argparse.Namespace, job: Job) -> None:
         for volume, path in ((enhanced.volume, output), (enhanced.disagreement, disagreement)):
             job.stop_if_asked()
             if path:
-                write_volume(volume, path)
+                with quiet_libraries():
+                    write_volume(volume, path)
         if report:
             _write_json(report, _describe_enhanced(arguments, scan, enhanced))
         job.stop_if_asked()
@@ -237,7 +236,8 @@ def _read(path: Path, job: Job) -> Volume:
     from .reading import read_volume
 
     job.progress(Progress("reading", 0, 1))
-    scan = read_volume(path)
+    with quiet_libraries():
+        scan = read_volume(path)
     job.progress(Progress("reading", 1, 1))
     job.stop_if_asked()
     return scan
@@ -401,8 +401,7 @@ def _list_models(_arguments: argparse.Namespace, job: Job) -> None:
 
 
 def _show_model(arguments: argparse.Namespace, job: Job) -> None:
-    model = load_model(arguments.name)
-    job.say(json.dumps(model.card, indent=2))
+    job.say(json.dumps(model_card(arguments.name), indent=2))
 
 
 def _import_model(arguments: argparse.Namespace, job: Job) -> None:
@@ -418,3 +417,56 @@ def _export_model(arguments: argparse.Namespace, job: Job) -> None:
 def _remove_model(arguments: argparse.Namespace, job: Job) -> None:
     remove_model(arguments.name)
     job.say(f"Removed {arguments.name}.")
+
+
+def _add_bench(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="quality and speed against interpolation, on scans with thin slices",
+        description="Thin scans out, restore them by every method, and write tables and a figure of what was gained.",
+    )
+    parser.add_argument("scans", metavar="SCAN", nargs="+", type=Path, help="a thin-slice scan no model was trained on")
+    parser.add_argument(
+        "--factor", type=factor, metavar="N", action="append", help="2 to 8; may be repeated (default: 2 and 4)"
+    )
+    parser.add_argument(
+        "--model", metavar="NAME|FOLDER", action="append", help=f"may be repeated (default: {STANDARD})"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", required=True, help="where the tables and the figure go"
+    )
+    parser.add_argument(
+        "--ablation", type=Path, metavar="FOLDER", help="also measure the models in its folders ARM/seedN"
+    )
+    _add_axis(parser)
+    _add_acquisition(parser)
+    _add_device_options(parser)
+    add_progress_option(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    parser.set_defaults(run=_bench)
+
+
+def _bench(arguments: argparse.Namespace, job: Job) -> None:
+    models = arguments.model or [STANDARD]
+    for model in models:
+        model_folder(model)
+
+    from .bench import run_bench, to_markdown
+
+    report = run_bench(
+        arguments.scans,
+        arguments.factor or [2, 4],
+        models,
+        arguments.output,
+        axis=arguments.axis,
+        ablation=arguments.ablation,
+        acquisition=arguments.acquisition,
+        device=arguments.device,
+        precision=arguments.precision,
+        memory=_bytes(arguments.memory),
+        overwrite=arguments.overwrite,
+        progress=job.progress,
+        should_cancel=job.should_cancel,
+    )
+    job.say(to_markdown(report))
+    job.say(f"Wrote {arguments.output}.")

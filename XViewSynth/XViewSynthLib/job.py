@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,7 +16,8 @@ from dataclasses import dataclass
 
 from .errors import Cancelled, InputError
 from .outputs import remove_staging_folders
-from .progress import Report, mute
+from .progress import Report
+from .streams import print_line
 
 DONE, DEFECT, WRONG_INPUT, CANCELLED = 0, 1, 2, 3
 
@@ -109,30 +109,6 @@ def run(work: Callable[[], int | None], request: StopRequest) -> int:
         # The usual way out waits for threads and libraries, which is what did not end.
         os._exit(CANCELLED)
     return outcome[0] if isinstance(outcome[0], int) else _tell(outcome[0])
-
-
-def print_line(text: str, to_errors: bool = False) -> None:
-    """Print, and fall silent where nobody reads any more (``| head``).
-
-    Raises:
-        InputError: the stream cannot be written to for another reason.
-    """
-    stream = sys.stderr if to_errors else sys.stdout
-    try:
-        print(text, file=stream, flush=True)
-    except BrokenPipeError:
-        mute(stream)
-    except OSError as error:
-        mute(stream)
-        raise InputError(f"Cannot print ({error.strerror}): send the output of this command elsewhere.") from error
-
-
-def finish_printing() -> None:
-    """Print what is still held back now, since Python would show a traceback where it cannot later."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        mute(sys.stdout)
 
 
 def _tell(error: BaseException) -> int:

@@ -111,6 +111,19 @@ def model_folder(model: str | os.PathLike[str]) -> Path:
     raise InputError(f"There is no model {str(model)!r}: choose one of those installed ({names}) or a model folder.")
 
 
+def model_card(model: str | os.PathLike[str]) -> dict[str, Any]:
+    """The card of a model whose weights are the ones that the card describes.
+
+    Raises:
+        InputError: as for `load_model`.
+    """
+    folder = model_folder(model)
+    files = _read_folder(folder)
+    card = _parse_card(files[CARD_FILE], folder)
+    _check_weights(card, files[WEIGHTS_FILE], folder)
+    return card
+
+
 def list_models() -> list[ModelEntry]:
     """All models that can be asked for by name, sorted; a user's model hides a shipped one of the same name."""
     found: dict[str, ModelEntry] = {}
@@ -154,8 +167,8 @@ def export_model(name: str, file: str | os.PathLike[str], overwrite: bool = Fals
     if file.suffix.lower() != ".zip":
         raise InputError(f"{file} must end in .zip: a model is exported as a zip file.")
     folder = model_folder(name)
+    model_card(folder)
     files = _read_folder(folder)
-    _check_weights(_parse_card(files[CARD_FILE], folder), files[WEIGHTS_FILE], folder)
     with Outputs(overwrite) as outputs:
         staged = outputs.add(file)
         with _clear_write_errors(file), zipfile.ZipFile(staged, "w") as archive:

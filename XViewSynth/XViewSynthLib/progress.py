@@ -7,13 +7,14 @@ call it from any thread. The reporters here are such callables, for the command 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import TextIO
+
+from .streams import mute
 
 KINDS = ("bar", "json", "none")
 
@@ -89,14 +90,6 @@ def describe_seconds(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def mute(stream: TextIO) -> None:
-    """Let a stream whose reader has gone swallow what is still written to it, at the end of the program too."""
-    with suppress(OSError, ValueError):  # a stream that stands for no file has no descriptor to point elsewhere
-        descriptor = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(descriptor, stream.fileno())
-        os.close(descriptor)
 
 
 def _quiet_when_closed(show: Report, stream: TextIO) -> Report:

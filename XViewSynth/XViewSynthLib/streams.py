@@ -1,0 +1,86 @@
+"""Standard output and standard error of the program, which may be closed, full, or spoken to by others."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TextIO
+
+from .errors import InputError
+
+_ERRORS = 2
+
+
+def prepare_streams(is_program: bool) -> None:
+    """Make printing safe.
+
+    Args:
+        is_program: whether this process is ours, so that its streams may be replaced.
+    """
+    # Python has no stream where the caller closed it, and one that fails on letters its encoding lacks.
+    sys.stdout = sys.stdout or _nowhere()
+    sys.stderr = sys.stderr or _nowhere()
+    if is_program:
+        # Ours keeps working while `quiet_libraries` turns theirs away.
+        sys.stderr = open(os.dup(_ERRORS), "w", buffering=1, encoding=sys.stderr.encoding)  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def print_line(text: str, to_errors: bool = False) -> None:
+    """Print, and fall silent where nobody reads any more (``| head``).
+
+    Raises:
+        InputError: the stream cannot be written to for another reason.
+    """
+    stream = sys.stderr if to_errors else sys.stdout
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        mute(stream)
+    except OSError as error:
+        mute(stream)
+        raise InputError(f"Cannot print ({error.strerror}): send the output of this command elsewhere.") from error
+
+
+def finish_printing() -> None:
+    """Print what is still held back now, since Python would show a traceback where it cannot later."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        mute(sys.stdout)
+
+
+def mute(stream: TextIO) -> None:
+    """Let a stream whose reader has gone swallow what is still written to it, at the end of the program too."""
+    with suppress(OSError, ValueError):  # a stream that stands for no file has no descriptor to point elsewhere
+        _point_to_nowhere(stream.fileno())
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep what C libraries print on standard error by themselves from the user, who gets a sentence of ours."""
+    try:
+        kept = os.dup(_ERRORS)
+    except OSError:  # closed: nothing can be printed
+        yield
+        return
+    try:
+        _point_to_nowhere(_ERRORS)
+        yield
+    finally:
+        os.dup2(kept, _ERRORS)
+        os.close(kept)
+
+
+def _point_to_nowhere(descriptor: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w")
