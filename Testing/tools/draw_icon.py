@@ -1,0 +1,46 @@
+"""Draw Resources/Icons/XViewSynth.png: three planes that cross, with a synthetic slice between two observed ones.
+
+python Testing/tools/draw_icon.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Polygon
+
+ICON = Path(__file__).resolve().parents[2] / "Resources" / "Icons" / "XViewSynth.png"
+PIXELS = 128
+OBSERVED, SYNTHETIC, CORONAL, SAGITTAL = "#3b6ea5", "#f28e2b", "#59a14f", "#b07aa1"
+
+
+def main() -> None:
+    figure = Figure(figsize=(1, 1), dpi=PIXELS)
+    FigureCanvasAgg(figure)
+    plot = figure.add_axes((0, 0, 1, 1))
+    plot.set(xlim=(-1, 1), ylim=(-1, 1), aspect="equal")
+    plot.axis("off")
+    _slice(plot, -0.56, OBSERVED)
+    _upright(plot, 0.2, CORONAL)
+    _slice(plot, 0.0, SYNTHETIC)
+    _upright(plot, -0.2, SAGITTAL)
+    _slice(plot, 0.56, OBSERVED)
+    figure.savefig(ICON, dpi=PIXELS, transparent=True)
+
+
+def _slice(plot: Axes, height: float, color: str) -> None:
+    corners = [(-0.94, height), (0, height - 0.4), (0.94, height), (0, height + 0.4)]
+    plot.add_patch(Polygon(corners, facecolor=color, edgecolor="white", alpha=0.9, linewidth=1))
+
+
+def _upright(plot: Axes, slant: float, color: str) -> None:
+    """A plane through the slices, seen from the same place as they are."""
+    corners = [(-0.47, -0.56 - slant), (0.47, -0.56 + slant), (0.47, 0.56 + slant), (-0.47, 0.56 - slant)]
+    plot.add_patch(Polygon(corners, facecolor=color, edgecolor="white", alpha=0.75, linewidth=1))
+
+
+if __name__ == "__main__":
+    main()
