@@ -42,19 +42,18 @@ def positions_between(factor: int) -> tuple[float, ...]:
     return tuple(step / factor for step in range(1, factor))
 
 
-def spline_between(observed: Tensor, factor: int, gaps: slice = slice(None)) -> Tensor:
+def spline_between(observed: Tensor, factor: int) -> Tensor:
     """Interpolate the synthetic slices by the cubic spline.
 
     Args:
         observed: (batch, slices, rows, columns), any unit.
         factor: up-sampling factor s.
-        gaps: which of the slices - 1 gaps to fill.
 
     Returns:
-        (batch, gaps, s - 1, rows, columns) in the unit of `observed`.
+        (batch, slices - 1, s - 1, rows, columns) in the unit of `observed`.
     """
     slices = observed.shape[1]
-    matrix = cubic_matrix(slices, factor)[:-1].reshape(slices - 1, factor, slices)[gaps, 1:]
+    matrix = cubic_matrix(slices, factor)[:-1].reshape(slices - 1, factor, slices)[:, 1:]
     weights = torch.as_tensor(matrix.copy(), dtype=observed.dtype, device=observed.device)
     return torch.einsum("gpk,bkhw->bgphw", weights, observed)
 
@@ -87,9 +86,7 @@ class ThreeViewNetwork(nn.Module):
         self.axial = SliceWiseStudent(channels, axial_blocks)
         self.pixelwise = PixelWiseStudent(channels, pixel_blocks)
 
-    def forward(
-        self, observed: Tensor, factor: int, gap_ratio: Tensor, views: Sequence[str] = VIEWS, gaps: slice = slice(None)
-    ) -> Tensor:
+    def forward(self, observed: Tensor, factor: int, gap_ratio: Tensor, views: Sequence[str] = VIEWS) -> Tensor:
         """Predict the synthetic slices in every view.
 
         Args:
@@ -97,33 +94,35 @@ class ThreeViewNetwork(nn.Module):
             factor: up-sampling factor s.
             gap_ratio: (batch,) distance between observed slices over the in-plane pixel spacing (both mm).
             views: which views to compute, of `VIEWS`.
-            gaps: which of the slices - 1 gaps to fill.
 
         Returns:
-            (views, batch, gaps, s - 1, rows, columns) in network units.
+            (views, batch, slices - 1, s - 1, rows, columns) in network units.
         """
-        base = spline_between(observed, factor, gaps)
-        return torch.stack([base + self.residual(view, observed, factor, gap_ratio, gaps) for view in views])
+        base = spline_between(observed, factor)
+        return torch.stack([base + self.residual(view, observed, factor, gap_ratio) for view in views])
 
     def residual(
-        self, view: str, observed: Tensor, factor: int, gap_ratio: Tensor, gaps: slice = slice(None)
+        self, view: str, observed: Tensor, factor: int, gap_ratio: Tensor, part: slice = slice(None)
     ) -> Tensor:
         """Predict, in one view, what the spline misses.
 
-        The arguments are those of `forward`; `gaps` saves work in the axial view only. The axial view needs even rows and columns; the coronal view accepts any
-        even number of consecutive rows, the sagittal view any even number of consecutive columns, and both then see
-        no further than the rows (columns) given.
+        Args:
+            view: one of `VIEWS`.
+            observed, factor, gap_ratio: as for `forward`.
+            part: which gaps (axial), rows (coronal) or columns (sagittal) to predict, rows and columns in even
+                numbers. Parts joined give exactly the whole.
 
         Returns:
-            (batch, gaps, s - 1, rows, columns) in network units, to be added to `spline_between`.
+            (batch, slices - 1, s - 1, rows, columns), of the gaps, rows or columns in `part` only, in network units;
+            to be added to `spline_between`.
         """
         positions, ratio = positions_between(factor), torch.log2(gap_ratio)
         if view == "axial":
-            return self.axial(observed, positions, ratio, gaps)
+            return self.axial(observed, positions, ratio, part)
         if view == "coronal":
-            return self.pixelwise(observed, positions, ratio)[:, gaps]
+            return self.pixelwise(observed, positions, ratio, part)
         if view == "sagittal":
-            return self.pixelwise(observed.transpose(2, 3), positions, ratio)[:, gaps].transpose(3, 4)
+            return self.pixelwise(observed.transpose(2, 3), positions, ratio, part).transpose(3, 4)
         raise ValueError(f"{view!r} is not a view; choose one of {', '.join(VIEWS)}.")
 
 
@@ -135,9 +134,9 @@ class SliceWiseStudent(nn.Module):
         self.trunk = Trunk(4 * 4, channels, blocks)
         self.decoder = PositionDecoder(channels)
 
-    def forward(self, observed: Tensor, positions: Sequence[float], ratio: Tensor, gaps: slice) -> Tensor:
+    def forward(self, observed: Tensor, positions: Sequence[float], ratio: Tensor, part: slice) -> Tensor:
         batch, slices, rows, columns = observed.shape
-        first = torch.arange(slices - 1, device=observed.device)[gaps]
+        first = torch.arange(slices - 1, device=observed.device)[part]
         neighbours = torch.stack([first - 1, first, first + 1, first + 2], dim=1)
         # The spline is mirrored at both ends; the network sees the same world.
         neighbours = (slices - 1 - (slices - 1 - neighbours.abs()).abs()).clamp(min=0)
@@ -161,9 +160,11 @@ class PixelWiseStudent(nn.Module):
         self.across_gap = nn.Conv2d(channels, channels, (2, 1))
         self.decoder = PositionDecoder(channels)
 
-    def forward(self, observed: Tensor, positions: Sequence[float], ratio: Tensor) -> Tensor:
+    def forward(self, observed: Tensor, positions: Sequence[float], ratio: Tensor, part: slice) -> Tensor:
+        observed = _with_neighbours(observed, part)
         batch, slices, rows, columns = observed.shape
-        planes = functional.pad(observed, (0, 0, 1, 1), mode="replicate").unfold(2, 4, 2)
+        rows -= 2
+        planes = observed.unfold(2, 4, 2)
         # (batch, slices, pairs, columns, plane) -> (batch pairs, plane column-parity, slices, columns / 2)
         planes = planes.unflatten(3, (columns // 2, 2)).permute(0, 2, 5, 4, 1, 3)
         planes = planes.reshape(batch * rows // 2, 8, slices, columns // 2)
@@ -229,6 +230,13 @@ class PositionDecoder(nn.Module):
         code = [angle.cos(), angle.sin(), (2 * angle).cos(), (2 * angle).sin(), ratio, ratio * angle.sin()]
         scale, shift = self.condition(torch.stack(code, dim=1))[:, :, None, None].chunk(2, dim=1)
         return self.leave(functional.relu(self.enter(functional.relu(features * (1 + scale) + shift))))
+
+
+def _with_neighbours(observed: Tensor, rows: slice) -> Tensor:
+    """The given rows and one more on either side; the outermost row is its own neighbour."""
+    start, stop, _ = rows.indices(observed.shape[2])
+    window = observed[:, :, max(start - 1, 0) : stop + 1]
+    return functional.pad(window, (0, 0, int(start == 0), int(stop == observed.shape[2])), mode="replicate")
 
 
 def _fast_layout(images: Tensor) -> Tensor:

@@ -21,11 +21,21 @@ def cubic_matrix(slices: int, factor: int) -> np.ndarray:
 
     Source: M. Unser, "Splines: a perfect fit for signal and image processing", IEEE Signal Processing Magazine 1999.
     """
-    positions = np.arange(factor * (slices - 1) + 1) / factor
-    coefficients_to_values = _spline_samples(np.arange(slices, dtype=float), slices)
-    matrix = _spline_samples(positions, slices) @ np.linalg.inv(coefficients_to_values)
-    matrix[::factor] = np.eye(slices)
+    matrix = cubic_matrix_at(slices, np.arange(factor * (slices - 1) + 1) / factor)
     matrix.flags.writeable = False
+    return matrix
+
+
+def cubic_matrix_at(slices: int, positions: np.ndarray) -> np.ndarray:
+    """Return the weights of the N observed slices at any `positions`, counted in slices from 0 to N - 1.
+
+    Returns:
+        float64 array of shape (positions, N); a position on an observed slice gives a row of the identity.
+    """
+    values_from_coefficients = _spline_samples(np.arange(slices, dtype=float), slices)
+    matrix = _spline_samples(positions, slices) @ np.linalg.inv(values_from_coefficients)
+    on_slice = positions == np.round(positions)
+    matrix[on_slice] = np.eye(slices)[positions[on_slice].astype(int)]
     return matrix
 
 

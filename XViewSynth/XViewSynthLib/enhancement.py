@@ -1,0 +1,354 @@
+"""Enhance a scan: three views predict the missing slices, their mean is the answer, their spread the doubt."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import Cancelled
+from .hardware import PRECISIONS, peak_bytes
+from .models import STANDARD, Model, load_model
+from .networks import INTENSITY_RANGE, VIEWS, to_hu, to_network_units
+from .orientation import to_slices
+from .plan import Plan, make_plan, resampled_positions
+from .progress import Progress
+from .spline import cubic_matrix, cubic_matrix_at
+from .volume import AXES, Axis, Volume, affine_column
+
+# The spline's weights fall by a factor of 3.7 a slice: what lies further away than this changes no HU.
+_SPLINE_REACH = 12
+# Below air by more than noise: what scanners write outside their field of view (-1500, -2000, -2048, -3024).
+_PADDING_BELOW = -1200.0
+# In-plane Gaussian over which the views' variance is averaged, pixels.
+_DOUBT_SIGMA = 1.0
+
+
+@dataclass(frozen=True)
+class Enhanced:
+    """What `enhance` returns.
+
+    Attributes:
+        volume: the scan with its synthetic slices, of the input's scalar type.
+        disagreement: float32 HU, on the same grid: standard deviation of the three views, smoothed in plane;
+            0 on observed slices.
+        axis: the axis that got more slices.
+        factor: how many times more.
+        synthetic_slices: indices along `axis` of the slices that were not observed.
+        plan: what was planned, and done unless `notes` say otherwise.
+        seconds: time taken.
+        peak_memory_bytes: most memory the process has held so far.
+        model: what predicted the slices.
+        acquisition: "gap".
+        notes: what the user should know, each a sentence.
+        views: float32 volume in HU of each view ("axial", "coronal", "sagittal") when asked for, else None.
+    """
+
+    volume: Volume
+    disagreement: Volume
+    axis: Axis
+    factor: int
+    synthetic_slices: tuple[int, ...]
+    plan: Plan
+    seconds: float
+    peak_memory_bytes: int
+    model: Model
+    acquisition: str
+    notes: tuple[str, ...]
+    views: dict[str, Volume] | None = None
+
+
+def enhance(
+    volume: Volume,
+    factor: int | None = None,
+    *,
+    spacing: float | None = None,
+    isotropic: bool = False,
+    axis: str = "auto",
+    model: str | Model = STANDARD,
+    acquisition: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    memory: int | None = None,
+    keep_views: bool = False,
+    plan: Plan | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    should_cancel: Callable[[], bool] | None = None,
+) -> Enhanced:
+    """Give a thick scan its missing slices.
+
+    The first `factor` to `memory` are those of `make_plan`.
+
+    Args:
+        model: name or folder of a model, or a loaded one.
+        keep_views: also return the answer of each view.
+        plan: carry out this plan, made by `make_plan` for this scan and model, instead of making one.
+        progress: told what is being done, and how many seconds are left.
+        should_cancel: asked several times a second.
+
+    Raises:
+        InputError: the request cannot be met, or the scan cannot be enhanced.
+        Cancelled: `should_cancel` said so.
+
+    Observed slices come out bit for bit, unless the plan resamples. Padding stays padding: a voxel between two padded
+    ones is padded as well.
+    """
+    began = time.perf_counter()
+    model = model if isinstance(model, Model) else load_model(model)
+    if plan is None:
+        plan = make_plan(
+            volume,
+            model,
+            factor=factor,
+            spacing=spacing,
+            isotropic=isotropic,
+            axis=axis,
+            acquisition=acquisition,
+            device=device,
+            precision=precision,
+            memory=memory,
+        )
+    report = _Reporter(plan, progress, should_cancel)
+    scan, order = to_slices(volume, plan.axis)
+    students = _run_students(scan, _gap_ratio(volume, plan.axis), model, plan, report, keep_views)
+    enhanced = fuse(scan, students.mean, plan.factor, report)
+    disagreement = _disagreement(students.variance, plan.factor, report)
+    grid = replace(volume, voxels=order.restore(enhanced), affine=volume.upsampled_affine(plan.axis, plan.factor))
+    result = Enhanced(
+        volume=grid,
+        disagreement=grid.with_voxels(order.restore(disagreement)),
+        axis=plan.axis,
+        factor=plan.factor,
+        synthetic_slices=tuple(index for index in range(len(enhanced)) if index % plan.factor),
+        plan=plan,
+        seconds=0.0,
+        peak_memory_bytes=0,
+        model=model,
+        acquisition=plan.acquisition,
+        notes=plan.notes + tuple(report.notes),
+        views={
+            view: grid.with_voxels(order.restore(fuse(scan, residual, plan.factor, report, np.float32)))
+            for view, residual in students.views.items()
+        }
+        if keep_views
+        else None,
+    )
+    if plan.resample_to is not None:
+        result = _resampled(result, volume, plan.resample_to)
+    return replace(result, seconds=time.perf_counter() - began, peak_memory_bytes=peak_bytes())
+
+
+@dataclass(frozen=True)
+class _Students:
+    """Answers as what the spline misses, in network units: (gaps, s - 1, rows, columns) float32."""
+
+    mean: Tensor
+    variance: Tensor
+    views: dict[str, Tensor]
+
+
+class _Reporter:
+    """Tells how far the work is, stops it when asked, and collects notes."""
+
+    def __init__(self, plan: Plan, progress: Callable | None, should_cancel: Callable | None):
+        self.notes: list[str] = []
+        self._progress, self._should_cancel = progress, should_cancel
+        self._began, self._expected = time.perf_counter(), plan.expected_seconds
+
+    def stop_if_asked(self) -> None:
+        if self._should_cancel is not None and self._should_cancel():
+            raise Cancelled("Stopped; nothing was written.")
+
+    def __call__(self, stage: str, done: int, total: int, fraction: float) -> None:
+        """`fraction` of the whole work is done, of which this stage is a part."""
+        self.stop_if_asked()
+        if self._progress is not None:
+            elapsed = time.perf_counter() - self._began
+            # The plan's estimate counts until there is enough experience to do better.
+            trust = min(1.0, 5 * fraction)
+            whole = trust * elapsed / fraction + (1 - trust) * self._expected if fraction else self._expected
+            self._progress(Progress(stage, done, total, max(0.0, whole - elapsed)))
+
+
+def _gap_ratio(volume: Volume, axis: Axis) -> float:
+    gap = volume.spacing[affine_column(axis)]
+    return gap / float(np.mean([step for other, step in zip(AXES, volume.spacing) if other != axis]))
+
+
+def _run_students(
+    scan: np.ndarray, gap_ratio: float, model: Model, plan: Plan, report: _Reporter, keep_views: bool
+) -> _Students:
+    slices, rows, columns = scan.shape
+    observed = to_network_units(torch.from_numpy(np.ascontiguousarray(scan, dtype=np.float32)))
+    # The students take pixels two by two.
+    observed = torch.nn.functional.pad(observed, (0, columns % 2, 0, rows % 2), mode="replicate")
+    total = torch.zeros(slices - 1, plan.factor - 1, rows, columns)
+    squares = torch.zeros_like(total)
+    kept: dict[str, Tensor] = {}
+    for index, view in enumerate(VIEWS):
+        answer = torch.zeros_like(total) if keep_views else None
+        for part, residual, done in _predict(view, observed, gap_ratio, model, plan, report):
+            residual = residual[..., : rows - (part[2].start or 0), : columns - (part[3].start or 0)]
+            total[part] += residual
+            squares[part] += residual.square()
+            if answer is not None:
+                answer[part] = residual
+            report(f"{view} view", done, len(observed[0]), (index + done / len(observed[0])) / len(VIEWS))
+        if answer is not None:
+            kept[view] = answer
+    mean = total.div_(len(VIEWS))
+    variance = squares.div_(len(VIEWS)).sub_(mean.square()).clamp_(min=0)
+    return _Students(mean, variance, kept)
+
+
+def _predict(
+    view: str, observed: Tensor, gap_ratio: float, model: Model, plan: Plan, report: _Reporter
+) -> Iterator[tuple[tuple[slice, ...], Tensor, int]]:
+    """Yield, tile by tile, where it goes in (gaps, s - 1, rows, columns), the answer on the CPU, and how far it is.
+
+    A GPU that runs out of memory gets smaller tiles; when even the smallest does not fit, the CPU takes over.
+    """
+    slices, rows, columns = observed.shape
+    everything = slice(None)
+    whole, cost, least = {
+        "axial": (slices - 1, rows * columns, 1),
+        "coronal": (rows, slices * columns, 2),
+        "sagittal": (columns, slices * rows, 2),
+    }[view]
+    tile = max(least, plan.tile_voxels // cost // least * least)
+    device, precision = torch.device(plan.device), plan.precision
+    placed, done = None, 0
+    while done < whole:
+        part = slice(done, min(done + tile, whole))
+        report.stop_if_asked()
+        try:
+            with _inference(device, precision):
+                if placed is None:
+                    network = model.network.to(device, memory_format=torch.channels_last)
+                    ratio = torch.tensor([gap_ratio], device=device)
+                    placed = observed[None].to(device)
+                residual = network.residual(view, placed, plan.factor, ratio, part)[0].float().cpu()
+        except torch.OutOfMemoryError:
+            if tile > least:
+                tile = max(least, tile // 2 // least * least)
+                report.notes.append(f"The {device.type} device ran out of memory: tiles of the {view} view were halved.")
+            elif device.type != "cpu":
+                device, precision, placed = torch.device("cpu"), "fp32", None
+                report.notes.append(f"The GPU has too little memory for the {view} view: the CPU took over.")
+            else:
+                raise
+            continue
+        done = part.stop
+        place = [everything] * 4
+        place[{"axial": 0, "coronal": 2, "sagittal": 3}[view]] = part
+        yield tuple(place), residual, done
+
+
+@contextmanager
+def _inference(device: torch.device, precision: str) -> Iterator[None]:
+    reduced = precision != "fp32"
+    with torch.inference_mode(), torch.autocast(device.type, PRECISIONS[precision] if reduced else None, enabled=reduced):
+        yield
+
+
+def fuse(
+    scan: np.ndarray, residual: Tensor, factor: int, report: Callable | None = None, dtype: np.dtype | type | None = None
+) -> np.ndarray:
+    """Interleave the observed slices with spline plus residual.
+
+    Args:
+        scan: (slices, rows, columns) observed, HU.
+        residual: (slices - 1, s - 1, rows, columns) float32, network units.
+        factor: up-sampling factor s.
+        report: `_Reporter` of the work.
+        dtype: scalar type of the result; default is that of `scan`.
+
+    Returns:
+        (s (slices - 1) + 1, rows, columns).
+    """
+    slices, rows, columns = scan.shape
+    result = np.empty((factor * (slices - 1) + 1, rows, columns), dtype or scan.dtype)
+    result[::factor] = scan
+    weights = cubic_matrix(slices, factor)
+    # The spline must not ring at the rim of the padding, nor any answer leave the range of the scan.
+    lowest, highest = max(float(scan.min()), INTENSITY_RANGE[0]), float(scan.max())
+    for gap in range(slices - 1):
+        near = slice(max(0, gap - _SPLINE_REACH), gap + 2 + _SPLINE_REACH)
+        source = scan[near].astype(np.float32).clip(min=lowest).reshape(-1, rows * columns)
+        between = slice(gap * factor + 1, (gap + 1) * factor)
+        spline = (weights[between, near].astype(np.float32) @ source).reshape(-1, rows, columns)
+        synthetic = (spline + to_hu(residual[gap]).numpy()).clip(lowest, highest)
+        for index, answer in enumerate(synthetic, start=1):
+            result[gap * factor + index] = _with_padding(answer, scan[gap], scan[gap + 1], index / factor, result.dtype)
+        if report is not None:
+            report.stop_if_asked()
+    return result
+
+
+def _with_padding(answer: np.ndarray, below: np.ndarray, above: np.ndarray, position: float, dtype) -> np.ndarray:
+    """Round to `dtype`; a voxel between two padded ones takes the value of the nearer."""
+    if np.issubdtype(dtype, np.integer):
+        answer = np.rint(answer)
+    padded = (below < _PADDING_BELOW) & (above < _PADDING_BELOW)
+    return np.where(padded, below if position <= 0.5 else above, answer).astype(dtype)
+
+
+def _disagreement(variance: Tensor, factor: int, report: _Reporter) -> np.ndarray:
+    """Standard deviation of the views in HU, (s (slices - 1) + 1, rows, columns) float32; 0 on observed slices.
+
+    Three answers say little about the doubt at one voxel, so the variance is averaged over its neighbours in plane.
+    """
+    gaps, _, rows, columns = variance.shape
+    result = np.zeros((factor * gaps + 1, rows, columns), np.float32)
+    taps = torch.exp(-torch.arange(-3.0, 4.0).square() / (2 * _DOUBT_SIGMA**2))
+    taps = taps / taps.sum()
+    for gap in range(gaps):
+        slices = torch.nn.functional.pad(variance[gap, :, None], (3, 3, 3, 3), mode="replicate")
+        slices = torch.nn.functional.conv2d(slices, taps.view(1, 1, 7, 1))
+        slices = torch.nn.functional.conv2d(slices, taps.view(1, 1, 1, 7))
+        result[gap * factor + 1 : (gap + 1) * factor] = to_hu(slices[:, 0].sqrt()).numpy()
+        report.stop_if_asked()
+    return result
+
+
+def _resampled(enhanced: Enhanced, volume: Volume, resample_to: float) -> Enhanced:
+    """The same result on slices `resample_to` mm apart."""
+    axis, factor = enhanced.axis, enhanced.factor
+    step = volume.spacing[affine_column(axis)]
+    positions = resampled_positions(volume.slices(axis), factor, step, resample_to)
+    affine = volume.affine.copy()
+    affine[:3, affine_column(axis)] *= resample_to / step
+    dimension = 2 - affine_column(axis)
+
+    def resample(grid: Volume) -> Volume:
+        slices = np.moveaxis(grid.voxels, dimension, 0)
+        moved = np.stack([_slice_at(slices, position) for position in positions])
+        return replace(grid, voxels=np.moveaxis(moved, 0, dimension), affine=affine)
+
+    on_observed = np.isclose(positions / factor, np.round(positions / factor), rtol=0, atol=1e-6)
+    return replace(
+        enhanced,
+        volume=resample(enhanced.volume),
+        disagreement=resample(enhanced.disagreement),
+        synthetic_slices=tuple(int(index) for index in np.flatnonzero(~on_observed)),
+        views={view: resample(grid) for view, grid in enhanced.views.items()} if enhanced.views else enhanced.views,
+    )
+
+
+def _slice_at(slices: np.ndarray, position: float) -> np.ndarray:
+    """The slice at a fractional position in (slices, rows, columns), by the cubic spline."""
+    nearest = round(position)
+    if abs(position - nearest) < 1e-6:
+        return slices[nearest]
+    below = int(position)
+    first = max(0, below - _SPLINE_REACH)
+    near = slices[first : below + 2 + _SPLINE_REACH]
+    lowest = max(float(near.min()), INTENSITY_RANGE[0])
+    weights = cubic_matrix_at(len(near), np.array([position - first]))[0].astype(np.float32)
+    answer = np.tensordot(weights, near.astype(np.float32).clip(min=lowest), axes=1).clip(lowest, float(near.max()))
+    return _with_padding(answer, slices[below], slices[below + 1], position - below, slices.dtype)

@@ -1,0 +1,72 @@
+"""Where to compute, and how much memory there is."""
+
+from __future__ import annotations
+
+import sys
+
+import psutil
+import torch
+
+from .errors import InputError
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_device(requested: str = "auto") -> torch.device:
+    """The device meant by `requested`; "auto" takes a GPU when there is one.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    if requested == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(requested)
+    except RuntimeError:
+        raise InputError(f"Device {requested!r} does not exist: choose auto, cpu, cuda, cuda:1 or mps.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("There is no CUDA GPU that PyTorch can use here: choose --device cpu or auto.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"There are only {torch.cuda.device_count()} CUDA GPUs here, counted from 0: choose another.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError("There is no Apple GPU that PyTorch can use here: choose --device cpu or auto.")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise InputError(f"Device {requested!r} is not supported: choose auto, cpu, cuda, cuda:1 or mps.")
+    return device
+
+
+def resolve_precision(requested: str = "auto") -> str:
+    """The arithmetic meant by `requested`: "auto" is fp32, the one whose figures are measured.
+
+    Raises:
+        InputError: no such precision.
+    """
+    if requested == "auto":
+        return "fp32"
+    if requested not in PRECISIONS:
+        raise InputError(f"Precision {requested!r} does not exist: choose auto, {', '.join(PRECISIONS)}.")
+    return requested
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can be had on `device` now, in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def process_bytes() -> int:
+    """Memory this process holds now, in bytes."""
+    return psutil.Process().memory_info().rss
+
+
+def peak_bytes() -> int:
+    """The most memory this process has held so far, in bytes."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

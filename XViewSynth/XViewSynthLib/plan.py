@@ -1,0 +1,239 @@
+"""What will be done to a scan, settled and told before anything is done."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from .acquisition import resolve_acquisition
+from .checks import check_enhanceable
+from .errors import InputError
+from .hardware import PRECISIONS, free_bytes, process_bytes, resolve_device, resolve_precision
+from .models import Model
+from .networks import VIEWS
+from .volume import AXES, Axis, Volume, affine_column
+
+DEFAULT_SPACING = 1.25
+LARGEST_FACTOR = 8
+
+# Ratios closer than this to a whole number are whole: headers round spacings to three digits or so.
+_WHOLE = 0.01
+# Live float32 feature maps of a tile at the network's widest point, and what convolution kernels take beside them.
+_LIVE_FEATURE_MAPS = 8
+# A smaller tile does not save memory worth having; a larger one makes cancelling and the progress bar sluggish.
+_SMALLEST_TILE = 2**14
+_LARGEST_TILE = {"cpu": 2**18, "cuda": 2**23, "mps": 2**20}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What enhancing a scan will do.
+
+    Attributes:
+        axis: the axis that gets more slices.
+        factor: slices become `factor * (slices - 1) + 1`.
+        resample_to: spacing in mm that is reached by resampling after the factor, or None when the factor suffices.
+        output_shape: (K, J, I) of the result.
+        output_spacing: (I, J, K) of the result, mm.
+        acquisition: "gap": slices are thin and far apart.
+        device: where the students compute.
+        precision: their arithmetic.
+        tile_voxels: observed voxels computed at once.
+        expected_seconds: measured on this machine with a small piece, extrapolated.
+        expected_peak_bytes: of the whole process.
+        notes: what the user should know, each a sentence.
+    """
+
+    axis: Axis
+    factor: int
+    resample_to: float | None
+    output_shape: tuple[int, int, int]
+    output_spacing: tuple[float, float, float]
+    acquisition: str
+    device: str
+    precision: str
+    tile_voxels: int
+    expected_seconds: float
+    expected_peak_bytes: int
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict:
+        """Plain values that JSON can hold."""
+        return asdict(self)
+
+
+def make_plan(
+    volume: Volume,
+    model: Model,
+    *,
+    factor: int | None = None,
+    spacing: float | None = None,
+    isotropic: bool = False,
+    axis: str = "auto",
+    acquisition: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    memory: int | None = None,
+) -> Plan:
+    """Settle what to do.
+
+    Without `factor`, `spacing` or `isotropic`: the smallest factor that brings the slices to 1.25 mm or less, at most
+    8.
+
+    Args:
+        volume: the scan.
+        model: what predicts the new slices.
+        factor: 2 to 8.
+        spacing: distance of slices to reach, mm.
+        isotropic: reach the in-plane pixel spacing.
+        axis: "auto" is the axis with the largest spacing.
+        acquisition: "auto" or "gap".
+        device, precision: as in `hardware`.
+        memory: bytes the whole process may take; default is what is free.
+
+    Raises:
+        InputError: the request cannot be met, or the scan cannot be enhanced.
+    """
+    if sum(request is not None and request is not False for request in (factor, spacing, isotropic)) > 1:
+        raise InputError("Choose one of factor, spacing and isotropic, not several.")
+    chosen_axis = volume.resolve_axis(axis)
+    acquisition, acquisition_note = resolve_acquisition(volume, acquisition)
+    notes = [acquisition_note] if acquisition_note else []
+    target = _isotropic_spacing(volume, chosen_axis) if isotropic else spacing
+    check_enhanceable(volume, chosen_axis, factor, forced=factor is not None or spacing is not None or axis != "auto")
+    factor, resample_to = _resolve_factor(volume, chosen_axis, factor, target)
+    check_enhanceable(volume, chosen_axis, factor, forced=True)
+    if factor not in model.card["factors"]:
+        trained = ", ".join(str(known) for known in model.card["factors"])
+        raise InputError(f"Choose another model: {model.name} was trained for factors {trained}, not {factor}.")
+    if resample_to is not None:
+        notes.append(
+            f"The spacing of {resample_to:g} mm is no whole fraction of {_step(volume, chosen_axis):g} mm: slices are "
+            f"enhanced by {factor} and then resampled, so observed slices do not come out bit for bit."
+        )
+    where, arithmetic = resolve_device(device), resolve_precision(precision)
+    tile, peak = _fit_memory(volume, chosen_axis, factor, model, where, memory)
+    shape, output_spacing = _output_grid(volume, chosen_axis, factor, resample_to)
+    return Plan(
+        axis=chosen_axis,
+        factor=factor,
+        resample_to=resample_to,
+        output_shape=shape,
+        output_spacing=output_spacing,
+        acquisition=acquisition,
+        device=str(where),
+        precision=arithmetic,
+        tile_voxels=tile,
+        expected_seconds=_expected_seconds(volume, chosen_axis, factor, model, where, arithmetic),
+        expected_peak_bytes=peak,
+        notes=tuple(notes),
+    )
+
+
+def resampled_positions(slices: int, factor: int, step: float, resample_to: float) -> np.ndarray:
+    """Positions of the slices of a resampled result, counted in enhanced slices.
+
+    Args:
+        slices: observed slices N, `step` mm apart.
+        factor: factor of the enhancement that came before.
+        resample_to: distance of the resampled slices, mm.
+    """
+    ratio = resample_to * factor / step
+    last = factor * (slices - 1)
+    return np.arange(math.floor(last / ratio + 1e-6) + 1) * ratio
+
+
+def _step(volume: Volume, axis: Axis) -> float:
+    return volume.spacing[affine_column(axis)]
+
+
+def _isotropic_spacing(volume: Volume, axis: Axis) -> float:
+    return float(np.mean([step for other, step in zip(AXES, volume.spacing) if other != axis]))
+
+
+def _resolve_factor(volume: Volume, axis: Axis, factor: int | None, target: float | None) -> tuple[int, float | None]:
+    if factor is not None:
+        return factor, None
+    step = _step(volume, axis)
+    if target is None:
+        needed = math.ceil(step / DEFAULT_SPACING - _WHOLE)
+        if needed < 2:
+            raise InputError(
+                f"Name a factor to go finer: slices along {axis} are {step:.3g} mm apart, which is fine already."
+            )
+        return min(needed, LARGEST_FACTOR), None
+    if not (np.isfinite(target) and target > 0):
+        raise InputError(f"The spacing must be a positive number of millimetres, not {target}.")
+    ratio = step / target
+    if ratio <= 1 + _WHOLE:
+        raise InputError(f"Choose a spacing below {step:.3g} mm, the distance of slices along {axis}; {target:.3g} is not.")
+    if ratio > LARGEST_FACTOR + _WHOLE:
+        raise InputError(
+            f"Choose a spacing of at least {step / LARGEST_FACTOR:.3g} mm, or factor {LARGEST_FACTOR}: reaching "
+            f"{target:.3g} mm from slices {step:.3g} mm apart takes more than {LARGEST_FACTOR} times the slices."
+        )
+    nearest = round(ratio)
+    if nearest >= 2 and abs(ratio - nearest) <= _WHOLE:
+        return nearest, None
+    return math.ceil(ratio), target
+
+
+def _output_grid(volume: Volume, axis: Axis, factor: int, resample_to: float | None):
+    shape = list(volume.upsampled_shape(axis, factor))
+    spacing = list(volume.spacing)
+    if resample_to is None:
+        spacing[affine_column(axis)] /= factor
+    else:
+        count = len(resampled_positions(volume.slices(axis), factor, _step(volume, axis), resample_to))
+        shape[2 - affine_column(axis)] = count
+        spacing[affine_column(axis)] = resample_to
+    return tuple(shape), tuple(spacing)
+
+
+def _fit_memory(
+    volume: Volume, axis: Axis, factor: int, model: Model, device: torch.device, memory: int | None
+) -> tuple[int, int]:
+    """Tile size in observed voxels, and the expected peak of the process in bytes."""
+    voxels, enhanced = volume.voxels.size, math.prod(volume.upsampled_shape(axis, factor))
+    # Network units, the sum and the spread of the views (float32), and the result.
+    volumes = 4 * voxels + 8 * enhanced + volume.voxels.itemsize * enhanced
+    fixed = process_bytes() + volumes
+    per_voxel = _bytes_per_tile_voxel(model, factor)
+    if device.type == "cpu":
+        allowed = (memory if memory is not None else process_bytes() + int(0.8 * free_bytes(device))) - fixed
+    else:
+        allowed = int(0.8 * free_bytes(device))
+    if device.type == "cpu" and allowed < _SMALLEST_TILE * per_voxel:
+        needed = (fixed + _SMALLEST_TILE * per_voxel) / 1e9
+        raise InputError(
+            f"Allow more memory or use a smaller factor: enhancing this scan by {factor} takes at least {needed:.1f} GB."
+        )
+    tile = int(min(max(allowed // per_voxel, _SMALLEST_TILE), _LARGEST_TILE[device.type]))
+    return tile, fixed + (tile * per_voxel if device.type == "cpu" else 0)
+
+
+def _bytes_per_tile_voxel(model: Model, factor: int) -> int:
+    channels = model.network.axial.trunk.head.out_channels
+    return channels * _LIVE_FEATURE_MAPS + 4 * 4 * factor
+
+
+def _expected_seconds(
+    volume: Volume, axis: Axis, factor: int, model: Model, device: torch.device, precision: str
+) -> float:
+    """Extrapolate from one small piece, computed on the device that will do the work."""
+    slices, pixels = 6, 64
+    network = model.network.to(device, memory_format=torch.channels_last)
+    piece = torch.zeros(1, slices, pixels, pixels, device=device)
+    ratio = torch.ones(1, device=device)
+    with torch.inference_mode(), torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32"):
+        for _ in range(2):  # the first pass pays for choosing kernels
+            start = time.perf_counter()
+            network(piece, factor, ratio, VIEWS).sum().item()
+            seconds = time.perf_counter() - start
+    gaps = volume.slices(axis) - 1
+    voxels = volume.voxels.size / volume.slices(axis) * gaps
+    return seconds * voxels / (pixels * pixels * (slices - 1))
