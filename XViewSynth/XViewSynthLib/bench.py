@@ -52,7 +52,7 @@ _PROTOCOL = (
     "MAE is inside the body; SSIM (11 x 11 Gaussian, sigma 1.5) is the mean of axial, coronal and sagittal planes;",
     "noise is that of new over observed slices (1 = no flicker when scrolling).",
     "Gains are in dB on the same voxels.",
-    "Seconds are those of restoring alone; memory is the whole process's, which here also holds the truth and all views.",
+    "Seconds are of restoring alone; memory is of the whole process, which here also holds the truth and all views.",
     "The authors' own protocol counts the whole volume, observed slices and padding included.",
 )
 
