@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import settings
 
@@ -23,3 +25,12 @@ def scan() -> Volume:
 def thin_scan() -> Volume:
     """A small thin-slice CT, the truth behind a thick one: int16 HU, (33, 40, 36), 0.8 x 0.8 x 1 mm."""
     return Volume(anatomy((33, 40, 36)), affine_from((0.8, 0.8, 1.0)), slice_thickness=1.0)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model with random weights, small enough to enhance a small scan in no time."""
+    from tiny import make_card, make_network
+    from XViewSynthLib.models import save_model
+
+    return save_model(tmp_path_factory.mktemp("models") / "small", make_network(), make_card()).folder

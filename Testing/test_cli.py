@@ -21,9 +21,9 @@ LIBRARY = str(Path(cli.__file__).parents[1])
 GEOMETRY = {"shape_ijk", "spacing_mm", "affine_ijk_to_ras", "scalar_type"}
 
 
-@pytest.fixture(scope="session")
-def model(tmp_path_factory) -> str:
-    return str(save_model(tmp_path_factory.mktemp("models") / "small", make_network(), make_card()).folder)
+@pytest.fixture
+def model(tiny_model) -> str:
+    return str(tiny_model)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from .streams import print_line
 DONE, DEFECT, WRONG_INPUT, CANCELLED = 0, 1, 2, 3
 
 # Cancelling takes at most 2 s: this much for work that listens, the rest for removing what it wrote.
-_GRACE_SECONDS = 1.0
+_GRACE_SECONDS = 0.7
 _POLL_SECONDS = 0.05
 
 

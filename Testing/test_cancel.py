@@ -1,0 +1,290 @@
+"""Stop signals: heard within two seconds at any moment, and nothing is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from scans import affine_from, anatomy
+from tiny import make_card
+from XViewSynthLib import Volume, job, write_volume
+from XViewSynthLib.errors import Cancelled
+from XViewSynthLib.job import StopRequest, run, stop_signals
+from XViewSynthLib.models import save_model
+from XViewSynthLib.networks import ThreeViewNetwork
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals between processes")
+
+LIBRARY = str(Path(job.__file__).parents[1])
+LIMIT_SECONDS = 2.0
+
+# The program, which says when its handlers are about to be in place, and into which a test can put a delay.
+PROGRAM = """
+import sys, time
+from XViewSynthLib import cli
+{delay}
+print("started", flush=True)
+sys.exit(cli.main())
+"""
+
+# What a test puts there. torch never gets imported; a file is never finished; a pipe fills up, since nobody reads it.
+SLOW_IMPORT = """
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print("importing", flush=True)
+            time.sleep(60)
+sys.meta_path.insert(0, Slow())
+"""
+SLOW_WRITING = """
+from XViewSynthLib import writing
+def write_half(volume, path):
+    path.write_text("half")
+    print("at half", flush=True)
+    time.sleep(60)
+writing._write = write_half
+"""
+ENDLESS_PRINTING = """
+def print_for_ever(arguments, job):
+    while True:
+        job.say("x" * 1000)
+        print("x" * 1000)
+cli._enhance = print_for_ever
+"""
+
+
+@pytest.fixture(scope="session")
+def slow_model(tmp_path_factory) -> str:
+    """A model that takes a second or more for a small scan."""
+    network = {"channels": 48, "axial_blocks": 8, "pixel_blocks": 8}
+    folder = tmp_path_factory.mktemp("slow") / "slow"
+    return str(save_model(folder, ThreeViewNetwork(**network), make_card(name="slow", network=network)).folder)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A folder with scan.nrrd, large enough that nothing is over at once."""
+    work = tmp_path / "work"
+    work.mkdir()
+    write_volume(Volume(anatomy((24, 96, 96)), affine_from()), work / "scan.nrrd")
+    return work
+
+
+@pytest.fixture
+def start(folder, slow_model):
+    """Start enhancing scan.nrrd in a process of its own."""
+    started = []
+
+    def begin(delay: str = "", scan: str = "scan.nrrd", model: str = slow_model) -> subprocess.Popen:
+        options = [
+            "--model",
+            model,
+            "--factor",
+            "8",
+            "--progress",
+            "json",
+            "--disagreement",
+            "doubt.nii.gz",
+            "--report",
+            "report.json",
+        ]
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                PROGRAM.format(delay=delay),
+                "enhance",
+                scan,
+                "out.nrrd",
+                "--model",
+                model,
+                *options,
+            ],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": LIBRARY, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        wait_for(process, "started")
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(process: subprocess.Popen, text: str) -> None:
+    """Read standard output until a line that holds the text."""
+    while text not in (line := process.stdout.readline()):
+        assert line, f"ended without {text!r}: {process.stderr.read()}"
+
+
+def stop(process: subprocess.Popen, number: signal.Signals = signal.SIGTERM) -> tuple[float, str]:
+    """Send a signal; seconds until the process ended, and what it said on standard error."""
+    began = time.monotonic()
+    process.send_signal(number)
+    process.wait(timeout=60)
+    seconds = time.monotonic() - began
+    return seconds, process.stderr.read()
+
+
+def assert_cancelled(process: subprocess.Popen, folder: Path, number: signal.Signals = signal.SIGTERM) -> None:
+    before = {"scan.nrrd", "pipe.nrrd"}
+    seconds, said = stop(process, number)
+    assert process.returncode == 3
+    assert seconds < LIMIT_SECONDS
+    assert said.splitlines()[-1] == "Cancelled."
+    assert "Traceback" not in said
+    assert set(os.listdir(folder)) <= before
+
+
+class TestMoments:
+    def test_at_the_very_start(self, start, folder):
+        assert_cancelled(start(), folder)
+
+    def test_while_torch_is_imported(self, start, folder):
+        process = start(delay=SLOW_IMPORT)
+        wait_for(process, "importing")
+        assert_cancelled(process, folder)
+
+    def test_while_the_scan_is_read(self, start, folder):
+        # Nobody ever writes into this pipe, so that reading it never ends.
+        os.mkfifo(folder / "pipe.nrrd")
+        process = start(scan="pipe.nrrd")
+        wait_for(process, "reading")
+        time.sleep(0.2)
+        assert_cancelled(process, folder)
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+    def test_while_a_view_is_computed(self, start, folder, number):
+        process = start()
+        wait_for(process, "axial view")
+        assert_cancelled(process, folder, number)
+
+    def test_while_a_volume_is_written(self, start, folder, tiny_model):
+        process = start(delay=SLOW_WRITING, model=str(tiny_model))
+        wait_for(process, "at half")
+        assert_cancelled(process, folder)
+
+    @pytest.mark.parametrize("seconds", [0.3, 1.5, 3.0])
+    def test_whenever_it_comes_all_outputs_are_there_or_none(self, start, folder, tiny_model, seconds):
+        process = start(model=str(tiny_model))
+        time.sleep(seconds)
+        took, _ = stop(process)
+        assert took < LIMIT_SECONDS
+        outputs = sorted(set(os.listdir(folder)) - {"scan.nrrd"})
+        assert (process.returncode, outputs) in [(3, []), (0, ["doubt.nii.gz", "out.nrrd", "report.json"])]
+
+    def test_a_second_signal_changes_nothing(self, start, folder):
+        os.mkfifo(folder / "pipe.nrrd")
+        process = start(scan="pipe.nrrd")
+        wait_for(process, "reading")
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        assert_cancelled(process, folder, signal.SIGINT)
+
+    def test_when_nobody_reads_its_messages(self, start, folder):
+        process = start(delay=ENDLESS_PRINTING)
+        time.sleep(0.3)
+        seconds, _ = stop(process)
+        assert process.returncode == 3
+        assert seconds < LIMIT_SECONDS
+
+
+class TestStopSignals:
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+    def test_are_noticed(self, number):
+        with stop_signals(restore=True) as request:
+            assert not request.asked
+            signal.raise_signal(number)
+            assert request.asked
+
+    def test_get_their_former_meaning_back(self):
+        former = signal.getsignal(signal.SIGINT)
+        with stop_signals(restore=True):
+            assert signal.getsignal(signal.SIGINT) != former
+        assert signal.getsignal(signal.SIGINT) == former
+
+    def test_stay_caught_until_the_process_has_ended(self):
+        former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        try:
+            with stop_signals(restore=False) as request:
+                pass
+            assert signal.getsignal(signal.SIGTERM) is request
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    def test_a_closed_terminal_is_ignored_where_nohup_said_so(self):
+        former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            with stop_signals(restore=True) as request:
+                signal.raise_signal(signal.SIGHUP)
+                assert not request.asked
+        finally:
+            signal.signal(signal.SIGHUP, former)
+
+    def test_outside_the_main_thread_are_left_alone(self):
+        former, seen = signal.getsignal(signal.SIGINT), []
+
+        def use() -> None:
+            with stop_signals(restore=True):
+                seen.append(signal.getsignal(signal.SIGINT))
+
+        thread = threading.Thread(target=use)
+        thread.start()
+        thread.join()
+        assert seen == [former]
+
+
+class TestRun:
+    def test_work_that_listens_ends_by_itself(self, capsys):
+        request = StopRequest()
+
+        def work() -> None:
+            request.asked = True
+            raise Cancelled
+
+        assert run(work, request) == 3
+        assert capsys.readouterr().err == "Cancelled.\n"
+
+    def test_work_that_is_done_before_it_hears_is_done(self):
+        request = StopRequest()
+
+        def work() -> None:
+            request.asked = True
+            time.sleep(0.2)
+
+        assert run(work, request) == 0
+
+    def test_work_that_does_not_listen_ends_with_the_process(self, monkeypatch, capsys):
+        request, release, left = StopRequest(), threading.Event(), []
+
+        class Left(BaseException):
+            pass
+
+        def leave(code: int) -> None:
+            left.append(code)
+            raise Left
+
+        monkeypatch.setattr(job, "_GRACE_SECONDS", 0.1)
+        monkeypatch.setattr(job, "remove_staging_folders", lambda: left.append("cleaned"))
+        monkeypatch.setattr(job.os, "_exit", leave)
+        request.asked = True
+        with pytest.raises(Left):
+            run(release.wait, request)
+        release.set()
+        assert left == ["cleaned", 3]
+        assert capsys.readouterr().err == "Cancelled.\n"
+
+    def test_a_job_can_stop_itself(self):
+        with pytest.raises(Cancelled):
+            job.Job(print, print, lambda: True).stop_if_asked()
