@@ -91,7 +91,7 @@ def run_bench(
         scans: thin-slice scans, files or DICOM folders, none of which a model has been trained on. One that the card
             of a model names as training data is measured, marked, and left out of that model's means.
         factors: 2 to 8.
-        models: names or folders of models, or loaded ones.
+        models: names or folders of models, or loaded ones; may be empty with `ablation`.
         out_folder: made if missing.
         axis: along which slices are dropped, "auto" for the axis they were acquired along.
         ablation: a folder with model folders <arm>/seed<k>/, measured on the same voxels.
@@ -111,7 +111,7 @@ def run_bench(
 
     scans, out_folder = [Path(scan) for scan in scans], Path(out_folder)
     factors = [check_factor(factor) for factor in factors]
-    if not (scans and factors and models):
+    if not (scans and factors and (models or ablation)):
         raise InputError("There is nothing to measure: name at least one scan, one factor and one model.")
     _check_writable(out_folder, scans, overwrite)
     resolve_device(device)

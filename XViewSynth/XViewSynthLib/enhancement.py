@@ -236,7 +236,9 @@ def _predict(
         except torch.OutOfMemoryError:
             if tile > least:
                 tile = max(least, tile // 2 // least * least)
-                report.notes.append(f"The {device.type} device ran out of memory: tiles of the {view} view were halved.")
+                report.notes.append(
+                    f"The {device.type} device ran out of memory: tiles of the {view} view were halved."
+                )
             elif device.type != "cpu":
                 device, precision, placed = torch.device("cpu"), "fp32", None
                 report.notes.append(f"The GPU has too little memory for the {view} view: the CPU took over.")
@@ -252,12 +254,19 @@ def _predict(
 @contextmanager
 def _inference(device: torch.device, precision: str) -> Iterator[None]:
     reduced = precision != "fp32"
-    with torch.inference_mode(), torch.autocast(device.type, PRECISIONS[precision] if reduced else None, enabled=reduced):
+    with (
+        torch.inference_mode(),
+        torch.autocast(device.type, PRECISIONS[precision] if reduced else None, enabled=reduced),
+    ):
         yield
 
 
 def fuse(
-    scan: np.ndarray, residual: Tensor, factor: int, report: Callable | None = None, dtype: np.dtype | type | None = None
+    scan: np.ndarray,
+    residual: Tensor,
+    factor: int,
+    report: Callable | None = None,
+    dtype: np.dtype | type | None = None,
 ) -> np.ndarray:
     """Interleave the observed slices with spline plus residual.
 

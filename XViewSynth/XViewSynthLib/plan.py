@@ -170,7 +170,9 @@ def _resolve_factor(volume: Volume, axis: Axis, factor: int | None, target: floa
         raise InputError(f"The spacing must be a positive number of millimetres, not {target}.")
     ratio = step / target
     if ratio <= 1 + _WHOLE:
-        raise InputError(f"Choose a spacing below {step:.3g} mm, the distance of slices along {axis}; {target:.3g} is not.")
+        raise InputError(
+            f"Choose a spacing below {step:.3g} mm, the distance of slices along {axis}; {target:.3g} is not."
+        )
     if ratio > LARGEST_FACTOR + _WHOLE:
         raise InputError(
             f"Choose a spacing of at least {step / LARGEST_FACTOR:.3g} mm, or factor {LARGEST_FACTOR}: reaching "
@@ -210,7 +212,7 @@ def _fit_memory(
     if device.type == "cpu" and allowed < _SMALLEST_TILE * per_voxel:
         needed = (fixed + _SMALLEST_TILE * per_voxel) / 1e9
         raise InputError(
-            f"Allow more memory or use a smaller factor: enhancing this scan by {factor} takes at least {needed:.1f} GB."
+            f"Allow more memory or use a smaller factor: enhancing by {factor} takes at least {needed:.1f} GB here."
         )
     tile = int(min(max(allowed // per_voxel, _SMALLEST_TILE), _LARGEST_TILE[device.type]))
     return tile, fixed + (tile * per_voxel if device.type == "cpu" else 0)

@@ -60,7 +60,9 @@ class TrainingConfig:
 
     def __post_init__(self):
         _require(self.steps >= 1, "the number of steps must be at least 1")
-        _require(self.pixels >= 8 and self.pixels % 2 == 0, "the block size must be an even number of at least 8 pixels")
+        _require(
+            self.pixels >= 8 and self.pixels % 2 == 0, "the block size must be an even number of at least 8 pixels"
+        )
         _require(self.slices >= 4, "a block needs at least 4 observed slices")
         _require(self.batch >= 1, "a step needs at least 1 block")
         _require(0 < self.gamma <= 1, "gamma must lie above 0 and at most at 1")

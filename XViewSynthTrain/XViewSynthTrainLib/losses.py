@@ -37,7 +37,7 @@ def wavelet_loss(predicted: Tensor, truth: Tensor, levels: int = 3) -> Tensor:
     residual = (predicted - truth).flatten(0, -3).unsqueeze(1)
     bands = wavelet_filters().to(residual)
     loss = residual.new_zeros(())
-    for level in range(levels):
+    for _ in range(levels):
         if min(residual.shape[-2:]) < bands.shape[-1]:
             break
         # The transform is linear, so the bands of the difference are the differences of the bands.

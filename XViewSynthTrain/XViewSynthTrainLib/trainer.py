@@ -151,7 +151,9 @@ class Trainer:
             self.folder.mkdir(parents=True, exist_ok=True)
             settings.write_text(json.dumps(self.config.to_dict(), indent=2) + "\n", encoding="utf-8")
         except OSError as problem:
-            raise InputError(f"Choose another folder for the run: {problem.strerror or problem} ({self.folder}).") from None
+            raise InputError(
+                f"Choose another folder for the run: {problem.strerror or problem} ({self.folder})."
+            ) from None
 
     def _restore(self) -> None:
         tensors, facts = load_checkpoint(self.folder / NAME)

@@ -1,0 +1,134 @@
+"""The commands `xviewsynth train` and `xviewsynth ablate`."""
+
+import argparse
+from pathlib import Path
+
+from XViewSynthLib.errors import InputError
+from XViewSynthLib.job import Job
+
+
+def register_train(subparsers: argparse._SubParsersAction) -> None:
+    """Add `train`."""
+    parser = subparsers.add_parser(
+        "train",
+        help="train or fine-tune a model on scans, without ground truth",
+        description="Train the three views on scans by incremental cross-view mutual distillation. The run folder gets "
+        "the settings, a log, a checkpoint a minute, and at the end the model.",
+    )
+    _add_scans(parser)
+    parser.add_argument("--output", required=True, type=Path, metavar="RUN_FOLDER")
+    parser.add_argument("--from", dest="start", metavar="MODEL", help="start from a model, by name or folder")
+    parser.add_argument("--name", default="trained", help="name of the new model (default: %(default)s)")
+    parser.add_argument("--resume", action="store_true", help="go on where the run in RUN_FOLDER stopped")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=_whole, metavar="N", help="length of the run (default: 4000)")
+    length.add_argument("--minutes", type=float, metavar="M", help="length of the run, measured at its beginning")
+    parser.add_argument("--gamma", type=float, help="share of the smallest differences to distil (default: 0.25)")
+    parser.add_argument("--no-cross-view", action="store_true", help="level 0 only")
+    parser.add_argument("--no-incremental", action="store_true", help="levels 0 and 1 only")
+    parser.add_argument("--distillation", type=float, metavar="WEIGHT", help="default: 0.15; 0 switches it off")
+    parser.add_argument("--wavelet", type=float, metavar="WEIGHT", help="default: 0.1; 0 switches it off")
+    parser.add_argument("--seed", type=int)
+    _add_common(parser)
+    parser.set_defaults(run=_train)
+
+
+def register_ablate(subparsers: argparse._SubParsersAction) -> None:
+    """Add `ablate`."""
+    parser = subparsers.add_parser(
+        "ablate",
+        help="train short runs that differ in one part of the method, and compare them",
+        description="Train every arm of the ablation with every seed from scratch: level 0 alone (single views and "
+        "their mean), plain distillation, selective distillation, and with the incremental level. With --validate, "
+        "measure them as xviewsynth bench does. A run that is complete already is not trained again.",
+    )
+    _add_scans(parser)
+    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
+    parser.add_argument("--validate", nargs="+", default=[], type=Path, metavar="SCAN", help="thin scans to measure on")
+    parser.add_argument("--factor", action="append", type=int, metavar="N", help="to measure at (default: 2 and 4)")
+    parser.add_argument("--steps", type=_whole, default=300, metavar="N", help="of every run (default: %(default)s)")
+    parser.add_argument("--seeds", type=_whole, default=3, metavar="N", help="runs an arm (default: %(default)s)")
+    _add_common(parser)
+    parser.set_defaults(run=_ablate)
+
+
+def _add_scans(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("scans", nargs="+", type=Path, metavar="SCAN", help="NRRD, NIfTI, MHA/MHD or a DICOM folder")
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    from XViewSynthLib.cli import add_progress_option
+
+    parser.add_argument("--settings", type=Path, metavar="FILE.json", help="any other setting of TrainingConfig")
+    parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda|cuda:1|mps")
+    add_progress_option(parser)
+
+
+def _train(arguments: argparse.Namespace, job: Job) -> None:
+    from .runs import train
+
+    model = train(
+        arguments.scans,
+        arguments.output,
+        _settings(arguments),
+        name=arguments.name,
+        start=arguments.start,
+        minutes=arguments.minutes,
+        device=arguments.device,
+        resume=arguments.resume,
+        progress=job.progress,
+        should_cancel=job.should_cancel,
+    )
+    job.say(f"Trained {model.name}: use it with --model {model.folder}.")
+
+
+def _ablate(arguments: argparse.Namespace, job: Job) -> None:
+    from .ablation import ablate
+
+    factors = arguments.factor or [2, 4]
+    table = ablate(
+        arguments.scans,
+        arguments.output,
+        _settings(arguments),
+        seeds=arguments.seeds,
+        validate=arguments.validate,
+        factors=factors,
+        device=arguments.device,
+        progress=job.progress,
+        should_cancel=job.should_cancel,
+    )
+    job.say(table or f"Trained all arms below {arguments.output}; measure them with xviewsynth bench --ablation.")
+
+
+def _settings(arguments: argparse.Namespace) -> dict:
+    """What the user set, in the terms of `TrainingConfig`."""
+    import json
+
+    settings: dict = {}
+    if arguments.settings is not None:
+        try:
+            settings = json.loads(arguments.settings.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as problem:
+            raise InputError(f"Check --settings: {arguments.settings} cannot be read as JSON ({problem}).") from problem
+        if not isinstance(settings, dict):
+            raise InputError(f"Check --settings: {arguments.settings} must hold an object with named settings.")
+    given = vars(arguments)
+    settings |= {name: given[name] for name in ("steps", "gamma", "seed") if given.get(name) is not None}
+    if given.get("no_cross_view"):
+        settings["cross_view_from"] = 1.0
+    if given.get("no_incremental"):
+        settings["incremental_from"] = 1.0
+    weights = {name: given[name] for name in ("distillation", "wavelet") if given.get(name) is not None}
+    if weights:
+        settings["weights"] = settings.get("weights", {}) | weights
+    return settings
+
+
+def _whole(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return number
