@@ -14,25 +14,36 @@ from scans import affine_from, anatomy
 from tiny import make_card
 from XViewSynthLib import Volume, job, write_volume
 from XViewSynthLib.errors import Cancelled
-from XViewSynthLib.job import StopRequest, run, stop_signals
+from XViewSynthLib.job import run
 from XViewSynthLib.models import save_model
 from XViewSynthLib.networks import ThreeViewNetwork
+from XViewSynthLib.stop import StopRequest, stop_signals
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals between processes")
 
 LIBRARY = str(Path(job.__file__).parents[1])
 LIMIT_SECONDS = 2.0
 
-# The program, which says when its handlers are about to be in place, and into which a test can put a delay.
-PROGRAM = """
+# The program, into which a test can put a delay.
+DELAYED = """
 import sys, time
-from XViewSynthLib import cli
+from XViewSynthLib import __main__, cli
 {delay}
-print("started", flush=True)
-sys.exit(cli.main())
+sys.exit(__main__.main())
 """
 
-# What a test puts there. torch never gets imported; a file is never finished; a pipe fills up, since nobody reads it.
+# What a test puts there. Our own code arrives late; torch never gets imported; a file is never finished; a pipe fills
+# up, since nobody reads it.
+SLOW_START = """
+import XViewSynthLib
+del sys.modules["XViewSynthLib.cli"], XViewSynthLib.cli
+class SlowCli:
+    def find_spec(self, name, path=None, target=None):
+        if name == "XViewSynthLib.cli":
+            print("starting", flush=True)
+            time.sleep(0.5)
+sys.meta_path.insert(0, SlowCli())
+"""
 SLOW_IMPORT = """
 class Slow:
     def find_spec(self, name, path=None, target=None):
@@ -81,30 +92,10 @@ def start(folder, slow_model):
     started = []
 
     def begin(delay: str = "", scan: str = "scan.nrrd", model: str = slow_model) -> subprocess.Popen:
-        options = [
-            "--model",
-            model,
-            "--factor",
-            "8",
-            "--progress",
-            "json",
-            "--disagreement",
-            "doubt.nii.gz",
-            "--report",
-            "report.json",
-        ]
+        program = ["-c", DELAYED.format(delay=delay)] if delay else ["-m", "XViewSynthLib"]
+        options = f"--model {model} --factor 8 --progress json --disagreement doubt.nii.gz --report report.json"
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                PROGRAM.format(delay=delay),
-                "enhance",
-                scan,
-                "out.nrrd",
-                "--model",
-                model,
-                *options,
-            ],
+            [sys.executable, *program, "enhance", scan, "out.nrrd", *options.split()],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": LIBRARY, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
@@ -112,7 +103,6 @@ def start(folder, slow_model):
             text=True,
         )
         started.append(process)
-        wait_for(process, "started")
         return process
 
     yield begin
@@ -147,8 +137,10 @@ def assert_cancelled(process: subprocess.Popen, folder: Path, number: signal.Sig
 
 
 class TestMoments:
-    def test_at_the_very_start(self, start, folder):
-        assert_cancelled(start(), folder)
+    def test_while_the_program_itself_is_imported(self, start, folder):
+        process = start(delay=SLOW_START)
+        wait_for(process, "starting")
+        assert_cancelled(process, folder)
 
     def test_while_torch_is_imported(self, start, folder):
         process = start(delay=SLOW_IMPORT)
@@ -193,7 +185,8 @@ class TestMoments:
 
     def test_when_nobody_reads_its_messages(self, start, folder):
         process = start(delay=ENDLESS_PRINTING)
-        time.sleep(0.3)
+        wait_for(process, "xxx")
+        time.sleep(0.2)
         seconds, _ = stop(process)
         assert process.returncode == 3
         assert seconds < LIMIT_SECONDS

@@ -16,6 +16,7 @@ from XViewSynthLib import Volume, cli, job, read_volume, write_volume
 from XViewSynthLib.cli import main
 from XViewSynthLib.errors import Cancelled
 from XViewSynthLib.models import export_model, save_model
+from XViewSynthLib.stop import StopRequest
 
 LIBRARY = str(Path(cli.__file__).parents[1])
 GEOMETRY = {"shape_ijk", "spacing_mm", "affine_ijk_to_ras", "scalar_type"}
@@ -475,7 +476,7 @@ class TestExitCodes:
         assert "not enough memory" in error_of(capsys)
 
     def test_a_command_may_give_its_own(self):
-        assert job.run(lambda: 2, job.StopRequest()) == 2
+        assert job.run(lambda: 2, StopRequest()) == 2
 
 
 class TestStreams:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from . import __version__
 from .errors import InputError
-from .job import Job, run, stop_signals
+from .job import Job, run
 from .models import (
     STANDARD,
     export_model,
@@ -34,6 +34,7 @@ from .models import (
 )
 from .outputs import Outputs
 from .progress import KINDS, Progress, describe_seconds, reporter
+from .stop import StopRequest, stop_signals
 from .streams import finish_printing, prepare_streams, print_line, quiet_libraries
 
 if TYPE_CHECKING:
@@ -45,19 +46,20 @@ PROGRAM = "xviewsynth"
 COMMAND_GROUP = "xviewsynth.commands"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and give its exit code: 0 done, 1 our defect, 2 wrong input or arguments, 3 cancelled.
+def main(argv: Sequence[str]) -> int:
+    """Run one command inside another program and give its exit code: 0 done, 1 our defect, 2 wrong input, 3 cancelled.
 
-    Without ``argv`` this is the program itself: it takes the arguments of the process, and stop signals stay caught
-    until the process has ended, so that one that comes late cannot undo what was done.
+    SIGINT and SIGTERM cancel the command. One that does not stop in time takes the process with it.
     """
-    is_program = argv is None
-    prepare_streams(is_program)
-    arguments = sys.argv[1:] if is_program else list(argv)
-    with stop_signals(restore=not is_program) as request:
-        code = run(lambda: _run_command(arguments, lambda: request.asked), request)
-        finish_printing()
-        return code
+    prepare_streams(is_program=False)
+    with stop_signals(restore=True) as request:
+        return _run(argv, request)
+
+
+def run_program(request: StopRequest) -> int:
+    """Run the command that this process was started with and give its exit code, as `main` does."""
+    prepare_streams(is_program=True)
+    return _run(sys.argv[1:], request)
 
 
 def add_progress_option(parser: argparse.ArgumentParser) -> None:
@@ -94,6 +96,12 @@ def factor(text: str) -> int:
     if not re.fullmatch("[2-8]", text):
         raise argparse.ArgumentTypeError(f"must be a whole number from 2 to 8, not {text!r}")
     return int(text)
+
+
+def _run(argv: Sequence[str], request: StopRequest) -> int:
+    code = run(lambda: _run_command(argv, lambda: request.asked), request)
+    finish_printing()
+    return code
 
 
 def _run_command(argv: Sequence[str], should_cancel: Callable[[], bool]) -> int | None:

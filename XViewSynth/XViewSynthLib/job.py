@@ -7,16 +7,16 @@ reads, writes or is being imported, and the program leaves in time whether or no
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from .errors import Cancelled, InputError
 from .outputs import remove_staging_folders
 from .progress import Report
+from .stop import StopRequest
 from .streams import print_line
 
 DONE, DEFECT, WRONG_INPUT, CANCELLED = 0, 1, 2, 3
@@ -44,45 +44,6 @@ class Job:
         """Raise `Cancelled` once the user has asked to stop."""
         if self.should_cancel():
             raise Cancelled
-
-
-class StopRequest:
-    """Whether a stop signal has arrived.
-
-    A plain attribute: a handler that takes a lock, as `threading.Event` does, could wait for the very code that it
-    interrupts.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __call__(self, *_: object) -> None:
-        self.asked = True
-
-
-@contextmanager
-def stop_signals(restore: bool) -> Iterator[StopRequest]:
-    """Catch the signals that ask a program to stop.
-
-    Args:
-        restore: whether they get their former meaning back at the end.
-    """
-    request = StopRequest()
-    former = {}
-    # Python allows handlers in the main thread only.
-    if threading.current_thread() is threading.main_thread():
-        for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
-            number = getattr(signal, name, None)
-            # Programs started by nohup are to outlive their terminal.
-            if number is None or (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
-                continue
-            former[number] = signal.signal(number, request)
-    try:
-        yield request
-    finally:
-        if restore:
-            for number, handler in former.items():
-                signal.signal(number, handler or signal.SIG_DFL)
 
 
 def run(work: Callable[[], int | None], request: StopRequest) -> int:
