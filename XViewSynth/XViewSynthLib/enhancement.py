@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .baselines import interpolation_weights, weights_at
 from .errors import Cancelled
 from .hardware import PRECISIONS, peak_bytes
 from .models import STANDARD, Model, load_model
@@ -18,7 +19,6 @@ from .networks import INTENSITY_RANGE, VIEWS, to_hu, to_network_units
 from .orientation import to_slices
 from .plan import Plan, make_plan, resampled_positions
 from .progress import Progress
-from .spline import cubic_matrix, cubic_matrix_at
 from .volume import AXES, Axis, Volume, affine_column
 
 # The spline's weights fall by a factor of 3.7 a slice: what lies further away than this changes no HU.
@@ -283,14 +283,14 @@ def fuse(
     slices, rows, columns = scan.shape
     result = np.empty((factor * (slices - 1) + 1, rows, columns), dtype or scan.dtype)
     result[::factor] = scan
-    weights = cubic_matrix(slices, factor)
+    weights = interpolation_weights(slices, factor, "cubic")
     # The spline must not ring at the rim of the padding, nor any answer leave the range of the scan.
     lowest, highest = max(float(scan.min()), INTENSITY_RANGE[0]), float(scan.max())
     for gap in range(slices - 1):
         near = slice(max(0, gap - _SPLINE_REACH), gap + 2 + _SPLINE_REACH)
         source = scan[near].astype(np.float32).clip(min=lowest).reshape(-1, rows * columns)
         between = slice(gap * factor + 1, (gap + 1) * factor)
-        spline = (weights[between, near].astype(np.float32) @ source).reshape(-1, rows, columns)
+        spline = (weights[between, near] @ source).reshape(-1, rows, columns)
         synthetic = (spline + to_hu(residual[gap]).numpy()).clip(lowest, highest)
         for index, answer in enumerate(synthetic, start=1):
             result[gap * factor + index] = _with_padding(answer, scan[gap], scan[gap + 1], index / factor, result.dtype)
@@ -358,6 +358,6 @@ def _slice_at(slices: np.ndarray, position: float) -> np.ndarray:
     first = max(0, below - _SPLINE_REACH)
     near = slices[first : below + 2 + _SPLINE_REACH]
     lowest = max(float(near.min()), INTENSITY_RANGE[0])
-    weights = cubic_matrix_at(len(near), np.array([position - first]))[0].astype(np.float32)
+    weights = weights_at(len(near), position - first, "cubic")
     answer = np.tensordot(weights, near.astype(np.float32).clip(min=lowest), axes=1).clip(lowest, float(near.max()))
     return _with_padding(answer, slices[below], slices[below + 1], position - below, slices.dtype)

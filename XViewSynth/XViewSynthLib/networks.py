@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .spline import cubic_matrix
+from .baselines import interpolation_weights
 
 VIEWS = ("axial", "coronal", "sagittal")
 
@@ -46,15 +46,15 @@ def spline_between(observed: Tensor, factor: int) -> Tensor:
     """Interpolate the synthetic slices by the cubic spline.
 
     Args:
-        observed: (batch, slices, rows, columns), any unit.
+        observed: (batch, slices, rows, columns), any unit, at least 4 slices.
         factor: up-sampling factor s.
 
     Returns:
         (batch, slices - 1, s - 1, rows, columns) in the unit of `observed`.
     """
     slices = observed.shape[1]
-    matrix = cubic_matrix(slices, factor)[:-1].reshape(slices - 1, factor, slices)[:, 1:]
-    weights = torch.as_tensor(matrix.copy(), dtype=observed.dtype, device=observed.device)
+    weights = interpolation_weights(slices, factor, "cubic")[:-1].reshape(slices - 1, factor, slices)[:, 1:]
+    weights = torch.as_tensor(weights.copy(), dtype=observed.dtype, device=observed.device)
     return torch.einsum("gpk,bkhw->bgphw", weights, observed)
 
 
