@@ -171,7 +171,7 @@ def install() -> None:
     """Install the locked packages, then this repository in place: its commands exist, and its code can be edited."""
     if sys.platform == "linux" and not Path("/proc/driver/nvidia").exists():
         print("If pip takes PyTorch with CUDA (about 3 GB), README.md tells how to take the small build.", flush=True)
-    pip = (PYTHON, "-m", "pip", "--disable-pip-version-check", "--no-input", "install")
+    pip = (PYTHON, "-m", "pip", "--disable-pip-version-check", "--no-input", "--retries", "3", "install")
     for what in (("--requirement", LOCK), ("--no-deps", "--no-build-isolation", "--editable", ROOT)):
         step = logged(*pip, *what)
         if step.returncode:

@@ -1,0 +1,240 @@
+"""Promises that the repository makes as a whole: what ships, what imports what, and what is not to be found in it."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import XViewSynthLib
+from XViewSynthLib import read_volume
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+ENGINE = ROOT / "XViewSynth" / "XViewSynthLib"
+TRAINING = ROOT / "XViewSynthTrain" / "XViewSynthTrainLib"
+LOCK = ROOT / "Testing" / "requirements.lock"
+SAMPLE = ROOT / "Resources" / "SampleData" / "ChestCT.nrrd"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+TOP_LEVEL = {
+    "CMakeLists.txt",
+    "LICENSE",
+    "README.md",
+    "Resources",
+    "Testing",
+    "XViewSynth",
+    "XViewSynthTrain",
+    "pyproject.toml",
+    "run.py",
+}
+DESKTOP = {"slicer", "qt", "ctk", "vtk", "mrml"}
+ENGINE_MAY_IMPORT = {
+    "XViewSynthLib",
+    "SimpleITK",
+    "matplotlib",
+    "numpy",
+    "psutil",
+    "pydicom",
+    "safetensors",
+    "torch",
+    "tqdm",
+}
+UNSAFE_TO_LOAD = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
+PINNED = re.compile(r"[\w.-]+==[\w.]+(; (python_version|sys_platform) [<>=]+ \"[\w.]+\")?")
+MACHINE_PATH = re.compile(r"(?<![\w.~])/(?:root|tmp|work)/\w+/|[A-Z]:\\Users")
+
+
+def repository_files() -> list[Path]:
+    """Files that a clone has, relative to the root; without git, those that .gitignore does not name."""
+    if (ROOT / ".git").exists() and shutil.which("git"):
+        listed = subprocess.run(
+            ["git", "ls-files", "--cached", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        return [Path(name) for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+    ignored = {"demo-output", "build", "dist", "__pycache__"}
+    found = (path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file())
+    return [path for path in found if not (path.parts[0] == ".venv" or ignored & set(path.parts))]
+
+
+def modules_of(package: Path) -> list[Path]:
+    return sorted(package.rglob("*.py"))
+
+
+def imports_of(file: Path) -> set[str]:
+    """Top-level names of all that a file imports, at any depth; relative imports are its own package's."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def run_python(code: str) -> str:
+    """What `code` prints in a fresh Python that finds the two libraries and nothing else of ours."""
+    prepare = f"import sys; sys.path[:0] = {[str(ENGINE.parent), str(TRAINING.parent)]!r}\n"
+    finished = subprocess.run([sys.executable, "-c", prepare + code], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def ours() -> Iterator[tuple[Path, ast.Module]]:
+    for file in [*modules_of(ENGINE), *modules_of(TRAINING), ROOT / "run.py", *modules_of(ROOT / "Testing")]:
+        yield file, ast.parse(file.read_text(encoding="utf-8"))
+
+
+class TestExtension:
+    @pytest.mark.parametrize("package", [ENGINE, TRAINING], ids=lambda package: package.name)
+    def test_every_library_file_is_installed(self, package):
+        listed = re.findall(rf"^  ({package.name}/\S+\.py)$", (package.parent / "CMakeLists.txt").read_text(), re.M)
+        assert sorted(listed) == [path.relative_to(package.parent).as_posix() for path in modules_of(package)]
+
+    def test_the_project_has_the_name_of_the_extension(self):
+        assert "project(XViewSynth)" in (ROOT / "CMakeLists.txt").read_text()
+
+    def test_every_module_folder_is_built(self):
+        added = re.findall(r"add_subdirectory\((\w+)\)", (ROOT / "CMakeLists.txt").read_text())
+        assert sorted(added) == sorted(path.parent.name for path in ROOT.glob("*/CMakeLists.txt"))
+
+
+class TestImports:
+    @pytest.mark.parametrize("file", modules_of(ENGINE), ids=lambda file: file.stem)
+    def test_the_engine_imports_only_what_it_may(self, file):
+        assert imports_of(file) - sys.stdlib_module_names <= ENGINE_MAY_IMPORT
+
+    @pytest.mark.parametrize("file", modules_of(TRAINING), ids=lambda file: file.stem)
+    def test_the_training_library_imports_the_engine_and_no_desktop(self, file):
+        assert imports_of(file) - sys.stdlib_module_names <= ENGINE_MAY_IMPORT | {"XViewSynthTrainLib"}
+
+    def test_the_engine_imports_without_desktop_and_training_library(self):
+        blocked = sorted(DESKTOP | {"XViewSynthTrainLib"})
+        names = [
+            f"XViewSynthLib.{file.stem}" for file in modules_of(ENGINE) if file.stem not in ("__init__", "__main__")
+        ]
+        run_python(
+            f"sys.modules.update(dict.fromkeys({blocked!r}))\n"
+            "import importlib\n"
+            f"for name in {names!r}: importlib.import_module(name)\n"
+        )
+
+    def test_importing_the_engine_does_not_import_torch(self):
+        assert run_python("import XViewSynthLib; print('torch' in sys.modules)").strip() == "False"
+
+    def test_the_command_line_parses_without_torch(self):
+        assert run_python("import XViewSynthLib.cli; print('torch' in sys.modules)").strip() == "False"
+
+    def test_everything_public_can_be_had(self):
+        for name in XViewSynthLib.__all__:
+            assert getattr(XViewSynthLib, name) is not None
+
+
+class TestSafety:
+    def test_nothing_of_ours_can_load_a_pickle(self):
+        for file, _ in ours():
+            assert not imports_of(file) & UNSAFE_TO_LOAD, file
+
+    def test_torch_never_loads_a_file(self):
+        for file, tree in ours():
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                    assert (node.value.id, node.attr) != ("torch", "load"), file
+
+    def test_numpy_is_never_allowed_to_unpickle(self):
+        for file, tree in ours():
+            for node in ast.walk(tree):
+                assert not (isinstance(node, ast.keyword) and node.arg == "allow_pickle"), file
+
+
+class TestLayout:
+    def test_the_top_level_holds_only_what_the_design_names(self):
+        found = {path.parts[0] for path in repository_files()}
+        assert {name for name in found if not name.startswith(".")} <= TOP_LEVEL
+
+    def test_nothing_names_a_folder_of_one_machine(self):
+        for path in repository_files():
+            data = (ROOT / path).read_bytes()
+            if b"\0" not in data:
+                assert not MACHINE_PATH.search(data.decode("utf-8")), path
+
+    def test_every_link_between_documents_leads_somewhere(self):
+        for path in repository_files():
+            if path.suffix == ".md":
+                text = (ROOT / path).read_text(encoding="utf-8")
+                for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+                    assert (ROOT / path.parent / target).exists(), f"{path}: {target}"
+
+    def test_models_fit_the_repository(self):
+        sizes = [path.stat().st_size for path in (ROOT / "Resources" / "Models").rglob("*") if path.is_file()]
+        assert sum(sizes) <= 20_000_000
+
+
+class TestStyle:
+    @pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=" ".join)
+    def test_ruff_is_content(self, command):
+        finished = subprocess.run([sys.executable, "-m", "ruff", *command], cwd=ROOT, capture_output=True, text=True)
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+class TestPackaging:
+    def test_every_locked_package_is_pinned(self):
+        lines = [line for line in LOCK.read_text().splitlines() if not line.startswith("#")]
+        assert [line for line in lines if not PINNED.fullmatch(line)] == []
+
+    def test_the_lock_names_every_dependency(self):
+        locked = {line.split("==")[0].lower() for line in LOCK.read_text().splitlines()}
+        needed = {re.match(r"[\w.-]+", entry).group().lower() for entry in PROJECT["project"]["dependencies"]}
+        assert needed <= locked
+
+    def test_the_version_is_said_once_or_alike(self):
+        assert PROJECT["project"]["version"] == XViewSynthLib.__version__
+
+    def test_every_command_leads_to_a_function(self):
+        commands = PROJECT["project"]["entry-points"]["xviewsynth.commands"]
+        for target in [*PROJECT["project"]["scripts"].values(), *commands.values()]:
+            module, function = target.split(":")
+            assert callable(getattr(importlib.import_module(module), function))
+
+    def test_a_wheel_holds_both_libraries_and_the_models(self, tmp_path):
+        source, expected = tmp_path / "source", set()
+        for path in repository_files():
+            place = {
+                ("XViewSynth", "XViewSynthLib"): Path("XViewSynthLib"),
+                ("XViewSynthTrain", "XViewSynthTrainLib"): Path("XViewSynthTrainLib"),
+                ("Resources", "Models"): Path("XViewSynthLib/Models"),
+            }.get(path.parts[:2])
+            if place:
+                expected.add((place / Path(*path.parts[2:])).as_posix())
+            if place or path.name in ("LICENSE", "README.md", "pyproject.toml"):
+                (source / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(ROOT / path, source / path)
+        build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+        subprocess.run([*build, "--wheel-dir", str(tmp_path), str(source)], check=True, capture_output=True)
+        with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+            assert {name for name in wheel.namelist() if ".dist-info/" not in name} == expected
+
+
+class TestSampleData:
+    def test_the_scan_is_the_one_whose_source_and_licence_are_told(self):
+        about = (SAMPLE.parent / "README.md").read_text(encoding="utf-8")
+        assert hashlib.sha256(SAMPLE.read_bytes()).hexdigest() in about
+
+    def test_the_scan_fits_the_repository(self):
+        assert SAMPLE.stat().st_size <= 12_000_000
+
+    def test_no_slice_is_lost_when_the_scan_is_thinned_by_four(self):
+        assert read_volume(SAMPLE).slices("K") % 4 == 1

@@ -1,0 +1,132 @@
+"""The set-up of run.py: what it does with a folder that it finds, and what it says when it cannot go on."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """The module run.py, at work in an empty folder."""
+    spec = importlib.util.spec_from_file_location("run", ROOT / "run.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    venv = tmp_path / ".venv"
+    folder = "Scripts/python.exe" if os.name == "nt" else "bin/python"
+    for name, path in (
+        ("VENV", venv),
+        ("PYTHON", venv / folder),
+        ("STAMP", venv / module.STAMP.name),
+        ("LOG", venv / module.LOG.name),
+        ("LOCK", tmp_path / "lock"),
+    ):
+        monkeypatch.setattr(module, name, path)
+    module.LOCK.write_text("safetensors==0.0.1\n")
+    return module
+
+
+class TestSetUp:
+    def test_a_folder_of_somebody_else_is_left_alone(self, run):
+        run.VENV.mkdir()
+        (run.VENV / "precious").write_text("data")
+        with pytest.raises(run.SetupError, match=r"not made by run\.py; move it away"):
+            run.set_up()
+        assert (run.VENV / "precious").read_text() == "data"
+
+    def test_a_set_up_that_was_cut_short_is_begun_again(self, run):
+        (run.VENV / "lib").mkdir(parents=True)
+        (run.VENV / "lib" / "half").write_text("a package")
+        run.STAMP.write_text(run.UNFINISHED)
+        run.make_environment()
+        assert run.PYTHON.is_file()
+        assert not (run.VENV / "lib" / "half").exists()
+        assert run.STAMP.read_text() == run.UNFINISHED
+
+    def test_what_is_set_up_is_not_set_up_again(self, run, monkeypatch, capsys):
+        run.PYTHON.parent.mkdir(parents=True)
+        run.PYTHON.write_text("")
+        monkeypatch.setattr(run, "install", lambda: None)
+        run.STAMP.write_text(f"{run.VENV} Python {sys.version.split()[0]}\n")
+        run.set_up()
+        assert "Setting up" in capsys.readouterr().out
+        run.set_up()
+        assert capsys.readouterr().out == ""
+
+    def test_a_changed_lock_is_installed(self, run, monkeypatch):
+        run.PYTHON.parent.mkdir(parents=True)
+        run.PYTHON.write_text("")
+        installed = []
+        monkeypatch.setattr(run, "install", lambda: installed.append(run.LOCK.read_text()))
+        run.STAMP.write_text(f"{run.VENV} Python {sys.version.split()[0]}\n")
+        run.set_up()
+        run.LOCK.write_text("safetensors==0.0.2\n")
+        run.set_up()
+        assert installed == ["safetensors==0.0.1\n", "safetensors==0.0.2\n"]
+
+    def test_a_failed_set_up_counts_as_unfinished(self, run, monkeypatch):
+        run.PYTHON.parent.mkdir(parents=True)
+        run.PYTHON.write_text("")
+        run.STAMP.write_text(f"{run.VENV} Python {sys.version.split()[0]}\n")
+
+        def fail():
+            raise run.SetupError("the disk is full")
+
+        monkeypatch.setattr(run, "install", fail)
+        with pytest.raises(run.SetupError):
+            run.set_up()
+        assert run.STAMP.read_text() == run.UNFINISHED
+
+    def test_a_folder_that_cannot_be_made_is_told(self, run):
+        run.VENV.write_text("a file")
+        with pytest.raises(run.SetupError, match="cannot be written"):
+            run.set_up()
+
+
+class TestTroubles:
+    def test_an_index_that_cannot_be_reached_is_told(self, run, monkeypatch):
+        run.VENV.mkdir()
+        for name in [name for name in os.environ if name.startswith("PIP_")]:
+            monkeypatch.delenv(name)
+        # Nothing listens on this port of this machine.
+        monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+        monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setattr(run, "PYTHON", Path(sys.executable))
+        with pytest.raises(run.SetupError, match="connect this machine to the internet"):
+            run.install()
+
+    @pytest.mark.parametrize(
+        ("said", "sentence"),
+        [
+            ("OSError: [Errno 28] No space left on device", "the disk is full"),
+            ("SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]'))", "PIP_CERT"),
+            ("ERROR: No matching distribution found for torch==2.13.0", r"use Python 3\.11 to"),
+            ("ERROR: something new", "could not install"),
+        ],
+    )
+    def test_each_trouble_of_pip_has_its_sentence(self, run, said, sentence):
+        assert run.explain(said).count("\n") == 0
+        with pytest.raises(run.SetupError, match=sentence):
+            raise run.SetupError(run.explain(said))
+
+
+class TestCommand:
+    def test_an_unknown_command_is_refused(self):
+        finished = subprocess.run([sys.executable, str(ROOT / "run.py"), "tset"], capture_output=True, text=True)
+        assert finished.returncode == 2
+        assert "invalid choice: 'tset'" in finished.stderr
+
+    def test_the_exit_code_is_that_of_the_command(self, run):
+        assert run.call(sys.executable, "-c", "raise SystemExit(3)") == 3
+
+    def test_packages_from_elsewhere_stay_out(self, run, monkeypatch):
+        monkeypatch.setenv("PYTHONPATH", "elsewhere")
+        assert run.call(sys.executable, "-c", "import sys; raise SystemExit('elsewhere' in str(sys.path))") == 0
