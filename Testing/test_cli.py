@@ -443,6 +443,21 @@ class TestCommandsOfOthers:
         main(["--help"])
         assert "greet" in capsys.readouterr().out
 
+    def test_can_be_handed_in_where_none_are_installed(self, capsys):
+        def register(subparsers):
+            subparsers.add_parser("wave", help="say goodbye").set_defaults(run=lambda _, job: job.say("Bye"))
+
+        assert cli._run(["wave"], StopRequest(), [register]) == 0
+        assert capsys.readouterr().out == "Bye\n"
+
+    def test_that_are_installed_and_handed_in_are_there_once(self, capsys):
+        def register(subparsers):
+            subparsers.add_parser("greet").set_defaults(run=lambda _, job: job.say("Handed in"))
+
+        assert cli._run(["--help"], StopRequest(), [register]) == 0
+        assert cli._run(["greet"], StopRequest(), [register]) == 0
+        assert capsys.readouterr().out.endswith("Handed in\n")
+
     def test_are_not_looked_for_when_ours_is_asked_for(self, monkeypatch, capsys):
         monkeypatch.setattr(cli, "entry_points", lambda group: pytest.fail("looked for"))
         assert main(["models", "--help"]) == 0

@@ -2,8 +2,8 @@
 
 Each command is a function that takes the parsed arguments and a `Job`, in that order, and returns nothing or an exit
 code. Other packages add commands through the entry point group ``xviewsynth.commands``: each entry point is a
-function ``register(subparsers)`` that adds a parser and sets its default ``run`` to such a function. Their modules
-should import quickly, like this one; what is slow is imported by the function that needs it.
+function ``register(subparsers)`` that adds a parser of the entry point's name and sets its default ``run`` to such a
+function. Their modules should import quickly, like this one; what is slow is imported by the function that needs it.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 PROGRAM = "xviewsynth"
 COMMAND_GROUP = "xviewsynth.commands"
 
+Register = Callable[["argparse._SubParsersAction"], None]
+
 
 def main(argv: Sequence[str]) -> int:
     """Run one command inside another program and give its exit code: 0 done, 1 our defect, 2 wrong input, 3 cancelled.
@@ -56,10 +58,15 @@ def main(argv: Sequence[str]) -> int:
         return _run(argv, request)
 
 
-def run_program(request: StopRequest) -> int:
-    """Run the command that this process was started with and give its exit code, as `main` does."""
+def run_program(request: StopRequest, *registers: Register) -> int:
+    """Run the command that this process was started with and give its exit code, as `main` does.
+
+    Args:
+        request: whether a stop signal has arrived, since before this module was imported.
+        registers: functions that add commands where no entry point does.
+    """
     prepare_streams(is_program=True)
-    return _run(sys.argv[1:], request)
+    return _run(sys.argv[1:], request, registers)
 
 
 def add_progress_option(parser: argparse.ArgumentParser) -> None:
@@ -98,14 +105,13 @@ def factor(text: str) -> int:
     return int(text)
 
 
-def _run(argv: Sequence[str], request: StopRequest) -> int:
-    code = run(lambda: _run_command(argv, lambda: request.asked), request)
+def _run(argv: Sequence[str], request: StopRequest, registers: Sequence[Register] = ()) -> int:
+    code = run(lambda: _run_command(_parser(argv, registers).parse_args(argv), lambda: request.asked), request)
     finish_printing()
     return code
 
 
-def _run_command(argv: Sequence[str], should_cancel: Callable[[], bool]) -> int | None:
-    arguments = _parser(argv).parse_args(argv)
+def _run_command(arguments: argparse.Namespace, should_cancel: Callable[[], bool]) -> int | None:
     kind = getattr(arguments, "progress", "none")
 
     def say(text: str) -> None:
@@ -127,7 +133,7 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message[:1].upper()}{message[1:]}: see {self.prog} --help.")
 
 
-def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+def _parser(argv: Sequence[str], registers: Sequence[Register] = ()) -> argparse.ArgumentParser:
     parser = _Parser(prog=PROGRAM, description="Thin CT slices from thick ones, by three mutually distilled views.")
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -135,10 +141,13 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     _add_selfcheck(commands)
     _add_models(commands)
     _add_bench(commands)
+    for register in registers:
+        register(commands)
     # Looking for other packages takes longer than our own commands should wait.
     if not (argv and argv[0] in commands.choices):
         for entry_point in sorted(entry_points(group=COMMAND_GROUP), key=lambda found: found.name):
-            entry_point.load()(commands)
+            if entry_point.name not in commands.choices:
+                entry_point.load()(commands)
     return parser
 
 

@@ -2,7 +2,9 @@
 
 import sys
 
-from XViewSynthLib.cli import main
+from XViewSynthLib.__main__ import main
+
+from .command import register_ablate, register_train
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(register_train, register_ablate))
