@@ -21,8 +21,8 @@ from .streams import print_line
 
 DONE, DEFECT, WRONG_INPUT, CANCELLED = 0, 1, 2, 3
 
-# Cancelling takes at most 2 s: this much for work that listens, the rest for removing what it wrote.
-_GRACE_SECONDS = 0.7
+# Cancelling takes at most 2 s: this much for work that listens, the rest for removing files and giving memory back.
+_GRACE_SECONDS = 0.5
 _POLL_SECONDS = 0.05
 
 
@@ -76,7 +76,7 @@ def _tell(error: BaseException) -> int:
     if isinstance(error, SystemExit):  # argparse, after --help and --version
         return error.code or DONE
     if isinstance(error, Cancelled):
-        _print_error("Cancelled.")
+        _print_error(f"Cancelled. {error}".rstrip())
         return CANCELLED
     if isinstance(error, InputError):
         _print_error(f"error: {_in_one_line(error)}")
