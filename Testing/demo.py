@@ -18,7 +18,7 @@ from typing import Any
 from XViewSynthLib import InputError, load_model, read_volume, write_volume
 from XViewSynthLib.baselines import METHODS
 from XViewSynthLib.hardware import peak_bytes
-from XViewSynthLib.job import run, stop_signals
+from XViewSynthLib.job import run
 from XViewSynthLib.outputs import Outputs
 from XViewSynthLib.picture import comparison_png
 from XViewSynthLib.progress import Progress, reporter
@@ -31,6 +31,7 @@ from XViewSynthLib.selfcheck import (
     measure_model,
     with_gains,
 )
+from XViewSynthLib.stop import stop_signals
 
 SAMPLE = Path(__file__).resolve().parents[1] / "Resources" / "SampleData" / "ChestCT.nrrd"
 FACTOR = 4
