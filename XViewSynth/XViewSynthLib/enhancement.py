@@ -184,7 +184,7 @@ def _run_students(
     scan: np.ndarray, gap_ratio: float, model: Model, plan: Plan, report: _Reporter, keep_views: bool
 ) -> _Students:
     slices, rows, columns = scan.shape
-    observed = to_network_units(torch.from_numpy(np.ascontiguousarray(scan, dtype=np.float32)))
+    observed = to_network_units(torch.from_numpy(np.array(scan, dtype=np.float32, order="C")))
     # The students take pixels two by two.
     observed = torch.nn.functional.pad(observed, (0, columns % 2, 0, rows % 2), mode="replicate")
     total = torch.zeros(slices - 1, plan.factor - 1, rows, columns)
@@ -192,13 +192,13 @@ def _run_students(
     kept: dict[str, Tensor] = {}
     for index, view in enumerate(VIEWS):
         answer = torch.zeros_like(total) if keep_views else None
-        for part, residual, done in _predict(view, observed, gap_ratio, model, plan, report):
+        for part, residual, done, whole in _predict(view, observed, gap_ratio, model, plan, report):
             residual = residual[..., : rows - (part[2].start or 0), : columns - (part[3].start or 0)]
             total[part] += residual
             squares[part] += residual.square()
             if answer is not None:
                 answer[part] = residual
-            report(f"{view} view", done, len(observed[0]), (index + done / len(observed[0])) / len(VIEWS))
+            report(f"{view} view", done, whole, (index + done / whole) / len(VIEWS))
         if answer is not None:
             kept[view] = answer
     mean = total.div_(len(VIEWS))
@@ -208,8 +208,8 @@ def _run_students(
 
 def _predict(
     view: str, observed: Tensor, gap_ratio: float, model: Model, plan: Plan, report: _Reporter
-) -> Iterator[tuple[tuple[slice, ...], Tensor, int]]:
-    """Yield, tile by tile, where it goes in (gaps, s - 1, rows, columns), the answer on the CPU, and how far it is.
+) -> Iterator[tuple[tuple[slice, ...], Tensor, int, int]]:
+    """Yield, tile by tile, where it goes in (gaps, s - 1, rows, columns), the answer on the CPU, and planes done of all.
 
     A GPU that runs out of memory gets smaller tiles; when even the smallest does not fit, the CPU takes over.
     """
@@ -248,7 +248,7 @@ def _predict(
         done = part.stop
         place = [everything] * 4
         place[{"axial": 0, "coronal": 2, "sagittal": 3}[view]] = part
-        yield tuple(place), residual, done
+        yield tuple(place), residual, done, whole
 
 
 @contextmanager

@@ -1,0 +1,54 @@
+"""Devices, precisions and memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from XViewSynthLib import InputError, hardware
+
+
+class TestDevice:
+    def test_cpu_is_always_there(self):
+        assert hardware.resolve_device("cpu") == torch.device("cpu")
+
+    def test_auto_is_a_device_that_can_compute(self):
+        assert torch.ones(2, device=hardware.resolve_device("auto")).sum() == 2
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU here")
+    @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+    def test_cuda_without_a_gpu_is_refused(self, device):
+        with pytest.raises(InputError, match="no CUDA GPU.*choose --device cpu or auto"):
+            hardware.resolve_device(device)
+
+    @pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is an Apple GPU here")
+    def test_mps_without_one_is_refused(self):
+        with pytest.raises(InputError, match="no Apple GPU"):
+            hardware.resolve_device("mps")
+
+    @pytest.mark.parametrize("device", ["gpu", "", "meta"])
+    def test_what_is_no_device_is_refused(self, device):
+        with pytest.raises(InputError, match="choose auto, cpu, cuda"):
+            hardware.resolve_device(device)
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+    def test_a_gpu_that_is_not_there_is_refused(self):
+        with pytest.raises(InputError, match="counted from 0"):
+            hardware.resolve_device(f"cuda:{torch.cuda.device_count()}")
+
+
+class TestPrecision:
+    def test_auto_is_full_precision(self):
+        assert hardware.resolve_precision("auto") == "fp32"
+
+    def test_unknown_is_refused(self):
+        with pytest.raises(InputError, match="choose auto, fp32, bf16, fp16"):
+            hardware.resolve_precision("fp8")
+
+
+class TestMemory:
+    def test_the_peak_is_never_below_what_is_held(self):
+        assert hardware.peak_bytes() >= 0.9 * hardware.process_bytes() > 1e6
+
+    def test_there_is_free_memory(self):
+        assert hardware.free_bytes(torch.device("cpu")) > 0

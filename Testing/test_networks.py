@@ -1,0 +1,106 @@
+"""The three students: what they start from, and that parts joined are the whole."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tiny import make_network
+from XViewSynthLib.networks import (
+    VIEWS,
+    ThreeViewNetwork,
+    interleave,
+    positions_between,
+    spline_between,
+    to_hu,
+    to_network_units,
+)
+
+RATIO = torch.tensor([3.0])
+
+
+@pytest.fixture(scope="module")
+def network() -> ThreeViewNetwork:
+    return make_network().eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def observed() -> torch.Tensor:
+    return torch.rand(1, 7, 12, 16, generator=torch.Generator().manual_seed(3)) * 2 - 1
+
+
+class TestUnits:
+    def test_air_is_minus_one(self):
+        assert to_network_units(torch.tensor([-1024.0])).item() == -1.0
+
+    def test_hu_outside_the_range_are_clipped(self):
+        assert to_network_units(torch.tensor([-3024.0, 9000.0])).tolist() == [-1.0, 3071 / 1024]
+
+    def test_way_back_gives_hu(self):
+        assert to_hu(to_network_units(torch.tensor([40.0]))).item() == pytest.approx(40.0)
+
+
+class TestSpline:
+    def test_passes_a_parabola_away_from_the_ends(self):
+        slices = torch.arange(20.0).view(1, -1, 1, 1) ** 2
+        between = spline_between(slices, 2)[0, 9, 0, 0, 0].item()
+        assert between == pytest.approx(9.5**2, rel=1e-3)
+
+    def test_positions_divide_the_gap(self):
+        assert positions_between(5) == (0.2, 0.4, 0.6, 0.8)
+
+
+class TestInterleave:
+    def test_every_sth_slice_is_observed(self, observed):
+        synthetic = torch.zeros(1, 6, 2, 12, 16)
+        assert torch.equal(interleave(observed, synthetic)[:, ::3], observed)
+
+    def test_synthetic_slices_lie_in_their_gap(self, observed):
+        synthetic = torch.arange(12.0).view(1, 6, 2, 1, 1).expand(1, 6, 2, 12, 16)
+        filled = interleave(observed, synthetic)
+        assert filled.shape[1] == 3 * 6 + 1
+        assert filled[0, 3 * 4 + 2, 0, 0] == 9.0
+
+
+class TestStudents:
+    def test_untrained_students_answer_with_the_spline(self, observed):
+        untrained = ThreeViewNetwork(channels=4, axial_blocks=1, pixel_blocks=1)
+        views = untrained(observed, 3, RATIO)
+        assert torch.allclose(views, spline_between(observed, 3).expand_as(views), atol=1e-6)
+
+    @pytest.mark.parametrize("factor", range(2, 9))
+    def test_one_network_serves_every_factor(self, network, observed, factor):
+        assert network(observed, factor, RATIO).shape == (3, 1, 6, factor - 1, 12, 16)
+
+    def test_the_same_position_gives_the_same_slice_for_every_factor(self, network, observed):
+        middle_of_two = network(observed, 2, RATIO)[:, :, :, 0]
+        middle_of_four = network(observed, 4, RATIO)[:, :, :, 1]
+        assert torch.allclose(middle_of_two, middle_of_four, atol=1e-5)
+
+    def test_sagittal_view_is_the_coronal_one_of_the_transposed_scan(self, network, observed):
+        sagittal = network(observed, 2, RATIO, ["sagittal"])[0]
+        coronal = network(observed.transpose(2, 3).contiguous(), 2, RATIO, ["coronal"])[0]
+        assert torch.allclose(sagittal, coronal.transpose(3, 4), atol=1e-5)
+
+    @pytest.mark.parametrize(("view", "dimension", "size"), [("axial", 1, 6), ("coronal", 3, 12), ("sagittal", 4, 16)])
+    def test_parts_joined_are_the_whole(self, network, observed, view, dimension, size):
+        whole = network.residual(view, observed, 3, RATIO)
+        cuts = [slice(0, 2), slice(2, 4), slice(4, size)]
+        parts = [network.residual(view, observed, 3, RATIO, cut) for cut in cuts]
+        assert torch.allclose(torch.cat(parts, dim=dimension), whole, atol=1e-6)
+
+    def test_scans_of_a_batch_do_not_see_each_other(self, network, observed):
+        other = observed.flip(1) * 0.5
+        both = network(torch.cat([observed, other]), 2, torch.tensor([3.0, 1.5]))
+        alone = network(other, 2, torch.tensor([1.5]))
+        assert torch.allclose(both[:, 1:], alone, atol=1e-5)
+
+    def test_the_gap_ratio_matters(self, network, observed):
+        assert not torch.allclose(network(observed, 2, RATIO), network(observed, 2, RATIO * 3), atol=1e-4)
+
+    def test_unknown_view_is_refused(self, network, observed):
+        with pytest.raises(ValueError, match="choose one of axial, coronal, sagittal"):
+            network.residual("oblique", observed, 2, RATIO)
+
+    def test_views_are_the_papers(self):
+        assert VIEWS == ("axial", "coronal", "sagittal")

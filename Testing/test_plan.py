@@ -1,0 +1,125 @@
+"""What is settled before the work: axis, factor, resampling, memory."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from scans import affine_from, anatomy
+from XViewSynthLib import InputError, Volume
+from XViewSynthLib.models import load_model
+from XViewSynthLib.plan import make_plan, resampled_positions
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model):
+    return load_model(tiny_model)
+
+
+def scan_with(spacing: float, slices: int = 9) -> Volume:
+    return Volume(anatomy((slices, 24, 20)), affine_from((0.8, 0.8, spacing)))
+
+
+class TestFactor:
+    @pytest.mark.parametrize(
+        ("spacing", "factor"), [(2.0, 2), (2.5, 2), (3.0, 3), (5.0, 4), (8.0, 7), (10.0, 8), (15.0, 8)]
+    )
+    def test_default_is_the_smallest_that_reaches_1_25_mm(self, model, spacing, factor):
+        assert make_plan(scan_with(spacing), model).factor == factor
+
+    def test_slices_that_are_fine_already_need_a_named_factor(self, model):
+        with pytest.raises(InputError, match="fine already"):
+            make_plan(scan_with(1.2), model)
+        assert make_plan(scan_with(1.2), model, factor=2).factor == 2
+
+    @pytest.mark.parametrize("factor", [1, 9, 2.5, 0, -2])
+    def test_other_factors_are_refused(self, model, factor):
+        with pytest.raises(InputError, match="from 2 to 8"):
+            make_plan(scan_with(5.0), model, factor=factor)
+
+    def test_factor_and_spacing_together_are_refused(self, model):
+        with pytest.raises(InputError, match="not several"):
+            make_plan(scan_with(5.0), model, factor=2, spacing=1.0)
+
+    def test_a_factor_the_model_does_not_know_is_refused(self, model):
+        from dataclasses import replace
+
+        limited = replace(model, card=model.card | {"factors": [2, 4]})
+        with pytest.raises(InputError, match="was trained for factors 2, 4, not 3"):
+            make_plan(scan_with(5.0), limited, factor=3)
+
+
+class TestSpacing:
+    def test_a_whole_ratio_is_a_factor(self, model):
+        plan = make_plan(scan_with(5.0), model, spacing=1.25)
+        assert (plan.factor, plan.resample_to, plan.output_spacing[2]) == (4, None, 1.25)
+
+    def test_another_ratio_takes_the_next_factor_and_is_resampled(self, model):
+        plan = make_plan(scan_with(5.0), model, spacing=1.5)
+        assert (plan.factor, plan.resample_to, plan.output_spacing[2]) == (4, 1.5, 1.5)
+        assert plan.output_shape[0] == 27  # 40 mm from first to last slice
+        assert any("resampled" in note for note in plan.notes)
+
+    def test_isotropic_reaches_the_pixel_spacing(self, model):
+        plan = make_plan(scan_with(4.0), model, isotropic=True)
+        assert (plan.factor, plan.resample_to) == (5, None)
+
+    def test_a_spacing_that_needs_more_than_eight_is_refused(self, model):
+        with pytest.raises(InputError, match="at least 1.25 mm, or factor 8"):
+            make_plan(scan_with(10.0), model, isotropic=True)
+
+    @pytest.mark.parametrize("spacing", [5.0, 7.0, 0.0, -1.0, float("nan")])
+    def test_a_spacing_that_is_no_gain_is_refused(self, model, spacing):
+        with pytest.raises(InputError, match="below 5 mm|positive number"):
+            make_plan(scan_with(5.0), model, spacing=spacing)
+
+    def test_the_last_resampled_slice_lies_within_the_scan(self):
+        positions = resampled_positions(slices=9, factor=4, step=5.0, resample_to=1.3)
+        assert positions[0] == 0
+        assert positions[-1] <= 32 < positions[-1] + 1.04
+
+
+class TestAxis:
+    def test_auto_is_the_largest_spacing(self, model):
+        scan = Volume(anatomy((20, 12, 24)), affine_from((0.8, 5.0, 0.8)))
+        assert make_plan(scan, model).axis == "J"
+
+    def test_an_isotropic_scan_needs_a_named_axis_or_factor(self, model):
+        scan = Volume(anatomy((20, 24, 24)), affine_from((2.0, 2.0, 2.0)))
+        with pytest.raises(InputError, match="isotropic"):
+            make_plan(scan, model)
+        assert make_plan(scan, model, axis="I", factor=2).axis == "I"
+
+
+class TestMemory:
+    def test_less_memory_gives_smaller_tiles(self, model):
+        from XViewSynthLib.hardware import process_bytes
+
+        scan = scan_with(5.0, slices=12)
+        generous = make_plan(scan, model, memory=process_bytes() + 10**9)
+        tight = make_plan(scan, model, memory=process_bytes() + 4 * 10**6)
+        assert tight.tile_voxels < generous.tile_voxels
+
+    def test_too_little_memory_is_refused_with_what_is_needed(self, model):
+        with pytest.raises(InputError, match=r"at least \d+\.\d GB"):
+            make_plan(scan_with(5.0), model, memory=1000)
+
+
+class TestReport:
+    def test_a_plan_is_json(self, model):
+        plan = make_plan(scan_with(5.0), model)
+        assert json.loads(json.dumps(plan.to_dict()))["factor"] == 4
+
+    def test_time_is_expected(self, model):
+        assert 0 < make_plan(scan_with(5.0), model).expected_seconds < 60
+
+    def test_auto_acquisition_says_that_it_is_gap(self, model):
+        plan = make_plan(scan_with(5.0), model)
+        assert plan.acquisition == "gap"
+        assert any("gap" in note for note in plan.notes)
+
+    def test_spacings_are_numbers_of_the_output(self, model):
+        plan = make_plan(scan_with(5.0), model, factor=4)
+        assert np.allclose(plan.output_spacing, (0.8, 0.8, 1.25))
