@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import strategies as st
 
 from scans import affine_from, anatomy, directions, layouts
 from tiny import make_network
@@ -160,7 +159,7 @@ class TestDisagreement:
 
     def test_is_the_spread_of_the_views_in_hu(self, enhanced):
         variance = np.var([view.voxels for view in enhanced.views.values()], axis=0)[1]
-        taps = np.exp(-np.arange(-3, 4) ** 2 / 2)
+        taps = np.exp(-(np.arange(-3, 4) ** 2) / 2)
         taps /= taps.sum()
         padded = np.pad(variance, 3, mode="edge")
         rows = sum(tap * padded[shift : shift + 40] for shift, tap in enumerate(taps))

@@ -209,7 +209,7 @@ def _run_students(
 def _predict(
     view: str, observed: Tensor, gap_ratio: float, model: Model, plan: Plan, report: _Reporter
 ) -> Iterator[tuple[tuple[slice, ...], Tensor, int, int]]:
-    """Yield, tile by tile, where it goes in (gaps, s - 1, rows, columns), the answer on the CPU, and planes done of all.
+    """Yield tiles: place in (gaps, s - 1, rows, columns), the answer on the CPU, planes done, and planes in all.
 
     A GPU that runs out of memory gets smaller tiles; when even the smallest does not fit, the CPU takes over.
     """

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from XViewSynthLib.errors import InputError
+from XViewSynthLib.outputs import staging_folder
 
 NAME = "checkpoint.safetensors"
 
@@ -20,14 +21,15 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], facts: dict) -> None
     Raises:
         InputError: the disk is full or the folder cannot be written to; `path` is as it was.
     """
-    beside = path.with_suffix(".partial")
     try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside, {"facts": json.dumps(facts)})
-        with open(beside, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(beside, path)
+        with staging_folder(path.parent) as staged:
+            beside = staged / path.name
+            whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            save_file(whole, beside, {"facts": json.dumps(facts)})
+            with open(beside, "rb+") as written:
+                os.fsync(written.fileno())
+            os.replace(beside, path)
     except (OSError, SafetensorError) as problem:
-        beside.unlink(missing_ok=True)
         raise InputError(f"Make room or choose another folder: {path} cannot be written ({problem}).") from problem
 
 

@@ -1,0 +1,163 @@
+"""The training loop: levels, resuming, checkpoints."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from scans import affine_from, anatomy
+from tiny import NETWORK, make_network
+from XViewSynthLib import Cancelled, InputError, Volume
+from XViewSynthLib.networks import to_network_units
+from XViewSynthTrainLib.checkpoints import NAME, load_checkpoint, save_checkpoint
+from XViewSynthTrainLib.config import LossWeights, TrainingConfig
+from XViewSynthTrainLib.distillation import agreement_terms, cross_view_distillation, restoration_terms
+from XViewSynthTrainLib.sampling import Sampler
+from XViewSynthTrainLib.trainer import Trainer, rate_at
+
+CONFIG = TrainingConfig(steps=8, slices=4, pixels=16, batch=1, network=NETWORK, factor_shares={2: 1.0})
+
+
+@pytest.fixture(scope="module")
+def scans() -> list[Volume]:
+    return [Volume(anatomy((21, 24, 28)), affine_from((0.8, 0.8, 1.0)))]
+
+
+def weights_of(network: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([tensor.flatten() for tensor in network.state_dict().values()])
+
+
+class TestLevels:
+    def test_level_0_compares_every_view_and_their_mean_with_what_was_dropped(self, scans):
+        terms = restoration_terms(make_network(), Sampler(scans, CONFIG).thinned(0), CONFIG)
+        assert set(terms) == {"views", "mean", "wavelet"}
+        assert all(term.item() > 0 for term in terms.values())
+
+    def test_terms_of_weight_0_are_left_out(self, scans):
+        config = replace(CONFIG, weights=LossWeights(mean=0, wavelet=0))
+        assert set(restoration_terms(make_network(), Sampler(scans, config).thinned(0), config)) == {"views"}
+
+    def test_level_1_and_beyond_need_no_truth(self, scans):
+        terms = agreement_terms(make_network(), Sampler(scans, CONFIG).untouched(0), CONFIG, increments=2)
+        assert set(terms) == {"distillation_1", "distillation_2", "distillation_3"}
+
+    def test_all_views_learn_from_each_other(self, scans):
+        network = make_network()
+        terms = agreement_terms(network, Sampler(scans, CONFIG).untouched(0), CONFIG, increments=0)
+        sum(terms.values()).backward()
+        assert network.axial.trunk.head.weight.grad.abs().sum() > 0
+        assert network.pixelwise.trunk.head.weight.grad.abs().sum() > 0
+
+    def test_distillation_is_counted_in_the_scale_of_hu(self):
+        apart = to_network_units(torch.tensor(50.0)).item()
+        views = torch.tensor([0.0, apart, -apart]).view(3, 1, 1).expand(3, 4, 4)
+        assert cross_view_distillation(views, CONFIG).item() == pytest.approx(2 * 0.5**2)
+
+    def test_levels_join_one_after_the_other(self, scans, tmp_path):
+        config = replace(CONFIG, steps=60, cross_view_from=0.4, incremental_from=0.7)
+        Trainer(scans, config, tmp_path / "run").run()
+        losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+        assert [sorted(set(loss) - {"views", "mean", "wavelet"}) for loss in losses] == [
+            [],
+            ["distillation_1"],
+            ["distillation_1", "distillation_2"],
+        ]
+
+
+class TestLearning:
+    def test_leaning_bars_are_restored_better_than_by_the_spline(self, tmp_path):
+        k, _, i = np.indices((21, 24, 28))
+        bars = (500 * np.sign(np.sin(0.7 * (i + 1.5 * k)))).astype(np.int16)
+        config = replace(CONFIG, steps=150, cross_view_from=1.0, network={**NETWORK, "channels": 8})
+        trainer = Trainer([Volume(bars, affine_from((0.8, 0.8, 1.0)))], config, tmp_path / "run")
+        blocks = [trainer.sampler.thinned(step) for step in range(1000, 1010)]
+
+        def loss() -> float:
+            with torch.no_grad():
+                return sum(restoration_terms(trainer.average, block, config)["mean"].item() for block in blocks)
+
+        untrained = loss()
+        trainer.run()
+        assert loss() < 0.7 * untrained
+
+    def test_starts_from_given_weights(self, scans, tmp_path):
+        start = make_network(seed=5)
+        trainer = Trainer(scans, CONFIG, tmp_path / "run", start=start.state_dict())
+        assert torch.equal(weights_of(trainer.network), weights_of(start))
+
+    def test_the_rate_rises_and_falls(self):
+        rates = [rate_at(done) for done in np.linspace(0, 1, 200)]
+        top = int(np.argmax(rates))
+        assert 0 < top < 20
+        assert max(rates) == pytest.approx(1, abs=0.01)
+        assert rates[-1] == pytest.approx(0.01)
+        assert all(later <= earlier for earlier, later in zip(rates[top:], rates[top + 1 :]))
+
+
+class TestResuming:
+    @pytest.mark.parametrize("stopped_after", [1, 3, 6])
+    def test_gives_the_weights_of_an_uninterrupted_run(self, scans, tmp_path, stopped_after):
+        config = replace(CONFIG, cross_view_from=0.25, incremental_from=0.5)
+        whole = Trainer(scans, config, tmp_path / "whole").run()
+        answers = iter([False] * stopped_after + [True])
+        with pytest.raises(Cancelled, match="--resume"):
+            Trainer(scans, config, tmp_path / "stopped").run(should_cancel=lambda: next(answers))
+        resumed = Trainer(scans, CONFIG, tmp_path / "stopped", resume=True)
+        assert resumed.step == stopped_after
+        assert torch.equal(weights_of(resumed.run()), weights_of(whole))
+
+    def test_seeds_differ(self, scans, tmp_path):
+        one = Trainer(scans, CONFIG, tmp_path / "one").run()
+        other = Trainer(scans, replace(CONFIG, seed=1), tmp_path / "other").run()
+        assert not torch.equal(weights_of(one), weights_of(other))
+
+    def test_a_checkpoint_is_written_in_time(self, scans, tmp_path):
+        seen = []
+        trainer = Trainer(scans, CONFIG, tmp_path / "run")
+        trainer.run(lambda _: seen.append((tmp_path / "run" / NAME).exists()), checkpoint_seconds=0.0)
+        assert all(seen)
+
+    def test_a_run_is_not_overwritten(self, scans, tmp_path):
+        Trainer(scans, CONFIG, tmp_path / "run")
+        with pytest.raises(InputError, match="holds a run already"):
+            Trainer(scans, CONFIG, tmp_path / "run")
+
+    def test_without_a_run_there_is_nothing_to_resume(self, scans, tmp_path):
+        with pytest.raises(InputError, match="Start without --resume"):
+            Trainer(scans, CONFIG, tmp_path / "run", resume=True)
+
+    def test_a_folder_that_cannot_be_made_is_told(self, scans, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(InputError, match="Choose another folder"):
+            Trainer(scans, CONFIG, tmp_path / "file" / "run")
+
+
+class TestCheckpoints:
+    def test_tensors_and_facts_come_back(self, tmp_path):
+        save_checkpoint(tmp_path / NAME, {"a": torch.arange(3)}, {"step": 7})
+        tensors, facts = load_checkpoint(tmp_path / NAME)
+        assert (tensors["a"].tolist(), facts) == ([0, 1, 2], {"step": 7})
+
+    def test_nothing_else_is_left(self, tmp_path):
+        save_checkpoint(tmp_path / NAME, {"a": torch.arange(3)}, {})
+        assert [path.name for path in tmp_path.iterdir()] == [NAME]
+
+    def test_an_older_one_survives_a_failure(self, tmp_path):
+        save_checkpoint(tmp_path / NAME, {"a": torch.zeros(1)}, {"step": 1})
+        with pytest.raises(InputError, match="Make room"):
+            save_checkpoint(tmp_path / "missing" / NAME, {"a": torch.ones(1)}, {"step": 2})
+        assert load_checkpoint(tmp_path / NAME)[1] == {"step": 1}
+
+    @pytest.mark.parametrize("content", [b"", b"\x00" * 100, b"not tensors at all"])
+    def test_a_damaged_one_is_told(self, tmp_path, content):
+        (tmp_path / NAME).write_bytes(content)
+        with pytest.raises(InputError, match="is damaged"):
+            load_checkpoint(tmp_path / NAME)
+
+    def test_a_missing_one_is_told(self, tmp_path):
+        with pytest.raises(InputError, match="there is no checkpoint"):
+            load_checkpoint(tmp_path / NAME)
