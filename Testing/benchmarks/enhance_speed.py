@@ -1,0 +1,73 @@
+"""Seconds and peak memory of enhancing a scan of a given size, on this machine.
+
+    python Testing/benchmarks/enhance_speed.py --size 512 512 48 --factor 2
+
+The scan is the bundled CT, mirrored until it is large enough. Peak memory is that of the whole process; "beyond input
+and output" takes those two volumes off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+
+import numpy as np
+import torch
+
+from XViewSynthLib import Volume, enhance, load_model, read_volume
+from XViewSynthLib.hardware import process_bytes
+from XViewSynthLib.plan import make_plan
+from XViewSynthLib.progress import reporter
+
+SAMPLE = "Resources/SampleData/ChestCT.nrrd"
+
+
+def large_scan(size: tuple[int, int, int]) -> Volume:
+    """The bundled scan as thick slices 5 mm apart, mirrored or cut to (I, J, K) voxels."""
+    sample = read_volume(os.path.join(os.path.dirname(__file__), "..", "..", SAMPLE))
+    voxels = sample.voxels[::5]
+    missing = [max(0, wanted - have) for wanted, have in zip(reversed(size), voxels.shape)]
+    voxels = np.pad(voxels, [(0, more) for more in missing], mode="symmetric")
+    voxels = voxels[tuple(slice(wanted) for wanted in reversed(size))]
+    affine = sample.affine.copy()
+    affine[:3, 2] *= 5
+    return Volume(np.ascontiguousarray(voxels), affine)
+
+
+def main() -> None:
+    """Measure once and print JSON."""
+    parser = argparse.ArgumentParser(description="Seconds and peak memory of enhancing a scan of a given size.")
+    parser.add_argument("--size", type=int, nargs=3, default=(512, 512, 48), metavar=("I", "J", "K"))
+    parser.add_argument("--factor", type=int, default=2)
+    parser.add_argument("--model", default="standard")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--memory", type=float, metavar="GB")
+    arguments = parser.parse_args()
+    model, scan = load_model(arguments.model), large_scan(tuple(arguments.size))
+    before = process_bytes()
+    memory = None if arguments.memory is None else round(arguments.memory * 1e9)
+    plan = make_plan(scan, model, factor=arguments.factor, device=arguments.device, memory=memory)
+    with reporter("bar") as progress:
+        enhanced = enhance(scan, model=model, plan=plan, progress=progress)
+    volumes = scan.voxels.nbytes + enhanced.volume.voxels.nbytes
+    result = {
+        "size": list(scan.shape_ijk),
+        "factor": enhanced.factor,
+        "device": plan.device,
+        "cores": torch.get_num_threads(),
+        "processor": platform.processor() or platform.machine(),
+        "seconds": round(enhanced.seconds, 1),
+        "expected_seconds": round(plan.expected_seconds, 1),
+        "input_and_output_bytes": volumes,
+        "before_bytes": before,
+        "peak_bytes": enhanced.peak_memory_bytes,
+        "expected_peak_bytes": plan.expected_peak_bytes,
+        "beyond_input_and_output_bytes": enhanced.peak_memory_bytes - volumes,
+    }
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

