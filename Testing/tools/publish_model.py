@@ -85,7 +85,7 @@ def make_card(arguments: argparse.Namespace, phases: list[dict]) -> dict:
     return {
         "name": arguments.name,
         "version": arguments.version,
-        "description": "Three views, axial slice-wise, coronal and sagittal pixel-wise, for CT slices 2 to 10 mm apart.",
+        "description": "Axial slice-wise, coronal and sagittal pixel-wise views for CT slices 2 to 10 mm apart.",
         "authors": "The XViewSynth developers",
         "modality": "CT",
         "intensity_range_hu": list(INTENSITY_RANGE),
