@@ -159,9 +159,9 @@ class TestDisagreement:
 
     def test_is_the_spread_of_the_views_in_hu(self, enhanced):
         variance = np.var([view.voxels for view in enhanced.views.values()], axis=0)[1]
-        taps = np.exp(-(np.arange(-3, 4) ** 2) / 2)
+        taps = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
         taps /= taps.sum()
-        padded = np.pad(variance, 3, mode="edge")
+        padded = np.pad(variance, 5, mode="edge")
         rows = sum(tap * padded[shift : shift + 40] for shift, tap in enumerate(taps))
         smooth = sum(tap * rows[:, shift : shift + 36] for shift, tap in enumerate(taps))
         assert np.median(np.abs(enhanced.disagreement.voxels[1] - np.sqrt(smooth))) < 0.01

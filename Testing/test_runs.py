@@ -126,6 +126,14 @@ class TestAblation:
         for arm in ARMS:
             assert arm in tables
 
+    def test_can_measure_on_the_middle_of_the_slices(self, thin, trained):
+        folder, _ = trained
+        ablate([thin], folder, SETTINGS, seeds=2, validate=[thin], factors=[2], center=16)
+        whole, middle = read_volume(thin), read_volume(folder / "validation" / thin.name)
+        assert middle.voxels.shape == (21, 16, 16)
+        i, j, k = (round(index) for index in whole.ras_to_ijk(middle.origin))
+        assert (middle.voxels == whole.voxels[k:, j : j + 16, i : i + 16]).all()
+
     def test_does_not_train_twice(self, thin, trained):
         folder, _ = trained
         before = (folder / "plain" / "seed0" / "card.json").stat().st_mtime_ns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,8 +26,9 @@ from .volume import AXES, Axis, Volume, affine_column
 _SPLINE_REACH = 12
 # Below air by more than noise: what scanners write outside their field of view (-1500, -2000, -2048, -3024).
 _PADDING_BELOW = -1200.0
-# In-plane Gaussian over which the views' variance is averaged, pixels.
-_DOUBT_SIGMA = 1.0
+# In-plane Gaussian over which the views' variance is averaged, pixels. On scans of the training set, the rank
+# correlation with the true error was highest here.
+_DOUBT_SIGMA = 1.5
 
 
 @dataclass(frozen=True)
@@ -314,12 +316,13 @@ def _disagreement(variance: Tensor, factor: int, report: _Reporter) -> np.ndarra
     """
     gaps, _, rows, columns = variance.shape
     result = np.zeros((factor * gaps + 1, rows, columns), np.float32)
-    taps = torch.exp(-torch.arange(-3.0, 4.0).square() / (2 * _DOUBT_SIGMA**2))
+    reach = math.ceil(3 * _DOUBT_SIGMA)
+    taps = torch.exp(-torch.arange(-reach, reach + 1.0).square() / (2 * _DOUBT_SIGMA**2))
     taps = taps / taps.sum()
     for gap in range(gaps):
-        slices = torch.nn.functional.pad(variance[gap, :, None], (3, 3, 3, 3), mode="replicate")
-        slices = torch.nn.functional.conv2d(slices, taps.view(1, 1, 7, 1))
-        slices = torch.nn.functional.conv2d(slices, taps.view(1, 1, 1, 7))
+        slices = torch.nn.functional.pad(variance[gap, :, None], [reach] * 4, mode="replicate")
+        slices = torch.nn.functional.conv2d(slices, taps.view(1, 1, -1, 1))
+        slices = torch.nn.functional.conv2d(slices, taps.view(1, 1, 1, -1))
         result[gap * factor + 1 : (gap + 1) * factor] = to_hu(slices[:, 0].sqrt()).numpy()
         report.stop_if_asked()
     return result

@@ -46,6 +46,7 @@ def register_ablate(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
     parser.add_argument("--validate", nargs="+", default=[], type=Path, metavar="SCAN", help="thin scans to measure on")
     parser.add_argument("--factor", action="append", type=int, metavar="N", help="to measure at (default: 2 and 4)")
+    parser.add_argument("--center", type=_whole, metavar="PIXELS", help="measure on the middle of every slice alone")
     parser.add_argument("--steps", type=_whole, default=300, metavar="N", help="of every run (default: %(default)s)")
     parser.add_argument("--seeds", type=_whole, default=3, metavar="N", help="runs an arm (default: %(default)s)")
     _add_common(parser)
@@ -93,6 +94,7 @@ def _ablate(arguments: argparse.Namespace, job: Job) -> None:
         seeds=arguments.seeds,
         validate=arguments.validate,
         factors=factors,
+        center=arguments.center,
         device=arguments.device,
         progress=job.progress,
         should_cancel=job.should_cancel,
