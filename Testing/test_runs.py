@@ -142,6 +142,12 @@ class TestAblation:
         assert (folder / "plain" / "seed0" / "card.json").stat().st_mtime_ns == before
         assert not told
 
+    def test_can_start_every_run_from_a_model(self, thin, tmp_path, tiny_model):
+        ablate([thin], tmp_path / "out", {**SETTINGS, "network": {}}, seeds=1, start=str(tiny_model))
+        began_with = load_model(tiny_model).sha256
+        for arm in ARMS:
+            assert load_model(tmp_path / "out" / arm / "seed0").card["training"]["started_from"] == began_with
+
     def test_tells_the_time_left_of_all_runs(self, thin, tmp_path):
         told = []
         ablate([thin], tmp_path / "one", SETTINGS, seeds=1, progress=told.append)

@@ -1,4 +1,4 @@
-"""What each part of the method brings: short runs from scratch that differ in that part alone."""
+"""What each part of the method brings: short runs that differ in that part alone."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,7 +9,7 @@ import numpy as np
 from XViewSynthLib.acquisition import acquisition_axis
 from XViewSynthLib.bench import run_bench, to_markdown
 from XViewSynthLib.hardware import resolve_device
-from XViewSynthLib.models import WEIGHTS_FILE, save_model
+from XViewSynthLib.models import WEIGHTS_FILE, load_model, save_model
 from XViewSynthLib.orientation import to_slices
 from XViewSynthLib.progress import Progress
 from XViewSynthLib.reading import read_volume
@@ -40,11 +40,12 @@ def ablate(
     validate: Sequence[Path] = (),
     factors: Sequence[int] = (2, 4),
     center: int | None = None,
+    start: str | None = None,
     device: str = "auto",
     progress: Callable[[Progress], None] | None = None,
     should_cancel: Callable[[], bool] | None = None,
 ) -> str | None:
-    """Train every arm with every seed, and measure them.
+    """Train every arm with every seed, from scratch or all from the model `start`, and measure them.
 
     Writes the model folders <arm>/seed<k> below `folder`, their runs below `folder`/runs, and with `validate` the
     tables of `run_bench`, for whole scans or, to save time, the `center` x `center` pixels in their middle. Models
@@ -56,6 +57,9 @@ def ablate(
     folder = Path(folder)
     where = str(resolve_device(device))
     volumes = [read_volume(scan) for scan in scans]
+    began_with = load_model(start) if start is not None else None
+    if began_with is not None:
+        settings = settings | {"network": began_with.card["network"]}
     arms = [(arm, seed) for seed in range(seeds) for arm in ARMS]
     for done, (arm, seed) in enumerate(arms):
         model = folder / arm / f"seed{seed}"
@@ -63,10 +67,11 @@ def ablate(
             continue
         config = replace(TrainingConfig.from_dict({**settings, **ARMS[arm]}), seed=seed)
         run = folder / "runs" / f"{arm}-seed{seed}"
-        trainer = Trainer(volumes, config, run, device=where, resume=(run / NAME).exists())
+        weights = began_with.network.state_dict() if began_with is not None else None
+        trainer = Trainer(volumes, config, run, start=weights, device=where, resume=(run / NAME).exists())
         network = trainer.run(_counted(progress, f"{arm} seed {seed}", done, len(arms)), should_cancel)
         data = [{"name": scan.stem, "license": "the user's own"} for scan in map(Path, scans)]
-        save_model(model, network, make_card(f"{arm}-seed{seed}", config, data))
+        save_model(model, network, make_card(f"{arm}-seed{seed}", config, data, began_with))
     if not validate:
         return None
     if center is not None:

@@ -38,7 +38,7 @@ def register_ablate(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "ablate",
         help="train short runs that differ in one part of the method, and compare them",
-        description="Train every arm of the ablation with every seed from scratch: level 0 alone (single views and "
+        description="Train every arm of the ablation with every seed: level 0 alone (single views and "
         "their mean), plain distillation, selective distillation, and with the incremental level. With --validate, "
         "measure them as xviewsynth bench does. A run that is complete already is not trained again.",
     )
@@ -46,6 +46,7 @@ def register_ablate(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
     parser.add_argument("--validate", nargs="+", default=[], type=Path, metavar="SCAN", help="thin scans to measure on")
     parser.add_argument("--factor", action="append", type=int, metavar="N", help="to measure at (default: 2 and 4)")
+    parser.add_argument("--from", dest="start", metavar="MODEL", help="start every run from a model, not from scratch")
     parser.add_argument("--center", type=_whole, metavar="PIXELS", help="measure on the middle of every slice alone")
     parser.add_argument("--steps", type=_whole, default=300, metavar="N", help="of every run (default: %(default)s)")
     parser.add_argument("--seeds", type=_whole, default=3, metavar="N", help="runs an arm (default: %(default)s)")
@@ -95,6 +96,7 @@ def _ablate(arguments: argparse.Namespace, job: Job) -> None:
         validate=arguments.validate,
         factors=factors,
         center=arguments.center,
+        start=arguments.start,
         device=arguments.device,
         progress=job.progress,
         should_cancel=job.should_cancel,
