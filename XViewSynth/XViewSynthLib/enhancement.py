@@ -20,7 +20,7 @@ from .networks import INTENSITY_RANGE, VIEWS, to_hu, to_network_units
 from .orientation import to_slices
 from .plan import Plan, make_plan, resampled_positions
 from .progress import Progress
-from .volume import AXES, Axis, Volume, affine_column
+from .volume import Axis, Volume, affine_column, array_axis
 
 # The spline's weights fall by a factor of 3.7 a slice: what lies further away than this changes no HU.
 _SPLINE_REACH = 12
@@ -178,8 +178,7 @@ class _Reporter:
 
 
 def _gap_ratio(volume: Volume, axis: Axis) -> float:
-    gap = volume.spacing[affine_column(axis)]
-    return gap / float(np.mean([step for other, step in zip(AXES, volume.spacing) if other != axis]))
+    return volume.spacing_along(axis) / volume.pixel_spacing(axis)
 
 
 def _run_students(
@@ -331,11 +330,11 @@ def _disagreement(variance: Tensor, factor: int, report: _Reporter) -> np.ndarra
 def _resampled(enhanced: Enhanced, volume: Volume, resample_to: float) -> Enhanced:
     """The same result on slices `resample_to` mm apart."""
     axis, factor = enhanced.axis, enhanced.factor
-    step = volume.spacing[affine_column(axis)]
+    step = volume.spacing_along(axis)
     positions = resampled_positions(volume.slices(axis), factor, step, resample_to)
     affine = volume.affine.copy()
     affine[:3, affine_column(axis)] *= resample_to / step
-    dimension = 2 - affine_column(axis)
+    dimension = array_axis(axis)
 
     def resample(grid: Volume) -> Volume:
         slices = np.moveaxis(grid.voxels, dimension, 0)

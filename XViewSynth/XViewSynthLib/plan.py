@@ -15,7 +15,7 @@ from .errors import InputError
 from .hardware import PRECISIONS, free_bytes, process_bytes, resolve_device, resolve_precision
 from .models import Model
 from .networks import VIEWS
-from .volume import AXES, Axis, Volume, affine_column
+from .volume import Axis, Volume, affine_column, array_axis
 
 DEFAULT_SPACING = 1.25
 LARGEST_FACTOR = 8
@@ -103,7 +103,7 @@ def make_plan(
     chosen_axis = volume.resolve_axis(axis)
     acquisition, acquisition_note = resolve_acquisition(volume, acquisition)
     notes = [acquisition_note] if acquisition_note else []
-    target = _isotropic_spacing(volume, chosen_axis) if isotropic else spacing
+    target = volume.pixel_spacing(chosen_axis) if isotropic else spacing
     check_enhanceable(volume, chosen_axis, factor, forced=factor is not None or spacing is not None or axis != "auto")
     factor, resample_to = _resolve_factor(volume, chosen_axis, factor, target)
     check_enhanceable(volume, chosen_axis, factor, forced=True)
@@ -111,8 +111,9 @@ def make_plan(
         trained = ", ".join(str(known) for known in model.card["factors"])
         raise InputError(f"Choose another model: {model.name} was trained for factors {trained}, not {factor}.")
     if resample_to is not None:
+        step = volume.spacing_along(chosen_axis)
         notes.append(
-            f"The spacing of {resample_to:g} mm is no whole fraction of {_step(volume, chosen_axis):g} mm: slices are "
+            f"The spacing of {resample_to:g} mm is no whole fraction of {step:g} mm: slices are "
             f"enhanced by {factor} and then resampled, so observed slices do not come out bit for bit."
         )
     where, arithmetic = resolve_device(device), resolve_precision(precision)
@@ -147,18 +148,10 @@ def resampled_positions(slices: int, factor: int, step: float, resample_to: floa
     return np.arange(math.floor(last / ratio + 1e-6) + 1) * ratio
 
 
-def _step(volume: Volume, axis: Axis) -> float:
-    return volume.spacing[affine_column(axis)]
-
-
-def _isotropic_spacing(volume: Volume, axis: Axis) -> float:
-    return float(np.mean([step for other, step in zip(AXES, volume.spacing) if other != axis]))
-
-
 def _resolve_factor(volume: Volume, axis: Axis, factor: int | None, target: float | None) -> tuple[int, float | None]:
     if factor is not None:
         return factor, None
-    step = _step(volume, axis)
+    step = volume.spacing_along(axis)
     if target is None:
         needed = math.ceil(step / DEFAULT_SPACING - _WHOLE)
         if needed < 2:
@@ -190,8 +183,8 @@ def _output_grid(volume: Volume, axis: Axis, factor: int, resample_to: float | N
     if resample_to is None:
         spacing[affine_column(axis)] /= factor
     else:
-        count = len(resampled_positions(volume.slices(axis), factor, _step(volume, axis), resample_to))
-        shape[2 - affine_column(axis)] = count
+        count = len(resampled_positions(volume.slices(axis), factor, volume.spacing_along(axis), resample_to))
+        shape[array_axis(axis)] = count
         spacing[affine_column(axis)] = resample_to
     return tuple(shape), tuple(spacing)
 

@@ -79,6 +79,10 @@ class Volume:
         """Distance between neighbouring voxel centres along `axis`, mm."""
         return self.spacing[affine_column(axis)]
 
+    def pixel_spacing(self, axis: Axis) -> float:
+        """Mean distance in mm between neighbouring pixels of the slices along `axis`."""
+        return float(np.mean([self.spacing_along(other) for other in AXES if other != axis]))
+
     @property
     def origin(self) -> np.ndarray:
         """(3,) RAS position in mm of the centre of voxel (0, 0, 0)."""

@@ -14,7 +14,7 @@ from XViewSynthLib.models import Model, load_model, save_model
 from XViewSynthLib.networks import INTENSITY_RANGE
 from XViewSynthLib.progress import Progress
 from XViewSynthLib.reading import read_volume
-from XViewSynthLib.volume import Volume, affine_column
+from XViewSynthLib.volume import Volume
 
 from .config import TrainingConfig
 from .trainer import Trainer
@@ -122,7 +122,7 @@ def _training_data(volumes: Sequence[Volume]) -> list[dict]:
     described = []
     for index, volume in enumerate(volumes, start=1):
         axis = acquisition_axis(volume)
-        spacing = volume.spacing[affine_column(axis)]
+        spacing = volume.spacing_along(axis)
         entry = {"name": f"scan {index}", "license": "the user's own", "slices": volume.slices(axis)}
         described.append(entry | {"slice_spacing_mm": round(spacing, 3)})
     return described

@@ -71,9 +71,8 @@ def materials_of(volume: Volume) -> list[Material]:
     voxels, _ = to_slices(volume, volume.through_plane_axis)
     # Padding such as -3024 is no tissue: the networks see it as air.
     voxels = voxels.clip(*INTENSITY_RANGE).astype(np.int16)
-    through = volume.spacing["IJK".index(volume.through_plane_axis)]
-    across = [step for axis, step in zip("IJK", volume.spacing, strict=True) if axis != volume.through_plane_axis]
-    pixel = float(np.mean(across))
+    through = volume.spacing_along(volume.through_plane_axis)
+    pixel = volume.pixel_spacing(volume.through_plane_axis)
     materials = [Material(voxels, through, pixel, in_plane=False)]
     if through / pixel <= _LARGEST_ANISOTROPY:
         rest = (through + pixel) / 2
