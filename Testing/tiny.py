@@ -35,5 +35,6 @@ def make_network(seed: int = 0) -> ThreeViewNetwork:
         torch.manual_seed(seed)
         network = ThreeViewNetwork(**NETWORK)
         for student in (network.axial, network.pixelwise):
-            torch.nn.init.normal_(student.decoder.leave.weight, std=0.01)
+            for head in student.heads.values():
+                torch.nn.init.normal_(head.weight, std=0.01)
         return network

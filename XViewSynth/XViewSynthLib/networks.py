@@ -1,8 +1,8 @@
 """The three students: one slice-wise (axial) and one pixel-wise network, shared by the coronal and sagittal views.
 
-Each student sees the observed slices, starts from their cubic spline and predicts what the spline misses. Slices sit
-on a continuous axis: a decoder is asked for the slice at any position between two observed ones, so that one model
-serves every factor.
+Each student sees the observed slices, starts from their cubic spline and predicts what the spline misses. One trunk
+serves every factor; each factor has a head of its own, which gives all the slices of a gap at once. (A head that is
+asked for one position at a time serves every factor too, but learns many times more slowly.)
 
 The views are those of Fang et al., "Incremental Cross-view Mutual Distillation for Self-supervised Medical CT
 Synthesis", CVPR 2022; the networks are our own.
@@ -31,15 +31,6 @@ def to_network_units(hu: Tensor) -> Tensor:
 def to_hu(units: Tensor) -> Tensor:
     """Map network units back to HU; differences too."""
     return units * _HU_PER_UNIT
-
-
-def positions_between(factor: int) -> tuple[float, ...]:
-    """Positions of the synthetic slices between two observed ones, as fractions of the gap.
-
-    >>> positions_between(4)
-    (0.25, 0.5, 0.75)
-    """
-    return tuple(step / factor for step in range(1, factor))
 
 
 def spline_between(observed: Tensor, factor: int) -> Tensor:
@@ -79,19 +70,26 @@ class ThreeViewNetwork(nn.Module):
         channels: features of every hidden layer.
         axial_blocks: residual blocks of the slice-wise student.
         pixel_blocks: residual blocks of the pixel-wise student, shared by the coronal and sagittal views.
+        factors: the up-sampling factors that the students have a head for.
     """
 
-    def __init__(self, channels: int = 48, axial_blocks: int = 5, pixel_blocks: int = 5):
+    def __init__(
+        self,
+        channels: int = 64,
+        axial_blocks: int = 4,
+        pixel_blocks: int = 4,
+        factors: Sequence[int] = (2, 3, 4, 5, 6, 7, 8),
+    ):
         super().__init__()
-        self.axial = SliceWiseStudent(channels, axial_blocks)
-        self.pixelwise = PixelWiseStudent(channels, pixel_blocks)
+        self.axial = SliceWiseStudent(channels, axial_blocks, factors)
+        self.pixelwise = PixelWiseStudent(channels, pixel_blocks, factors)
 
     def forward(self, observed: Tensor, factor: int, gap_ratio: Tensor, views: Sequence[str] = VIEWS) -> Tensor:
         """Predict the synthetic slices in every view.
 
         Args:
             observed: (batch, slices, rows, columns) in network units (`to_network_units`); rows and columns even.
-            factor: up-sampling factor s.
+            factor: up-sampling factor s, one of those the network was made for.
             gap_ratio: (batch,) distance between observed slices over the in-plane pixel spacing (both mm).
             views: which views to compute, of `VIEWS`.
 
@@ -116,36 +114,33 @@ class ThreeViewNetwork(nn.Module):
             (batch, slices - 1, s - 1, rows, columns), of the gaps, rows or columns in `part` only, in network units;
             to be added to `spline_between`.
         """
-        positions, ratio = positions_between(factor), torch.log2(gap_ratio)
         if view == "axial":
-            return self.axial(observed, positions, ratio, part)
+            return self.axial(observed, factor, gap_ratio, part)
         if view == "coronal":
-            return self.pixelwise(observed, positions, ratio, part)
+            return self.pixelwise(observed, factor, gap_ratio, part)
         if view == "sagittal":
-            return self.pixelwise(observed.transpose(2, 3), positions, ratio, part).transpose(3, 4)
+            return self.pixelwise(observed.transpose(2, 3), factor, gap_ratio, part).transpose(3, 4)
         raise ValueError(f"{view!r} is not a view; choose one of {', '.join(VIEWS)}.")
 
 
 class SliceWiseStudent(nn.Module):
     """Axial view: from the two observed slices on either side of a gap, the slices in it."""
 
-    def __init__(self, channels: int, blocks: int):
+    def __init__(self, channels: int, blocks: int, factors: Sequence[int]):
         super().__init__()
         self.trunk = Trunk(4 * 4, channels, blocks)
-        self.decoder = PositionDecoder(channels)
+        self.heads = _heads(channels, 4, factors)
 
-    def forward(self, observed: Tensor, positions: Sequence[float], ratio: Tensor, part: slice) -> Tensor:
+    def forward(self, observed: Tensor, factor: int, gap_ratio: Tensor, part: slice) -> Tensor:
         batch, slices, rows, columns = observed.shape
         first = torch.arange(slices - 1, device=observed.device)[part]
         neighbours = torch.stack([first - 1, first, first + 1, first + 2], dim=1)
         # The spline is mirrored at both ends; the network sees the same world.
         neighbours = (slices - 1 - (slices - 1 - neighbours.abs()).abs()).clamp(min=0)
         stacks = functional.pixel_unshuffle(observed[:, neighbours].flatten(0, 1), 2)
-        ratio = ratio.repeat_interleave(len(first))
-        features = self.trunk(_fast_layout(stacks), ratio)
-        slices_between = self.decoder(features, positions, ratio)
-        slices_between = functional.pixel_shuffle(slices_between.flatten(0, 1), 2)
-        return slices_between.view(len(positions), batch, len(first), rows, columns).movedim(0, 2)
+        features = self.trunk(_fast_layout(stacks), factor, gap_ratio.repeat_interleave(len(first)))
+        between = functional.pixel_shuffle(self.heads[str(factor)](features), 2)
+        return between.view(batch, len(first), factor - 1, rows, columns)
 
 
 class PixelWiseStudent(nn.Module):
@@ -154,13 +149,13 @@ class PixelWiseStudent(nn.Module):
     The pair shares one pass and sees one more row on either side, so that each plane has its neighbours.
     """
 
-    def __init__(self, channels: int, blocks: int):
+    def __init__(self, channels: int, blocks: int, factors: Sequence[int]):
         super().__init__()
         self.trunk = Trunk(4 * 2, channels, blocks)
         self.across_gap = nn.Conv2d(channels, channels, (2, 1))
-        self.decoder = PositionDecoder(channels)
+        self.heads = _heads(channels, 4, factors)
 
-    def forward(self, observed: Tensor, positions: Sequence[float], ratio: Tensor, part: slice) -> Tensor:
+    def forward(self, observed: Tensor, factor: int, gap_ratio: Tensor, part: slice) -> Tensor:
         observed = _with_neighbours(observed, part)
         batch, slices, rows, columns = observed.shape
         rows -= 2
@@ -168,26 +163,25 @@ class PixelWiseStudent(nn.Module):
         # (batch, slices, pairs, columns, plane) -> (batch pairs, plane column-parity, slices, columns / 2)
         planes = planes.unflatten(3, (columns // 2, 2)).permute(0, 2, 5, 4, 1, 3)
         planes = planes.reshape(batch * rows // 2, 8, slices, columns // 2)
-        ratio = ratio.repeat_interleave(rows // 2)
-        features = self.across_gap(self.trunk(_fast_layout(planes), ratio))
-        between = self.decoder(features, positions, ratio)
-        between = between.view(len(positions), batch, rows // 2, 2, 2, slices - 1, columns // 2)
-        # (position, batch, pair, plane, column-parity, gap, column / 2) -> (batch, gap, position, rows, columns)
-        return between.permute(1, 5, 0, 2, 3, 6, 4).reshape(batch, slices - 1, len(positions), rows, columns)
+        features = self.trunk(_fast_layout(planes), factor, gap_ratio.repeat_interleave(rows // 2))
+        between = self.heads[str(factor)](functional.relu(self.across_gap(features)))
+        between = between.view(batch, rows // 2, factor - 1, 2, 2, slices - 1, columns // 2)
+        # (batch, pair, position, plane, column-parity, gap, column / 2) -> (batch, gap, position, rows, columns)
+        return between.permute(0, 5, 2, 1, 3, 6, 4).reshape(batch, slices - 1, factor - 1, rows, columns)
 
 
 class Trunk(nn.Module):
-    """Plain residual blocks; the gap ratio shifts the features of the first layer."""
+    """Plain residual blocks; the factor and the gap ratio shift the features of the first layer."""
 
     def __init__(self, inputs: int, channels: int, blocks: int):
         super().__init__()
         self.head = nn.Conv2d(inputs, channels, 3, padding=1)
-        self.ratio = nn.Linear(1, channels)
+        self.condition = nn.Linear(2, channels)
         self.blocks = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
 
-    def forward(self, images: Tensor, ratio: Tensor) -> Tensor:
-        shift = self.ratio(ratio[:, None])[:, :, None, None]
-        return self.blocks(self.head(images) + shift)
+    def forward(self, images: Tensor, factor: int, gap_ratio: Tensor) -> Tensor:
+        condition = torch.stack([torch.full_like(gap_ratio, factor), gap_ratio], dim=1).log2()
+        return self.blocks(self.head(images) + self.condition(condition)[:, :, None, None])
 
 
 class ResidualBlock(nn.Module):
@@ -203,33 +197,16 @@ class ResidualBlock(nn.Module):
         return features + self.leave(functional.relu(self.enter(features)))
 
 
-class PositionDecoder(nn.Module):
-    """From the features of a gap, the slice at a position in it.
-
-    The position modulates the features before the last two convolutions, so the costly trunk runs once for all
-    positions of a gap.
-    """
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.condition = nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 2 * channels))
-        self.shared = nn.Conv2d(channels, channels, 1)
-        self.enter = nn.Conv2d(channels, channels, 3, padding=1)
-        self.leave = nn.Conv2d(channels, 4, 3, padding=1)
+def _heads(channels: int, pixels: int, factors: Sequence[int]) -> nn.ModuleDict:
+    """For each factor s the last layer, which gives s - 1 slices of so many pixels from the features of one place."""
+    heads = {}
+    for factor in factors:
+        head = nn.Conv2d(channels, (factor - 1) * pixels, 3, padding=1)
         # An untrained student answers with the spline.
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
-
-    def forward(self, features: Tensor, positions: Sequence[float], ratio: Tensor) -> Tensor:
-        """(images, channels, h, w) -> (positions, images, 4, h, w)."""
-        features = self.shared(features)
-        return torch.stack([self._at(features, position, ratio) for position in positions])
-
-    def _at(self, features: Tensor, position: float, ratio: Tensor) -> Tensor:
-        angle = torch.full_like(ratio, torch.pi * position)
-        code = [angle.cos(), angle.sin(), (2 * angle).cos(), (2 * angle).sin(), ratio, ratio * angle.sin()]
-        scale, shift = self.condition(torch.stack(code, dim=1))[:, :, None, None].chunk(2, dim=1)
-        return self.leave(functional.relu(self.enter(functional.relu(features * (1 + scale) + shift))))
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        heads[str(factor)] = head
+    return nn.ModuleDict(heads)
 
 
 def _with_neighbours(observed: Tensor, rows: slice) -> Tensor:

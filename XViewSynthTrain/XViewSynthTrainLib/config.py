@@ -7,6 +7,9 @@ from XViewSynthLib.errors import InputError
 #: Factors a run trains, and how often each is drawn. The usual ones most often.
 FACTOR_SHARES = {2: 0.30, 3: 0.15, 4: 0.30, 5: 0.10, 6: 0.06, 7: 0.03, 8: 0.06}
 
+#: The network of the shipped model.
+NETWORK = {"channels": 64, "axial_blocks": 4, "pixel_blocks": 4}
+
 
 @dataclass(frozen=True)
 class LossWeights:
@@ -35,7 +38,7 @@ class TrainingConfig:
     steps: int = 4000
     seed: int = 0
     #: Blocks of scan a step, and their size: observed slices, rows and columns.
-    batch: int = 2
+    batch: int = 1
     slices: int = 9
     pixels: int = 64
     factor_shares: dict[int, float] = field(default_factory=lambda: dict(FACTOR_SHARES))
@@ -55,8 +58,8 @@ class TrainingConfig:
     in_plane_share: float = 0.1
     #: Decay of the moving average of the weights, which is what a run delivers.
     average_decay: float = 0.999
-    #: Keyword arguments of `ThreeViewNetwork`.
-    network: dict[str, int] = field(default_factory=dict)
+    #: Keyword arguments of `ThreeViewNetwork`; written out, so that a model's card does not depend on its defaults.
+    network: dict[str, int] = field(default_factory=lambda: dict(NETWORK))
 
     def __post_init__(self):
         _require(self.steps >= 1, "the number of steps must be at least 1")
