@@ -164,7 +164,7 @@ class PixelWiseStudent(nn.Module):
         planes = planes.unflatten(3, (columns // 2, 2)).permute(0, 2, 5, 4, 1, 3)
         planes = planes.reshape(batch * rows // 2, 8, slices, columns // 2)
         features = self.trunk(_fast_layout(planes), factor, gap_ratio.repeat_interleave(rows // 2))
-        between = self.heads[str(factor)](functional.relu(self.across_gap(features)))
+        between = self.heads[str(factor)](self.across_gap(features))
         between = between.view(batch, rows // 2, factor - 1, 2, 2, slices - 1, columns // 2)
         # (batch, pair, position, plane, column-parity, gap, column / 2) -> (batch, gap, position, rows, columns)
         return between.permute(0, 5, 2, 1, 3, 6, 4).reshape(batch, slices - 1, factor - 1, rows, columns)
@@ -177,6 +177,10 @@ class Trunk(nn.Module):
         super().__init__()
         self.head = nn.Conv2d(inputs, channels, 3, padding=1)
         self.condition = nn.Linear(2, channels)
+        # A shift of the usual size would drown the images: every rectifier stays on one side, the students are linear
+        # filters, and training takes hours to get away from there.
+        nn.init.zeros_(self.condition.weight)
+        nn.init.zeros_(self.condition.bias)
         self.blocks = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
 
     def forward(self, images: Tensor, factor: int, gap_ratio: Tensor) -> Tensor:
