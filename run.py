@@ -3,8 +3,9 @@
     python3 run.py demo     enhance the bundled CT and say how good the new slices are
     python3 run.py test     check the style, run every test
 
-Only the standard library is needed. The first start installs the exact versions of Testing/requirements.lock, which
-takes minutes; later starts take seconds. A set-up that was cut short is begun again.
+Only the standard library is needed. The first start installs exact versions, which takes minutes: those of
+Testing/requirements.lock, and for the tests also those of Testing/requirements-slicer.lock. Later starts take seconds. A
+set-up that was cut short is begun again.
 """
 
 import argparse
@@ -28,6 +29,8 @@ PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = VENV / "set-up-by-run.py"
 LOG = VENV / "set-up.log"
 LOCK = ROOT / "Testing" / "requirements.lock"
+# Slicer's scene and a stand-in for its desktop, which only the tests need.
+SLICER_LOCK = ROOT / "Testing" / "requirements-slicer.lock"
 PROJECT = ROOT / "pyproject.toml"
 UNFINISHED = "unfinished\n"
 
@@ -72,13 +75,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Set XViewSynth up in .venv, then show it at work or test it.")
     commands = parser.add_subparsers(required=True, metavar="demo|test")
     demo = commands.add_parser("demo", help="enhance the bundled CT; write volumes, a picture and a report")
-    demo.set_defaults(run=run_demo)
+    demo.set_defaults(run=run_demo, locks=lambda: (LOCK,))
     test = commands.add_parser("test", help="check the style, run every test")
-    test.set_defaults(run=run_tests)
+    test.set_defaults(run=run_tests, locks=lambda: (LOCK, SLICER_LOCK))
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        set_up()
+        set_up(*options.locks())
     except SetupError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2
@@ -118,8 +121,8 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
 
 
-def set_up() -> None:
-    """Make .venv what the lock says, unless it already is.
+def set_up(*locks: Path) -> None:
+    """Make .venv hold what the locks say, unless it already does.
 
     The stamp is `unfinished` while the work goes on and names what was installed once it is done.
 
@@ -127,17 +130,18 @@ def set_up() -> None:
         SetupError: If that is not possible, with what to do.
     """
     home = f"{VENV} Python {sys.version.split()[0]}\n"
-    contents = hashlib.sha256(LOCK.read_bytes() + PROJECT.read_bytes()).hexdigest() + "\n"
+    needed = {hashlib.sha256(file.read_bytes()).hexdigest() for file in (PROJECT, *locks)}
     stamp = STAMP.read_text(encoding="utf-8") if STAMP.is_file() else ""
-    if stamp == home + contents and PYTHON.is_file():
+    ready = stamp.startswith(home) and PYTHON.is_file()
+    if ready and needed <= set(stamp.splitlines()):
         return
     print("Setting up .venv; this takes some minutes, once.", flush=True)
     try:
-        if not (stamp.startswith(home) and PYTHON.is_file()):
+        if not ready:
             make_environment()
         STAMP.write_text(UNFINISHED, encoding="utf-8")
-        install()
-        STAMP.write_text(home + contents, encoding="utf-8")
+        install(*locks)
+        STAMP.write_text(home + "".join(f"{line}\n" for line in sorted(needed)), encoding="utf-8")
     except OSError as problem:
         raise SetupError(f"{VENV} cannot be written ({problem.strerror or problem}); make it writable") from problem
     print("Set up.", flush=True)
@@ -167,12 +171,13 @@ def make_environment() -> None:
         raise SetupError(f"the virtual environment could not be made; {LOG} holds what Python said")
 
 
-def install() -> None:
+def install(*locks: Path) -> None:
     """Install the locked packages, then this repository in place: its commands exist, and its code can be edited."""
     if sys.platform == "linux" and not Path("/proc/driver/nvidia").exists():
         print("If pip takes PyTorch with CUDA (about 3 GB), README.md tells how to take the small build.", flush=True)
     pip = (PYTHON, "-m", "pip", "--disable-pip-version-check", "--no-input", "--retries", "3", "install")
-    for what in (("--requirement", LOCK), ("--no-deps", "--no-build-isolation", "--editable", ROOT)):
+    requirements = [part for lock in locks for part in ("--requirement", lock)]
+    for what in (requirements, ("--no-deps", "--no-build-isolation", "--editable", ROOT)):
         step = logged(*pip, *what)
         if step.returncode:
             raise SetupError(explain(step.stdout))

@@ -38,7 +38,7 @@ class TestSetUp:
         run.VENV.mkdir()
         (run.VENV / "precious").write_text("data")
         with pytest.raises(run.SetupError, match=r"not made by run\.py; move it away"):
-            run.set_up()
+            run.set_up(run.LOCK)
         assert (run.VENV / "precious").read_text() == "data"
 
     def test_a_set_up_that_was_cut_short_is_begun_again(self, run):
@@ -53,41 +53,53 @@ class TestSetUp:
     def test_what_is_set_up_is_not_set_up_again(self, run, monkeypatch, capsys):
         run.PYTHON.parent.mkdir(parents=True)
         run.PYTHON.write_text("")
-        monkeypatch.setattr(run, "install", lambda: None)
+        monkeypatch.setattr(run, "install", lambda *_: None)
         run.STAMP.write_text(f"{run.VENV} Python {sys.version.split()[0]}\n")
-        run.set_up()
+        run.set_up(run.LOCK)
         assert "Setting up" in capsys.readouterr().out
-        run.set_up()
+        run.set_up(run.LOCK)
         assert capsys.readouterr().out == ""
 
     def test_a_changed_lock_is_installed(self, run, monkeypatch):
         run.PYTHON.parent.mkdir(parents=True)
         run.PYTHON.write_text("")
         installed = []
-        monkeypatch.setattr(run, "install", lambda: installed.append(run.LOCK.read_text()))
+        monkeypatch.setattr(run, "install", lambda lock: installed.append(lock.read_text()))
         run.STAMP.write_text(f"{run.VENV} Python {sys.version.split()[0]}\n")
-        run.set_up()
+        run.set_up(run.LOCK)
         run.LOCK.write_text("safetensors==0.0.2\n")
-        run.set_up()
+        run.set_up(run.LOCK)
         assert installed == ["safetensors==0.0.1\n", "safetensors==0.0.2\n"]
+
+    def test_what_the_tests_need_is_added_and_serves_the_demo_too(self, run, monkeypatch, tmp_path):
+        run.PYTHON.parent.mkdir(parents=True)
+        run.PYTHON.write_text("")
+        more = tmp_path / "more"
+        more.write_text("vtk==9.6.0\n")
+        installed = []
+        monkeypatch.setattr(run, "install", lambda *locks: installed.append(locks))
+        run.STAMP.write_text(f"{run.VENV} Python {sys.version.split()[0]}\n")
+        for locks in ((run.LOCK,), (run.LOCK, more), (run.LOCK,)):
+            run.set_up(*locks)
+        assert installed == [(run.LOCK,), (run.LOCK, more)]
 
     def test_a_failed_set_up_counts_as_unfinished(self, run, monkeypatch):
         run.PYTHON.parent.mkdir(parents=True)
         run.PYTHON.write_text("")
         run.STAMP.write_text(f"{run.VENV} Python {sys.version.split()[0]}\n")
 
-        def fail():
+        def fail(*_):
             raise run.SetupError("the disk is full")
 
         monkeypatch.setattr(run, "install", fail)
         with pytest.raises(run.SetupError):
-            run.set_up()
+            run.set_up(run.LOCK)
         assert run.STAMP.read_text() == run.UNFINISHED
 
     def test_a_folder_that_cannot_be_made_is_told(self, run):
         run.VENV.write_text("a file")
         with pytest.raises(run.SetupError, match="cannot be written"):
-            run.set_up()
+            run.set_up(run.LOCK)
 
 
 class TestTroubles:
@@ -101,7 +113,7 @@ class TestTroubles:
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         monkeypatch.setattr(run, "PYTHON", Path(sys.executable))
         with pytest.raises(run.SetupError, match="connect this machine to the internet"):
-            run.install()
+            run.install(run.LOCK)
 
     @pytest.mark.parametrize(
         ("said", "sentence"),
