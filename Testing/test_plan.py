@@ -9,8 +9,9 @@ import pytest
 
 from scans import affine_from, anatomy
 from XViewSynthLib import InputError, Volume
+from XViewSynthLib.grid import resampled_positions
 from XViewSynthLib.models import load_model
-from XViewSynthLib.plan import make_plan, resampled_positions
+from XViewSynthLib.plan import make_plan
 
 
 @pytest.fixture(scope="module")

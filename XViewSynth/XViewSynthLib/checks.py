@@ -46,6 +46,16 @@ def check_enhanceable(volume: Volume, axis: str = "auto", factor: int | None = N
         InputError: a factor other than 2 to 8, fewer than 4 slices, NaN or infinite voxels, one value everywhere, a
             labelmap, or (unless forced) a scan that is isotropic already.
     """
+    check_geometry(volume, axis, factor, forced=forced)
+    check_values(volume.voxels)
+
+
+def check_geometry(volume: Volume, axis: str = "auto", factor: int | None = None, *, forced: bool = False) -> None:
+    """The part of `check_enhanceable` that takes no time: factor, number of slices, spacing.
+
+    Raises:
+        InputError: as there, but for the values.
+    """
     if factor is not None:
         check_factor(factor)
     along = volume.resolve_axis(axis)
@@ -54,7 +64,6 @@ def check_enhanceable(volume: Volume, axis: str = "auto", factor: int | None = N
             f"The scan has {_count(volume.slices(along), 'slice')} along {along}, too few to learn from: at least "
             f"{MINIMUM_SLICES} are needed."
         )
-    _check_values(volume.voxels)
     if not forced:
         _check_anisotropic(volume, along)
 
@@ -69,7 +78,12 @@ def _check_anisotropic(volume: Volume, axis: Axis) -> None:
         )
 
 
-def _check_values(voxels: np.ndarray) -> None:
+def check_values(voxels: np.ndarray) -> None:
+    """The part of `check_enhanceable` that looks at every voxel.
+
+    Raises:
+        InputError: NaN or infinite voxels, one value everywhere, or a labelmap.
+    """
     if voxels.dtype.kind == "f":
         broken = sum(int(np.count_nonzero(~np.isfinite(plane))) for plane in voxels)
         if broken:

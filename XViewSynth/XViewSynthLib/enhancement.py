@@ -14,11 +14,12 @@ from torch import Tensor
 
 from .baselines import interpolation_weights, weights_at
 from .errors import Cancelled
+from .grid import resampled_positions
 from .hardware import PRECISIONS, peak_bytes
 from .models import STANDARD, Model, load_model
 from .networks import INTENSITY_RANGE, VIEWS, to_hu, to_network_units
 from .orientation import to_slices
-from .plan import Plan, make_plan, resampled_positions
+from .plan import Plan, make_plan
 from .progress import Progress
 from .volume import Axis, Volume, affine_column, array_axis
 

@@ -6,22 +6,17 @@ import math
 import time
 from dataclasses import asdict, dataclass
 
-import numpy as np
 import torch
 
 from .acquisition import resolve_acquisition
-from .checks import check_enhanceable
+from .checks import check_values
 from .errors import InputError
+from .grid import settle_grid
 from .hardware import PRECISIONS, free_bytes, process_bytes, resolve_device, resolve_precision
 from .models import Model
 from .networks import VIEWS
-from .volume import Axis, Volume, affine_column, array_axis
+from .volume import Axis, Volume
 
-DEFAULT_SPACING = 1.25
-LARGEST_FACTOR = 8
-
-# Ratios closer than this to a whole number are whole: headers round spacings to three digits or so.
-_WHOLE = 0.01
 # Live float32 feature maps of a tile at the network's widest point, and what convolution kernels take beside them.
 _LIVE_FEATURE_MAPS = 8
 # A smaller tile does not save memory worth having; a larger one makes cancelling and the progress bar sluggish.
@@ -98,15 +93,11 @@ def make_plan(
     Raises:
         InputError: the request cannot be met, or the scan cannot be enhanced.
     """
-    if sum(request is not None and request is not False for request in (factor, spacing, isotropic)) > 1:
-        raise InputError("Choose one of factor, spacing and isotropic, not several.")
-    chosen_axis = volume.resolve_axis(axis)
+    grid = settle_grid(volume, factor=factor, spacing=spacing, isotropic=isotropic, axis=axis)
     acquisition, acquisition_note = resolve_acquisition(volume, acquisition)
     notes = [acquisition_note] if acquisition_note else []
-    target = volume.pixel_spacing(chosen_axis) if isotropic else spacing
-    check_enhanceable(volume, chosen_axis, factor, forced=factor is not None or spacing is not None or axis != "auto")
-    factor, resample_to = _resolve_factor(volume, chosen_axis, factor, target)
-    check_enhanceable(volume, chosen_axis, factor, forced=True)
+    check_values(volume.voxels)
+    chosen_axis, factor, resample_to = grid.axis, grid.factor, grid.resample_to
     if factor not in model.card["factors"]:
         trained = ", ".join(str(known) for known in model.card["factors"])
         raise InputError(f"Choose another model: {model.name} was trained for factors {trained}, not {factor}.")
@@ -118,13 +109,12 @@ def make_plan(
         )
     where, arithmetic = resolve_device(device), resolve_precision(precision)
     tile, peak = _fit_memory(volume, chosen_axis, factor, model, where, memory)
-    shape, output_spacing = _output_grid(volume, chosen_axis, factor, resample_to)
     return Plan(
         axis=chosen_axis,
         factor=factor,
         resample_to=resample_to,
-        output_shape=shape,
-        output_spacing=output_spacing,
+        output_shape=grid.shape,
+        output_spacing=grid.spacing,
         acquisition=acquisition,
         device=str(where),
         precision=arithmetic,
@@ -133,60 +123,6 @@ def make_plan(
         expected_peak_bytes=peak,
         notes=tuple(notes),
     )
-
-
-def resampled_positions(slices: int, factor: int, step: float, resample_to: float) -> np.ndarray:
-    """Positions of the slices of a resampled result, counted in enhanced slices.
-
-    Args:
-        slices: observed slices N, `step` mm apart.
-        factor: factor of the enhancement that came before.
-        resample_to: distance of the resampled slices, mm.
-    """
-    ratio = resample_to * factor / step
-    last = factor * (slices - 1)
-    return np.arange(math.floor(last / ratio + 1e-6) + 1) * ratio
-
-
-def _resolve_factor(volume: Volume, axis: Axis, factor: int | None, target: float | None) -> tuple[int, float | None]:
-    if factor is not None:
-        return factor, None
-    step = volume.spacing_along(axis)
-    if target is None:
-        needed = math.ceil(step / DEFAULT_SPACING - _WHOLE)
-        if needed < 2:
-            raise InputError(
-                f"Name a factor to go finer: slices along {axis} are {step:.3g} mm apart, which is fine already."
-            )
-        return min(needed, LARGEST_FACTOR), None
-    if not (np.isfinite(target) and target > 0):
-        raise InputError(f"The spacing must be a positive number of millimetres, not {target}.")
-    ratio = step / target
-    if ratio <= 1 + _WHOLE:
-        raise InputError(
-            f"Choose a spacing below {step:.3g} mm, the distance of slices along {axis}; {target:.3g} is not."
-        )
-    if ratio > LARGEST_FACTOR + _WHOLE:
-        raise InputError(
-            f"Choose a spacing of at least {step / LARGEST_FACTOR:.3g} mm, or factor {LARGEST_FACTOR}: reaching "
-            f"{target:.3g} mm from slices {step:.3g} mm apart takes more than {LARGEST_FACTOR} times the slices."
-        )
-    nearest = round(ratio)
-    if nearest >= 2 and abs(ratio - nearest) <= _WHOLE:
-        return nearest, None
-    return math.ceil(ratio), target
-
-
-def _output_grid(volume: Volume, axis: Axis, factor: int, resample_to: float | None):
-    shape = list(volume.upsampled_shape(axis, factor))
-    spacing = list(volume.spacing)
-    if resample_to is None:
-        spacing[affine_column(axis)] /= factor
-    else:
-        count = len(resampled_positions(volume.slices(axis), factor, volume.spacing_along(axis), resample_to))
-        shape[array_axis(axis)] = count
-        spacing[affine_column(axis)] = resample_to
-    return tuple(shape), tuple(spacing)
 
 
 def _fit_memory(
