@@ -34,7 +34,7 @@ from .models import (
 )
 from .outputs import Outputs
 from .progress import KINDS, Progress, describe_seconds, reporter
-from .stop import StopRequest, stop_signals
+from .stop import StopRequest, stop_signals, stop_with_parent
 from .streams import finish_printing, prepare_streams, print_line, quiet_libraries
 
 if TYPE_CHECKING:
@@ -79,6 +79,16 @@ def add_progress_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_stop_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--stop-with-parent``, for commands that another program starts and should not be survived by."""
+    parser.add_argument(
+        "--stop-with-parent",
+        type=process_id,
+        metavar="PID",
+        help="cancel when standard input closes or that process ends",
+    )
+
+
 def add_model_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--model``."""
     parser.add_argument(
@@ -105,20 +115,30 @@ def factor(text: str) -> int:
     return int(text)
 
 
+def process_id(text: str) -> int:
+    """An argument type: the number of a process."""
+    if not re.fullmatch("[1-9][0-9]{0,9}", text):
+        raise argparse.ArgumentTypeError(f"must be the number of a process, not {text!r}")
+    return int(text)
+
+
 def _run(argv: Sequence[str], request: StopRequest, registers: Sequence[Register] = ()) -> int:
-    code = run(lambda: _run_command(_parser(argv, registers).parse_args(argv), lambda: request.asked), request)
+    code = run(lambda: _run_command(_parser(argv, registers).parse_args(argv), request), request)
     finish_printing()
     return code
 
 
-def _run_command(arguments: argparse.Namespace, should_cancel: Callable[[], bool]) -> int | None:
+def _run_command(arguments: argparse.Namespace, request: StopRequest) -> int | None:
     kind = getattr(arguments, "progress", "none")
+    parent = getattr(arguments, "stop_with_parent", None)
+    if parent is not None:
+        stop_with_parent(request, parent)
 
     def say(text: str) -> None:
         print_line(text, to_errors=kind == "json")
 
     with reporter(kind) as progress:
-        job = Job(say, progress, should_cancel)
+        job = Job(say, progress, lambda: request.asked)
         job.stop_if_asked()
         return arguments.run(arguments, job)
 
@@ -139,6 +159,7 @@ def _parser(argv: Sequence[str], registers: Sequence[Register] = ()) -> argparse
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_enhance(commands)
     _add_selfcheck(commands)
+    _add_speed(commands)
     _add_models(commands)
     _add_bench(commands)
     for register in registers:
@@ -168,9 +189,11 @@ def _add_enhance(commands: argparse._SubParsersAction) -> None:
     add_model_option(parser)
     _add_acquisition(parser)
     _add_device_options(parser)
+    _add_memory(parser)
     parser.add_argument("--disagreement", type=Path, metavar="FILE", help="also write how far the views differ, in HU")
     _add_report(parser)
     add_progress_option(parser)
+    add_stop_option(parser)
     parser.set_defaults(run=_enhance)
 
 
@@ -200,6 +223,9 @@ def _add_device_options(parser: argparse.ArgumentParser) -> None:
         "--device", default="auto", metavar="auto|cpu|cuda|cuda:1|mps", help="auto: a GPU if there is one"
     )
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
+
+
+def _add_memory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory", type=positive("gigabytes"), metavar="GB", help="the most memory to take (default: what is free)"
     )
@@ -330,8 +356,10 @@ def _add_selfcheck(commands: argparse._SubParsersAction) -> None:
     add_model_option(parser)
     _add_acquisition(parser)
     _add_device_options(parser)
+    _add_memory(parser)
     _add_report(parser)
     add_progress_option(parser)
+    add_stop_option(parser)
     parser.set_defaults(run=_selfcheck)
 
 
@@ -385,6 +413,41 @@ def _describe_selfcheck(report: dict) -> str:
         "gain: over the better of linear and cubic."
     )
     return "\n".join([*lines, *report["notes"]])
+
+
+def _add_speed(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "speed",
+        help="how fast enhancing is on this machine",
+        description="Enhance a small piece, and print the seconds taken for each of its voxels as JSON. A scan takes "
+        "that long for each of its voxels, those of its last slice left out.",
+    )
+    parser.add_argument("--factor", type=factor, metavar="N", help="2 to 8 (default: the model's smallest)")
+    add_model_option(parser)
+    _add_device_options(parser)
+    add_stop_option(parser)
+    parser.set_defaults(run=_speed)
+
+
+def _speed(arguments: argparse.Namespace, job: Job) -> None:
+    model_folder(arguments.model)
+
+    from .hardware import resolve_device, resolve_precision
+    from .plan import check_known_factor, seconds_per_voxel
+
+    device, precision = resolve_device(arguments.device), resolve_precision(arguments.precision)
+    model = load_model(arguments.model)
+    factor = arguments.factor or min(model.card["factors"])
+    check_known_factor(model, factor)
+    job.stop_if_asked()
+    measured = {
+        "seconds_per_voxel": seconds_per_voxel(model, factor, device, precision),
+        "device": str(device),
+        "precision": precision,
+        "factor": factor,
+        "model": model.name,
+    }
+    job.say(json.dumps(measured))
 
 
 def _add_models(commands: argparse._SubParsersAction) -> None:
@@ -458,8 +521,10 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     _add_axis(parser)
     _add_acquisition(parser)
     _add_device_options(parser)
+    _add_memory(parser)
     add_progress_option(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    add_stop_option(parser)
     parser.set_defaults(run=_bench)
 
 

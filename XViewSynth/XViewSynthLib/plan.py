@@ -98,9 +98,7 @@ def make_plan(
     notes = [acquisition_note] if acquisition_note else []
     check_values(volume.voxels)
     chosen_axis, factor, resample_to = grid.axis, grid.factor, grid.resample_to
-    if factor not in model.card["factors"]:
-        trained = ", ".join(str(known) for known in model.card["factors"])
-        raise InputError(f"Choose another model: {model.name} was trained for factors {trained}, not {factor}.")
+    check_known_factor(model, factor)
     if resample_to is not None:
         step = volume.spacing_along(chosen_axis)
         notes.append(
@@ -123,6 +121,39 @@ def make_plan(
         expected_peak_bytes=peak,
         notes=tuple(notes),
     )
+
+
+def check_known_factor(model: Model, factor: int) -> None:
+    """Refuse a factor that the model was not trained for.
+
+    Raises:
+        InputError: it was not.
+    """
+    if factor not in model.card["factors"]:
+        trained = ", ".join(str(known) for known in model.card["factors"])
+        raise InputError(f"Choose another model: {model.name} was trained for factors {trained}, not {factor}.")
+
+
+def seconds_per_voxel(model: Model, factor: int, device: torch.device, precision: str) -> float:
+    """Seconds that enhancing takes here for each observed voxel below which slices are missing.
+
+    Measured with one small piece, computed on the device that will do the work. All slices but the last count.
+
+    Args:
+        model: what predicts the new slices.
+        factor: one the model was trained for.
+        device, precision: as `hardware` resolves them.
+    """
+    slices, pixels = 6, 64
+    network = model.network.to(device, memory_format=torch.channels_last)
+    piece = torch.zeros(1, slices, pixels, pixels, device=device)
+    ratio = torch.ones(1, device=device)
+    with torch.inference_mode(), torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32"):
+        for _ in range(2):  # the first pass pays for choosing kernels
+            start = time.perf_counter()
+            network(piece, factor, ratio, VIEWS).sum().item()
+            seconds = time.perf_counter() - start
+    return seconds / (pixels * pixels * (slices - 1))
 
 
 def _fit_memory(
@@ -155,16 +186,6 @@ def _bytes_per_tile_voxel(model: Model, factor: int) -> int:
 def _expected_seconds(
     volume: Volume, axis: Axis, factor: int, model: Model, device: torch.device, precision: str
 ) -> float:
-    """Extrapolate from one small piece, computed on the device that will do the work."""
-    slices, pixels = 6, 64
-    network = model.network.to(device, memory_format=torch.channels_last)
-    piece = torch.zeros(1, slices, pixels, pixels, device=device)
-    ratio = torch.ones(1, device=device)
-    with torch.inference_mode(), torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32"):
-        for _ in range(2):  # the first pass pays for choosing kernels
-            start = time.perf_counter()
-            network(piece, factor, ratio, VIEWS).sum().item()
-            seconds = time.perf_counter() - start
     gaps = volume.slices(axis) - 1
     voxels = volume.voxels.size / volume.slices(axis) * gaps
-    return seconds * voxels / (pixels * pixels * (slices - 1))
+    return seconds_per_voxel(model, factor, device, precision) * voxels

@@ -1,9 +1,15 @@
 """How a process is asked to stop. Imports next to nothing, so that a program can listen from its first moment."""
 
+import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+_INPUT = 0
+_POLL_SECONDS = 0.25
 
 
 class StopRequest:
@@ -43,3 +49,47 @@ def stop_signals(restore: bool) -> Iterator[StopRequest]:
         if restore:
             for number, handler in former.items():
                 signal.signal(number, handler or signal.SIG_DFL)
+
+
+def stop_with_parent(request: StopRequest, pid: int) -> None:
+    """Ask for a stop once standard input closes, or once the process `pid` has ended.
+
+    The program that started this one keeps the other end of standard input, and its end closes that, however it ends.
+    A launcher between the two may hold an input of its own open, which is why the process is watched as well.
+    """
+    for wait in (_wait_for_end_of_input, lambda: _wait_for_end_of_process(pid)):
+        threading.Thread(target=_ask_after, args=(request, wait), daemon=True).start()
+
+
+def _ask_after(request: StopRequest, wait: Callable[[], None]) -> None:
+    wait()
+    request()
+
+
+def _wait_for_end_of_input() -> None:
+    with suppress(OSError):  # closed from the start, or broken
+        if sys.platform == "win32":
+            _wait_for_broken_pipe()
+        # Not through sys.stdin, whose lock a thread must not hold when Python ends.
+        while os.read(_INPUT, 4096):
+            pass
+
+
+def _wait_for_broken_pipe() -> None:
+    # A read that waits would, on Windows, block whoever asks for the type of standard input: libraries do on import.
+    import _winapi
+    import msvcrt
+
+    handle = msvcrt.get_osfhandle(_INPUT)
+    while True:
+        _winapi.PeekNamedPipe(handle, 0)
+        time.sleep(_POLL_SECONDS)
+
+
+def _wait_for_end_of_process(pid: int) -> None:
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(_POLL_SECONDS)

@@ -59,11 +59,12 @@ def _add_scans(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    from XViewSynthLib.cli import add_progress_option
+    from XViewSynthLib.cli import add_progress_option, add_stop_option
 
     parser.add_argument("--settings", type=Path, metavar="FILE.json", help="any other setting of TrainingConfig")
     parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda|cuda:1|mps")
     add_progress_option(parser)
+    add_stop_option(parser)
 
 
 def _train(arguments: argparse.Namespace, job: Job) -> None:
