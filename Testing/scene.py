@@ -1,0 +1,106 @@
+"""Scenes for the tests: Slicer's own MRML, without the application around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import slicer
+import vtk
+
+from XViewSynthLib import Volume
+from XViewSynthScene.volumes import set_voxels_and_geometry
+
+
+@contextmanager
+def mrml_scene() -> Iterator[slicer.vtkMRMLScene]:
+    """An empty scene that knows all kinds of nodes, and is `slicer.mrmlScene` meanwhile."""
+    scene = slicer.vtkMRMLScene()
+    sequences = slicer.vtkSlicerSequencesLogic()
+    sequences.SetMRMLScene(scene)  # its browsers are no part of the MRML core
+    colors = slicer.vtkMRMLColorLogic()
+    colors.SetMRMLScene(scene)  # adds the default colours
+    before = getattr(slicer, "mrmlScene", None)
+    slicer.mrmlScene = scene
+    try:
+        yield scene
+    finally:
+        slicer.mrmlScene = before
+        for logic in (sequences, colors):
+            logic.SetMRMLScene(None)
+        scene.Clear(True)
+
+
+def make_volume_node(scene: slicer.vtkMRMLScene, volume: Volume, name: str = "CT") -> slicer.vtkMRMLScalarVolumeNode:
+    """A displayed node with a copy of a volume's voxels, at the top of the subject hierarchy."""
+    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    set_voxels_and_geometry(node, volume)
+    node.CreateDefaultDisplayNodes()
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
+    return node
+
+
+def make_bent_transform(scene: slicer.vtkMRMLScene, shift: float = 4.0) -> slicer.vtkMRMLGridTransformNode:
+    """A non-linear transform over the middle of every test scan; it moves what lies there by `shift` mm to superior."""
+    displacements = vtk.vtkImageData()
+    displacements.SetDimensions(3, 3, 3)
+    displacements.AllocateScalars(vtk.VTK_DOUBLE, 3)
+    displacements.GetPointData().GetScalars().Fill(0)
+    for i, j, k in np.ndindex(3, 3, 3):
+        displacements.SetScalarComponentFromDouble(i, j, k, 2, shift)
+    displacements.SetSpacing(400, 400, 400)
+    displacements.SetOrigin(-400, -400, -400)
+    transform = slicer.vtkOrientedGridTransform()
+    transform.SetDisplacementGridData(displacements)
+    node = scene.AddNewNodeByClass("vtkMRMLGridTransformNode", "Acquisition transform")
+    node.SetAndObserveTransformToParent(transform)
+    return node
+
+
+def make_shift(scene: slicer.vtkMRMLScene, millimetres: float = 10.0) -> slicer.vtkMRMLLinearTransformNode:
+    """A linear transform that moves by this much to superior."""
+    matrix = vtk.vtkMatrix4x4()
+    matrix.SetElement(2, 3, millimetres)
+    node = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Shift")
+    node.SetMatrixTransformToParent(matrix)
+    return node
+
+
+def saved_and_loaded(scene: slicer.vtkMRMLScene, folder: Path, kind: str) -> slicer.vtkMRMLScene:
+    """A new scene, loaded from the files that `scene` was saved to; `kind` is "mrml" or "mrb"."""
+    loaded = slicer.vtkMRMLScene()
+    sequences = slicer.vtkSlicerSequencesLogic()
+    sequences.SetMRMLScene(loaded)
+    path = folder / f"scene.{kind}"
+    if kind == "mrb":
+        assert scene.WriteToMRB(str(path), None)
+        cache, files = slicer.vtkCacheManager(), slicer.vtkDataIOManager()
+        cache.SetRemoteCacheDirectory(str(folder))
+        files.SetCacheManager(cache)
+        loaded.SetCacheManager(cache)
+        loaded.SetDataIOManager(files)
+        assert loaded.ReadFromMRB(str(path), False)
+    else:
+        _save_mrml(scene, path)
+        loaded.SetURL(str(path))
+        assert loaded.Connect()
+    sequences.SetMRMLScene(None)
+    return loaded
+
+
+def _save_mrml(scene: slicer.vtkMRMLScene, path: Path) -> None:
+    scene.SetRootDirectory(str(path.parent))
+    scene.SetURL(str(path))
+    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLStorableNode")):
+        node = scene.GetNthNodeByClass(index, "vtkMRMLStorableNode")
+        if not node.GetSaveWithScene():
+            continue
+        node.AddDefaultStorageNode()
+        storage = node.GetStorageNode()
+        if storage is not None:
+            storage.SetFileName(str(path.parent / f"{node.GetID()}.{storage.GetDefaultWriteFileExtension()}"))
+            assert storage.WriteData(node)
+    assert scene.Commit()

@@ -1,0 +1,261 @@
+"""Where an enhanced volume comes from, and which of its slices nobody observed.
+
+It is kept in attributes of the node and of its storage node, so it is saved and loaded with the scene.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta, timezone
+from functools import cached_property
+
+import slicer
+
+from XViewSynthLib.volume import AXES, Axis, affine_column
+
+from .proxies import sequence_of
+
+PREFIX = "XViewSynth."
+INPUT_REFERENCE = f"{PREFIX}Input"
+DISAGREEMENT_REFERENCE = f"{PREFIX}Disagreement"
+
+_ATTRIBUTES = {
+    "model": "Model",
+    "model_sha256": "ModelSHA256",
+    "factor": "Factor",
+    "axis": "Axis",
+    "acquisition": "Acquisition",
+    "synthetic_slices": "SyntheticSlices",
+    "observed_slices": "ObservedSlices",
+    "input_node_id": "InputNodeID",
+    "input_name": "InputName",
+    "software_version": "SoftwareVersion",
+    "created": "Created",
+}
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How an enhanced volume was made.
+
+    Attributes:
+        model: name of the model that predicted the synthetic slices.
+        model_sha256: checksum of its weights, 64 hexadecimal digits.
+        factor: up-sampling factor.
+        axis: the volume's own axis that got more slices.
+        acquisition: "gap" or "thick", how the input was taken to be acquired.
+        synthetic_slices: indices along `axis` of the slices that were not observed, ascending.
+        observed_slices: number of slices that were observed.
+        input_node_id: node of the input; "" where it had gone by the time the result came.
+        input_name: name of the input at that time.
+        software_version: of XViewSynth.
+        created: ISO 8601, UTC.
+
+    Raises:
+        ValueError: a value that none of these can have.
+    """
+
+    model: str
+    model_sha256: str
+    factor: int
+    axis: Axis
+    acquisition: str
+    synthetic_slices: tuple[int, ...]
+    observed_slices: int
+    input_node_id: str
+    input_name: str
+    software_version: str
+    created: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "synthetic_slices", tuple(self.synthetic_slices))
+        _require(bool(self.model), "the model has no name")
+        _require(_SHA256.fullmatch(self.model_sha256) is not None, "the checksum is no SHA-256")
+        _require(self.factor >= 1, "the factor is below 1")
+        _require(self.axis in AXES, "the axis is not I, J or K")
+        _require(bool(self.acquisition), "the acquisition is missing")
+        _require(self.observed_slices >= 0, "a negative number of slices was observed")
+        _require(bool(self.software_version), "the software version is missing")
+        _require(datetime.fromisoformat(self.created).utcoffset() == timedelta(0), "the time is not in UTC")
+        indices = self.synthetic_slices
+        _require(list(indices) == sorted(set(indices)), "the synthetic slices are not in order")
+        _require(not indices or (indices[0] >= 0 and indices[-1] < self.slices), "a synthetic slice does not exist")
+
+    @property
+    def slices(self) -> int:
+        """Number of slices along `axis`, synthetic and observed."""
+        return len(self.synthetic_slices) + self.observed_slices
+
+    def is_synthetic(self, index: int) -> bool:
+        """Whether slice `index` along `axis` was not observed."""
+        return index in self._synthetic
+
+    @cached_property
+    def _synthetic(self) -> frozenset[int]:
+        return frozenset(self.synthetic_slices)  # asked for at every step of scrolling
+
+
+def now() -> str:
+    """The time as `Provenance.created` holds it: ISO 8601, UTC, whole seconds."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def provenance_from_report(report: Mapping, *, input_node_id: str, input_name: str) -> Provenance:
+    """Provenance of a volume that `xviewsynth enhance --report` has just described.
+
+    Args:
+        report: the content of the report file.
+        input_node_id: node whose volume was enhanced.
+        input_name: its name.
+
+    Raises:
+        KeyError, ValueError: this is no such report.
+    """
+    synthetic = tuple(report["synthetic_slices"])
+    slices = report["output"]["shape_ijk"][affine_column(report["axis"])]
+    return Provenance(
+        model=report["model"],
+        model_sha256=report["model_sha256"],
+        factor=report["factor"],
+        axis=report["axis"],
+        acquisition=report["acquisition"],
+        synthetic_slices=synthetic,
+        observed_slices=slices - len(synthetic),
+        input_node_id=input_node_id,
+        input_name=input_name,
+        software_version=report["program"].split()[-1],
+        created=now(),
+    )
+
+
+def write_provenance(node: slicer.vtkMRMLNode, provenance: Provenance) -> None:
+    """Write provenance on a node and on its storage node, now or as soon as it gets one."""
+    was_modifying = node.StartModify()
+    try:
+        for field, attribute in _ATTRIBUTES.items():
+            node.SetAttribute(PREFIX + attribute, _encode(getattr(provenance, field)))
+    finally:
+        node.EndModify(was_modifying)
+    copy_to_storage(node)
+    _follow_storage(node)
+
+
+def read_provenance(node: slicer.vtkMRMLNode | None) -> Provenance | None:
+    """Provenance of an enhanced volume; None of any other node, or where it is damaged or no longer fits the volume.
+
+    Files of a sequence hold no attributes of single frames, so a volume that shows a frame is asked first, then its
+    sequence. Node IDs can change when a scene is added to another one: `input_node_id` is that of today as long as
+    the input exists.
+    """
+    if node is None:
+        return None
+    provenance = _read(node) or _read(sequence_of(node))
+    return provenance if provenance is not None and _fits(provenance, node) else None
+
+
+def input_node(node: slicer.vtkMRMLNode) -> slicer.vtkMRMLNode | None:
+    """The volume of which `node` is the enhanced one, as long as it is in the scene."""
+    return node.GetNodeReference(INPUT_REFERENCE)
+
+
+def disagreement_node(node: slicer.vtkMRMLNode) -> slicer.vtkMRMLNode | None:
+    """The disagreement map in HU that belongs to the enhanced volume `node`, as long as it is in the scene."""
+    return node.GetNodeReference(DISAGREEMENT_REFERENCE)
+
+
+def provenance_attributes(node: slicer.vtkMRMLNode) -> dict[str, str]:
+    """A node's own attributes that hold provenance, by their full names."""
+    names = [PREFIX + attribute for attribute in _ATTRIBUTES.values()]
+    return {name: node.GetAttribute(name) for name in names if node.GetAttribute(name) is not None}
+
+
+def restore_attributes(node: slicer.vtkMRMLNode, attributes: Mapping[str, str]) -> None:
+    """Make `attributes` (of `provenance_attributes`) the only provenance on a node and on its storage node."""
+    for attribute in _ATTRIBUTES.values():
+        node.SetAttribute(PREFIX + attribute, attributes.get(PREFIX + attribute))
+    copy_to_storage(node)
+
+
+def copy_to_storage(node: slicer.vtkMRMLNode) -> None:
+    """Make the provenance on a node's storage node that of the node; harmless where there is no storage node."""
+    storage = node.GetStorageNode() if node.IsA("vtkMRMLStorableNode") else None
+    if storage is not None:
+        attributes = provenance_attributes(node)
+        for attribute in _ATTRIBUTES.values():
+            storage.SetAttribute(PREFIX + attribute, attributes.get(PREFIX + attribute))
+
+
+def copy_all_to_storage(scene: slicer.vtkMRMLScene) -> None:
+    """`copy_to_storage` for every node with provenance, for a scene that is about to be saved."""
+    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLStorableNode")):
+        node = scene.GetNthNodeByClass(index, "vtkMRMLStorableNode")
+        if provenance_attributes(node):
+            copy_to_storage(node)
+
+
+def _require(condition: bool, problem: str) -> None:
+    if not condition:
+        raise ValueError(f"This provenance is damaged: {problem}.")
+
+
+def _follow_storage(node: slicer.vtkMRMLNode) -> None:
+    # Python attributes stay with a VTK object as long as it exists, and are not saved with the scene.
+    if node.IsA("vtkMRMLStorableNode") and not getattr(node, "_xviewsynth_follows_storage", False):
+        node.AddObserver(slicer.vtkMRMLNode.ReferenceAddedEvent, lambda caller, _event: copy_to_storage(caller))
+        node._xviewsynth_follows_storage = True
+
+
+def _read(node: slicer.vtkMRMLNode | None) -> Provenance | None:
+    if node is None:
+        return None
+    texts = {field: node.GetAttribute(PREFIX + attribute) for field, attribute in _ATTRIBUTES.items()}
+    if None in texts.values():
+        return None
+    texts["input_node_id"] = node.GetNodeReferenceID(INPUT_REFERENCE) or texts["input_node_id"]
+    try:
+        return Provenance(**{field.name: _decode(field.name, texts[field.name]) for field in fields(Provenance)})
+    except ValueError:
+        return None
+
+
+def _fits(provenance: Provenance, node: slicer.vtkMRMLNode) -> bool:
+    """False for a volume that was cropped or resampled since: its slices are no longer those that were counted."""
+    image = node.GetImageData() if node.IsA("vtkMRMLVolumeNode") else None
+    return image is None or image.GetDimensions()[affine_column(provenance.axis)] == provenance.slices
+
+
+def _encode(value: str | int | tuple[int, ...]) -> str:
+    return _as_ranges(value) if isinstance(value, tuple) else str(value)
+
+
+def _decode(field: str, text: str) -> str | int | tuple[int, ...]:
+    if field == "synthetic_slices":
+        return _from_ranges(text)
+    return int(text) if field in ("factor", "observed_slices") else text
+
+
+def _as_ranges(indices: Iterable[int]) -> str:
+    """Ascending indices as "1-3,5-7,9"."""
+    ranges: list[list[int]] = []
+    for index in indices:
+        if ranges and ranges[-1][1] + 1 == index:
+            ranges[-1][1] = index
+        else:
+            ranges.append([index, index])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
+
+
+def _from_ranges(text: str) -> tuple[int, ...]:
+    indices: list[int] = []
+    for part in text.split(",") if text else ():
+        match = _RANGE.fullmatch(part)
+        _require(match is not None, "the synthetic slices are no list of numbers")
+        first, last = int(match[1]), int(match[2] or match[1])
+        # Damaged digits must not ask for more memory than there is.
+        _require(last < 1_000_000, "there are more synthetic slices than any volume has")
+        indices.extend(range(first, last + 1))
+    return tuple(indices)

@@ -1,0 +1,303 @@
+"""What an enhancement leaves in the scene: the enhanced volume and its disagreement map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+import slicer
+import vtk
+
+from XViewSynthLib.errors import InputError
+from XViewSynthLib.volume import Volume
+
+from .provenance import (
+    DISAGREEMENT_REFERENCE,
+    INPUT_REFERENCE,
+    Provenance,
+    disagreement_node,
+    provenance_attributes,
+    restore_attributes,
+    write_provenance,
+)
+from .volumes import SCALAR_VOLUME, check_is_scalar_volume, handed_over_image, ijk_to_ras, set_image_and_geometry
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a volume is displayed: HU for window, level and thresholds."""
+
+    window: float
+    level: float
+    auto_window_level: bool
+    lower_threshold: float
+    upper_threshold: float
+    auto_threshold: bool
+    apply_threshold: bool
+    interpolate: bool
+    invert: bool
+    color_node_id: str | None
+
+
+# 0 HU, which all observed slices have, is black, and a doubt of 100 HU or more is white.
+DISAGREEMENT_LOOK = Look(
+    window=100.0,
+    level=50.0,
+    auto_window_level=False,
+    lower_threshold=0.0,
+    upper_threshold=100.0,
+    auto_threshold=False,
+    apply_threshold=False,
+    interpolate=True,
+    invert=False,
+    color_node_id=None,
+)
+
+
+@dataclass(frozen=True)
+class DisplaySnapshot:
+    """All of an input that its output takes over, kept for the case that the input is deleted meanwhile.
+
+    Attributes:
+        name: of the input node.
+        node_id: of the input node.
+        look: None where the input is not displayed.
+        transform_id: node ID of the input's parent transform.
+        parent_item: the subject hierarchy item below which the input lies; None where it is in no hierarchy.
+    """
+
+    name: str
+    node_id: str
+    look: Look | None
+    transform_id: str | None
+    parent_item: int | None
+
+
+def snapshot(input_node: slicer.vtkMRMLScalarVolumeNode) -> DisplaySnapshot:
+    """What an output will take over from `input_node`, as it is now."""
+    return DisplaySnapshot(
+        name=input_node.GetName() or "",
+        node_id=input_node.GetID(),
+        look=look_of(input_node),
+        transform_id=input_node.GetTransformNodeID(),
+        parent_item=_parent_item(input_node),
+    )
+
+
+def check_output_node(
+    output_node: slicer.vtkMRMLScalarVolumeNode | None, input_node: slicer.vtkMRMLNode | None
+) -> None:
+    """Make sure that a result can be put into `output_node`; None, for a new node, is always good.
+
+    Raises:
+        InputError: it is the input itself, not a scalar volume, or no longer in a scene.
+    """
+    if output_node is None:
+        return
+    check_is_scalar_volume(output_node)
+    if output_node is input_node:
+        raise InputError(
+            f"{output_node.GetName()!r} is both input and output, and the observed slices would be lost: choose "
+            "another output."
+        )
+
+
+def create_output(
+    input_node: slicer.vtkMRMLScalarVolumeNode | None,
+    enhanced: Volume,
+    disagreement: Volume | None,
+    provenance: Provenance,
+    output_node: slicer.vtkMRMLScalarVolumeNode | None = None,
+    name: str | None = None,
+    *,
+    snapshot: DisplaySnapshot | None = None,
+) -> tuple[slicer.vtkMRMLScalarVolumeNode, slicer.vtkMRMLScalarVolumeNode | None]:
+    """Put a result into the scene, with the input's window/level, colours, transform and place in the hierarchy.
+
+    Either all of it is in the scene afterwards, or the scene is as it was before.
+
+    Args:
+        input_node: the volume that was enhanced; None, or a node out of the scene, once it was deleted.
+        enhanced: its memory is handed over to the node, so do not use the volume afterwards.
+        disagreement: HU, on the same grid; its memory is handed over too.
+        provenance: written on the output and its storage.
+        output_node: gets the result and keeps its name; a new node unless given.
+        name: of a new node, "<input> enhanced x<factor>" unless given. A number is added where it is taken.
+        snapshot: taken when the work began, and used when the input is gone.
+
+    Returns:
+        The output node, and that of the disagreement map (None without one). They refer to each other by the node
+        references of `XViewSynthScene.provenance`.
+
+    Raises:
+        InputError: the output node cannot take the result.
+    """
+    check_output_node(output_node, input_node)
+    source = _source(input_node, provenance, snapshot)
+    is_there = input_node is not None and input_node.GetScene() is not None
+    scene = input_node.GetScene() if is_there else output_node.GetScene() if output_node else slicer.mrmlScene
+    name = name or f"{source.name} enhanced x{provenance.factor}"
+    # What needs memory comes first.
+    image = handed_over_image(enhanced)
+    doubt_image = None if disagreement is None else handed_over_image(disagreement)
+
+    with ExitStack() as undo:
+        output = _node_for(scene, output_node, name, undo)
+        set_image_and_geometry(output, image, enhanced.affine)
+        show_like(output, source.look)
+        doubt = None
+        if disagreement is not None:
+            doubt = _node_for(scene, disagreement_node(output), f"{source.name} doubt", undo)
+            set_image_and_geometry(doubt, doubt_image, disagreement.affine)
+            set_look(doubt, look_of(doubt) or DISAGREEMENT_LOOK)
+        for node in (output, doubt):
+            if node is not None:
+                place(node, source)
+        output.SetNodeReferenceID(DISAGREEMENT_REFERENCE, doubt.GetID() if doubt else None)
+        output.SetNodeReferenceID(INPUT_REFERENCE, input_node.GetID() if is_there else None)
+        write_provenance(output, provenance)
+        undo.pop_all()
+    return output, doubt
+
+
+def look_of(node: slicer.vtkMRMLScalarVolumeNode) -> Look | None:
+    """How a volume is displayed now; None where it is not displayed."""
+    display = node.GetScalarVolumeDisplayNode()
+    if display is None:
+        return None
+    return Look(
+        window=display.GetWindow(),
+        level=display.GetLevel(),
+        auto_window_level=bool(display.GetAutoWindowLevel()),
+        lower_threshold=display.GetLowerThreshold(),
+        upper_threshold=display.GetUpperThreshold(),
+        auto_threshold=bool(display.GetAutoThreshold()),
+        apply_threshold=bool(display.GetApplyThreshold()),
+        interpolate=bool(display.GetInterpolate()),
+        invert=bool(display.GetInvertDisplayScalarRange()),
+        color_node_id=display.GetColorNodeID(),
+    )
+
+
+def set_look(node: slicer.vtkMRMLScalarVolumeNode, look: Look) -> None:
+    """Display a volume in a given way; a display node is made where there is none."""
+    if node.GetScalarVolumeDisplayNode() is None:
+        node.CreateDefaultDisplayNodes()
+    display = node.GetScalarVolumeDisplayNode()
+    was_modifying = display.StartModify()
+    try:
+        display.SetAutoWindowLevel(look.auto_window_level)
+        display.SetWindowLevel(look.window, look.level)
+        display.SetAutoThreshold(look.auto_threshold)
+        display.SetThreshold(look.lower_threshold, look.upper_threshold)
+        display.SetApplyThreshold(look.apply_threshold)
+        display.SetInterpolate(look.interpolate)
+        display.SetInvertDisplayScalarRange(look.invert)
+        if look.color_node_id is not None:
+            display.SetAndObserveColorNodeID(look.color_node_id)
+    finally:
+        display.EndModify(was_modifying)
+
+
+def show_like(node: slicer.vtkMRMLScalarVolumeNode, look: Look | None) -> None:
+    """Display a result as its input is displayed; `look` is None where the input is not displayed.
+
+    A window/level that Slicer chose for the input becomes a fixed one, since it would choose another for the output.
+    """
+    if look is not None:
+        # A window that is not positive has never been computed.
+        choose = look.auto_window_level and look.window <= 0
+        set_look(node, replace(look, auto_window_level=choose, auto_threshold=False))
+    elif node.GetScalarVolumeDisplayNode() is None:
+        node.CreateDefaultDisplayNodes()
+
+
+def place(node: slicer.vtkMRMLScalarVolumeNode, source: DisplaySnapshot) -> None:
+    """Put a volume under the transform and the subject hierarchy item under which the input lies."""
+    scene = node.GetScene()
+    transform_id = source.transform_id
+    exists = transform_id is not None and scene.GetNodeByID(transform_id) is not None
+    node.SetAndObserveTransformNodeID(transform_id if exists else None)
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    if source.parent_item is not None and _exists(hierarchy, source.parent_item):
+        # Slicer's desktop has made an item for the node already; without it, nobody has.
+        item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(source.parent_item, node)
+        hierarchy.SetItemParent(item, source.parent_item)
+
+
+def unique_name(scene: slicer.vtkMRMLScene, name: str) -> str:
+    """`name`, or where a node has it already, `name` with a number."""
+    return scene.GenerateUniqueName(name) if scene.GetFirstNodeByName(name) else name
+
+
+def remove_volume(node: slicer.vtkMRMLScalarVolumeNode) -> None:
+    """Remove a volume with its display and storage nodes and its subject hierarchy item."""
+    scene = node.GetScene()
+    if scene is None:
+        return
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    item = hierarchy.GetItemByDataNode(node)
+    helpers = [node.GetNthDisplayNode(index) for index in range(node.GetNumberOfDisplayNodes())]
+    helpers.append(node.GetStorageNode())
+    for each in [*helpers, node]:
+        if each is not None:
+            scene.RemoveNode(each)
+    if item and _exists(hierarchy, item):
+        hierarchy.RemoveItem(item, False, False)
+
+
+def _source(
+    input_node: slicer.vtkMRMLScalarVolumeNode | None, provenance: Provenance, earlier: DisplaySnapshot | None
+) -> DisplaySnapshot:
+    if input_node is not None and input_node.GetScene() is not None:
+        return snapshot(input_node)
+    return earlier or DisplaySnapshot(provenance.input_name, provenance.input_node_id, None, None, None)
+
+
+def _node_for(
+    scene: slicer.vtkMRMLScene, existing: slicer.vtkMRMLScalarVolumeNode | None, name: str, undo: ExitStack
+) -> slicer.vtkMRMLScalarVolumeNode:
+    """The node to fill, existing or new; `undo` learns how to make it as it was."""
+    if existing is not None:
+        undo.callback(_restorer(existing))
+        return existing
+    node = scene.AddNewNodeByClass(SCALAR_VOLUME, unique_name(scene, name))
+    undo.callback(remove_volume, node)
+    return node
+
+
+def _restorer(node: slicer.vtkMRMLScalarVolumeNode) -> Callable[[], None]:
+    before, image, affine = snapshot(node), node.GetImageData(), ijk_to_ras(node)
+    attributes = provenance_attributes(node)
+    references = {role: node.GetNodeReferenceID(role) for role in (INPUT_REFERENCE, DISAGREEMENT_REFERENCE)}
+
+    def restore() -> None:
+        set_image_and_geometry(node, image, affine)
+        for role, node_id in references.items():
+            node.SetNodeReferenceID(role, node_id)
+        restore_attributes(node, attributes)
+        place(node, before)
+        if before.look is not None:
+            set_look(node, before.look)
+        else:
+            _remove_displays(node)
+
+    return restore
+
+
+def _remove_displays(node: slicer.vtkMRMLScalarVolumeNode) -> None:
+    for display in [node.GetNthDisplayNode(index) for index in range(node.GetNumberOfDisplayNodes())]:
+        node.GetScene().RemoveNode(display)
+
+
+def _parent_item(node: slicer.vtkMRMLNode) -> int | None:
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(node.GetScene())
+    item = hierarchy.GetItemByDataNode(node)
+    return hierarchy.GetItemParent(item) if item else None
+
+
+def _exists(hierarchy: slicer.vtkMRMLSubjectHierarchyNode, item: int) -> bool:
+    below = vtk.vtkIdList()
+    hierarchy.GetItemChildren(hierarchy.GetSceneItemID(), below, True)
+    return item == hierarchy.GetSceneItemID() or below.IsId(item) >= 0

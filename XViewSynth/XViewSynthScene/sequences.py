@@ -1,0 +1,222 @@
+"""Sequences of volumes (a heart over its cycle): enhanced frame by frame, shown together with the original."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import slicer
+
+from XViewSynthLib.errors import InputError
+from XViewSynthLib.volume import Volume
+
+from .provenance import DISAGREEMENT_REFERENCE, INPUT_REFERENCE, Provenance, write_provenance
+from .proxies import BROWSER, browser_of, sequence_of
+from .results import DISAGREEMENT_LOOK, place, remove_volume, set_look, show_like, snapshot, unique_name
+from .volumes import check_volume_node, handed_over_image, set_image_and_geometry
+
+__all__ = [
+    "EnhancedFrame",
+    "Frame",
+    "SequenceOutput",
+    "browser_of",
+    "create_sequence_output",
+    "frames",
+    "sequence_of",
+]
+
+SEQUENCE = "vtkMRMLSequenceNode"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One volume of a sequence.
+
+    Attributes:
+        index_value: its place on the sequence's index ("125"), whose name and unit the sequence knows ("time", "ms").
+        node: the volume; it lies in a scene of the sequence's own.
+    """
+
+    index_value: str
+    node: slicer.vtkMRMLScalarVolumeNode
+
+
+@dataclass(frozen=True)
+class EnhancedFrame:
+    """The result for one frame; the disagreement, in HU, lies on the grid of the enhanced volume."""
+
+    enhanced: Volume
+    disagreement: Volume | None
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class SequenceOutput:
+    """What an enhanced sequence leaves in the scene.
+
+    Attributes:
+        browser: shows original and enhanced at the same frame.
+        sequence: the enhanced frames.
+        node: volume that shows the current enhanced frame.
+        disagreement_sequence: None unless every frame has a disagreement map.
+        disagreement_node: volume that shows the current disagreement map; None without one.
+    """
+
+    browser: slicer.vtkMRMLNode
+    sequence: slicer.vtkMRMLSequenceNode
+    node: slicer.vtkMRMLScalarVolumeNode
+    disagreement_sequence: slicer.vtkMRMLSequenceNode | None
+    disagreement_node: slicer.vtkMRMLScalarVolumeNode | None
+
+
+def frames(sequence_node: slicer.vtkMRMLSequenceNode) -> list[Frame]:
+    """The volumes of a sequence, in its order.
+
+    Raises:
+        InputError: no sequence, an empty one, or a frame that cannot be enhanced.
+    """
+    _check_sequence(sequence_node)
+    found = [
+        Frame(sequence_node.GetNthIndexValue(index), sequence_node.GetNthDataNode(index))
+        for index in range(sequence_node.GetNumberOfDataNodes())
+    ]
+    for number, frame in enumerate(found, start=1):
+        try:
+            check_volume_node(frame.node)
+        except InputError as error:
+            raise InputError(
+                f"Frame {number} of {len(found)} of the sequence {sequence_node.GetName()!r}: {error}"
+            ) from error
+    return found
+
+
+def create_sequence_output(
+    sequence_node: slicer.vtkMRMLSequenceNode, results: Sequence[EnhancedFrame], name: str | None = None
+) -> SequenceOutput:
+    """Put the results for all frames of a sequence into the scene, as a sequence with the same index.
+
+    It joins the browser that shows the input, so that both always show the same frame; there is a new browser where
+    the input has none. Either all of it is in the scene afterwards, or the scene is as it was before.
+
+    Args:
+        sequence_node: the sequence that was enhanced.
+        results: one for each frame, in order; the memory of their volumes is handed over to the frames.
+        name: of the new sequence, "<input> enhanced x<factor>" unless given. A number is added where it is taken.
+
+    Raises:
+        InputError: no sequence, or not as many results as frames.
+    """
+    _check_sequence(sequence_node)
+    if len(results) != sequence_node.GetNumberOfDataNodes():
+        raise InputError(
+            f"The sequence {sequence_node.GetName()!r} has {sequence_node.GetNumberOfDataNodes()} frames, but there "
+            f"are results for {len(results)}: it was changed during the enhancement, so start again."
+        )
+    name = name or f"{sequence_node.GetName()} enhanced x{results[0].provenance.factor}"
+    with ExitStack() as undo:
+        enhanced = _sequence_like(sequence_node, name, undo)
+        _fill(enhanced, sequence_node, [result.enhanced for result in results], results)
+        write_provenance(enhanced, results[0].provenance)
+        enhanced.SetNodeReferenceID(INPUT_REFERENCE, sequence_node.GetID())
+        doubt = None
+        if all(result.disagreement is not None for result in results):
+            doubt = _sequence_like(sequence_node, f"{sequence_node.GetName()} doubt", undo)
+            _fill(doubt, sequence_node, [result.disagreement for result in results])
+            enhanced.SetNodeReferenceID(DISAGREEMENT_REFERENCE, doubt.GetID())
+        browser = _browser_for(sequence_node, enhanced, undo)
+        for sequence in (enhanced, doubt):
+            if sequence is not None:
+                undo.callback(_leave, browser, sequence)
+                browser.AddSynchronizedSequenceNode(sequence)
+        _sequences_logic().UpdateProxyNodesFromSequences(browser)
+        output = SequenceOutput(
+            browser=browser,
+            sequence=enhanced,
+            node=browser.GetProxyNode(enhanced),
+            disagreement_sequence=doubt,
+            disagreement_node=browser.GetProxyNode(doubt) if doubt else None,
+        )
+        _present(output, browser.GetProxyNode(sequence_node))
+        undo.pop_all()
+    return output
+
+
+def _check_sequence(node: slicer.vtkMRMLNode | None) -> None:
+    if node is None or node.GetScene() is None:
+        raise InputError("The sequence is no longer in the scene: choose another one.")
+    if not node.IsA(SEQUENCE):
+        raise InputError(f"{node.GetName()!r} is no sequence: choose a sequence of CT volumes.")
+    if node.GetNumberOfDataNodes() == 0:
+        raise InputError(f"The sequence {node.GetName()!r} is empty: choose another one.")
+    if not node.GetScene().IsNodeClassRegistered(BROWSER):
+        raise InputError("Slicer's Sequences module is switched off: switch it on in the settings, under Modules.")
+
+
+def _sequence_like(sequence_node: slicer.vtkMRMLSequenceNode, name: str, undo: ExitStack) -> slicer.vtkMRMLSequenceNode:
+    scene = sequence_node.GetScene()
+    sequence = scene.AddNewNodeByClass(SEQUENCE, unique_name(scene, name))
+    undo.callback(scene.RemoveNode, sequence)
+    sequence.SetIndexName(sequence_node.GetIndexName())
+    sequence.SetIndexUnit(sequence_node.GetIndexUnit())
+    sequence.SetIndexType(sequence_node.GetIndexType())
+    sequence.SetNumericIndexValueTolerance(sequence_node.GetNumericIndexValueTolerance())
+    return sequence
+
+
+def _fill(
+    sequence: slicer.vtkMRMLSequenceNode,
+    like: slicer.vtkMRMLSequenceNode,
+    volumes: Sequence[Volume],
+    results: Sequence[EnhancedFrame] = (),
+) -> None:
+    for index, volume in enumerate(volumes):
+        empty = slicer.vtkMRMLScalarVolumeNode()
+        empty.SetName(sequence.GetName())
+        # The sequence copies what it is given: the voxels come afterwards, so that they are not copied.
+        node = sequence.SetDataNodeAtValue(empty, like.GetNthIndexValue(index))
+        set_image_and_geometry(node, handed_over_image(volume), volume.affine)
+        if results:
+            write_provenance(node, results[index].provenance)
+
+
+def _browser_for(
+    sequence_node: slicer.vtkMRMLSequenceNode, enhanced: slicer.vtkMRMLSequenceNode, undo: ExitStack
+) -> slicer.vtkMRMLNode:
+    scene = sequence_node.GetScene()
+    for index in range(scene.GetNumberOfNodesByClass(BROWSER)):
+        browser = scene.GetNthNodeByClass(index, BROWSER)
+        if browser.IsSynchronizedSequenceNode(sequence_node, True):
+            return browser
+    browser = scene.AddNewNodeByClass(BROWSER, unique_name(scene, f"{enhanced.GetName()} browser"))
+    undo.callback(scene.RemoveNode, browser)
+    browser.SetAndObserveMasterSequenceNodeID(enhanced.GetID())
+    return browser
+
+
+def _leave(browser: slicer.vtkMRMLNode, sequence: slicer.vtkMRMLSequenceNode) -> None:
+    proxy = browser.GetProxyNode(sequence)
+    browser.RemoveSynchronizedSequenceNode(sequence.GetID())
+    if proxy is not None:
+        remove_volume(proxy)
+
+
+def _sequences_logic() -> slicer.vtkSlicerSequencesLogic:
+    # Slicer has one already; without the application, nobody watches browsers, and any logic can do it once.
+    return slicer.modules.sequences.logic() if hasattr(slicer, "modules") else slicer.vtkSlicerSequencesLogic()
+
+
+def _present(output: SequenceOutput, original: slicer.vtkMRMLScalarVolumeNode | None) -> None:
+    """Show the current enhanced frame as the original is shown, and let the volumes refer to each other."""
+    if original is None:
+        show_like(output.node, None)
+    else:
+        source = snapshot(original)
+        show_like(output.node, source.look)
+        for node in (output.node, output.disagreement_node):
+            if node is not None:
+                place(node, source)
+        output.node.SetNodeReferenceID(INPUT_REFERENCE, original.GetID())
+    if output.disagreement_node is not None:
+        set_look(output.disagreement_node, DISAGREEMENT_LOOK)
+        output.node.SetNodeReferenceID(DISAGREEMENT_REFERENCE, output.disagreement_node.GetID())
