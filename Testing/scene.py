@@ -11,6 +11,7 @@ import slicer
 import vtk
 
 from XViewSynthLib import Volume
+from XViewSynthScene.provenance import Provenance
 from XViewSynthScene.volumes import set_voxels_and_geometry
 
 
@@ -69,26 +70,42 @@ def make_shift(scene: slicer.vtkMRMLScene, millimetres: float = 10.0) -> slicer.
     return node
 
 
-def saved_and_loaded(scene: slicer.vtkMRMLScene, folder: Path, kind: str) -> slicer.vtkMRMLScene:
-    """A new scene, loaded from the files that `scene` was saved to; `kind` is "mrml" or "mrb"."""
-    loaded = slicer.vtkMRMLScene()
-    sequences = slicer.vtkSlicerSequencesLogic()
-    sequences.SetMRMLScene(loaded)
+def make_provenance(slices: int, factor: int, **changes: object) -> Provenance:
+    """How a volume of `slices` slices along K was made, of which every `factor`-th, from the first, was observed."""
+    values = {
+        "model": "standard",
+        "model_sha256": "0123456789abcdef" * 4,
+        "factor": factor,
+        "axis": "K",
+        "acquisition": "gap",
+        "synthetic_slices": tuple(index for index in range(slices) if index % factor),
+        "observed_slices": (slices - 1) // factor + 1,
+        "input_node_id": "vtkMRMLScalarVolumeNode99",
+        "input_name": "CT",
+        "software_version": "0.1.0",
+        "created": "2026-01-02T03:04:05+00:00",
+    }
+    return Provenance(**{**values, **changes})
+
+
+@contextmanager
+def saved_and_loaded(scene: slicer.vtkMRMLScene, folder: Path, kind: str) -> Iterator[slicer.vtkMRMLScene]:
+    """A second scene, loaded from the files that `scene` was saved to; `kind` is "mrml" or "mrb"."""
     path = folder / f"scene.{kind}"
-    if kind == "mrb":
-        assert scene.WriteToMRB(str(path), None)
-        cache, files = slicer.vtkCacheManager(), slicer.vtkDataIOManager()
-        cache.SetRemoteCacheDirectory(str(folder))
-        files.SetCacheManager(cache)
-        loaded.SetCacheManager(cache)
-        loaded.SetDataIOManager(files)
-        assert loaded.ReadFromMRB(str(path), False)
-    else:
-        _save_mrml(scene, path)
-        loaded.SetURL(str(path))
-        assert loaded.Connect()
-    sequences.SetMRMLScene(None)
-    return loaded
+    with mrml_scene() as loaded:
+        if kind == "mrb":
+            assert scene.WriteToMRB(str(path), None)
+            cache, files = slicer.vtkCacheManager(), slicer.vtkDataIOManager()
+            cache.SetRemoteCacheDirectory(str(folder))
+            files.SetCacheManager(cache)
+            loaded.SetCacheManager(cache)
+            loaded.SetDataIOManager(files)
+            assert loaded.ReadFromMRB(str(path), False)
+        else:
+            _save_mrml(scene, path)
+            loaded.SetURL(str(path))
+            assert loaded.Import()
+        yield loaded
 
 
 def _save_mrml(scene: slicer.vtkMRMLScene, path: Path) -> None:

@@ -205,7 +205,8 @@ def _require(condition: bool, problem: str) -> None:
 def _follow_storage(node: slicer.vtkMRMLNode) -> None:
     # Python attributes stay with a VTK object as long as it exists, and are not saved with the scene.
     if node.IsA("vtkMRMLStorableNode") and not getattr(node, "_xviewsynth_follows_storage", False):
-        node.AddObserver(slicer.vtkMRMLNode.ReferenceAddedEvent, lambda caller, _event: copy_to_storage(caller))
+        for event in (slicer.vtkMRMLNode.ReferenceAddedEvent, slicer.vtkMRMLNode.ReferenceModifiedEvent):
+            node.AddObserver(event, lambda caller, _event: copy_to_storage(caller))
         node._xviewsynth_follows_storage = True
 
 
