@@ -91,13 +91,22 @@ def start(folder, slow_model):
     """Start enhancing scan.nrrd in a process of its own."""
     started = []
 
-    def begin(delay: str = "", scan: str = "scan.nrrd", model: str = slow_model) -> subprocess.Popen:
+    def begin(
+        delay: str = "",
+        scan: str = "scan.nrrd",
+        model: str = slow_model,
+        parent: int | None = None,
+        stdin: int = subprocess.PIPE,
+    ) -> subprocess.Popen:
         program = ["-c", DELAYED.format(delay=delay)] if delay else ["-m", "XViewSynthLib"]
         options = f"--model {model} --factor 8 --progress json --disagreement doubt.nii.gz --report report.json"
+        if parent is not None:
+            options += f" --stop-with-parent {parent}"
         process = subprocess.Popen(
             [sys.executable, *program, "enhance", scan, "out.nrrd", *options.split()],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": LIBRARY, "OMP_NUM_THREADS": "1"},
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -107,8 +116,8 @@ def start(folder, slow_model):
 
     yield begin
     for process in started:
-        process.kill()
-        process.communicate()
+        with process:
+            process.kill()
 
 
 def wait_for(process: subprocess.Popen, text: str) -> None:
@@ -190,6 +199,69 @@ class TestMoments:
         seconds, _ = stop(process)
         assert process.returncode == 3
         assert seconds < LIMIT_SECONDS
+
+
+class TestParent:
+    """A program that starts a command gives it an input, and says which process it is itself."""
+
+    @pytest.fixture
+    def parent(self):
+        with subprocess.Popen(["sleep", "60"]) as process:
+            yield process
+            process.kill()
+
+    @pytest.fixture
+    def process(self, start, folder, parent):
+        """The command, once it reads a pipe into which nobody ever writes."""
+        os.mkfifo(folder / "pipe.nrrd")
+        process = start(scan="pipe.nrrd", parent=parent.pid)
+        wait_for(process, "reading")
+        return process
+
+    def assert_ends(self, process, folder):
+        assert process.wait(timeout=LIMIT_SECONDS) == 3
+        assert set(os.listdir(folder)) == {"scan.nrrd", "pipe.nrrd"}
+
+    def test_nothing_ends_while_it_is_there(self, process):
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=1)
+
+    def test_what_it_says_is_no_end(self, process):
+        process.stdin.write("hello")
+        process.stdin.flush()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=1)
+
+    def test_ends_with_its_input(self, process, folder):
+        process.stdin.close()
+        self.assert_ends(process, folder)
+
+    def test_ends_with_the_process_where_somebody_holds_the_input_open(self, process, parent, folder):
+        parent.kill()
+        parent.wait()
+        self.assert_ends(process, folder)
+
+    def test_one_that_was_not_collected_has_ended(self, process, parent, folder):
+        parent.kill()
+        self.assert_ends(process, folder)
+
+    def test_one_that_is_gone_already(self, start, folder, parent):
+        parent.kill()
+        parent.wait()
+        assert start(parent=parent.pid).wait(timeout=60) == 3
+        assert os.listdir(folder) == ["scan.nrrd"]
+
+    def test_an_input_that_was_never_open(self, start, folder, parent):
+        assert start(parent=parent.pid, stdin=subprocess.DEVNULL).wait(timeout=60) == 3
+        assert os.listdir(folder) == ["scan.nrrd"]
+
+    def test_is_nothing_to_a_command_that_was_not_told(self, start, folder):
+        os.mkfifo(folder / "pipe.nrrd")
+        process = start(scan="pipe.nrrd")
+        wait_for(process, "reading")
+        process.stdin.close()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=1)
 
 
 class TestStopSignals:

@@ -12,7 +12,7 @@ import pytest
 
 from scans import affine_from, write_dicom_series
 from tiny import make_card, make_network
-from XViewSynthLib import Volume, cli, job, read_volume, write_volume
+from XViewSynthLib import Volume, __version__, cli, job, read_volume, write_volume
 from XViewSynthLib.cli import main
 from XViewSynthLib.errors import Cancelled
 from XViewSynthLib.models import export_model, save_model
@@ -168,6 +168,9 @@ class TestReport:
         card = json.loads(Path(model, "card.json").read_text())
         assert report["model_sha256"] == card["weights_sha256"]
 
+    def test_names_the_software(self, report):
+        assert report["program"] == f"xviewsynth {__version__}"
+
     def test_holds_the_notes_the_user_saw(self, enhance, capsys):
         enhance("--report", "report.json")
         said = capsys.readouterr().out
@@ -317,6 +320,8 @@ class TestWrongArguments:
             (["enhance", "a", "b", "--axis", "k"], "invalid choice: 'k'"),
             (["enhance", "a", "b", "--fact", "2"], "Unrecognized arguments: --fact 2"),
             (["enhance", "a", "b", "c\nd"], "Unrecognized arguments: c d"),
+            (["enhance", "a", "b", "--stop-with-parent", "0"], "the number of a process, not '0'"),
+            (["speed", "--stop-with-parent", "mother"], "the number of a process, not 'mother'"),
             (["models"], "required: ACTION"),
             (["models", "show"], "required: NAME"),
             (["bench", "scan.nrrd"], "required: --output"),
@@ -357,6 +362,28 @@ class TestSelfcheck:
         (folder / "report.json").write_text("mine")
         assert main(["selfcheck", "scan.nrrd", "--model", model, "--report", "report.json"]) == 2
         assert "exists already" in error_of(capsys)
+
+
+class TestSpeed:
+    def test_prints_one_json_object(self, folder, model, capsys):
+        assert main(["speed", "--model", model, "--factor", "3", "--precision", "bf16", "--device", "cpu"]) == 0
+        measured = json.loads(capsys.readouterr().out)
+        assert 0 < measured.pop("seconds_per_voxel") < 1e-3
+        assert measured == {"device": "cpu", "precision": "bf16", "factor": 3, "model": "small"}
+
+    def test_takes_a_factor_that_the_model_knows(self, folder, tmp_path, capsys):
+        limited = save_model(tmp_path / "limited", make_network(), make_card(factors=[6, 5])).folder
+        assert main(["speed", "--model", str(limited)]) == 0
+        assert json.loads(capsys.readouterr().out)["factor"] == 5
+
+    def test_refuses_a_factor_that_the_model_does_not_know(self, folder, tmp_path, capsys):
+        limited = save_model(tmp_path / "limited", make_network(), make_card(factors=[2])).folder
+        assert main(["speed", "--model", str(limited), "--factor", "4"]) == 2
+        assert "trained for factors 2, not 4" in error_of(capsys)
+
+    def test_refuses_an_unknown_model(self, folder, capsys):
+        assert main(["speed", "--model", "large"]) == 2
+        assert "There is no model 'large'" in error_of(capsys)
 
 
 class TestModels:

@@ -240,6 +240,13 @@ class TestFilesThatAreNoScan:
         monkeypatch.setattr("XViewSynthLib.nifti._open", no_permission)
         assert "cannot be read (Permission denied)" in refused(tmp_path / "scan.nii")
 
+    @pytest.mark.parametrize("told", ["", "thick", "0", "-4", "nan", "inf"])
+    def test_a_slice_thickness_that_is_none(self, tmp_path, told):
+        assert (
+            read_volume(write_sitk(tmp_path / "scan.nrrd", anatomy((4, 5, 6)), SliceThickness=told)).slice_thickness
+            is None
+        )
+
     def test_warnings_of_itk_stay_out_of_standard_error(self, tmp_path, capfd):
         path = write_sitk(tmp_path / "scan.nii", anatomy((4, 5, 6)))
         patched(path, 280, "<12f", -2, 0, 0, 0, 0, -2, 0, 0, 0, 0, 3, 0)

@@ -65,6 +65,11 @@ class TestRoundTrip:
         assert read.voxels.dtype == dtype
         np.testing.assert_array_equal(read.voxels, voxels)
 
+    @pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".mhd"])
+    def test_slice_thickness(self, suffix):
+        assert there_and_back(Volume(SMALL, affine_from(), slice_thickness=0.1), suffix).slice_thickness == 0.1
+        assert there_and_back(Volume(SMALL, affine_from()), suffix).slice_thickness is None
+
     def test_half_precision_becomes_single(self):
         read = there_and_back(Volume(SMALL.astype(np.float16), np.eye(4)), ".nrrd")
         assert read.voxels.dtype == np.float32

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,9 @@ READABLE = {
     ".mha": "MetaImageIO",
     ".mhd": "MetaImageIO",
 }
+# The field in which `write_volume` keeps it in NRRD, MHA and MHD, named as DICOM names it; mm.
+SLICE_THICKNESS = "SliceThickness"
+
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -117,7 +121,15 @@ def _read_image(path: Path, image_io: str) -> Volume:
     if any(key.startswith("Segment0_") for key in reader.GetMetaDataKeys()):
         raise InputError(_labelmap_sentence(path))
     image = reader.Execute()
-    return Volume(sitk.GetArrayFromImage(image), _affine(image))
+    return Volume(sitk.GetArrayFromImage(image), _affine(image), _slice_thickness(reader))
+
+
+def _slice_thickness(reader: sitk.ImageFileReader) -> float | None:
+    with suppress(ValueError):
+        thickness = float(reader.GetMetaData(SLICE_THICKNESS)) if reader.HasMetaDataKey(SLICE_THICKNESS) else 0.0
+        if 0 < thickness < math.inf:
+            return thickness
+    return None
 
 
 def _affine(image: sitk.Image) -> np.ndarray:

@@ -249,7 +249,7 @@ class _Job(ABC, Generic[Result]):
 
     def _work(self, folder: Path, environment: dict[str, str]) -> Result:
         arguments = self._leaving_if_asked(lambda: self._prepare(folder), folder)
-        worker = start_worker(arguments, folder / "log.txt", self._python, environment)
+        worker = self._start_worker(arguments, folder / "log.txt", environment)
         # This program may end first, and the folder cannot go while a process uses it.
         kill_at_exit = weakref.finalize(self, worker.kill)
         self._state = JobState(RUNNING, "starting")
@@ -260,6 +260,14 @@ class _Job(ABC, Generic[Result]):
         self._check_exit(worker.exit_code)
         self._state = JobState(READING, "reading the result")
         return self._leaving_if_asked(lambda: self._read(folder, printed), folder)
+
+    def _start_worker(self, arguments: list[str], log_path: Path, environment: dict[str, str]) -> Worker:
+        try:
+            return start_worker(arguments, log_path, self._python, environment)
+        except OSError as error:
+            raise InputError(
+                f"{self.name} could not be started ({error.strerror}): free some space and memory, and restart Slicer."
+            ) from error
 
     def _watch(self, worker: Worker) -> dict[str, Any]:
         """Follow the worker until it has ended, and give the last object that it printed."""
