@@ -13,7 +13,7 @@ from scene import make_bent_transform, make_provenance, make_shift, make_volume_
 from XViewSynthLib import InputError, Volume
 from XViewSynthScene import sequences
 from XViewSynthScene.provenance import disagreement_node, input_node, read_provenance
-from XViewSynthScene.results import look_of
+from XViewSynthScene.results import look_of, remove_volume
 from XViewSynthScene.sequences import EnhancedFrame, browser_of, create_sequence_output, frames, sequence_of
 from XViewSynthScene.volumes import volume_from_node
 
@@ -36,7 +36,7 @@ def sequence(scene, scan):
     for number, time in enumerate(TIMES):
         node.GetImageData().GetPointData().GetScalars().Fill(10 * number)
         sequence.SetDataNodeAtValue(node, time)
-    scene.RemoveNode(node)
+    remove_volume(node)
     return sequence
 
 

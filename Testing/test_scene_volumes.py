@@ -156,12 +156,13 @@ class TestRefused:
         with pytest.raises(InputError, match="3 values in each voxel"):
             check_volume_node(node)
 
-    def test_single_bits(self, node):
+    def test_single_bits(self, scene):
         image = vtk.vtkImageData()
         image.SetDimensions(4, 4, 4)
         image.AllocateScalars(vtk.VTK_BIT, 1)
+        node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Mask")
         node.SetAndObserveImageData(image)
-        with pytest.raises(InputError, match="holds single bits"):
+        with pytest.raises(InputError, match="'Mask' holds single bits"):
             check_volume_node(node)
 
     @pytest.mark.parametrize("image", [None, vtk.vtkImageData()])
@@ -282,7 +283,7 @@ class TestImport:
     def test_loads_neither_torch_nor_qt(self):
         code = (
             "import sys\n"
-            "from XViewSynthScene import provenance, proxies, results, sequences, volumes\n"
+            "from XViewSynthScene import provenance, results, sequences, volumes\n"
             "sys.exit(', '.join({'torch', 'SimpleITK', 'qt', 'ctk'} & set(sys.modules)) or 0)"
         )
         environment = {**os.environ, "PYTHONPATH": str(Path(XViewSynthLib.__file__).parents[1])}

@@ -15,8 +15,6 @@ import slicer
 
 from XViewSynthLib.volume import AXES, Axis, affine_column
 
-from .proxies import sequence_of
-
 PREFIX = "XViewSynth."
 INPUT_REFERENCE = f"{PREFIX}Input"
 DISAGREEMENT_REFERENCE = f"{PREFIX}Disagreement"
@@ -147,13 +145,12 @@ def write_provenance(node: slicer.vtkMRMLNode, provenance: Provenance) -> None:
 def read_provenance(node: slicer.vtkMRMLNode | None) -> Provenance | None:
     """Provenance of an enhanced volume; None of any other node, or where it is damaged or no longer fits the volume.
 
-    Files of a sequence hold no attributes of single frames, so a volume that shows a frame is asked first, then its
-    sequence. Node IDs can change when a scene is added to another one: `input_node_id` is that of today as long as
-    the input exists.
+    Node IDs can change when a scene is added to another one: `input_node_id` is that of today as long as the input
+    exists.
     """
     if node is None:
         return None
-    provenance = _read(node) or _read(sequence_of(node))
+    provenance = _read(node)
     return provenance if provenance is not None and _fits(provenance, node) else None
 
 
@@ -210,9 +207,7 @@ def _follow_storage(node: slicer.vtkMRMLNode) -> None:
         node._xviewsynth_follows_storage = True
 
 
-def _read(node: slicer.vtkMRMLNode | None) -> Provenance | None:
-    if node is None:
-        return None
+def _read(node: slicer.vtkMRMLNode) -> Provenance | None:
     texts = {field: node.GetAttribute(PREFIX + attribute) for field, attribute in _ATTRIBUTES.items()}
     if None in texts.values():
         return None

@@ -238,13 +238,12 @@ def remove_volume(node: slicer.vtkMRMLScalarVolumeNode) -> None:
         return
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     item = hierarchy.GetItemByDataNode(node)
-    helpers = [node.GetNthDisplayNode(index) for index in range(node.GetNumberOfDisplayNodes())]
-    helpers.append(node.GetStorageNode())
-    for each in [*helpers, node]:
+    if item:
+        hierarchy.RemoveItem(item, False, False)
+    displays = [node.GetNthDisplayNode(index) for index in range(node.GetNumberOfDisplayNodes())]
+    for each in [*displays, node.GetStorageNode(), node]:
         if each is not None:
             scene.RemoveNode(each)
-    if item and _exists(hierarchy, item):
-        hierarchy.RemoveItem(item, False, False)
 
 
 def _source(

@@ -12,20 +12,10 @@ from XViewSynthLib.errors import InputError
 from XViewSynthLib.volume import Volume
 
 from .provenance import DISAGREEMENT_REFERENCE, INPUT_REFERENCE, Provenance, write_provenance
-from .proxies import BROWSER, browser_of, sequence_of
 from .results import DISAGREEMENT_LOOK, place, remove_volume, set_look, show_like, snapshot, unique_name
 from .volumes import check_volume_node, handed_over_image, set_image_and_geometry
 
-__all__ = [
-    "EnhancedFrame",
-    "Frame",
-    "SequenceOutput",
-    "browser_of",
-    "create_sequence_output",
-    "frames",
-    "sequence_of",
-]
-
+BROWSER = "vtkMRMLSequenceBrowserNode"
 SEQUENCE = "vtkMRMLSequenceNode"
 
 
@@ -68,6 +58,19 @@ class SequenceOutput:
     node: slicer.vtkMRMLScalarVolumeNode
     disagreement_sequence: slicer.vtkMRMLSequenceNode | None
     disagreement_node: slicer.vtkMRMLScalarVolumeNode | None
+
+
+def browser_of(node: slicer.vtkMRMLNode) -> slicer.vtkMRMLNode | None:
+    """The sequence browser that shows its current frame in `node` (Slicer: its proxy node); None for any other node."""
+    scene = node.GetScene()
+    browsers = [] if scene is None else _browsers(scene)
+    return next((browser for browser in browsers if browser.IsProxyNode(node.GetID())), None)
+
+
+def sequence_of(node: slicer.vtkMRMLNode) -> slicer.vtkMRMLSequenceNode | None:
+    """The sequence of which `node` shows the current frame; None for any other node."""
+    browser = browser_of(node)
+    return None if browser is None else browser.GetSequenceNode(node)
 
 
 def frames(sequence_node: slicer.vtkMRMLSequenceNode) -> list[Frame]:
@@ -142,6 +145,10 @@ def create_sequence_output(
     return output
 
 
+def _browsers(scene: slicer.vtkMRMLScene) -> list[slicer.vtkMRMLNode]:
+    return [scene.GetNthNodeByClass(index, BROWSER) for index in range(scene.GetNumberOfNodesByClass(BROWSER))]
+
+
 def _check_sequence(node: slicer.vtkMRMLNode | None) -> None:
     if node is None or node.GetScene() is None:
         raise InputError("The sequence is no longer in the scene: choose another one.")
@@ -184,8 +191,7 @@ def _browser_for(
     sequence_node: slicer.vtkMRMLSequenceNode, enhanced: slicer.vtkMRMLSequenceNode, undo: ExitStack
 ) -> slicer.vtkMRMLNode:
     scene = sequence_node.GetScene()
-    for index in range(scene.GetNumberOfNodesByClass(BROWSER)):
-        browser = scene.GetNthNodeByClass(index, BROWSER)
+    for browser in _browsers(scene):
         if browser.IsSynchronizedSequenceNode(sequence_node, True):
             return browser
     browser = scene.AddNewNodeByClass(BROWSER, unique_name(scene, f"{enhanced.GetName()} browser"))
