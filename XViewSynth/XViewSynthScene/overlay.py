@@ -1,0 +1,157 @@
+"""The disagreement map as a coloured overlay: where the three views do not agree, the enhanced volume is in doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import slicer
+
+from .results import DISAGREEMENT_LOOK, look_of, set_look
+
+COLOR_NODE_NAME = "XViewSynth disagreement"
+LEGEND_TITLE = "Doubt (HU)"
+DEFAULT_OPACITY = 0.5
+
+_COLOR_CLASS, _LEGEND_CLASS = "vtkMRMLColorTableNode", "vtkMRMLColorLegendDisplayNode"
+_SINGLETON = "XViewSynthDisagreement"
+
+#: HU up to which nothing is drawn: differences as small as the noise of a CT say nothing. One shade of red is left for
+#: this much doubt and more.
+FAINT_HU, FULL_HU = 20.0, DISAGREEMENT_LOOK.window
+
+# From little doubt to much: yellow, orange, red, which differ in lightness too.
+_RAMP = ((0.0, (1.0, 0.93, 0.45)), (0.5, (1.0, 0.55, 0.1)), (1.0, (0.75, 0.0, 0.15)))
+_SHADES = 256
+
+
+class DisagreementOverlay:
+    """A disagreement map over what some views show, with a colour legend in HU.
+
+    The colours mean the same in every scan: up to 20 HU the scan stays as it is, from there doubt is yellow, then
+    orange, and from 100 HU red. So a scan without doubt stays grey, which a range taken from its own values would not
+    tell. The map lies in the views' topmost layer,
+    that of label maps: in the foreground, Slicer's window/level tool would change what the colours mean, and above
+    it, Slicer would draw no legend.
+
+    Args:
+        disagreement_node: the map, HU; its display is changed until `remove`.
+        composite_nodes: of the views.
+        faint_hu: HU up to which nothing is drawn.
+        full_hu: HU from which doubt has its strongest colour.
+
+    Raises:
+        ValueError: `faint_hu` is negative, or `full_hu` not above it.
+    """
+
+    def __init__(
+        self,
+        disagreement_node: slicer.vtkMRMLScalarVolumeNode,
+        composite_nodes: Iterable[slicer.vtkMRMLSliceCompositeNode],
+        faint_hu: float = FAINT_HU,
+        full_hu: float = FULL_HU,
+    ):
+        if not 0 <= faint_hu < full_hu:
+            raise ValueError(f"Doubt cannot be shown from {faint_hu:g} to {full_hu:g} HU: give 0 or more, then more.")
+        self._node = disagreement_node
+        self._composites = list(composite_nodes)
+        self._look_before = look_of(disagreement_node)
+        scene = disagreement_node.GetScene()
+        self._colors = scene.GetSingletonNode(_SINGLETON, _COLOR_CLASS) or _add_colors(scene)
+        window, level = full_hu - faint_hu, (full_hu + faint_hu) / 2
+        colors = self._colors.GetID()
+        set_look(disagreement_node, replace(DISAGREEMENT_LOOK, window=window, level=level, color_node_id=colors))
+        for composite in self._composites:
+            composite.SetLabelVolumeID(disagreement_node.GetID())
+        # A view shows the legend of a volume that it shows already.
+        self._legend = _add_legend(disagreement_node)
+        self.set_opacity(DEFAULT_OPACITY)
+
+    @property
+    def disagreement_node(self) -> slicer.vtkMRMLScalarVolumeNode:
+        """The map."""
+        return self._node
+
+    @property
+    def opacity(self) -> float:
+        """0 (nothing is seen of the map) to 1."""
+        return self._opacity
+
+    @property
+    def legend_node(self) -> slicer.vtkMRMLColorLegendDisplayNode:
+        """The legend: what each colour means in HU."""
+        return self._legend
+
+    def set_opacity(self, opacity: float) -> None:
+        """Show the map with this opacity, 0 to 1; at 0 the legend goes too.
+
+        Raises:
+            ValueError: outside 0 to 1.
+        """
+        if not 0 <= opacity <= 1:
+            raise ValueError(f"The opacity of the overlay must lie between 0 and 1, not at {opacity:g}.")
+        self._opacity = float(opacity)
+        for composite in self._composites:
+            composite.SetLabelOpacity(self._opacity)
+        self._legend.SetVisibility(self._opacity > 0)
+
+    def remove(self) -> None:
+        """Take the map out of the views, and give it back its own display; harmless to repeat, or without a scene."""
+        for composite in self._composites:
+            if composite.GetLabelVolumeID() == self._node.GetID():
+                composite.SetLabelVolumeID(None)
+                composite.SetLabelOpacity(1)  # Slicer's default
+        self._composites = []
+        _remove_from_scene(self._legend)
+        display = self._node.GetScalarVolumeDisplayNode()
+        if display is not None and display.GetColorNode() is self._colors:
+            display.SetAndObserveColorNodeID("")
+            if self._look_before is not None:
+                set_look(self._node, self._look_before)
+        if not _is_in_use(self._colors):
+            _remove_from_scene(self._colors)
+
+
+def doubt_color(share: float) -> tuple[float, float, float]:
+    """RGB, 0 to 1, of a doubt that lies at this share (0 to 1) of the range shown."""
+    stops, colors = zip(*_RAMP, strict=True)
+    return tuple(float(np.interp(share, stops, channel)) for channel in zip(*colors, strict=True))
+
+
+def _add_colors(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLColorTableNode:
+    node = scene.CreateNodeByClass(_COLOR_CLASS)
+    node.UnRegister(None)  # the reference that CreateNodeByClass hands over
+    node.SetName(COLOR_NODE_NAME)
+    # One for all overlays, and one still after a scene with it has been loaded into another.
+    node.SetSingletonTag(_SINGLETON)
+    node.SetTypeToUser()
+    node.SetNumberOfColors(_SHADES)
+    for index in range(_SHADES):
+        # Slicer takes any opacity but 0 for full, so that doubt cannot fade in.
+        node.SetColor(index, f"{index / (_SHADES - 1):.0%}", *doubt_color(index / (_SHADES - 1)), float(index > 0))
+    return scene.AddNode(node)
+
+
+def _add_legend(node: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLColorLegendDisplayNode:
+    if not node.GetScene().IsNodeClassRegistered(_LEGEND_CLASS):
+        # Slicer's Colors module does it; a program with no more than a scene has none.
+        node.GetScene().RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())
+    legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(node)
+    legend.SetTitleText(LEGEND_TITLE)
+    legend.SetLabelFormat("%.0f")
+    legend.SetNumberOfLabels(5)
+    return legend
+
+
+def _is_in_use(colors: slicer.vtkMRMLColorTableNode) -> bool:
+    scene = colors.GetScene()
+    displays = scene.GetNumberOfNodesByClass("vtkMRMLDisplayNode") if scene is not None else 0
+    return any(
+        scene.GetNthNodeByClass(index, "vtkMRMLDisplayNode").GetColorNode() is colors for index in range(displays)
+    )
+
+
+def _remove_from_scene(node: slicer.vtkMRMLNode) -> None:
+    if node.GetScene() is not None:
+        node.GetScene().RemoveNode(node)

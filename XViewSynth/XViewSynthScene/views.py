@@ -1,0 +1,495 @@
+"""Six linked views: the original above, the enhanced volume below, in axial, coronal and sagittal.
+
+All scroll, pan and zoom together and share window/level. In the enhanced views the original can be faded in, so that
+the two are compared in place, and the disagreement map lies over them as colours.
+
+The names of the views are those of the patient's planes, whichever way a scan was acquired; each is turned to the
+volume's own axes, so that it shows voxels as they are. The one view whose plane is that of the slices, the sagittal
+one of a sagittally acquired scan, tells which slices are synthetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import permutations
+
+import numpy as np
+import slicer
+import vtk
+from slicer.util import VTKObservationMixin
+
+from XViewSynthLib.errors import InputError
+
+from .marks import SliceMark, ijk_to_world
+from .overlay import DisagreementOverlay
+from .provenance import Provenance, read_provenance
+from .volumes import array_from_matrix, matrix_from_array
+
+#: Identifies the layout among Slicer's own (below 100) and those of other modules.
+LAYOUT_ID = 70613
+#: Views in one group follow each other. Slicer's own views are in groups 0 and 1, and must not follow these.
+VIEW_GROUP = 70613
+
+ORIGINAL, ENHANCED = "Original", "Enhanced"
+ROWS = (ORIGINAL, ENHANCED)
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """One of the patient's planes: its view's colour and label in Slicer, and the R, A or S axis it stands on."""
+
+    color: str
+    label: str
+    normal: int
+
+
+PLANES = {
+    "Axial": _Plane("#F34A33", "A", 2),
+    "Coronal": _Plane("#6EB04B", "C", 1),
+    "Sagittal": _Plane("#EDD54C", "S", 0),
+}
+
+RendererOf = Callable[[str], "vtk.vtkRenderer | None"]
+
+
+def view_name(row: str, plane: str) -> str:
+    """Layout name of a view.
+
+    >>> view_name("Enhanced", "Axial")
+    'XVSEnhancedAxial'
+    """
+    return f"XVS{row}{plane}"
+
+
+def view_names() -> tuple[str, ...]:
+    """Layout names of the six views, row by row."""
+    return tuple(view_name(row, plane) for row in ROWS for plane in PLANES)
+
+
+def layout_description() -> str:
+    """XML of the layout for a `vtkMRMLLayoutNode`: three columns in two rows."""
+    rows = "".join(f"<item>{_row_description(row)}</item>" for row in ROWS)
+    return f'<layout type="vertical" split="true">{rows}</layout>'
+
+
+def register_layout(layout_node: slicer.vtkMRMLLayoutNode) -> None:
+    """Make the layout known, so that a scene saved with it can be loaded; harmless to repeat."""
+    if not layout_node.IsLayoutDescription(LAYOUT_ID):
+        layout_node.AddLayoutDescription(LAYOUT_ID, layout_description())
+
+
+def _row_description(row: str) -> str:
+    items = []
+    for plane, look in PLANES.items():
+        properties = {
+            "orientation": plane,
+            "viewlabel": _label(row, plane),
+            "viewcolor": look.color,
+            "viewgroup": VIEW_GROUP,
+        }
+        elements = "".join(
+            f'<property name="{name}" action="default">{value}</property>' for name, value in properties.items()
+        )
+        items.append(f'<view class="vtkMRMLSliceNode" singletontag="{view_name(row, plane)}">{elements}</view>')
+    return '<layout type="horizontal" split="true">' + "".join(f"<item>{item}</item>" for item in items) + "</layout>"
+
+
+def _label(row: str, plane: str) -> str:
+    # Slicer labels second views of a plane so; the label has room for two letters.
+    return PLANES[plane].label + ("+" if row == ENHANCED else "")
+
+
+@dataclass(frozen=True)
+class _View:
+    slice_node: slicer.vtkMRMLSliceNode
+    composite_node: slicer.vtkMRMLSliceCompositeNode
+    logic: slicer.vtkMRMLSliceLogic
+
+
+class LinkedViews(VTKObservationMixin):
+    """The linked views of one scene.
+
+    In Slicer's window they are a layout of their own. Without a layout node their slice nodes are made here, for
+    programs that draw views of these names themselves, and for those that draw none.
+
+    Args:
+        scene: whose volumes will be shown.
+        layout_node: of Slicer's layout manager; None where there is no window.
+        application_logic: knows the slice logics of the views that are drawn (`slicer.app.applicationLogic()`).
+        renderer_of: gives the renderer of a view by its layout name, or None; the corner marks are drawn in it.
+    """
+
+    def __init__(
+        self,
+        scene: slicer.vtkMRMLScene,
+        layout_node: slicer.vtkMRMLLayoutNode | None = None,
+        application_logic: slicer.vtkMRMLApplicationLogic | None = None,
+        renderer_of: RendererOf | None = None,
+    ):
+        super().__init__()
+        self._scene = scene
+        self._layout_node = layout_node
+        self._application_logic = application_logic
+        self._renderer_of = renderer_of or (lambda name: None)
+        self._former_layout: int | None = None
+        self._own_logics: list[slicer.vtkMRMLSliceLogic] = []
+        self._own_names: set[str] = set()
+        self._views: dict[str, _View] = {}
+        self._original: slicer.vtkMRMLScalarVolumeNode | None = None
+        self._enhanced: slicer.vtkMRMLScalarVolumeNode | None = None
+        self._provenance: Provenance | None = None
+        self._overlay: DisagreementOverlay | None = None
+        self._marks: dict[str, SliceMark] = {}
+        self._fade = 0.0
+        self._following = False
+
+    @property
+    def shown(self) -> bool:
+        """Whether a pair of volumes is in the views."""
+        return self._enhanced is not None
+
+    @property
+    def fade(self) -> float:
+        """How far the original is faded in, in place of the enhanced volume: 0 to 1."""
+        return self._fade
+
+    @property
+    def overlay(self) -> DisagreementOverlay | None:
+        """The disagreement map over the enhanced views; None where none was given."""
+        return self._overlay
+
+    @property
+    def marks(self) -> dict[str, SliceMark]:
+        """The line in the corner of each view, by layout name."""
+        return dict(self._marks)
+
+    def slice_node(self, row: str, plane: str) -> slicer.vtkMRMLSliceNode:
+        """Slice node of a view, while a pair is shown; `row` is "Original" or "Enhanced"."""
+        return self._views[view_name(row, plane)].slice_node
+
+    def composite_node(self, row: str, plane: str) -> slicer.vtkMRMLSliceCompositeNode:
+        """Composite node of a view, while a pair is shown: which volumes it shows."""
+        return self._views[view_name(row, plane)].composite_node
+
+    def show(
+        self,
+        original_node: slicer.vtkMRMLScalarVolumeNode,
+        enhanced_node: slicer.vtkMRMLScalarVolumeNode,
+        disagreement_node: slicer.vtkMRMLScalarVolumeNode | None = None,
+        provenance: Provenance | None = None,
+    ) -> None:
+        """Show a pair of volumes, in place of one shown before, and switch to the layout.
+
+        Args:
+            original_node: the scan.
+            enhanced_node: what was made of it.
+            disagreement_node: its disagreement map in HU, which becomes the overlay.
+            provenance: tells the synthetic slices; that of the enhanced node unless given.
+
+        Raises:
+            InputError: a volume is missing, not in this scene, or has no voxels.
+        """
+        given = {"original": original_node, "enhanced": enhanced_node}
+        if disagreement_node is not None:
+            given["disagreement"] = disagreement_node
+        for role, node in given.items():
+            self._check(role, node)
+        self._forget()
+        self._original, self._enhanced = original_node, enhanced_node
+        self._provenance = provenance or read_provenance(enhanced_node)
+        self._fade = 0.0
+        self._arrange()
+        for name, view in self._views.items():
+            self._prepare(name, view)
+        if disagreement_node is not None:
+            composites = [self.composite_node(ENHANCED, plane) for plane in PLANES]
+            self._overlay = DisagreementOverlay(disagreement_node, composites)
+        self._share_window_level(original_node, enhanced_node)
+        self.fit()
+        self._mark_views()
+        self._observe()
+
+    def fit(self) -> None:
+        """Let every view show its whole plane, at the middle slice of the enhanced volume."""
+        for plane in PLANES if self.shown else ():
+            upper, lower = (self._views[view_name(row, plane)] for row in ROWS)
+            width, height, _ = lower.slice_node.GetDimensions()
+            # The original reaches half a thick slice further; the slice below is one of the enhanced volume.
+            lower.logic.FitSliceToVolume(self._original, width, height)
+            self._move_together(lower.slice_node, upper.slice_node)
+
+    def set_fade(self, fraction: float) -> None:
+        """Fade the original in, in place of the enhanced volume in the enhanced views: 0 none of it, 1 it alone.
+
+        Raises:
+            ValueError: outside 0 to 1.
+        """
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"The original can be faded in from 0 to 1, not to {fraction:g}.")
+        self._fade = float(fraction)
+        for plane in PLANES if self.shown else ():
+            self.composite_node(ENHANCED, plane).SetForegroundOpacity(self._fade)
+            self._mark(ENHANCED, plane)
+
+    def swap(self) -> None:
+        """Put the original in place of the enhanced volume in the enhanced views, or back."""
+        self.set_fade(0.0 if self._fade >= 0.5 else 1.0)
+
+    #: One step of blinking between original and enhanced; who blinks owns the timer.
+    toggle = swap
+
+    def restore_former_layout(self) -> None:
+        """Go back to the layout that was there before, unless the user has left the linked views meanwhile."""
+        node, former = self._layout_node, self._former_layout
+        if node is not None and former is not None and node.GetViewArrangement() == LAYOUT_ID:
+            node.SetViewArrangement(former)
+        self._former_layout = None
+
+    def close(self) -> None:
+        """Go back to the former layout, and remove all that was made here; harmless to repeat.
+
+        Views that Slicer's layout manager made stay, empty, as all its views do once they were shown.
+        """
+        self._forget()
+        self.restore_former_layout()
+        self._release_logics()
+        for class_name in ("vtkMRMLSliceCompositeNode", "vtkMRMLSliceNode"):
+            for name in self._own_names:
+                node = self._scene.GetSingletonNode(name, class_name)
+                if node is not None:
+                    self._scene.RemoveNode(node)
+        self._own_names.clear()
+
+    def _check(self, role: str, node: slicer.vtkMRMLScalarVolumeNode | None) -> None:
+        if node is None or node.GetScene() is not self._scene:
+            raise InputError(f"The linked views need the {role} volume: choose one of this scene.")
+        if node.GetImageData() is None:
+            raise InputError(f"The {role} volume {node.GetName()!r} has no voxels: choose another one.")
+
+    def _arrange(self) -> None:
+        node = self._layout_node
+        if node is not None:
+            register_layout(node)
+            if node.GetViewArrangement() != LAYOUT_ID:
+                self._former_layout = node.GetViewArrangement()
+                node.SetViewArrangement(LAYOUT_ID)
+        self._views = {name: self._view(name) for name in view_names()}
+
+    def _view(self, name: str) -> _View:
+        slice_node = self._scene.GetSingletonNode(name, "vtkMRMLSliceNode")
+        logic = self._logic_of(slice_node)
+        if logic is None:
+            logic = self._own_logic(slice_node, name)
+        return _View(logic.GetSliceNode(), logic.GetSliceCompositeNode(), logic)
+
+    def _logic_of(self, slice_node: slicer.vtkMRMLSliceNode | None) -> slicer.vtkMRMLSliceLogic | None:
+        known = self._application_logic.GetSliceLogics() if self._application_logic is not None else None
+        if slice_node is None or known is None:
+            return next((logic for logic in self._own_logics if logic.GetSliceNode() is slice_node is not None), None)
+        return self._application_logic.GetSliceLogic(slice_node)
+
+    def _own_logic(self, slice_node: slicer.vtkMRMLSliceNode | None, name: str) -> slicer.vtkMRMLSliceLogic:
+        logic = slicer.vtkMRMLSliceLogic()
+        if self._application_logic is not None:
+            logic.SetMRMLApplicationLogic(self._application_logic)
+            if self._application_logic.GetSliceLogics() is not None:
+                self._application_logic.GetSliceLogics().AddItem(logic)
+        logic.SetMRMLScene(self._scene)
+        if slice_node is None:
+            logic.AddSliceNode(name)
+            self._own_names.add(name)
+        else:
+            logic.SetSliceNode(slice_node)
+        self._own_logics.append(logic)
+        return logic
+
+    def _release_logics(self) -> None:
+        for logic in self._own_logics:
+            if self._application_logic is not None and self._application_logic.GetSliceLogics() is not None:
+                self._application_logic.GetSliceLogics().RemoveItem(logic)
+            logic.SetMRMLScene(None)
+        self._own_logics.clear()
+
+    def _prepare(self, name: str, view: _View) -> None:
+        row, plane = next((row, plane) for row in ROWS for plane in PLANES if view_name(row, plane) == name)
+        node, composite = view.slice_node, view.composite_node
+        node.SetViewGroup(VIEW_GROUP)
+        node.SetLayoutLabel(_label(row, plane))
+        self._turn(node, plane)
+        composite.SetLinkedControl(True)
+        composite.SetHotLinkedControl(True)
+        # Slicer puts every volume that is loaded into the views that let it.
+        composite.SetDoPropagateVolumeSelection(False)
+        background, faded_in = (self._original, None) if row == ORIGINAL else (self._enhanced, self._original)
+        composite.SetBackgroundVolumeID(background.GetID())
+        composite.SetForegroundVolumeID(faded_in and faded_in.GetID())
+        composite.SetForegroundOpacity(self._fade)
+        composite.SetLabelVolumeID(None)
+
+    def _turn(self, node: slicer.vtkMRMLSliceNode, plane: str) -> None:
+        """Turn a view to the patient's plane, and from there to the volume's axes that are nearest."""
+        if not node.HasSliceOrientationPreset(plane):
+            # A scene made by a program may have none; these are Slicer's own.
+            slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(self._scene, True)
+            node.AddSliceOrientationPreset(plane, _preset(plane))
+        node.SetOrientation(plane)
+        to_world = ijk_to_world(self._enhanced)
+        if to_world is not None:
+            node.RotateToAxes(matrix_from_array(to_world), _axis_across(to_world, PLANES[plane].normal))
+
+    def _mark_views(self) -> None:
+        for row in ROWS:
+            for plane in PLANES:
+                name = view_name(row, plane)
+                self._marks[name] = SliceMark(self._renderer_of(name), self.slice_node(row, plane))
+                self._mark(row, plane)
+
+    def _mark(self, row: str, plane: str) -> None:
+        mark = self._marks.get(view_name(row, plane))
+        if mark is None:
+            return
+        provenance = self._provenance
+        if row == ORIGINAL or self._fade >= 0.5:
+            mark.show(self._original, provenance and _all_observed(provenance, self._original), "original")
+        else:
+            factor = f" x{provenance.factor}" if provenance else ""
+            mark.show(self._enhanced, provenance, f"enhanced{factor}")
+
+    def _observe(self) -> None:
+        for view in self._views.values():
+            self.addObserver(view.slice_node, vtk.vtkCommand.ModifiedEvent, self._on_slice_modified)
+        for plane in PLANES:
+            self.addObserver(self.composite_node(ENHANCED, plane), vtk.vtkCommand.ModifiedEvent, self._on_faded)
+        for node in (self._original, self._enhanced):
+            display = node.GetScalarVolumeDisplayNode()
+            if display is not None:
+                self.addObserver(display, vtk.vtkCommand.ModifiedEvent, self._on_display_modified)
+        self.addObserver(self._scene, slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, self._on_node_removed)
+        self.addObserver(self._scene, slicer.vtkMRMLScene.StartCloseEvent, self._on_scene_close)
+
+    def _forget(self) -> None:
+        """Empty the views and stop following them."""
+        self.removeObservers()
+        for mark in self._marks.values():
+            mark.remove()
+        self._marks = {}
+        if self._overlay is not None:
+            self._overlay.remove()
+            self._overlay = None
+        for view in self._views.values():
+            composite = view.composite_node
+            composite.SetBackgroundVolumeID(None)
+            composite.SetForegroundVolumeID(None)
+        self._views = {}
+        self._original = self._enhanced = self._provenance = None
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _on_node_removed(self, _scene: object, _event: str, node: slicer.vtkMRMLNode) -> None:
+        if node is self._original or node is self._enhanced:
+            self._forget()
+        elif self._overlay is not None and node is self._overlay.disagreement_node:
+            self._overlay.remove()
+            self._overlay = None
+
+    def _on_scene_close(self, *_: object) -> None:
+        self._forget()
+        # A closing scene takes the nodes out of its logics; the next `show` makes new ones.
+        self._release_logics()
+
+    def _on_slice_modified(self, node: slicer.vtkMRMLSliceNode, _event: str) -> None:
+        # Slicer links what the user does with the mouse; this links the two views of a plane whatever moved one.
+        with self._alone() as alone:
+            if alone:
+                for plane in PLANES:
+                    pair = [self.slice_node(row, plane) for row in ROWS]
+                    if node in pair:
+                        self._move_together(node, pair[1 - pair.index(node)])
+
+    def _on_faded(self, composite: slicer.vtkMRMLSliceCompositeNode, _event: str) -> None:
+        # Slicer's own slider fades too, in all linked views or in one.
+        faded = composite.GetForegroundOpacity() if composite.GetForegroundVolumeID() else 0.0
+        if faded != self._fade:
+            self.set_fade(faded)
+
+    def _on_display_modified(self, display: slicer.vtkMRMLScalarVolumeDisplayNode, _event: str) -> None:
+        with self._alone() as alone:
+            if alone:
+                for node in (self._original, self._enhanced):
+                    if node.GetScalarVolumeDisplayNode() is not display:
+                        _share_window_level(display, node.GetScalarVolumeDisplayNode())
+
+    def _share_window_level(
+        self, source: slicer.vtkMRMLScalarVolumeNode, target: slicer.vtkMRMLScalarVolumeNode
+    ) -> None:
+        _share_window_level(source.GetScalarVolumeDisplayNode(), target.GetScalarVolumeDisplayNode())
+
+    @contextmanager
+    def _alone(self) -> Iterator[bool]:
+        """Give False where one change is being passed on already, which must not come back."""
+        before, self._following = self._following, True
+        try:
+            yield not before
+        finally:
+            self._following = before
+
+    @staticmethod
+    def _move_together(source: slicer.vtkMRMLSliceNode, target: slicer.vtkMRMLSliceNode) -> None:
+        """Give a view the plane, the pan and the zoom of another."""
+        place = array_from_matrix(source.GetSliceToRAS())
+        # Slicer keeps the height in mm when a view gets another size, so heights are compared.
+        height = source.GetFieldOfView()[1]
+        same = (
+            np.allclose(place, array_from_matrix(target.GetSliceToRAS()), rtol=0, atol=1e-6)
+            and np.allclose(source.GetXYZOrigin(), target.GetXYZOrigin(), rtol=0, atol=1e-6)
+            and np.isclose(height, target.GetFieldOfView()[1], rtol=1e-6, atol=0)
+        )
+        if same:
+            return
+        was_modifying = target.StartModify()
+        try:
+            target.GetSliceToRAS().DeepCopy(source.GetSliceToRAS())
+            target.SetXYZOrigin(*source.GetXYZOrigin())
+            columns, rows, _ = target.GetDimensions()
+            target.SetFieldOfView(height * columns / rows, height, target.GetFieldOfView()[2])
+            target.UpdateMatrices()
+        finally:
+            target.EndModify(was_modifying)
+
+
+def _axis_across(to_world: np.ndarray, normal: int) -> int:
+    """The volume's axis, 0 to 2 for I, J, K, that belongs to the R, A or S axis `normal`: each has one of its own."""
+    cosines = np.abs(to_world[:3, :3] / np.linalg.norm(to_world[:3, :3], axis=0))
+    best = max(permutations(range(3)), key=lambda axes: sum(cosines[patient, axes[patient]] for patient in range(3)))
+    return best[normal]
+
+
+def _preset(plane: str) -> vtk.vtkMatrix3x3:
+    matrix = vtk.vtkMatrix3x3()
+    fill = {
+        "Axial": slicer.vtkMRMLSliceNode.GetAxialSliceToRASMatrix,
+        "Coronal": slicer.vtkMRMLSliceNode.GetCoronalSliceToRASMatrix,
+        "Sagittal": slicer.vtkMRMLSliceNode.GetSagittalSliceToRASMatrix,
+    }
+    fill[plane](matrix)
+    return matrix
+
+
+def _all_observed(provenance: Provenance, node: slicer.vtkMRMLScalarVolumeNode) -> Provenance:
+    slices = node.GetImageData().GetDimensions()["IJK".index(provenance.axis)]
+    return replace(provenance, synthetic_slices=(), observed_slices=slices)
+
+
+def _share_window_level(
+    source: slicer.vtkMRMLScalarVolumeDisplayNode | None, target: slicer.vtkMRMLScalarVolumeDisplayNode | None
+) -> None:
+    if source is None or target is None:
+        return
+    wanted = (source.GetWindow(), source.GetLevel())
+    # Slicer would choose another window for the other volume's own range.
+    if (target.GetWindow(), target.GetLevel()) != wanted or target.GetAutoWindowLevel():
+        was_modifying = target.StartModify()
+        target.SetAutoWindowLevel(False)
+        target.SetWindowLevel(*wanted)
+        target.EndModify(was_modifying)
