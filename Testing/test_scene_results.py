@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import perf_counter
+
 import numpy as np
 import pytest
 
@@ -153,6 +155,18 @@ class TestLooksLikeTheInput:
         hierarchy.RemoveItem(hierarchy.GetItemByDataNode(node), False, False)
         output, _ = create_output(node, enhanced, None, provenance)
         assert hierarchy.GetItemByDataNode(output) == hierarchy.GetInvalidItemID()
+
+
+class TestSpeed:
+    def test_slicer_chooses_no_window_for_the_output(self, scene, node, provenance):
+        """It would look at every voxel: seconds, for a large volume, in which Slicer does not answer."""
+        large = Volume(np.zeros((129, 256, 256), np.int16), np.eye(4))
+        began = perf_counter()
+        make_volume_node(scene, large)
+        choosing = perf_counter() - began
+        began = perf_counter()
+        create_output(node, large, None, provenance)
+        assert perf_counter() - began < choosing / 3
 
 
 class TestInputDeletedMeanwhile:

@@ -144,13 +144,14 @@ def create_output(
 
     with ExitStack() as undo:
         output = _node_for(scene, output_node, name, undo)
-        set_image_and_geometry(output, image, enhanced.affine)
+        # Slicer takes seconds to choose a window for a large volume, so it is told one before it sees the voxels.
         show_like(output, source.look)
+        set_image_and_geometry(output, image, enhanced.affine)
         doubt = None
         if disagreement is not None:
             doubt = _node_for(scene, disagreement_node(output), f"{source.name} doubt", undo)
-            set_image_and_geometry(doubt, doubt_image, disagreement.affine)
             set_look(doubt, look_of(doubt) or DISAGREEMENT_LOOK)
+            set_image_and_geometry(doubt, doubt_image, disagreement.affine)
         for node in (output, doubt):
             if node is not None:
                 place(node, source)
