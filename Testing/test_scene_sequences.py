@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -171,6 +173,14 @@ class TestOutput:
         made = create_sequence_output(sequence, outcome)
         assert look_of(made.node) == look_of(original)
         assert made.node.GetParentTransformNode() is shift is made.disagreement_node.GetParentTransformNode()
+
+    def test_is_shown_by_the_logic_of_slicer(self, sequence, outcome, monkeypatch):
+        logic = slicer.vtkSlicerSequencesLogic()
+        asked = []
+        module = SimpleNamespace(logic=lambda: asked.append(1) or logic)
+        monkeypatch.setattr(slicer, "modules", SimpleNamespace(sequences=module), raising=False)
+        assert brightness(create_sequence_output(sequence, outcome).node) == 0
+        assert asked
 
     def test_failure_leaves_nothing(self, scene, sequence, browser, outcome, monkeypatch):
         def fail(*_):

@@ -209,7 +209,8 @@ def _leave(browser: slicer.vtkMRMLNode, sequence: slicer.vtkMRMLSequenceNode) ->
 
 def _sequences_logic() -> slicer.vtkSlicerSequencesLogic:
     # Slicer has one already; without the application, nobody watches browsers, and any logic can do it once.
-    return slicer.modules.sequences.logic() if hasattr(slicer, "modules") else slicer.vtkSlicerSequencesLogic()
+    module = getattr(getattr(slicer, "modules", None), "sequences", None)
+    return slicer.vtkSlicerSequencesLogic() if module is None else module.logic()
 
 
 def _present(output: SequenceOutput, original: slicer.vtkMRMLScalarVolumeNode | None) -> None:
