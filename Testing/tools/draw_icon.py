@@ -1,4 +1,4 @@
-"""Draw Resources/Icons/XViewSynth.png: three planes that cross, with a synthetic slice between two observed ones.
+"""Draw the icon of the extension and of the module: three planes that cross, with a synthetic slice between two observed ones.
 
 python Testing/tools/draw_icon.py
 """
@@ -12,7 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
-ICON = Path(__file__).resolve().parents[2] / "Resources" / "Icons" / "XViewSynth.png"
+ROOT = Path(__file__).resolve().parents[2]
+ICONS = [folder / "Resources" / "Icons" / "XViewSynth.png" for folder in (ROOT, ROOT / "XViewSynth")]
 PIXELS = 128
 OBSERVED, SYNTHETIC, CORONAL, SAGITTAL = "#3b6ea5", "#f28e2b", "#59a14f", "#b07aa1"
 
@@ -28,7 +29,8 @@ def main() -> None:
     _slice(plot, 0.0, SYNTHETIC)
     _upright(plot, -0.2, SAGITTAL)
     _slice(plot, 0.56, OBSERVED)
-    figure.savefig(ICON, dpi=PIXELS, transparent=True)
+    for icon in ICONS:
+        figure.savefig(icon, dpi=PIXELS, transparent=True)
 
 
 def _slice(plot: Axes, height: float, color: str) -> None:

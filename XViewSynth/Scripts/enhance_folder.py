@@ -1,0 +1,262 @@
+"""Enhance every study below a folder, without a window:
+
+    Slicer --no-main-window --python-script XViewSynth/Scripts/enhance_folder.py INPUT OUTPUT [--factor 4] [--resume]
+
+A study is a folder with DICOM files, or an NRRD, NIfTI, MHA or MHD file. OUTPUT gets the same folders, with an NRRD
+file and a report (JSON) for each study, and summary.csv with a line for each. Every study has a process of its own, so
+that one that cannot be enhanced stops no other.
+
+Exit codes: 0 every study is enhanced, 2 the arguments are wrong or no study was found, 3 cancelled, 4 some studies are
+not enhanced, and the summary says why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+MODULE_FOLDER = Path(__file__).resolve().parents[1]
+if str(MODULE_FOLDER) not in sys.path:
+    sys.path.insert(0, str(MODULE_FOLDER))
+
+ALL_ENHANCED, WRONG_ARGUMENTS, CANCELLED, SOME_NOT = 0, 2, 3, 4
+SUMMARY = "summary.csv"
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Study:
+    """A scan to enhance, and where its result goes.
+
+    Attributes:
+        name: path below the input folder.
+        source: file, or folder of DICOM files.
+        output: NRRD file.
+        report: JSON file.
+    """
+
+    name: str
+    source: Path
+    output: Path
+    report: Path
+
+
+@dataclass(frozen=True)
+class Line:
+    """What the summary says of a study; empty where nothing is known.
+
+    Attributes:
+        status: "enhanced", "enhanced before", "refused" (the scan is unsuitable) or "failed".
+        spacing_before, spacing_after: of the slices, mm.
+    """
+
+    study: str
+    status: str
+    output: str = ""
+    factor: str = ""
+    axis: str = ""
+    spacing_before: str = ""
+    spacing_after: str = ""
+    slices: str = ""
+    model: str = ""
+    seconds: str = ""
+    message: str = ""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Enhance what the arguments name, and give the exit code."""
+    from XViewSynthLib.errors import InputError
+
+    try:
+        options = _parser().parse_args(arguments)
+        studies = find_studies(options.input, options.output)
+        options.output.mkdir(parents=True, exist_ok=True)
+    except SystemExit as end:  # argparse, which has said why
+        return end.code or ALL_ENHANCED
+    except (InputError, OSError) as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return WRONG_ARGUMENTS
+    lines: list[Line] = []
+    with _stop_signals() as asked_to_stop:
+        for number, study in enumerate(studies, start=1):
+            print(f"{number} of {len(studies)}: {study.name}", flush=True)
+            line = enhance_study(study, options, asked_to_stop)
+            if line is None:
+                print(f"Cancelled; what was done is in {options.output / SUMMARY}.", file=sys.stderr)
+                return CANCELLED
+            print(f"  {line.status}{': ' if line.message else ''}{line.message}", flush=True)
+            lines.append(line)
+            write_summary(options.output / SUMMARY, lines)
+    done = [line for line in lines if line.status.startswith("enhanced")]
+    print(f"{len(done)} of {len(lines)} studies are enhanced; {options.output / SUMMARY} lists them.")
+    return ALL_ENHANCED if len(done) == len(lines) else SOME_NOT
+
+
+def find_studies(input_folder: Path, output_folder: Path) -> list[Study]:
+    """All studies below a folder, sorted by name; what lies in the output folder is none.
+
+    Raises:
+        InputError: there is no such folder, or no study in it.
+    """
+    from XViewSynthLib.dicom import is_dicom
+    from XViewSynthLib.errors import InputError
+    from XViewSynthLib.reading import READABLE, suffix_of
+
+    if not input_folder.is_dir():
+        raise InputError(f"{input_folder} is no folder: name the folder that holds the studies.")
+    output_folder = output_folder.resolve()
+    studies = []
+    for place, folders, names in os.walk(input_folder):
+        folders[:] = sorted(name for name in folders if (Path(place) / name).resolve() != output_folder)
+        files = [Path(place) / name for name in sorted(names)]
+        found = [(file, suffix_of(file)) for file in files if suffix_of(file) in READABLE]
+        scans = [(file, file.name[: -len(suffix)]) for file, suffix in found]
+        if any(suffix_of(file) not in READABLE and is_dicom(file) for file in files):
+            scans.append((Path(place), Path(place).resolve().name))
+        for source, stem in scans:
+            below = source.parent.relative_to(input_folder) if source != input_folder else Path()
+            target = output_folder / below / f"{stem} enhanced.nrrd"
+            name = source.relative_to(input_folder).as_posix()
+            studies.append(Study(name, source, target, target.with_suffix(".json")))
+    if not studies:
+        raise InputError(f"{input_folder} holds no study: name a folder with DICOM, NRRD, NIfTI, MHA or MHD files.")
+    return _with_targets_of_their_own(sorted(studies, key=lambda study: study.name))
+
+
+def enhance_study(study: Study, options: argparse.Namespace, asked_to_stop: list[int]) -> Line | None:
+    """Enhance one study in a process of its own, and say how that went; None where the user stopped it."""
+    from XViewSynthScene.processes import start_worker
+
+    if options.resume and study.output.is_file() and study.report.is_file():
+        return _line(study, "enhanced before")
+    study.output.parent.mkdir(parents=True, exist_ok=True)
+    command = ["enhance", str(study.source.resolve()), str(study.output), "--report", str(study.report)]
+    command += [*_engine_options(options), "--progress", "json"]
+    with tempfile.TemporaryDirectory(prefix="XViewSynth-") as folder:
+        worker = start_worker(command, Path(folder) / "log.txt")
+        while not worker.finished:
+            worker.poll()
+            if asked_to_stop:
+                worker.request_stop()
+            _process_events()
+            time.sleep(POLL_SECONDS)
+        log = worker.log_tail().splitlines()
+    if asked_to_stop:
+        return None
+    if worker.exit_code == 0:
+        return _line(study, "enhanced")
+    told = [line.removeprefix("error: ") for line in log if line.startswith("error: ")]
+    if worker.exit_code == 2 and told:
+        return Line(study.name, "refused", message=told[-1])
+    return Line(study.name, "failed", message=told[-1] if told else f"The process ended with {worker.exit_code}.")
+
+
+def write_summary(path: Path, lines: Sequence[Line]) -> None:
+    """Write the summary so that it is whole at any moment."""
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, [field.name for field in fields(Line)])
+        table.writeheader()
+        table.writerows(asdict(line) for line in lines)
+    os.replace(partial, path)
+
+
+def _parser() -> argparse.ArgumentParser:
+    from XViewSynthLib.cli import factor, positive
+
+    parser = argparse.ArgumentParser(
+        prog="enhance_folder.py", description="Enhance every study below a folder.", allow_abbrev=False
+    )
+    parser.add_argument("input", type=Path, metavar="INPUT", help="folder with the studies, at any depth")
+    parser.add_argument("output", type=Path, metavar="OUTPUT", help="folder for results and summary.csv")
+    parser.add_argument("--resume", action="store_true", help="pass over studies that are enhanced already")
+    parser.add_argument("--overwrite", action="store_true", help="replace results that exist")
+    goal = parser.add_mutually_exclusive_group()
+    goal.add_argument("--factor", type=factor, metavar="N", help="how many times closer the slices get, 2 to 8")
+    goal.add_argument("--spacing", type=positive("millimetres"), metavar="MM", help="the distance of slices to reach")
+    goal.add_argument("--isotropic", action="store_true", help="bring the slices as close as the pixels in them")
+    parser.add_argument("--model", metavar="NAME|FOLDER", help="what predicts the slices")
+    parser.add_argument("--device", metavar="auto|cpu|cuda|cuda:1|mps", help="where to compute")
+    parser.add_argument("--memory", type=positive("gigabytes"), metavar="GB", help="the most memory to take")
+    return parser
+
+
+def _engine_options(options: argparse.Namespace) -> list[str]:
+    """The options that go to the engine as they are."""
+    given = []
+    for name in ("factor", "spacing", "model", "device", "memory"):
+        value = getattr(options, name)
+        if value is not None:
+            # The worker has another working folder.
+            is_folder = name == "model" and os.path.dirname(value)
+            given += [f"--{name}", os.path.abspath(value) if is_folder else str(value)]
+    given += ["--isotropic"] if options.isotropic else []
+    return [*given, "--overwrite"] if options.overwrite else given
+
+
+def _with_targets_of_their_own(studies: list[Study]) -> list[Study]:
+    """The same studies; where two would share a result (chest.nrrd beside chest.mha), both keep their whole name."""
+    taken = [study.output for study in studies]
+    renamed = []
+    for study in studies:
+        if taken.count(study.output) > 1:
+            output = study.output.with_name(f"{study.source.name} enhanced.nrrd")
+            study = Study(study.name, study.source, output, output.with_suffix(".json"))
+        renamed.append(study)
+    return renamed
+
+
+def _line(study: Study, status: str) -> Line:
+    report = json.loads(study.report.read_text(encoding="utf-8"))
+    axis = "IJK".index(report["axis"])
+    return Line(
+        study=study.name,
+        status=status,
+        output=str(study.output),
+        factor=str(report["factor"]),
+        axis=report["axis"],
+        spacing_before=f"{report['input']['spacing_mm'][axis]:.4g}",
+        spacing_after=f"{report['output']['spacing_mm'][axis]:.4g}",
+        slices=str(report["output"]["shape_ijk"][axis]),
+        model=report["model"],
+        seconds=f"{report['seconds']:.1f}",
+        message=" ".join(report["notes"]),
+    )
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Give a list that is empty until a signal asks this program to stop."""
+    asked: list[int] = []
+    former = {number: signal.signal(number, lambda *_: asked.append(1)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+def _process_events() -> None:
+    # Slicer counts as hung when it does not answer for long.
+    app = getattr(sys.modules.get("slicer"), "app", None)
+    if app is not None:
+        app.processEvents()
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    if hasattr(sys.modules.get("slicer"), "app"):
+        # Slicer would stay open.
+        sys.modules["slicer"].util.exit(code)
+    else:
+        sys.exit(code)

@@ -1,0 +1,382 @@
+"""From a node to a node: enhancing or checking a volume of the scene in the background.
+
+    run = EnhanceRun(input_node, EnhanceSettings(factor=4))
+    run.start()
+    while not run.poll().ended: ...     # from a timer, every 100 ms
+    run.output_node
+
+Where the volume shows a frame of a sequence, all frames are enhanced, one after the other. A run outlives the nodes it
+began with: without its input it still delivers, without its output it makes a new one. Only closing the scene ends it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import slicer
+
+from XViewSynthLib import __version__
+from XViewSynthLib.errors import InputError
+from XViewSynthLib.grid import Grid, settle_grid
+from XViewSynthLib.volume import Volume, array_axis
+
+from .jobs import (
+    CANCELLED,
+    DONE,
+    FAILED,
+    EnhanceJob,
+    EnhanceResult,
+    EnhanceSettings,
+    JobState,
+    SelfCheckJob,
+    SelfCheckSettings,
+)
+from .provenance import Provenance, now, provenance_from_report
+from .results import check_output_node, create_output, snapshot
+from .sequences import EnhancedFrame, create_sequence_output, frames, sequence_of
+from .volumes import volume_from_node
+
+if TYPE_CHECKING:
+    from XViewSynthLib import Enhanced
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What enhancing a node would give, as far as it can be told without computing anything.
+
+    Attributes:
+        grid: of one volume of the result.
+        slices: of the input, along the grid's axis.
+        slice_spacing: of the input, mm.
+        frames: number of volumes: 1, or the length of the sequence.
+        output_bytes: of the voxels of all volumes of the result.
+        timed_voxels: observed voxels below which slices are missing, which is what takes time, of all volumes.
+    """
+
+    grid: Grid
+    slices: int
+    slice_spacing: float
+    frames: int
+    output_bytes: int
+    timed_voxels: int
+
+
+def look_ahead(node: slicer.vtkMRMLScalarVolumeNode | None, settings: EnhanceSettings) -> Outlook:
+    """What enhancing `node` would give.
+
+    Raises:
+        InputError: it cannot be enhanced like that.
+    """
+    volume = volume_from_node(node)
+    grid = settle_grid(
+        volume, factor=settings.factor, spacing=settings.spacing, isotropic=settings.isotropic, axis=settings.axis
+    )
+    sequence = sequence_of(node)
+    count = 1 if sequence is None else sequence.GetNumberOfDataNodes()
+    k, j, i = grid.shape
+    slices = volume.slices(grid.axis)
+    return Outlook(
+        grid=grid,
+        slices=slices,
+        slice_spacing=volume.spacing_along(grid.axis),
+        frames=count,
+        output_bytes=count * k * j * i * volume.voxels.itemsize,
+        timed_voxels=count * (volume.voxels.size // volume.voxels.shape[array_axis(grid.axis)]) * (slices - 1),
+    )
+
+
+class _Run(ABC):
+    """Work on one node. Call `start`, then `poll` again and again until the state has `ended`; nothing here waits."""
+
+    def __init__(self, node: slicer.vtkMRMLScalarVolumeNode):
+        self._scene = node.GetScene()
+        self._state: JobState | None = None
+        self._job: EnhanceJob | SelfCheckJob | None = None
+        self._stopped = False
+        self._reason: str | None = None
+        self._observer = self._scene.AddObserver(slicer.vtkMRMLScene.StartCloseEvent, self._on_scene_close)
+
+    @property
+    def log(self) -> str:
+        """The last lines that the worker wrote, once it has ended."""
+        return "" if self._job is None else self._job.log
+
+    def poll(self) -> JobState:
+        """Where the run stands now; when its worker is done, its result is put into the scene here."""
+        if self._state is None or not self._state.ended:
+            self._state = self._look()
+            # A job that was done before it heard of the request has not delivered: the scene may be another by now.
+            if self._state.status in (DONE, CANCELLED) and self._stopped:
+                self._state = JobState(CANCELLED, "cancelled", message=self._reason)
+            if self._state.ended:
+                self._stop_observing()
+        return self._state
+
+    def cancel(self) -> None:
+        """Ask the run to end; within two seconds it is "cancelled" and has left nothing behind. It may have ended."""
+        self._stopped = True
+        if self._job is not None:
+            self._job.cancel()
+
+    def close(self) -> None:
+        """Cancel, and forget everything."""
+        self._stop_observing()
+        self._stopped = True
+        if self._job is not None:
+            self._job.close()
+
+    @abstractmethod
+    def start(self) -> None:
+        """Begin, and return at once."""
+
+    @abstractmethod
+    def _look(self) -> JobState:
+        """The state after what can be done at once."""
+
+    def _on_scene_close(self, _caller: object, _event: object) -> None:
+        self._reason = "The scene was closed, so the work on it has ended."
+        self.cancel()
+
+    def _stop_observing(self) -> None:
+        if self._observer is not None:
+            self._scene.RemoveObserver(self._observer)
+            self._observer = None
+
+
+class EnhanceRun(_Run):
+    """Enhancing a volume, or every frame of the sequence that it shows.
+
+    Args:
+        input_node: the volume; it is not changed.
+        settings: what to reach and how.
+        output_node: gets the result of a single volume; a new node unless given.
+        folder, python: as for `EnhanceJob`.
+
+    Raises:
+        InputError: the input cannot be enhanced, or the output cannot take the result.
+    """
+
+    def __init__(
+        self,
+        input_node: slicer.vtkMRMLScalarVolumeNode | None,
+        settings: EnhanceSettings,
+        output_node: slicer.vtkMRMLScalarVolumeNode | None = None,
+        **job_options: Any,
+    ):
+        look_ahead(input_node, settings)
+        check_output_node(output_node, input_node)
+        self._sequence = sequence_of(input_node)
+        if self._sequence is not None and output_node is not None:
+            raise InputError(
+                f"{input_node.GetName()!r} shows a sequence, and all its frames are enhanced into a new one: choose no "
+                "output volume."
+            )
+        super().__init__(input_node)
+        self._input_node, self._output_node = input_node, output_node
+        self._snapshot = snapshot(input_node)
+        self._volumes: Sequence[Volume] = (
+            [volume_from_node(input_node)]
+            if self._sequence is None
+            else [volume_from_node(frame.node) for frame in frames(self._sequence)]
+        )
+        self._settings, self._job_options = settings, job_options
+        self._results: Sequence[EnhanceResult] = []
+        self._reports: list[dict[str, Any]] = []
+        self._began = monotonic()
+        self._disagreement_node: slicer.vtkMRMLScalarVolumeNode | None = None
+
+    @property
+    def output_node(self) -> slicer.vtkMRMLScalarVolumeNode:
+        """The enhanced volume (of a sequence: the one that shows its frames), once the run is done."""
+        return self._output_node
+
+    @property
+    def disagreement_node(self) -> slicer.vtkMRMLScalarVolumeNode | None:
+        """The disagreement map in HU (of a sequence: the one that shows its frames), once the run is done."""
+        return self._disagreement_node
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What was done, as ``xviewsynth enhance --report`` tells it; of a sequence, about its first frame."""
+        return self._reports[0]
+
+    def start(self) -> None:
+        """Begin, and return at once."""
+        self._began = monotonic()
+        self._start_next()
+
+    def _start_next(self) -> None:
+        self._job = EnhanceJob(self._volumes[len(self._results)], self._settings, **self._job_options)
+        self._job.start()
+
+    def _look(self) -> JobState:
+        state = self._job.poll()
+        if state.status != DONE or self._stopped:
+            return self._of_all_frames(state)
+        self._results = [*self._results, self._job.result]
+        if len(self._results) < len(self._volumes):
+            self._start_next()
+            return self._of_all_frames(self._job.poll())
+        return self._deliver()
+
+    def _of_all_frames(self, state: JobState) -> JobState:
+        """The state of the job, told as that of the whole run."""
+        count, done = len(self._volumes), len(self._results)
+        if count == 1 or state.ended:
+            return state
+        left = None
+        if done:
+            left = (monotonic() - self._began) / done * (count - done)
+        elif state.seconds_left is not None:
+            left = state.seconds_left + (monotonic() - self._began + state.seconds_left) * (count - 1)
+        return replace(state, stage=f"frame {done + 1} of {count}: {state.stage}", seconds_left=left)
+
+    def _deliver(self) -> JobState:
+        try:
+            if self._sequence is None:
+                self._deliver_volume()
+            else:
+                self._deliver_sequence()
+        except InputError as error:
+            return JobState(FAILED, "failed", message=str(error))
+        except MemoryError:
+            return JobState(
+                FAILED, "failed", message="There is not enough memory for the result: close other volumes, then repeat."
+            )
+        finally:
+            self._reports = [result.report for result in self._results]
+            # The nodes have the voxels now.
+            self._volumes = self._results = ()
+        return JobState(DONE, "done", 1, 1, 0.0)
+
+    def _deliver_volume(self) -> None:
+        result = self._results[0]
+        self._output_node, self._disagreement_node = create_output(
+            _if_in_scene(self._input_node),
+            result.enhanced,
+            result.disagreement,
+            self._provenance(result),
+            _if_in_scene(self._output_node),
+            snapshot=self._snapshot,
+        )
+
+    def _deliver_sequence(self) -> None:
+        output = create_sequence_output(
+            self._sequence,
+            [EnhancedFrame(result.enhanced, result.disagreement, self._provenance(result)) for result in self._results],
+        )
+        self._output_node, self._disagreement_node = output.node, output.disagreement_node
+
+    def _provenance(self, result: EnhanceResult) -> Provenance:
+        return provenance_from_report(
+            result.report, input_node_id=self._snapshot.node_id, input_name=self._snapshot.name
+        )
+
+
+class SelfCheckRun(_Run):
+    """Checking how well slices of a volume are restored; of a sequence, of the frame that is shown.
+
+    Args:
+        node: the volume; it is not changed.
+        settings: what to check and how.
+        folder, python: as for `SelfCheckJob`.
+
+    Raises:
+        InputError: the volume cannot be checked.
+    """
+
+    def __init__(self, node: slicer.vtkMRMLScalarVolumeNode | None, settings: SelfCheckSettings, **job_options: Any):
+        volume = volume_from_node(node)
+        super().__init__(node)
+        self._job = SelfCheckJob(volume, settings, **job_options)
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The report of the self-check, once the run is done."""
+        return self._job.result
+
+    def start(self) -> None:
+        """Begin, and return at once."""
+        self._job.start()
+
+    def _look(self) -> JobState:
+        return self._job.poll()
+
+
+def enhance_in_process(
+    input_node: slicer.vtkMRMLScalarVolumeNode | None,
+    settings: EnhanceSettings,
+    output_node: slicer.vtkMRMLScalarVolumeNode | None = None,
+) -> slicer.vtkMRMLScalarVolumeNode:
+    """Enhance a single volume in this very process, which waits for it.
+
+    Raises:
+        InputError: as for `EnhanceRun`, or the volume shows a sequence.
+    """
+    from XViewSynthLib import enhance
+
+    check_output_node(output_node, input_node)
+    volume = volume_from_node(input_node)
+    if sequence_of(input_node) is not None:
+        raise InputError(f"{input_node.GetName()!r} shows a sequence: enhance it in a process of its own.")
+    before = snapshot(input_node)
+    enhanced = enhance(
+        volume,
+        factor=settings.factor,
+        spacing=settings.spacing,
+        isotropic=settings.isotropic,
+        axis=settings.axis,
+        model=settings.model,
+        acquisition=settings.acquisition,
+        device=settings.device,
+        precision=settings.precision,
+        memory=None if settings.memory_gb is None else round(settings.memory_gb * 1e9),
+    )
+    provenance = _provenance_of(enhanced, before.node_id, before.name)
+    output, _ = create_output(input_node, enhanced.volume, enhanced.disagreement, provenance, output_node)
+    return output
+
+
+def selfcheck_in_process(node: slicer.vtkMRMLScalarVolumeNode | None, settings: SelfCheckSettings) -> dict[str, Any]:
+    """Check a volume in this very process, which waits for it.
+
+    Raises:
+        InputError: as for `SelfCheckRun`.
+    """
+    from XViewSynthLib import selfcheck
+
+    return selfcheck(
+        volume_from_node(node),
+        settings.factor,
+        axis=settings.axis,
+        model=settings.model,
+        acquisition=settings.acquisition,
+        device=settings.device,
+        precision=settings.precision,
+        memory=None if settings.memory_gb is None else round(settings.memory_gb * 1e9),
+    )
+
+
+def _provenance_of(enhanced: Enhanced, input_node_id: str, input_name: str) -> Provenance:
+    synthetic = tuple(enhanced.synthetic_slices)
+    return Provenance(
+        model=enhanced.model.name,
+        model_sha256=enhanced.model.sha256,
+        factor=enhanced.factor,
+        axis=enhanced.axis,
+        acquisition=enhanced.acquisition,
+        synthetic_slices=synthetic,
+        observed_slices=enhanced.volume.slices(enhanced.axis) - len(synthetic),
+        input_node_id=input_node_id,
+        input_name=input_name,
+        software_version=__version__,
+        created=now(),
+    )
+
+
+def _if_in_scene(node: slicer.vtkMRMLNode | None) -> slicer.vtkMRMLNode | None:
+    return node if node is not None and node.GetScene() is not None else None

@@ -1,0 +1,85 @@
+"""What a user is told about work on a volume: what it would give, what it has given, how good it is."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import Any
+
+from XViewSynthLib.progress import describe_seconds
+
+from .runs import Outlook
+
+_COLUMNS = (("PSNR, dB", "psnr_db", ".2f"), ("Error, HU", "mae_hu", ".1f"), ("SSIM", "ssim", ".4f"))
+
+
+def describe_outlook(outlook: Outlook, seconds: float | None = None) -> str:
+    """One line on what enhancing would give: "5 mm → 1.25 mm, 48 → 189 slices, 99 MB, about 40 s".
+
+    Args:
+        outlook: of the volume and the settings.
+        seconds: expected, or None as long as that is not known.
+    """
+    parts = [
+        f"{outlook.slice_spacing:.3g} mm → {outlook.grid.slice_spacing:.3g} mm",
+        f"{outlook.slices} → {outlook.grid.slices} slices",
+        describe_bytes(outlook.output_bytes),
+    ]
+    if outlook.frames > 1:
+        parts.insert(0, f"{outlook.frames} frames")
+    if seconds is not None:
+        parts.append(f"about {describe_seconds(seconds)}")
+    return ", ".join(parts)
+
+
+def describe_result(name: str, report: Mapping[str, Any]) -> str:
+    """What an enhancement has given, and what to know about it.
+
+    Args:
+        name: of the enhanced volume.
+        report: as ``xviewsynth enhance --report`` writes it.
+    """
+    slices = report["output"]["shape_ijk"]["IJK".index(report["axis"])]
+    ready = f"'{name}' is ready after {describe_seconds(report['seconds'])}"
+    return " ".join(
+        [f"{ready}: {len(report['synthetic_slices'])} of its {slices} slices are synthetic.", *report["notes"]]
+    )
+
+
+def describe_selfcheck(report: Mapping[str, Any]) -> str:
+    """HTML: what was gained over interpolation, and the scores of every method.
+
+    Args:
+        report: of a self-check.
+    """
+    methods = report["methods"]
+    enhanced = methods["enhanced"]
+    gains = " and ".join(
+        f"{enhanced[f'gain_over_{method}_db']:+.2f} dB and {enhanced['mae_hu'] - methods[method]['mae_hu']:+.1f} HU of "
+        f"error against {method}"
+        for method in ("linear", "cubic")
+    )
+    kept = f"all but every {report['factor']}th" if report["factor"] > 2 else "every second"
+    headings = "".join(f"<th>{heading}</th>" for heading, _, _ in _COLUMNS)
+    rows = "".join(
+        f"<tr><td>{html.escape(name)}</td>"
+        + "".join(f'<td align="right">{scores[key]:{form}}</td>' for _, key, form in _COLUMNS)
+        + "</tr>"
+        for name, scores in methods.items()
+    )
+    notes = html.escape(" ".join(report["notes"]))
+    return (
+        f"<p>Where {kept} slice of this scan was left out: {gains}.</p>"
+        f'<table cellpadding="3"><tr><th></th>{headings}</tr>{rows}</table><p>{notes}</p>'
+    )
+
+
+def describe_bytes(count: int) -> str:
+    """Bytes in words that are quick to read.
+
+    >>> describe_bytes(99_000_000), describe_bytes(1_340_000_000), describe_bytes(1_500_000)
+    ('99 MB', '1.3 GB', '1.5 MB')
+    """
+    if count >= 1e9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.0f} MB" if count >= 1e7 else f"{count / 1e6:.1f} MB"
