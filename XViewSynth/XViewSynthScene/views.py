@@ -135,7 +135,7 @@ class LinkedViews(VTKObservationMixin):
         self._renderer_of = renderer_of or (lambda name: None)
         self._former_layout: int | None = None
         self._own_logics: list[slicer.vtkMRMLSliceLogic] = []
-        self._own_names: set[str] = set()
+        self._own_nodes: set[tuple[str, str]] = set()  # class and layout name
         self._views: dict[str, _View] = {}
         self._original: slicer.vtkMRMLScalarVolumeNode | None = None
         self._enhanced: slicer.vtkMRMLScalarVolumeNode | None = None
@@ -243,8 +243,9 @@ class LinkedViews(VTKObservationMixin):
     def restore_former_layout(self) -> None:
         """Go back to the layout that was there before, unless the user has left the linked views meanwhile."""
         node, former = self._layout_node, self._former_layout
-        if node is not None and former is not None and node.GetViewArrangement() == LAYOUT_ID:
-            node.SetViewArrangement(former)
+        if node is not None and node.GetViewArrangement() == LAYOUT_ID:
+            # A scene that was saved with the linked views does not tell what was before them.
+            node.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView if former is None else former)
         self._former_layout = None
 
     def close(self) -> None:
@@ -255,12 +256,11 @@ class LinkedViews(VTKObservationMixin):
         self._forget()
         self.restore_former_layout()
         self._release_logics()
-        for class_name in ("vtkMRMLSliceCompositeNode", "vtkMRMLSliceNode"):
-            for name in self._own_names:
-                node = self._scene.GetSingletonNode(name, class_name)
-                if node is not None:
-                    self._scene.RemoveNode(node)
-        self._own_names.clear()
+        for class_name, name in self._own_nodes:
+            node = self._scene.GetSingletonNode(name, class_name)
+            if node is not None:
+                self._scene.RemoveNode(node)
+        self._own_nodes.clear()
 
     def _check(self, role: str, node: slicer.vtkMRMLScalarVolumeNode | None) -> None:
         if node is None or node.GetScene() is not self._scene:
@@ -297,9 +297,12 @@ class LinkedViews(VTKObservationMixin):
             if self._application_logic.GetSliceLogics() is not None:
                 self._application_logic.GetSliceLogics().AddItem(logic)
         logic.SetMRMLScene(self._scene)
+        for class_name in ("vtkMRMLSliceNode", "vtkMRMLSliceCompositeNode"):
+            if self._scene.GetSingletonNode(name, class_name) is None:
+                self._own_nodes.add((class_name, name))
+        # Either way the logic makes the composite node where there is none.
         if slice_node is None:
             logic.AddSliceNode(name)
-            self._own_names.add(name)
         else:
             logic.SetSliceNode(slice_node)
         self._own_logics.append(logic)
@@ -309,6 +312,8 @@ class LinkedViews(VTKObservationMixin):
         for logic in self._own_logics:
             if self._application_logic is not None and self._application_logic.GetSliceLogics() is not None:
                 self._application_logic.GetSliceLogics().RemoveItem(logic)
+            # Without its scene it would leave them there: the planes that it shows in 3D views.
+            logic.DeleteSliceModel()
             logic.SetMRMLScene(None)
         self._own_logics.clear()
 
@@ -362,8 +367,7 @@ class LinkedViews(VTKObservationMixin):
             self.addObserver(view.slice_node, vtk.vtkCommand.ModifiedEvent, self._on_slice_modified)
         for plane in PLANES:
             self.addObserver(self.composite_node(ENHANCED, plane), vtk.vtkCommand.ModifiedEvent, self._on_faded)
-        for node in (self._original, self._enhanced):
-            display = node.GetScalarVolumeDisplayNode()
+        for display in {node.GetScalarVolumeDisplayNode() for node in (self._original, self._enhanced)}:
             if display is not None:
                 self.addObserver(display, vtk.vtkCommand.ModifiedEvent, self._on_display_modified)
         self.addObserver(self._scene, slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, self._on_node_removed)
