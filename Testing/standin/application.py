@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import slicer
 import vtk
-from PySide6.QtCore import Property, QObject, QSettings, Signal
+from PySide6.QtCore import Property, QObject, QProcessEnvironment, QSettings, Signal
 from PySide6.QtGui import QIcon
 from PySide6.QtWidgets import QApplication, QMainWindow, QScrollArea
 
@@ -252,6 +251,7 @@ class LayoutManager(QObject):
     def __init__(self, application_logic: slicer.vtkMRMLApplicationLogic, scene: slicer.vtkMRMLScene) -> None:
         super().__init__()
         self._application_logic, self._scene = application_logic, scene
+        slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene)
         self._logic = slicer.vtkMRMLLayoutLogic()
         self._logic.SetMRMLScene(scene)
         self._link = slicer.vtkMRMLSliceLinkLogic()
@@ -259,6 +259,7 @@ class LayoutManager(QObject):
         self._link.SetMRMLScene(scene)
         self._slices = vtk.vtkCollection()
         application_logic.SetSliceLogics(self._slices)
+        self._known: dict[str, SliceWidget] = {}
         self._widgets: dict[str, SliceWidget] = {}
         self._last = -1
         node = self._logic.GetLayoutNode()
@@ -271,32 +272,46 @@ class LayoutManager(QObject):
         if node is not None:
             node.RemoveObserver(self._tag)
         self._widgets.clear()
+        for widget in self._known.values():
+            widget.sliceLogic().SetMRMLScene(None)
+        self._known.clear()
         self._slices.RemoveAllItems()
         self._link.SetMRMLScene(None)
         self._logic.SetMRMLScene(None)
 
     def _follow_layout(self) -> None:
         layout = self._logic.GetLayoutNode().GetViewArrangement()
-        self._widgets = {name: self._widgets.get(name) or self._new_widget(name) for name in self._mapped_names()}
+        self._forget_removed()
+        shown = self._slice_nodes()
+        for node in shown:
+            if node.GetID() not in self._known:
+                self._known[node.GetID()] = self._new_widget(node)
+        for node_id, widget in self._known.items():
+            widget.mrmlSliceNode().SetMappedInLayout(node_id in [node.GetID() for node in shown])
+        self._widgets = {node.GetLayoutName(): self._known[node.GetID()] for node in shown}
         if layout != self._last:
             self._last = layout
             self.layoutChanged.emit(layout)
 
-    def _mapped_names(self) -> list[str]:
-        nodes = [
-            self._scene.GetNthNodeByClass(index, "vtkMRMLSliceNode")
-            for index in range(self._scene.GetNumberOfNodesByClass("vtkMRMLSliceNode"))
-        ]
-        return [node.GetLayoutName() for node in nodes if node.IsMappedInLayout()]
+    def _slice_nodes(self) -> list[slicer.vtkMRMLSliceNode]:
+        views = self._logic.GetViewNodes()
+        nodes = [views.GetItemAsObject(index) for index in range(views.GetNumberOfItems() if views else 0)]
+        return [node for node in nodes if node is not None and node.IsA("vtkMRMLSliceNode")]
 
-    def _new_widget(self, name: str) -> SliceWidget:
-        node = self._logic.GetViewNode("vtkMRMLSliceNode", name) if hasattr(self._logic, "GetViewNode") else None
-        node = node or self._scene.GetSingletonNode(name, "vtkMRMLSliceNode")
+    def _new_widget(self, node: slicer.vtkMRMLSliceNode) -> SliceWidget:
         logic = slicer.vtkMRMLSliceLogic()
         logic.SetMRMLApplicationLogic(self._application_logic)
-        logic.AddSliceNode(node)
         self._slices.AddItem(logic)
+        logic.SetMRMLScene(self._scene)
+        logic.SetSliceNode(node)
         return SliceWidget(node, logic)
+
+    def _forget_removed(self) -> None:
+        for node_id, widget in list(self._known.items()):
+            if widget.mrmlSliceNode().GetScene() is None:
+                self._slices.RemoveItem(widget.sliceLogic())
+                widget.sliceLogic().SetMRMLScene(None)
+                del self._known[node_id]
 
     def layoutLogic(self) -> slicer.vtkMRMLLayoutLogic:
         return self._logic
@@ -396,8 +411,8 @@ class qSlicerApplication(QApplication):
     def userSettings(self) -> QSettings:
         return QSettings(str(self._folder / "settings" / "user.ini"), QSettings.Format.IniFormat)
 
-    def startupEnvironment(self) -> dict[str, str]:
-        return dict(os.environ)
+    def startupEnvironment(self) -> QProcessEnvironment:
+        return QProcessEnvironment.systemEnvironment()
 
     def translate(self, _context: str, text: str) -> str:
         return text

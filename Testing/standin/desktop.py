@@ -64,6 +64,7 @@ class Desktop:
         answers: what the user answers to the next questions: an enumerator such as `qt.QMessageBox.Yes`, True for the
             agreeing button, False for the declining one, or what a file dialog returns.
         installed_requirements: what `pip_ensure` and `pip_install` were asked for; nothing is ever installed.
+        qt_messages: what Qt remarked on standard error.
         longest_stall: the longest time in ms, while an event loop was pumped, between two beats that are 10 ms apart.
     """
 
@@ -73,6 +74,7 @@ class Desktop:
     answers: list[Any] = field(default_factory=list)
     installed_requirements: list[str] = field(default_factory=list)
     longest_stall: float = 0.0
+    qt_messages: list[str] = field(default_factory=list)
 
     @property
     def slot_errors(self) -> list[str]:
@@ -287,6 +289,7 @@ def install(
         patches.attribute(pythonqt, "runtime", pythonqt.Runtime(on_modal=desktop.answer))
         patches.attribute(sys, "excepthook", _recording(sys.excepthook))
         patches.attribute(sys, "path", list(sys.path))
+        patches.callback(QtCore.qInstallMessageHandler, QtCore.qInstallMessageHandler(_noting(desktop.qt_messages)))
         app.begin(Path(folder), scene, main_window, testing, desktop.installed_requirements.extend)
         _put_modules(patches, desktop, Path(own) if own else None, pytorch, packaging)
         loaded = set(sys.modules)
@@ -312,6 +315,17 @@ def _recording(hook: Callable) -> Callable:
         hook(kind, error, trace)
 
     return record
+
+
+def _noting(messages: list[str]) -> Callable:
+    """Qt's remarks go to standard error as ever, but for one that its offscreen platform makes with every window."""
+
+    def note(_kind: QtCore.QtMsgType, _context: QtCore.QMessageLogContext, text: str) -> None:
+        if "propagateSizeHints" not in text:
+            messages.append(text)
+            print(text, file=sys.stderr)
+
+    return note
 
 
 def _forget_modules(names: set[str]) -> None:

@@ -76,7 +76,9 @@ class qMRMLNodeComboBox(QWidget):
         row.setContentsMargins(0, 0, 0, 0)
         row.addWidget(self._box)
         self._box.activated.connect(self._on_activated)
-        self.destroyed.connect(_Disconnection(self._observers))
+        self._name_observers: list[tuple[object, int]] = []
+        for observers in (self._observers, self._name_observers):
+            self.destroyed.connect(_Disconnection(observers))
 
     # The scene
 
@@ -124,6 +126,7 @@ class qMRMLNodeComboBox(QWidget):
             self._box.addItem(node.GetName(), node.GetID())
         self._add_actions()
         self._box.blockSignals(blocked)
+        self._follow_names(nodes)
         if self._node is not None and self._node not in nodes:
             self._node = None
             chosen = nodes[0] if nodes and not none_first else None
@@ -132,6 +135,18 @@ class qMRMLNodeComboBox(QWidget):
         elif self._node is None and nodes and not none_first:
             self._take(nodes[0])
         self._show(self._node)
+
+    def _follow_names(self, nodes: list[slicer.vtkMRMLNode]) -> None:
+        _Disconnection(self._name_observers)()
+        me = weakref.ref(self)
+        for node in nodes:
+            tag = node.AddObserver("ModifiedEvent", lambda caller, _event: me() and me()._rename(caller))
+            self._name_observers.append((node, tag))
+
+    def _rename(self, node: slicer.vtkMRMLNode) -> None:
+        index = self._box.findData(node.GetID() or "")
+        if index >= 0 and self._box.itemText(index) != node.GetName():
+            self._box.setItemText(index, node.GetName())
 
     def _add_actions(self) -> None:
         kind = self._kind_label()

@@ -120,7 +120,7 @@ def _properties(qt_class: type) -> dict[str, _Property]:
         name = it.name()
         found[name] = _Property(name, it.typeName(), it.isWritable(), it.isEnumType() or it.isFlagType())
     if "objectName" in found:
-        found["name"] = found["objectName"]
+        found.setdefault("name", found["objectName"])
     return found
 
 
@@ -282,9 +282,25 @@ class Signal:
 
     def emit(self, *arguments: object) -> None:
         """Send the signal."""
-        getattr(self._owner._alive(), self._name).emit(*(unwrap(item) for item in arguments))
+        _fullest(self._owner._alive(), self._name).emit(*(unwrap(item) for item in arguments))
 
     __call__ = emit
+
+
+def _fullest(qt_object: QtCore.QObject, name: str) -> QtCore.SignalInstance:
+    """The overload with the most arguments: where a signal's argument has a default, Qt knows it without it as well."""
+    signal = getattr(qt_object, name)
+    overloads = _overloads(type(qt_object), name)
+    return signal[overloads[-1]] if len(overloads) > 1 else signal
+
+
+@functools.cache
+def _overloads(qt_class: type, name: str) -> list[str]:
+    meta = qt_class.staticMetaObject
+    methods = (meta.method(index) for index in range(meta.methodCount()))
+    signals = [m for m in methods if bytes(m.name()).decode() == name and m.methodType() == m.MethodType.Signal]
+    kinds = [[bytes(kind).decode() for kind in signal.parameterTypes()] for signal in signals]
+    return [",".join(kind) for kind in sorted(kinds, key=len)]
 
 
 def connect(owner: Proxy, name: str, function: Callable, arguments: int | None) -> bool:
@@ -293,7 +309,7 @@ def connect(owner: Proxy, name: str, function: Callable, arguments: int | None) 
         raise ValueError(f"{function!r} cannot be connected to {name}: it is not callable")
     qt_object = owner._alive()
     slot = _slot(function, arguments)
-    getattr(qt_object, name).connect(slot)
+    _fullest(qt_object, name).connect(slot)
     _connections_of(qt_object).append(_Connection(name, function, slot))
     return True
 
@@ -307,7 +323,7 @@ def disconnect(owner: Proxy, name: str | None, function: Callable | None) -> boo
     ]
     # PythonQt undoes one connection a call when the function is named.
     for item in matching[-1:] if function is not None else matching:
-        getattr(qt_object, item.signal).disconnect(item.slot)
+        _fullest(qt_object, item.signal).disconnect(item.slot)
         known.remove(item)
     return bool(matching)
 
