@@ -18,6 +18,10 @@ from .mrmlwidgets import qSlicerScriptedLoadableModuleWidget
 from .pythonqt import wrap
 
 
+# Width and height of every slice view, in pixels.
+_VIEW_SIZE = (256, 256)
+
+
 class qSlicerScriptedLoadableModule(QObject):
     """A scripted module as Slicer's factory knows it: a file, its Python object, and the panel made on demand."""
 
@@ -304,6 +308,7 @@ class LayoutManager(QObject):
         self._slices.AddItem(logic)
         logic.SetMRMLScene(self._scene)
         logic.SetSliceNode(node)
+        logic.ResizeSliceNode(*_VIEW_SIZE)
         return SliceWidget(node, logic)
 
     def _forget_removed(self) -> None:

@@ -36,6 +36,7 @@ SLICER_PYTHON_DIR = "SLICER_PYTHON_DIR"
 
 _HEARTBEAT_MILLISECONDS = 10
 _LOOK_MILLISECONDS = 5
+_SEEN_BY_SCRIPTS = ("qt", "ctk", "ScriptedLoadableModule", "AbstractScriptedSubjectHierarchyPlugin")
 _PARTS = ("i18n", "ScriptedLoadableModule", "parameterNodeWrapper", "packaging")
 
 
@@ -331,7 +332,7 @@ def _noting(messages: list[str]) -> Callable:
 def _forget_modules(names: set[str]) -> None:
     """Scripted modules and plugins saw this desktop at their import, so the next one has to import them anew."""
     for name in names:
-        if vars(sys.modules[name]).get("qt") is not None or hasattr(sys.modules[name], "ScriptedLoadableModule"):
+        if any(shown in vars(sys.modules[name]) for shown in _SEEN_BY_SCRIPTS):
             del sys.modules[name]
 
 
