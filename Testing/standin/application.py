@@ -17,7 +17,6 @@ from PySide6.QtWidgets import QApplication, QMainWindow, QScrollArea
 from .mrmlwidgets import qSlicerScriptedLoadableModuleWidget
 from .pythonqt import wrap
 
-
 # Width and height of every slice view, in pixels.
 _VIEW_SIZE = (256, 256)
 
