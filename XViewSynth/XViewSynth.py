@@ -62,11 +62,29 @@ class XViewSynth(ScriptedLoadableModule):
             "An independent implementation of Fang, Wang, Zhang, Xu, Yuan and Han: Incremental Cross-view Mutual "
             "Distillation for Self-supervised Medical CT Synthesis, CVPR 2022 (arXiv 2112.10325)."
         )
-        slicer.app.connect("startupCompleted()", registerSampleData)
+        slicer.app.connect("startupCompleted()", onStartupCompleted)
 
     def setup(self):
         """Called once the application's own plugins are there: offer "Enhance slices" in the Data module."""
         registerSubjectHierarchyPlugin()
+
+
+def onStartupCompleted():
+    """Called once all modules are there: offer the sample data, and get ready for scenes that are loaded and saved."""
+    registerSampleData()
+    layoutManager = slicer.app.layoutManager()
+    if layoutManager:
+        from XViewSynthScene.views import register_layout
+
+        register_layout(layoutManager.layoutLogic().GetLayoutNode())
+    slicer.mrmlScene.AddObserver(slicer.vtkMRMLScene.StartSaveEvent, onSaveScene)
+
+
+def onSaveScene(caller, event):
+    """The scene is about to be saved: let files of enhanced volumes tell where they come from."""
+    from XViewSynthScene.provenance import copy_all_to_storage
+
+    copy_all_to_storage(caller)
 
 
 def registerSampleData():
@@ -559,6 +577,8 @@ class XViewSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _showViews(self, enhancedVolume):
         try:
             self._views = self._views or self.logic.makeViews()
+            # What was compared before says nothing about how to begin with these.
+            self.logic.getParameterNode().fade = 0.0
             self._views.show(*self.logic.comparedVolumes(enhancedVolume))
         except ValueError as problem:
             self._closeViews()
