@@ -4,8 +4,8 @@
     python3 run.py test     check the style, run every test
 
 Only the standard library is needed. The first start installs exact versions, which takes minutes: those of
-Testing/requirements.lock, and for the tests also those of Testing/requirements-slicer.lock. Later starts take seconds. A
-set-up that was cut short is begun again.
+Testing/requirements.lock, and for the tests also those of Testing/requirements-slicer.lock. Later starts take seconds.
+A set-up that was cut short is begun again.
 """
 
 import argparse
