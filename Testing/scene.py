@@ -23,6 +23,7 @@ def mrml_scene() -> Iterator[slicer.vtkMRMLScene]:
     sequences.SetMRMLScene(scene)  # its browsers are no part of the MRML core
     colors = slicer.vtkMRMLColorLogic()
     colors.SetMRMLScene(scene)  # adds the default colours
+    scene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())  # as Slicer's Colors module does
     before = getattr(slicer, "mrmlScene", None)
     slicer.mrmlScene = scene
     try:

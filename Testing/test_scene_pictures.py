@@ -159,6 +159,13 @@ class TestOverlayColours:
         stage.views.overlay.set_opacity(0)
         assert stage.picture("Enhanced") == pytest.approx(without)
 
+    def test_the_legend_leaves_most_of_a_small_view_free(self, stage):
+        stage.scroll(8)
+        without = stage.picture("Enhanced")
+        stage.views.overlay.set_opacity(1)
+        _, columns, _ = np.nonzero(np.abs(stage.picture("Enhanced") - without) > 20)
+        assert columns.min() > 0.65 * SIZE
+
 
 class TestMarkInTheCorner:
     def test_is_drawn(self, stage):

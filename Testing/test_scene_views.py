@@ -11,7 +11,7 @@ import vtk
 
 import offscreen
 from scans import affine_from, anatomy, stored_as
-from scene import make_bent_transform, make_shift, mrml_scene
+from scene import make_bent_transform, make_shift, mrml_scene, saved_and_loaded
 from scene_pairs import FACTOR, Pair, make_pair
 from XViewSynthLib import InputError, Volume
 from XViewSynthScene.marks import BETWEEN, OBSERVED, SYNTHETIC, SliceMark, slice_mark, slice_position
@@ -457,6 +457,11 @@ class TestOverlay:
         )
         assert node_ids(scene) == before
 
+    def test_needs_no_more_than_a_scene(self, scan):
+        bare = slicer.vtkMRMLScene()
+        overlay = DisagreementOverlay(make_pair(bare, scan).disagreement, [])
+        assert overlay.legend_node.GetScene() is bare
+
     def test_two_overlays_share_their_colours(self, scene, pair, scan):
         other = make_pair(scene, scan)
         first, second = DisagreementOverlay(pair.disagreement, []), DisagreementOverlay(other.disagreement, [])
@@ -557,3 +562,30 @@ class TestNothingIsLeft:
         views.show(pair.original, pair.enhanced, pair.disagreement)
         views.slice_node(ENHANCED, "Axial").SetSliceOffset(101.0)
         assert views.slice_node(ORIGINAL, "Axial").GetSliceOffset() == pytest.approx(101.0)
+
+
+class TestSavedScene:
+    @pytest.mark.parametrize("kind", ["mrml", "mrb"])
+    def test_a_scene_saved_while_they_are_shown_opens_with_its_colours(self, views, scene, pair, tmp_path, kind):
+        before = pair.disagreement.GetDisplayNode().GetColorNode()
+        with saved_and_loaded(scene, tmp_path, kind) as loaded:
+            after = loaded.GetFirstNodeByName(pair.disagreement.GetName()).GetScalarVolumeDisplayNode().GetColorNode()
+            assert after.GetNumberOfColors() == before.GetNumberOfColors()
+            for index in (0, 1, 255):
+                assert color_of(after, index) == pytest.approx(color_of(before, index), abs=1 / 255)
+
+    def test_and_can_be_compared_again(self, views, scene, pair, tmp_path):
+        names = [node.GetName() for node in (pair.original, pair.enhanced, pair.disagreement)]
+        with saved_and_loaded(scene, tmp_path, "mrb") as loaded:
+            again = LinkedViews(loaded)
+            again.show(*(loaded.GetFirstNodeByName(name) for name in names))
+            again.slice_node(ENHANCED, "Axial").SetSliceOffset(101.0)
+            assert again.slice_node(ORIGINAL, "Axial").GetSliceOffset() == pytest.approx(101.0)
+            assert loaded.GetNumberOfNodesByClass("vtkMRMLColorLegendDisplayNode") == 1
+            again.close()
+
+
+def color_of(node: slicer.vtkMRMLColorTableNode, index: int) -> list[float]:
+    color = [0.0] * 4
+    node.GetColor(index, color)
+    return color

@@ -50,7 +50,7 @@ def main() -> None:
         original_node.GetScalarVolumeDisplayNode().SetWindowLevel(window, level)
 
         application = offscreen.application_logic(scene)
-        pictures = offscreen.OffscreenViews(scene, application, view_names(), (arguments.size, arguments.size))
+        pictures = offscreen.OffscreenViews(scene, application, view_names(), tuple(arguments.size))
         views = LinkedViews(scene, application_logic=application, renderer_of=pictures.renderer)
         views.show(original_node, enhanced_node, doubt_node)
         if views.overlay:
@@ -75,7 +75,9 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--window", type=float, nargs=2, default=(1500, -500), metavar=("WIDTH", "CENTRE"), help="HU")
     parser.add_argument("--opacity", type=float, default=0.5, help="of the overlay, 0 to 1")
     parser.add_argument("--fade", type=float, default=0.0, help="0 the enhanced volume below, 1 the original")
-    parser.add_argument("--size", type=int, default=440, help="of each view, pixels")
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=(460, 360), metavar=("WIDTH", "HEIGHT"), help="of each view, pixels"
+    )
     parser.add_argument("--output", type=Path, default=PICTURE)
     return parser.parse_args()
 

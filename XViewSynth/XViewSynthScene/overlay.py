@@ -14,8 +14,8 @@ COLOR_NODE_NAME = "XViewSynth disagreement"
 LEGEND_TITLE = "Doubt (HU)"
 DEFAULT_OPACITY = 0.5
 
-_LEGEND_SIZE = (0.14, 0.4)  # shares of the view, which is a sixth of the window
-_LEGEND_FONT_SIZE = 13  # pixels
+# Width and height as shares of the view; the width decides how large the letters are.
+_LEGEND_SIZE = (0.085, 0.4)
 
 _COLOR_CLASS, _LEGEND_CLASS = "vtkMRMLColorTableNode", "vtkMRMLColorLegendDisplayNode"
 _SINGLETON = "XViewSynthDisagreement"
@@ -145,8 +145,6 @@ def _add_legend(node: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLColorLege
     legend.SetLabelFormat("%.0f")
     legend.SetNumberOfLabels(5)
     legend.SetSize(*_LEGEND_SIZE)
-    legend.GetTitleTextProperty().SetFontSize(_LEGEND_FONT_SIZE)
-    legend.GetLabelTextProperty().SetFontSize(_LEGEND_FONT_SIZE)
     return legend
 
 
