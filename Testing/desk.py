@@ -15,7 +15,7 @@ import slicer
 from standin import Desktop, install
 
 MODULE_FILE = Path(__file__).resolve().parents[1] / "XViewSynth" / "XViewSynth.py"
-TIMEOUT_SECONDS = 120
+TIMEOUT_SECONDS = 600
 
 
 @dataclass

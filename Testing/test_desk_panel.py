@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -547,3 +548,19 @@ class TestSampleData:
 class TestInputErrors:
     def test_they_are_value_errors_for_scripts(self):
         assert issubclass(InputError, ValueError)
+
+
+class TestPhotographs:
+    def test_one_command_takes_them_all(self, tmp_path, models, scan):
+        from importlib.util import module_from_spec, spec_from_file_location
+
+        tool = Path(__file__).resolve().parent / "tools" / "photograph_panel.py"
+        spec = spec_from_file_location("photograph_panel", tool)
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        write_volume(scan, tmp_path / "Chest.nrrd")
+        pictures = module.photograph(tmp_path / "Chest.nrrd", tmp_path / "pictures", "small", tmp_path / "slicer")
+        assert [picture.name for picture in pictures] == [
+            f"panel_{name}.png" for name in ("idle", "running", "done", "checked")
+        ]
+        assert len({picture.read_bytes() for picture in pictures}) == len(pictures)
