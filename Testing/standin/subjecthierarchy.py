@@ -79,6 +79,9 @@ class PluginHandler(QObject):
         own = {name: _Plugin(classes) for name, classes in _OWN_PLUGINS.items()}
         return own.get(name) or next((plugin for plugin in self._plugins if plugin.name == name), None)
 
+    def subjectHierarchyNode(self) -> slicer.vtkMRMLSubjectHierarchyNode:
+        return slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+
     def currentItem(self) -> int:
         return self._items[0] if len(self._items) == 1 else 0
 
