@@ -40,7 +40,7 @@ class Desk:
 
     def finish(self, panel: Any) -> None:
         """Let Slicer live until nothing runs in the panel."""
-        self.pump(lambda: not panel.ui.cancelButton.enabled)
+        self.pump(lambda: panel.ui.cancelButton.toolTip == "Nothing runs.")
 
     def wait_for_worker(self) -> psutil.Process:
         """The process that computes, as soon as there is one."""
