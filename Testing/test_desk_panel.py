@@ -190,6 +190,7 @@ class TestEnhancing:
     def test_the_result_is_told_and_chosen_for_comparing(self, panel, enhanced, node):
         assert enhanced.GetName() == "Chest enhanced x4"
         assert "48 of its 65 slices are synthetic" in panel.ui.messageLabel.text
+        assert panel.ui.enhancedSelector.comboBox().currentText == "Chest enhanced x4"
         assert input_node(enhanced) is node
         assert read_provenance(enhanced).model == "small"
         assert [volume.GetName() for volume in volumes()] == ["Chest", "Chest enhanced x4", "Chest doubt"]

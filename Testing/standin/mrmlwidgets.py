@@ -197,6 +197,8 @@ class qMRMLNodeComboBox(QWidget):
     def setCurrentNode(self, node: slicer.vtkMRMLNode | str | None) -> None:
         if isinstance(node, str):
             node = self._scene.GetNodeByID(node) if node and self._scene is not None else None
+        if node is not None and self._box.findData(node.GetID()) < 0:
+            self._refresh()  # it may have got the attribute that is asked for since it was added
         self._take(node if node is not None and node in self._nodes() else None)
 
     def setCurrentNodeID(self, node_id: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "XViewSynth"), str(ROOT / "Testing")]
 
-WIDTH, HEIGHT = 480, 660
+WIDTH, HEIGHT = 480, 300
 TIMEOUT_SECONDS = 1800
 
 
@@ -49,8 +49,9 @@ def photograph(scan: Path, output: Path, model: str | None, folder: Path) -> lis
     with desk(folder) as opened:
         make_volume_node(slicer.mrmlScene, read_volume(scan), scan.name.split(".")[0])
         panel = opened.panel()
-        panel.parent.resize(WIDTH, HEIGHT)
-        panel.parent.show()
+        # The panel scrolls in a window that is too low for it, and so takes no more room than it needs.
+        slicer.util.mainWindow().resize(WIDTH, HEIGHT)
+        slicer.util.mainWindow().show()
         panel.ui.showViewsCheckBox.checked = False
         if model is not None:
             panel.ui.modelSelector.setCurrentIndex(panel.ui.modelSelector.findText(model))
