@@ -1,6 +1,6 @@
 """Draw the icon of the extension and its module: three planes that cross, a synthetic slice between observed ones.
 
-    python Testing/tools/draw_icon.py
+python Testing/tools/draw_icon.py
 """
 
 from __future__ import annotations
