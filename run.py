@@ -101,7 +101,8 @@ def run_tests() -> int:
     style = call(PYTHON, "-m", "ruff", "check") or call(PYTHON, "-m", "ruff", "format", "--check")
     if style:
         print("error: mend what ruff found above; the tests run all the same", file=sys.stderr, flush=True)
-    return style or call(PYTHON, "-m", "pytest", "--cov")
+    tests = call(PYTHON, "-m", "pytest", "--cov")
+    return style or tests
 
 
 def call(*command: object) -> int:
