@@ -21,6 +21,18 @@ from XViewSynthLib.stop import StopRequest, stop_signals
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals between processes")
 
+
+@pytest.fixture(autouse=True)
+def heard_hang_up():
+    """Whoever starts the tests with nohup hands the deafness on, to this process and to what it starts."""
+    if not hasattr(signal, "SIGHUP"):
+        yield
+        return
+    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, former)
+
+
 LIBRARY = str(Path(job.__file__).parents[1])
 LIMIT_SECONDS = 2.0
 

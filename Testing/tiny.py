@@ -30,11 +30,12 @@ def make_card(**changes: object) -> dict:
 
 
 def make_network(seed: int = 0) -> ThreeViewNetwork:
-    """Its students answer with more than the spline, which is all that an untrained one knows."""
+    """Its students answer with more than the spline, which is all that an untrained one knows, and heed the gaps."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = ThreeViewNetwork(**NETWORK)
         for student in (network.axial, network.pixelwise):
+            torch.nn.init.normal_(student.trunk.condition.weight, std=0.3)
             for head in student.heads.values():
                 torch.nn.init.normal_(head.weight, std=0.01)
         return network
