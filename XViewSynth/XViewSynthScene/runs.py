@@ -329,12 +329,7 @@ def enhance_in_process(
         factor=settings.factor,
         spacing=settings.spacing,
         isotropic=settings.isotropic,
-        axis=settings.axis,
-        model=settings.model,
-        acquisition=settings.acquisition,
-        device=settings.device,
-        precision=settings.precision,
-        memory=None if settings.memory_gb is None else round(settings.memory_gb * 1e9),
+        **_common_options(settings),
     )
     provenance = _provenance_of(enhanced, before.node_id, before.name)
     output, _ = create_output(input_node, enhanced.volume, enhanced.disagreement, provenance, output_node)
@@ -349,16 +344,19 @@ def selfcheck_in_process(node: slicer.vtkMRMLScalarVolumeNode | None, settings: 
     """
     from XViewSynthLib import selfcheck
 
-    return selfcheck(
-        volume_from_node(node),
-        settings.factor,
-        axis=settings.axis,
-        model=settings.model,
-        acquisition=settings.acquisition,
-        device=settings.device,
-        precision=settings.precision,
-        memory=None if settings.memory_gb is None else round(settings.memory_gb * 1e9),
-    )
+    return selfcheck(volume_from_node(node), settings.factor, **_common_options(settings))
+
+
+def _common_options(settings: EnhanceSettings | SelfCheckSettings) -> dict[str, Any]:
+    """What `enhance` and `selfcheck` are told alike."""
+    return {
+        "axis": settings.axis,
+        "model": settings.model,
+        "acquisition": settings.acquisition,
+        "device": settings.device,
+        "precision": settings.precision,
+        "memory": None if settings.memory_gb is None else round(settings.memory_gb * 1e9),
+    }
 
 
 def _provenance_of(enhanced: Enhanced, input_node_id: str, input_name: str) -> Provenance:
