@@ -129,7 +129,7 @@ class SliceWiseStudent(nn.Module):
     def __init__(self, channels: int, blocks: int, factors: Sequence[int]):
         super().__init__()
         self.trunk = Trunk(4 * 4, channels, blocks)
-        self.heads = _heads(channels, 4, factors)
+        self.heads = _heads(channels, factors)
 
     def forward(self, observed: Tensor, factor: int, gap_ratio: Tensor, part: slice) -> Tensor:
         batch, slices, rows, columns = observed.shape
@@ -153,7 +153,7 @@ class PixelWiseStudent(nn.Module):
         super().__init__()
         self.trunk = Trunk(4 * 2, channels, blocks)
         self.across_gap = nn.Conv2d(channels, channels, (2, 1))
-        self.heads = _heads(channels, 4, factors)
+        self.heads = _heads(channels, factors)
 
     def forward(self, observed: Tensor, factor: int, gap_ratio: Tensor, part: slice) -> Tensor:
         observed = _with_neighbours(observed, part)
@@ -203,11 +203,11 @@ class ResidualBlock(nn.Module):
         return self.leave(hidden).add_(features)
 
 
-def _heads(channels: int, pixels: int, factors: Sequence[int]) -> nn.ModuleDict:
-    """For each factor s the last layer, which gives s - 1 slices of so many pixels from the features of one place."""
+def _heads(channels: int, factors: Sequence[int]) -> nn.ModuleDict:
+    """For each factor s the last layer, which gives s - 1 slices from the features: 4 pixels for each place."""
     heads = {}
     for factor in factors:
-        head = nn.Conv2d(channels, (factor - 1) * pixels, 3, padding=1)
+        head = nn.Conv2d(channels, (factor - 1) * 4, 3, padding=1)
         # An untrained student answers with the spline.
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
