@@ -34,3 +34,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from XViewSynthLib.models import save_model
 
     return save_model(tmp_path_factory.mktemp("models") / "small", make_network(), make_card()).folder
+
+
+@pytest.fixture
+def scene():
+    """An empty MRML scene, which is Slicer's own while the test runs."""
+    from scene import mrml_scene
+
+    with mrml_scene() as scene:
+        yield scene

@@ -29,12 +29,6 @@ from XViewSynthScene.provenance import (
 
 
 @pytest.fixture
-def scene():
-    with mrml_scene() as scene:
-        yield scene
-
-
-@pytest.fixture
 def provenance():
     return make_provenance(slices=17, factor=4, input_name="CT")
 

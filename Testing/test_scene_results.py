@@ -11,18 +11,12 @@ pytest.importorskip("slicer", reason="slicer-core is not installed")
 
 import slicer
 
-from scene import make_provenance, make_shift, make_volume_node, mrml_scene, saved_and_loaded
+from scene import make_provenance, make_shift, make_volume_node, saved_and_loaded
 from XViewSynthLib import InputError, Volume
 from XViewSynthScene import results
 from XViewSynthScene.provenance import disagreement_node, input_node, read_provenance
 from XViewSynthScene.results import check_output_node, create_output, look_of, remove_volume, snapshot
 from XViewSynthScene.volumes import volume_from_node
-
-
-@pytest.fixture
-def scene():
-    with mrml_scene() as scene:
-        yield scene
 
 
 @pytest.fixture

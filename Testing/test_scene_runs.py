@@ -15,7 +15,7 @@ pytest.importorskip("slicer", reason="slicer-core is not installed")
 import slicer
 
 from scans import affine_from, anatomy
-from scene import make_bent_transform, make_volume_node, mrml_scene
+from scene import make_bent_transform, make_volume_node
 from XViewSynthLib import InputError, Volume, enhance, selfcheck
 from XViewSynthScene.jobs import EnhanceSettings, SelfCheckSettings
 from XViewSynthScene.provenance import input_node, read_provenance
@@ -25,12 +25,6 @@ from XViewSynthScene.volumes import volume_from_node
 
 TIMEOUT_SECONDS = 120
 VOLUMES = "vtkMRMLScalarVolumeNode"
-
-
-@pytest.fixture
-def scene():
-    with mrml_scene() as scene:
-        yield scene
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ pytest.importorskip("slicer", reason="slicer-core is not installed")
 
 import slicer
 
-from scene import make_bent_transform, make_provenance, make_shift, make_volume_node, mrml_scene, saved_and_loaded
+from scene import make_bent_transform, make_provenance, make_shift, make_volume_node, saved_and_loaded
 from XViewSynthLib import InputError, Volume
 from XViewSynthScene import sequences
 from XViewSynthScene.provenance import disagreement_node, input_node, read_provenance
@@ -20,12 +20,6 @@ from XViewSynthScene.sequences import EnhancedFrame, browser_of, create_sequence
 from XViewSynthScene.volumes import volume_from_node
 
 TIMES = ["0", "125", "250.5"]
-
-
-@pytest.fixture
-def scene():
-    with mrml_scene() as scene:
-        yield scene
 
 
 @pytest.fixture
@@ -182,11 +176,15 @@ class TestOutput:
         assert brightness(create_sequence_output(sequence, outcome).node) == 0
         assert asked
 
-    def test_failure_leaves_nothing(self, scene, sequence, browser, outcome, monkeypatch):
+    @staticmethod
+    def break_presenting(monkeypatch):
         def fail(*_):
             raise RuntimeError("broken on purpose")
 
         monkeypatch.setattr(sequences, "_present", fail)
+
+    def test_failure_leaves_nothing(self, scene, sequence, browser, outcome, monkeypatch):
+        self.break_presenting(monkeypatch)
         before = node_ids(scene)
         with pytest.raises(RuntimeError, match="on purpose"):
             create_sequence_output(sequence, outcome)
@@ -194,10 +192,7 @@ class TestOutput:
         assert browser.GetNumberOfSynchronizedSequenceNodes(True) == 1
 
     def test_failure_leaves_no_browser(self, scene, sequence, outcome, monkeypatch):
-        def fail(*_):
-            raise RuntimeError("broken on purpose")
-
-        monkeypatch.setattr(sequences, "_present", fail)
+        self.break_presenting(monkeypatch)
         before = node_ids(scene)
         with pytest.raises(RuntimeError, match="on purpose"):
             create_sequence_output(sequence, outcome)

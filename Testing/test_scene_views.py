@@ -11,19 +11,13 @@ import vtk
 
 import offscreen
 from scans import affine_from, anatomy, stored_as
-from scene import make_bent_transform, make_shift, mrml_scene, saved_and_loaded
+from scene import make_bent_transform, make_shift, saved_and_loaded
 from scene_pairs import FACTOR, Pair, make_pair
 from XViewSynthLib import InputError, Volume
 from XViewSynthScene.marks import BETWEEN, OBSERVED, SYNTHETIC, SliceMark, slice_mark, slice_position
 from XViewSynthScene.overlay import DisagreementOverlay
 from XViewSynthScene.views import ENHANCED, LAYOUT_ID, ORIGINAL, PLANES, ROWS, VIEW_GROUP, LinkedViews, view_names
 from XViewSynthScene.volumes import array_from_matrix
-
-
-@pytest.fixture
-def scene() -> Iterator[slicer.vtkMRMLScene]:
-    with mrml_scene() as scene:
-        yield scene
 
 
 @pytest.fixture

@@ -35,12 +35,6 @@ TYPES = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "floa
 
 
 @pytest.fixture
-def scene():
-    with mrml_scene() as scene:
-        yield scene
-
-
-@pytest.fixture
 def node(scene, scan):
     return make_volume_node(scene, scan, "CT")
 
