@@ -72,6 +72,18 @@ class TestBlocks:
         present = np.unique(scan.voxels.astype(np.float32) / 1024)
         assert np.isin(blocks.slices.numpy(), present).all()
 
+    def test_overlapping_blocks_mix_neighbours_alone(self):
+        voxels = np.zeros((41, 24, 28), np.float32)
+        voxels[20] = 900
+        config = TrainingConfig(slices=9, pixels=16, batch=2, factor_shares={2: 1.0}, overlap_share=1.0)
+        sampler = Sampler([Volume(voxels, affine_from((0.8, 0.8, 1.0)))], config)
+        profiles = torch.cat([sampler.thinned(step).slices[:, :, 0, 0] for step in range(20)]) * 1024
+        inside = profiles[(profiles[:, 2:-2] > 0).any(dim=1) & (profiles[:, 0] == 0) & (profiles[:, -1] == 0)]
+        assert ((inside > 0).sum(dim=1) == 3).all()
+        assert torch.allclose(inside.sum(dim=1), torch.tensor(900.0), atol=0.1)
+        assert len(set(inside.amax(dim=1).tolist())) > 5
+        assert 300 <= inside.amax() < 900
+
     def test_in_plane_axes_serve_when_asked_to(self):
         config = TrainingConfig(slices=4, pixels=16, in_plane_share=1.0)
         ratios = Sampler([fine_scan()], config).thinned(0).slice_ratio
@@ -90,7 +102,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize(
         "setting",
-        [{"steps": 0}, {"gamma": 0.0}, {"gamma": 1.5}, {"pixels": 15}, {"slices": 2}, {"batch": 0},
+        [{"steps": 0}, {"gamma": 0.0}, {"gamma": 1.5}, {"pixels": 15}, {"slices": 2}, {"batch": 0}, {"overlap_share": 1.5},
          {"factor_shares": {}}, {"factor_shares": {9: 1.0}}],
     )  # fmt: skip
     def test_settings_out_of_range(self, setting):

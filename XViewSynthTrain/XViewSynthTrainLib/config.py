@@ -56,6 +56,9 @@ class TrainingConfig:
     increments: int = 1
     #: Share of blocks thinned along an in-plane axis, where the scan has true fine detail.
     in_plane_share: float = 0.1
+    #: Share of blocks made as if the scan had been reconstructed with overlap, slices thicker than their distance.
+    #: For thin scans; where slices are far apart it blurs what lies between them.
+    overlap_share: float = 0.0
     #: Decay of the moving average of the weights, which is what a run delivers.
     average_decay: float = 0.999
     #: Keyword arguments of `ThreeViewNetwork`; written out, so that a model's card does not depend on its defaults.
@@ -69,6 +72,7 @@ class TrainingConfig:
         _require(self.slices >= 4, "a block needs at least 4 observed slices")
         _require(self.batch >= 1, "a step needs at least 1 block")
         _require(0 < self.gamma <= 1, "gamma must lie above 0 and at most at 1")
+        _require(0 <= self.overlap_share <= 1, "the share of overlapping blocks must lie between 0 and 1")
         _require(all(2 <= factor <= 8 for factor in self.factor_shares), "factors must lie between 2 and 8")
         _require(bool(self.factor_shares), "at least one factor must be trained")
 

@@ -23,6 +23,8 @@ _LARGEST_GAP = 10.0
 #: Blocks with less tissue than this share teach little; air is plentiful anyway.
 _SMALLEST_TISSUE_SHARE = 0.25
 _TISSUE_ABOVE_HU = -950
+#: Weight of either neighbour in a slice reconstructed with overlap: up to the average of three slices.
+_OVERLAP_WEIGHTS = (0.05, 1 / 3)
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,17 @@ class Sampler:
             block = material.voxels[tuple(slice(first, first + part) for first, part in zip(start, size, strict=True))]
             if (block[:: max(1, depth // 4)] > _TISSUE_ABOVE_HU).mean() >= _SMALLEST_TISSUE_SHARE:
                 break
+        if random.random() < self.config.overlap_share:
+            block = _overlapping(material.voxels, start, block.shape, random.uniform(*_OVERLAP_WEIGHTS))
         for axis in range(3):
             if random.random() < 0.5:
                 block = np.flip(block, axis)
         return block.swapaxes(1, 2) if random.random() < 0.5 else block
+
+
+def _overlapping(voxels: np.ndarray, start: Sequence[int], shape: tuple[int, ...], weight: float) -> np.ndarray:
+    """The block at `start`, each slice mixed with its two neighbours; the outermost slice is its own neighbour."""
+    slices = np.arange(start[0] - 1, start[0] + shape[0] + 1).clip(0, len(voxels) - 1)
+    rows, columns = (slice(first, first + size) for first, size in zip(start[1:], shape[1:], strict=True))
+    wider = voxels[slices, rows, columns].astype(np.float32)
+    return weight * (wider[:-2] + wider[2:]) + (1 - 2 * weight) * wider[1:-1]
