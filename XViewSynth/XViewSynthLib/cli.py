@@ -39,6 +39,7 @@ from .streams import finish_printing, prepare_streams, print_line, quiet_librari
 
 if TYPE_CHECKING:
     from .enhancement import Enhanced
+    from .finding import FoundScan
     from .plan import Plan
     from .volume import Volume
 
@@ -129,6 +130,7 @@ def _run(argv: Sequence[str], request: StopRequest, registers: Sequence[Register
 
 
 def _run_command(arguments: argparse.Namespace, request: StopRequest) -> int | None:
+    request.grace_seconds = getattr(arguments, "grace_seconds", request.grace_seconds)
     kind = getattr(arguments, "progress", "none")
     parent = getattr(arguments, "stop_with_parent", None)
     if parent is not None:
@@ -160,6 +162,7 @@ def _parser(argv: Sequence[str], registers: Sequence[Register] = ()) -> argparse
     _add_enhance(commands)
     _add_selfcheck(commands)
     _add_speed(commands)
+    _add_scans(commands)
     _add_models(commands)
     _add_bench(commands)
     for register in registers:
@@ -448,6 +451,44 @@ def _speed(arguments: argparse.Namespace, job: Job) -> None:
         "model": model.name,
     }
     job.say(json.dumps(measured))
+
+
+def _add_scans(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "scans",
+        help="list the scans in a folder, and why one cannot be used",
+        description="List the scans in a folder and the folders below it, with their slices and spacing, and why one "
+        "cannot be used. Only headers are read.",
+    )
+    parser.add_argument("folder", metavar="FOLDER", type=Path)
+    parser.add_argument("--json", action="store_true", help="one JSON object a line, printed as scans are found")
+    add_stop_option(parser)
+    parser.set_defaults(run=_scans)
+
+
+def _scans(arguments: argparse.Namespace, job: Job) -> None:
+    from .finding import find_scans
+
+    found = usable = 0
+    with quiet_libraries():
+        for scan in find_scans(arguments.folder, should_cancel=job.should_cancel):
+            found += 1
+            usable += scan.usable
+            job.say(json.dumps(scan.to_dict()) if arguments.json else _describe_scan(scan))
+    if not found:
+        raise InputError(
+            f"{arguments.folder} holds no scan: name a folder with DICOM, NRRD, NIfTI, MHA or MHD files in or below it."
+        )
+    if not arguments.json:
+        job.say(f"{usable} of {found} can be used.")
+
+
+def _describe_scan(scan: FoundScan) -> str:
+    about = [f"{scan.path}: {scan.kind}"]
+    if scan.slices is not None:
+        pixels = " x ".join(str(count) for count in scan.shape_ijk)
+        about.append(f"{pixels} voxels, {scan.slices} slices {scan.slice_spacing_mm:.3g} mm apart")
+    return ", ".join(about) + ("" if scan.usable else f"\n    cannot be used: {scan.problem}")
 
 
 def _add_models(commands: argparse._SubParsersAction) -> None:

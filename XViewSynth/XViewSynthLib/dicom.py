@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .errors import InputError
-from .volume import Volume
+from .volume import Volume, blank_voxels
 
 # Positions in DICOM are decimal text, often rounded to 0.01 mm; a gap may miss the common one by a hundredth of it,
 # or by twice that rounding where slices are very thin.
@@ -63,10 +63,13 @@ def is_dicom(path: Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
-def read_series(folder: Path) -> Volume:
-    """The one series in a folder, rescaled to HU; files that are not DICOM images are passed over.
+def open_series(folder: Path) -> tuple[Volume, Callable[[], np.ndarray]]:
+    """The one series in a folder; files that are not DICOM images are passed over.
 
     Where the folder holds a DICOMDIR and no image itself, the folders below it are searched as well.
+
+    Returns:
+        The scan with all voxels 0 (int16), and a function that reads its voxels (K, J, I), rescaled to HU.
 
     Raises:
         InputError: no image, more than one series, or slices that do not make up one evenly spaced, upright stack.
@@ -77,7 +80,8 @@ def read_series(folder: Path) -> Volume:
     _check_alike(slices, folder)
     slices = _sorted_along_normal(slices)
     _check_evenly_spaced(slices, folder)
-    return Volume(_rescaled_voxels(slices), _affine(slices), _common_thickness(slices))
+    blank = blank_voxels((len(slices), *slices[0].shape), np.int16)
+    return Volume(blank, _affine(slices), _common_thickness(slices)), lambda: _rescaled_voxels(slices)
 
 
 def _images(folder: Path) -> Iterator[_Slice]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from .dicom import is_dicom, read_series
+from .dicom import is_dicom, open_series
 from .errors import InputError
 from .nifti import INTENT_LABEL, check_complete, read_nifti_header
-from .volume import Volume
+from .volume import Volume, blank_voxels
 
 READABLE = {
     ".nrrd": "NrrdImageIO",
@@ -25,6 +26,8 @@ READABLE = {
 }
 # The field in which `write_volume` keeps it in NRRD, MHA and MHD, named as DICOM names it; mm.
 SLICE_THICKNESS = "SliceThickness"
+
+Load = Callable[[], np.ndarray]
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -45,21 +48,25 @@ def read_volume(path: str | Path) -> Volume:
     >>> read_volume("chest.nrrd").spacing  # doctest: +SKIP
     (0.7, 0.7, 5.0)
     """
-    path = Path(path)
-    try:
-        if not path.exists():
-            raise InputError(f"{path} does not exist: check the name of the scan.")
-        with _without_warnings():
-            volume = _read(path)
-            _check_right_angles(volume, path)
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path} cannot be read ({reason}): check the file and its permissions.") from error
-    except RuntimeError as error:  # what SimpleITK raises for everything
-        raise InputError(f"{path} is damaged or incomplete: export or copy it again.") from error
-    return volume
+    with _told_in_sentences(Path(path)), _without_warnings():
+        header, load = _open(Path(path))
+        return header.with_voxels(load())
+
+
+def read_header(path: str | Path) -> Volume:
+    """What `read_volume` would give, from the headers alone: every voxel is 0, and none takes memory.
+
+    The scalar type is that of the file; of a DICOM series, that of its usual pixels (int16).
+
+    Raises:
+        InputError: as `read_volume`, but for what only the voxels tell, such as a file that ends too early.
+
+    >>> read_header("chest.nrrd").voxels.shape  # doctest: +SKIP
+    (60, 512, 512)
+    """
+    with _told_in_sentences(Path(path)), _without_warnings():
+        header, _ = _open(Path(path))
+        return header
 
 
 def suffix_of(path: Path) -> str:
@@ -72,30 +79,43 @@ def suffix_of(path: Path) -> str:
     return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
 
 
-def _read(path: Path) -> Volume:
+def _open(path: Path) -> tuple[Volume, Load]:
+    """The scan with all voxels 0, and what gives its voxels (K, J, I)."""
+    if not path.exists():
+        raise InputError(f"{path} does not exist: check the name of the scan.")
+    header, load = _open_any(path)
+    _check_right_angles(header, path)
+    return header, load
+
+
+def _open_any(path: Path) -> tuple[Volume, Load]:
     if path.is_dir():
-        return read_series(path)
+        return open_series(path)
     if path.name.upper() == "DICOMDIR":
-        return read_series(path.parent)
+        return open_series(path.parent)
     image_io = READABLE.get(suffix_of(path))
     if image_io is None:
         if is_dicom(path):
             raise InputError(f"{path} is a single DICOM file: give the folder that holds the slices of its series.")
         raise InputError(f"{path} is no scan: give an NRRD, NIfTI, MHA or MHD file, or a folder of one DICOM series.")
-    return _read_nifti(path) if image_io == "NiftiImageIO" else _read_image(path, image_io)
+    return _open_nifti(path) if image_io == "NiftiImageIO" else _open_image(path, image_io)
 
 
-def _read_nifti(path: Path) -> Volume:
-    header = read_nifti_header(path)
-    if header.intent_code == INTENT_LABEL:
+def _open_nifti(path: Path) -> tuple[Volume, Load]:
+    told = read_nifti_header(path)
+    if told.intent_code == INTENT_LABEL:
         raise InputError(_labelmap_sentence(path))
-    if header.affine is not None:
+    if told.affine is not None:
         # SimpleITK would quietly take another transform than a sheared sform, and that one need not be sheared.
-        _check_right_angles(Volume(np.zeros((1, 1, 1)), header.affine), path)
-    check_complete(path, header.size)
-    volume = _read_image(path, "NiftiImageIO")
+        _check_right_angles(Volume(np.zeros((1, 1, 1)), told.affine), path)
+    header, load_image = _open_image(path, "NiftiImageIO")
+
+    def load() -> np.ndarray:
+        check_complete(path, told.size)
+        return load_image()
+
     # The sform's own numbers, not what is left of them after SimpleITK has split them into spacing and directions.
-    return volume if header.affine is None else Volume(volume.voxels, header.affine)
+    return header if told.affine is None else replace(header, affine=told.affine), load
 
 
 def _check_right_angles(volume: Volume, path: Path) -> None:
@@ -106,7 +126,7 @@ def _check_right_angles(volume: Volume, path: Path) -> None:
         )
 
 
-def _read_image(path: Path, image_io: str) -> Volume:
+def _open_image(path: Path, image_io: str) -> tuple[Volume, Load]:
     reader = sitk.ImageFileReader()
     reader.SetImageIO(image_io)
     reader.SetFileName(str(path))
@@ -120,8 +140,9 @@ def _read_image(path: Path, image_io: str) -> Volume:
         raise InputError(f"{path} has colours or vectors instead of one grey value a voxel: give a plain CT scan.")
     if any(key.startswith("Segment0_") for key in reader.GetMetaDataKeys()):
         raise InputError(_labelmap_sentence(path))
-    image = reader.Execute()
-    return Volume(sitk.GetArrayFromImage(image), _affine(image), _slice_thickness(reader))
+    scalar_type = sitk.GetArrayViewFromImage(sitk.Image(1, 1, 1, reader.GetPixelID())).dtype
+    header = Volume(blank_voxels(size[2::-1], scalar_type), _affine(reader), _slice_thickness(reader))
+    return header, lambda: sitk.GetArrayFromImage(reader.Execute())
 
 
 def _slice_thickness(reader: sitk.ImageFileReader) -> float | None:
@@ -132,10 +153,12 @@ def _slice_thickness(reader: sitk.ImageFileReader) -> float | None:
     return None
 
 
-def _affine(image: sitk.Image) -> np.ndarray:
+def _affine(reader: sitk.ImageFileReader) -> np.ndarray:
+    dimensions = reader.GetDimension()
+    directions = np.reshape(reader.GetDirection(), (dimensions, dimensions))[:3, :3]
     affine = np.eye(4)
-    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
-    affine[:3, 3] = image.GetOrigin()
+    affine[:3, :3] = directions * reader.GetSpacing()[:3]
+    affine[:3, 3] = reader.GetOrigin()[:3]
     return _LPS_TO_RAS @ affine
 
 
@@ -145,6 +168,19 @@ def _by(size: tuple[int, ...]) -> str:
 
 def _labelmap_sentence(path: Path) -> str:
     return f"{path} is a segmentation (labelmap), not a scan: give the CT scan itself."
+
+
+@contextmanager
+def _told_in_sentences(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be read ({reason}): check the file and its permissions.") from error
+    except RuntimeError as error:  # what SimpleITK raises for everything
+        raise InputError(f"{path} is damaged or incomplete: export or copy it again.") from error
 
 
 @contextmanager

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, DTypeLike
 
 from .errors import InputError
 
@@ -36,6 +37,15 @@ def array_axis(axis: Axis) -> int:
     0
     """
     return 2 - AXES.index(axis)
+
+
+def blank_voxels(shape: Sequence[int], scalar_type: DTypeLike) -> np.ndarray:
+    """Voxels (K, J, I) that are all 0 and share the memory of one, for a scan of which only the geometry matters.
+
+    >>> blank_voxels((2000, 512, 512), np.int16).strides
+    (0, 0, 0)
+    """
+    return np.broadcast_to(np.zeros((), scalar_type), shape)
 
 
 @dataclass(frozen=True, eq=False)
