@@ -352,7 +352,7 @@ class TestRun:
             left.append(code)
             raise Left
 
-        monkeypatch.setattr(job, "_GRACE_SECONDS", 0.1)
+        request.grace_seconds = 0.1
         monkeypatch.setattr(job, "remove_staging_folders", lambda: left.append("cleaned"))
         monkeypatch.setattr(job.os, "_exit", leave)
         request.asked = True

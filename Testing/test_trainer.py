@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +15,8 @@ from XViewSynthLib.networks import to_network_units
 from XViewSynthTrainLib.checkpoints import NAME, load_checkpoint, save_checkpoint
 from XViewSynthTrainLib.config import LossWeights, TrainingConfig
 from XViewSynthTrainLib.distillation import agreement_terms, cross_view_distillation, restoration_terms
+from XViewSynthTrainLib.heldout import Gain
+from XViewSynthTrainLib.runlog import read_log
 from XViewSynthTrainLib.sampling import Sampler
 from XViewSynthTrainLib.trainer import Trainer, rate_at
 
@@ -60,7 +61,7 @@ class TestLevels:
     def test_levels_join_one_after_the_other(self, scans, tmp_path):
         config = replace(CONFIG, steps=60, cross_view_from=0.4, incremental_from=0.7)
         Trainer(scans, config, tmp_path / "run").run()
-        losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+        losses = [entry["loss"] for entry in read_log(tmp_path / "run")]
         assert [sorted(set(loss) - {"views", "mean", "wavelet"}) for loss in losses] == [
             [],
             ["distillation_1"],
@@ -134,6 +135,115 @@ class TestResuming:
         (tmp_path / "file").write_text("")
         with pytest.raises(InputError, match="Choose another folder"):
             Trainer(scans, CONFIG, tmp_path / "file" / "run")
+
+
+class Judge:
+    """Finds the gains it was told to find, one after the other."""
+
+    def __init__(self, *gains: float):
+        self.gains = list(gains)
+        self.judged = 0
+
+    def __call__(self, _network: torch.nn.Module) -> dict[int, Gain]:
+        gain = self.gains[self.judged]
+        self.judged += 1
+        return {2: Gain(gain, gain, gain)}
+
+
+class TestJudging:
+    def run(self, scans, folder, judge, **changes) -> tuple[Trainer, list[int]]:
+        """Train under a judge, and tell the steps that were the best so far."""
+        best = []
+        config = replace(CONFIG, judgements=4, **changes)
+        trainer = Trainer(scans, config, folder, judge=judge, on_best=lambda _: best.append(trainer.step))
+        trainer.run()
+        return trainer, best
+
+    def test_happens_so_many_times(self, scans, tmp_path):
+        self.run(scans, tmp_path, judge := Judge(1, 2, 3, 4))
+        assert judge.judged == 4
+        assert [entry["step"] for entry in read_log(tmp_path) if entry["kind"] == "gain"] == [2, 4, 6, 8]
+
+    def test_every_better_network_is_told(self, scans, tmp_path):
+        trainer, best = self.run(scans, tmp_path, Judge(1, 3, 2, 4))
+        assert best == [2, 4, 8]
+        assert (trainer.best_gain, trainer.best_step) == (4, 8)
+
+    def test_what_the_run_began_with_is_to_beat(self, scans, tmp_path):
+        best = []
+        trainer = Trainer(scans, replace(CONFIG, judgements=4), tmp_path, judge=Judge(1, 2, 3, 4), on_best=best.append)
+        trainer.judge_start({2: Gain(9, 9, 9)})
+        trainer.run()
+        assert best == []
+        assert (trainer.best_gain, trainer.best_step) == (9, 0)
+
+    def test_a_gain_that_is_no_number_is_none(self, scans, tmp_path):
+        assert self.run(scans, tmp_path, Judge(1, np.nan, np.nan, np.nan), patience=0)[1] == [2]
+
+    def test_no_more_gain_ends_the_run(self, scans, tmp_path):
+        trainer, _ = self.run(scans, tmp_path, Judge(3, 1, 2), patience=2)
+        assert trainer.stopped_early
+        assert trainer.step == 6
+
+    def test_patience_is_kept_over_an_interruption(self, scans, tmp_path):
+        config = replace(CONFIG, judgements=4, patience=2)
+        answers = iter([False] * 5 + [True])
+        with pytest.raises(Cancelled):
+            Trainer(scans, config, tmp_path, judge=Judge(3, 1)).run(should_cancel=lambda: next(answers))
+        resumed = Trainer(scans, config, tmp_path, judge=Judge(2), resume=True)
+        resumed.run()
+        assert (resumed.step, resumed.stopped_early, resumed.best_gain) == (6, True, 3)
+
+
+class TestNumbersThatAreNone:
+    """A loss that is no number must not spoil the weights."""
+
+    def spoil(self, trainer: Trainer, monkeypatch, times: int, step: int = 5) -> None:
+        """Make the loss of a step infinite, the first `times` times."""
+        left = [times]
+        thinned = trainer.sampler.thinned
+
+        def spoilt(at: int):
+            blocks = thinned(at)
+            if at == step and left[0]:
+                left[0] -= 1
+                blocks.slices[:] = torch.inf
+            return blocks
+
+        monkeypatch.setattr(trainer.sampler, "thinned", spoilt)
+
+    def test_the_run_goes_back_and_on_at_half_the_rate(self, scans, tmp_path, monkeypatch):
+        trainer = Trainer(scans, CONFIG, tmp_path)
+        self.spoil(trainer, monkeypatch, times=1)
+        trainer.run()
+        assert trainer.step == 8
+        assert weights_of(trainer.average).isfinite().all()
+        rate = next(entry["learning_rate"] for entry in read_log(tmp_path) if entry["kind"] == "loss")
+        assert rate == pytest.approx(CONFIG.learning_rate * rate_at(7 / 8) / 2)
+
+    def test_and_says_so(self, scans, tmp_path, monkeypatch):
+        trainer = Trainer(scans, CONFIG, tmp_path)
+        self.spoil(trainer, monkeypatch, times=2)
+        trainer.run()
+        notes = [entry["message"] for entry in read_log(tmp_path) if entry["kind"] == "note"]
+        assert len(notes) == 2
+        assert "went back to step 0 and halved the learning rate" in notes[0]
+
+    def test_the_rate_stays_halved_when_resumed(self, scans, tmp_path, monkeypatch):
+        trainer = Trainer(scans, CONFIG, tmp_path)
+        self.spoil(trainer, monkeypatch, times=1)
+        whole = weights_of(trainer.run())
+        resumed = Trainer(scans, CONFIG, tmp_path, resume=True)
+        assert torch.equal(weights_of(resumed.average), whole)
+        resumed.save()
+        assert load_checkpoint(tmp_path / NAME)[1]["rate_scale"] == 0.5
+
+    def test_what_never_settles_ends_with_a_sentence(self, scans, tmp_path, monkeypatch):
+        trainer = Trainer(scans, CONFIG, tmp_path)
+        self.spoil(trainer, monkeypatch, times=1000)
+        with pytest.raises(InputError, match="Lower the learning rate or leave out odd scans"):
+            trainer.run()
+        assert load_checkpoint(tmp_path / NAME)[1]["step"] == 0
 
 
 class TestCheckpoints:

@@ -21,8 +21,6 @@ from .streams import print_line
 
 DONE, DEFECT, WRONG_INPUT, CANCELLED = 0, 1, 2, 3
 
-# Cancelling takes at most 2 s: this much for work that listens, the rest for removing files and giving memory back.
-_GRACE_SECONDS = 0.5
 _POLL_SECONDS = 0.05
 
 
@@ -63,7 +61,7 @@ def run(work: Callable[[], int | None], request: StopRequest) -> int:
     worker.start()
     while worker.is_alive() and not request.asked:
         worker.join(_POLL_SECONDS)
-    worker.join(_GRACE_SECONDS)
+    worker.join(request.grace_seconds)
     if worker.is_alive():
         remove_staging_folders()
         _tell_without_waiting(Cancelled())

@@ -17,10 +17,16 @@ class StopRequest:
 
     A plain attribute: a handler that takes a lock, as `threading.Event` does, could wait for the very code that it
     interrupts.
+
+    Attributes:
+        asked: whether it has.
+        grace_seconds: what work that listens gets to end by itself. Cancelling takes at most 2 s: this much by
+            default, the rest for removing files and giving memory back.
     """
 
     def __init__(self) -> None:
         self.asked = False
+        self.grace_seconds = 0.5
 
     def __call__(self, *_: object) -> None:
         self.asked = True

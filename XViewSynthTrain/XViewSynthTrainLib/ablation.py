@@ -4,20 +4,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from XViewSynthLib.acquisition import acquisition_axis
 from XViewSynthLib.bench import run_bench, to_markdown
 from XViewSynthLib.hardware import resolve_device
 from XViewSynthLib.models import WEIGHTS_FILE, load_model, save_model
-from XViewSynthLib.orientation import to_slices
 from XViewSynthLib.progress import Progress
 from XViewSynthLib.reading import read_volume
-from XViewSynthLib.volume import Volume
 from XViewSynthLib.writing import write_volume
 
 from .checkpoints import NAME
 from .config import TrainingConfig
+from .regions import middle_of
 from .runs import make_card
 from .trainer import Trainer
 
@@ -87,17 +84,9 @@ def ablate(
 def _write_center(scan: Path, size: int, folder: Path) -> Path:
     """Cut the middle out of every slice of a scan, as a file of the same name in `folder`."""
     volume = read_volume(scan)
-    slices, order = to_slices(volume, acquisition_axis(volume))
-    middle = np.zeros(slices.shape, bool)
-    rows, columns = (slice(max(0, (n - size) // 2), max(0, (n - size) // 2) + size) for n in slices.shape[1:])
-    middle[:, rows, columns] = True
-    kept = np.argwhere(order.restore(middle))[[0, -1]]
-    box = tuple(slice(first, last + 1) for first, last in kept.T)
-    affine = volume.affine.copy()
-    affine[:3, 3] = volume.ijk_to_ras(kept[0][::-1])
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{scan.stem}.nrrd"
-    write_volume(Volume(volume.voxels[box], affine, volume.slice_thickness), path, overwrite=True)
+    write_volume(middle_of(volume, acquisition_axis(volume), size), path, overwrite=True)
     return path
 
 

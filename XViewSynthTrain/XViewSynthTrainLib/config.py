@@ -61,6 +61,10 @@ class TrainingConfig:
     overlap_share: float = 0.0
     #: Decay of the moving average of the weights, which is what a run delivers.
     average_decay: float = 0.999
+    #: How often, in a whole run, the averaged network is judged on scans that are kept from it.
+    judgements: int = 12
+    #: So many judgements in a row without more gain end the run; 0 never ends it early.
+    patience: int = 5
     #: Keyword arguments of `ThreeViewNetwork`; written out, so that a model's card does not depend on its defaults.
     network: dict[str, int] = field(default_factory=lambda: dict(NETWORK))
 
@@ -72,6 +76,8 @@ class TrainingConfig:
         _require(self.slices >= 4, "a block needs at least 4 observed slices")
         _require(self.batch >= 1, "a step needs at least 1 block")
         _require(0 < self.gamma <= 1, "gamma must lie above 0 and at most at 1")
+        _require(self.judgements >= 1, "a run must be judged at least once")
+        _require(self.patience >= 0, "the patience must be at least 0")
         _require(0 <= self.overlap_share <= 1, "the share of overlapping blocks must lie between 0 and 1")
         _require(all(2 <= factor <= 8 for factor in self.factor_shares), "factors must lie between 2 and 8")
         _require(bool(self.factor_shares), "at least one factor must be trained")

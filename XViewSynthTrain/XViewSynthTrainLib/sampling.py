@@ -64,6 +64,10 @@ class Blocks:
         """(batch, gaps, s - 1, rows, columns): what it would have missed."""
         return self.slices[:, :-1].unflatten(1, (-1, self.factor))[:, :, 1:]
 
+    def part(self, rank: int, size: int) -> "Blocks":
+        """The share of one of `size` processes in the batch, which is a multiple of `size`."""
+        return Blocks(self.slices[rank::size], self.factor, self.slice_ratio[rank::size])
+
     def to(self, device: torch.device) -> "Blocks":
         return Blocks(self.slices.to(device), self.factor, self.slice_ratio.to(device))
 

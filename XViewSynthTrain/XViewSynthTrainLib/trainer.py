@@ -1,4 +1,6 @@
-"""The training loop: seeded, resumable, stage by stage."""
+"""The training loop: seeded, resumable, stage by stage, judged on scans that are kept from it."""
+
+from __future__ import annotations
 
 import json
 import math
@@ -8,7 +10,7 @@ from copy import deepcopy
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from XViewSynthLib.errors import Cancelled, InputError
 from XViewSynthLib.networks import ThreeViewNetwork
@@ -18,16 +20,26 @@ from XViewSynthLib.volume import Volume
 from .checkpoints import NAME, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from .config import TrainingConfig
 from .distillation import training_terms
-from .sampling import Sampler
+from .heldout import Gain, mean_gain
+from .runlog import RunLog
+from .sampling import Blocks, Sampler
+from .team import Team
+
+CONFIG_FILE = "config.json"
+CHECKPOINT_SECONDS = 45.0
 
 _CLIP_NORM = 0.5
 _WARM_UP = 0.03
 _FINAL_RATE = 0.01
 _LOG_EVERY = 20
+# A run that leaves the numbers more often than this will not settle at any rate.
+_MOST_RECOVERIES = 8
+
+Judge = Callable[[ThreeViewNetwork], dict[int, Gain]]
 
 
 class Trainer:
-    """One run in one folder: `config.json`, `log.jsonl` and a checkpoint.
+    """One run in one folder: `config.json`, a log, events for TensorBoard, and a checkpoint.
 
     Args:
         scans: what to train on.
@@ -36,6 +48,16 @@ class Trainer:
         start: weights to start from, of the same network.
         device: where to compute.
         resume: go on from the folder's checkpoint, with the folder's settings.
+        judge: measures a network on scans that are not trained on. The averaged network is judged
+            `config.judgements` times, and training ends when `config.patience` of them in a row bring no more gain.
+        on_best: given the averaged network whenever it is the best so far, before that is remembered.
+        on_judged: given the averaged network after every judgement.
+        team: the processes that train together; the leader alone judges and writes.
+
+    Attributes:
+        step: steps done.
+        average: moving average of the weights, which is what a run delivers.
+        best_gain, best_step: the best judgement so far, in dB over the better interpolation; -inf and None before.
 
     Raises:
         InputError: the folder holds another run, has no checkpoint to resume, or no scan is large enough.
@@ -50,13 +72,21 @@ class Trainer:
         start: dict[str, Tensor] | None = None,
         device: str = "cpu",
         resume: bool = False,
+        judge: Judge | None = None,
+        on_best: Callable[[ThreeViewNetwork], None] | None = None,
+        on_judged: Callable[[ThreeViewNetwork], None] | None = None,
+        team: Team | None = None,
     ):
-        self.folder, self.device = Path(folder), torch.device(device)
-        settings = self.folder / "config.json"
+        self.folder, self.device, self.team = Path(folder), torch.device(device), team or Team()
+        self._judge, self._on_best, self._on_judged = judge, on_best, on_judged
         if resume:
-            config = _stored_config(settings)
-        elif settings.exists():
-            raise InputError(f"Add --resume or choose another folder: {self.folder} holds a run already.")
+            config = stored_config(self.folder)
+        elif self.team.leads:
+            refuse_existing_run(self.folder)
+        if config.batch % self.team.size:
+            raise InputError(
+                f"Set the batch to a multiple of {self.team.size}, the number of processes: it is {config.batch}."
+            )
         self.config = config
         self.sampler = Sampler(scans, config)
         torch.manual_seed(config.seed)
@@ -66,68 +96,158 @@ class Trainer:
         self.network.to(self.device, memory_format=torch.channels_last)
         self.average = deepcopy(self.network).requires_grad_(False).eval()
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
+        self._objective = self.team.wrap(_Objective(self.network, config))
         self.step = 0
+        self.best_gain, self.best_step = -math.inf, None
+        self._judged_in_vain = 0
+        self._rate_scale, self._recoveries = 1.0, 0
+        self._recent: list[dict[str, float]] = []
+        self._seconds_before, self._began = 0.0, time.monotonic()
         if resume:
             self._restore()
-        else:
-            self._create_folder(settings)
+        elif self.team.leads:
+            self._create_folder()
+        self.log = RunLog(self.folder, self.step) if self.team.leads else None
+        self.team.wait()
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on the run, former parts of it included."""
+        return self._seconds_before + time.monotonic() - self._began
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step is done, or more steps bring nothing."""
+        return self.step >= self.config.steps or self.stopped_early
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether too many judgements in a row brought no more gain."""
+        return 0 < self.config.patience <= self._judged_in_vain
 
     def run(
         self,
         progress: Callable[[Progress], None] | None = None,
         should_cancel: Callable[[], bool] | None = None,
-        checkpoint_seconds: float = 60.0,
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
     ) -> ThreeViewNetwork:
-        """Train to the last step and return the averaged network.
+        """Train to the end and return the averaged network.
 
         Args:
             progress: told after every step.
             should_cancel: asked before every step; a checkpoint is written before `Cancelled` is raised.
             checkpoint_seconds: at most this much work is lost when the process is killed.
+
+        Raises:
+            InputError: a file of the run cannot be written, or the numbers leave what a float can hold again and
+                again. The last checkpoint remains.
         """
+        try:
+            self._run(progress, should_cancel, checkpoint_seconds)
+        finally:
+            if self.log is not None:
+                self.log.close()
+        return self.average
+
+    def _run(
+        self,
+        progress: Callable[[Progress], None] | None,
+        should_cancel: Callable[[], bool] | None,
+        checkpoint_seconds: float,
+    ) -> None:
         began, saved, first = time.monotonic(), time.monotonic(), self.step
-        recent: list[dict[str, float]] = []
-        while self.step < self.config.steps:
-            if should_cancel is not None and should_cancel():
+        while not self._team_finished():
+            if self.team.any(should_cancel is not None and should_cancel(), self.device):
                 self.save()
                 raise Cancelled(f"Stopped after step {self.step}; --resume goes on from there.")
-            recent.append(self._advance())
-            if self.step % _LOG_EVERY == 0 or self.step == self.config.steps:
-                self._log(recent, time.monotonic() - began)
-                recent.clear()
+            if not self._advance():
+                self._recover()
+                continue
+            self._log_and_judge()
             if time.monotonic() - saved > checkpoint_seconds:
                 self.save()
                 saved = time.monotonic()
-            if progress is not None:
-                left = (time.monotonic() - began) / (self.step - first) * (self.config.steps - self.step)
-                progress(Progress("train", self.step, self.config.steps, left))
+            if progress is not None and self.team.leads:
+                left = (time.monotonic() - began) / max(self.step - first, 1) * (self.config.steps - self.step)
+                progress(Progress("training", self.step, self.config.steps, left))
         self.save()
-        return self.average
 
     def save(self) -> None:
         """Write the checkpoint."""
+        if not self.team.leads:
+            return
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
         tensors |= optimizer_tensors(self.optimizer)
-        save_checkpoint(self.folder / NAME, tensors, {"step": self.step})
+        facts = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "best_gain": None if self.best_step is None else self.best_gain,
+            "best_step": self.best_step,
+            "judged_in_vain": self._judged_in_vain,
+            "rate_scale": self._rate_scale,
+            "recoveries": self._recoveries,
+            "recent": self._recent,
+        }
+        save_checkpoint(self.folder / NAME, tensors, facts)
 
-    def _advance(self) -> dict[str, float]:
+    def judge_start(self, gains: dict[int, Gain]) -> None:
+        """Note what the network gained before any training: that is what a run has to beat."""
+        self.best_gain, self.best_step = mean_gain(gains), 0
+        self.log.add_gain(0, self.seconds, gains)
+        self.save()
+
+    def _team_finished(self) -> bool:
+        # The leader alone judges, so it alone knows of an early end.
+        return self.team.any(self.finished, self.device)
+
+    def _advance(self) -> bool:
+        """Take one step; false where the numbers left what a float can hold, which changes nothing."""
         config, done = self.config, self.step / self.config.steps
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * rate_at(done)
-        thinned = self.sampler.thinned(self.step).to(self.device)
+            group["lr"] = config.learning_rate * self._rate_scale * rate_at(done)
+        thinned = self._own_part(self.sampler.thinned(self.step))
         untouched = None
         if done >= config.cross_view_from:
-            untouched = self.sampler.untouched(self.step).to(self.device)
+            untouched = self._own_part(self.sampler.untouched(self.step))
         increments = config.increments if done >= config.incremental_from else 0
-        terms = training_terms(self.network, thinned, untouched, config, increments)
         self.optimizer.zero_grad()
+        terms = self._objective(thinned, untouched, increments)
         sum(terms.values()).backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), _CLIP_NORM, error_if_nonfinite=True)
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), _CLIP_NORM)
+        values = self.team.mean(torch.stack([term.detach() for term in terms.values()])).tolist()
+        # After averaging the gradients are the same everywhere, so the whole team turns back or none of it.
+        if not (math.isfinite(norm) and all(map(math.isfinite, values))):
+            return False
         self.optimizer.step()
         self.step += 1
         self._update_average()
-        return {name: term.item() for name, term in terms.items()}
+        self._recent.append(dict(zip(terms, values, strict=True)))
+        return True
+
+    def _own_part(self, blocks: Blocks) -> Blocks:
+        return blocks.part(self.team.rank, self.team.size).to(self.device)
+
+    def _recover(self) -> None:
+        """Go back to the last checkpoint, and on from there more carefully."""
+        lost_at, scale, recoveries = self.step, self._rate_scale / 2, self._recoveries + 1
+        if recoveries > _MOST_RECOVERIES:
+            raise InputError(
+                f"Lower the learning rate or leave out odd scans: training left the numbers {recoveries} times, "
+                f"the last time after step {lost_at}. The checkpoint before that is kept in {self.folder}."
+            )
+        self.team.wait()
+        self._restore()
+        self._rate_scale, self._recoveries = scale, recoveries
+        if self.log is not None:
+            self.log.forget_after(self.step)
+            self.log.add_note(
+                self.step,
+                f"The loss was no number after step {lost_at}: went back to step {self.step} and halved the learning "
+                "rate.",
+            )
+        self.save()
+        self.team.wait()
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -136,20 +256,38 @@ class Trainer:
         for kept, current in zip(self.average.parameters(), self.network.parameters(), strict=True):
             kept.lerp_(current, 1 - decay)
 
-    def _log(self, recent: list[dict[str, float]], seconds: float) -> None:
-        names = sorted({name for terms in recent for name in terms})
-        means = {}
-        for name in names:
-            values = [terms[name] for terms in recent if name in terms]
-            means[name] = sum(values) / len(values)
-        entry = {"step": self.step, "seconds": round(seconds, 1), "learning_rate": self.optimizer.param_groups[0]["lr"]}
-        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:
-            log.write(json.dumps(entry | {"loss": means}) + "\n")
+    def _log_and_judge(self) -> None:
+        last = self.step == self.config.steps
+        if self.step % _LOG_EVERY == 0 or last:
+            if self.log is not None:
+                self.log.add_loss(
+                    self.step, self.seconds, self.optimizer.param_groups[0]["lr"], _mean_terms(self._recent)
+                )
+            self._recent.clear()
+        every = math.ceil(self.config.steps / self.config.judgements)
+        if self._judge is not None and self.team.leads and (self.step % every == 0 or last):
+            self._judge_average()
 
-    def _create_folder(self, settings: Path) -> None:
+    def _judge_average(self) -> None:
+        gains = self._judge(self.average)
+        self.log.add_gain(self.step, self.seconds, gains)
+        # "Not greater" also where the gain is no number.
+        if mean_gain(gains) > self.best_gain:
+            if self._on_best is not None:
+                self._on_best(self.average)
+            self.best_gain, self.best_step, self._judged_in_vain = mean_gain(gains), self.step, 0
+        else:
+            self._judged_in_vain += 1
+        if self._on_judged is not None:
+            self._on_judged(self.average)
+
+    def _create_folder(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            settings.write_text(json.dumps(self.config.to_dict(), indent=2) + "\n", encoding="utf-8")
+            # Where there are settings there is a run, and a run has always something to go back to.
+            self.save()
+            text = json.dumps(self.config.to_dict(), indent=2) + "\n"
+            (self.folder / CONFIG_FILE).write_text(text, encoding="utf-8")
         except OSError as problem:
             raise InputError(
                 f"Choose another folder for the run: {problem.strerror or problem} ({self.folder})."
@@ -160,7 +298,25 @@ class Trainer:
         self.network.load_state_dict(_below("network.", tensors))
         self.average.load_state_dict(_below("average.", tensors))
         restore_optimizer(self.optimizer, tensors)
-        self.step = facts["step"]
+        self.step, self.best_step = facts["step"], facts["best_step"]
+        self.best_gain = -math.inf if facts["best_gain"] is None else facts["best_gain"]
+        self._judged_in_vain, self._recent = facts["judged_in_vain"], facts["recent"]
+        self._rate_scale, self._recoveries = facts["rate_scale"], facts["recoveries"]
+        self._seconds_before, self._began = facts["seconds"], time.monotonic()
+
+
+class _Objective(nn.Module):
+    """All of a step in one call, as `DistributedDataParallel` wants it."""
+
+    def __init__(self, network: ThreeViewNetwork, config: TrainingConfig):
+        super().__init__()
+        self.network, self.config = network, config
+
+    def forward(self, thinned: Blocks, untouched: Blocks | None, increments: int) -> dict[str, Tensor]:
+        device = thinned.slices.device.type
+        # On a GPU half the bytes are nearly half the time; what is added to the spline stays float32.
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            return training_terms(self.network, thinned, untouched, self.config, increments)
 
 
 def rate_at(done: float) -> float:
@@ -170,11 +326,32 @@ def rate_at(done: float) -> float:
     return _FINAL_RATE + (1 - _FINAL_RATE) * (1 + math.cos(math.pi * (done - _WARM_UP) / (1 - _WARM_UP))) / 2
 
 
-def _stored_config(settings: Path) -> TrainingConfig:
+def refuse_existing_run(folder: Path) -> None:
+    """Raise `InputError` where a folder holds a run."""
+    if (folder / CONFIG_FILE).exists():
+        raise InputError(f"Add --resume or choose another folder: {folder} holds a run already.")
+
+
+def stored_config(folder: Path) -> TrainingConfig:
+    """The settings of the run in a folder.
+
+    Raises:
+        InputError: there is no run.
+    """
+    settings = folder / CONFIG_FILE
     try:
         return TrainingConfig.from_dict(json.loads(settings.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as problem:
         raise InputError(f"Start without --resume: {settings} holds no settings of a run ({problem}).") from problem
+
+
+def _mean_terms(recent: Sequence[dict[str, float]]) -> dict[str, float]:
+    names = sorted({name for terms in recent for name in terms})
+    means = {}
+    for name in names:
+        values = [terms[name] for terms in recent if name in terms]
+        means[name] = sum(values) / len(values)
+    return means
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,178 @@
+"""Scans that are kept from training, and what a network gains on them over interpolation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from XViewSynthLib import baselines, quality
+from XViewSynthLib.acquisition import acquisition_axis
+from XViewSynthLib.enhancement import enhance
+from XViewSynthLib.errors import InputError
+from XViewSynthLib.models import Model
+from XViewSynthLib.networks import ThreeViewNetwork
+from XViewSynthLib.orientation import to_slices
+from XViewSynthLib.outputs import Outputs
+from XViewSynthLib.plan import Plan, make_plan
+from XViewSynthLib.selfcheck import Trial, drop_slices
+from XViewSynthLib.volume import Volume
+from XViewSynthLib.writing import write_volume
+
+from .regions import middle_of
+
+#: What can be judged often, and what is judged twice in a run; voxels of all scans and factors together.
+WATCHED_VOXELS, VERDICT_VOXELS = 1_500_000, 40_000_000
+_FEWEST_PIXELS = 32
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Gain in PSNR on the slices that were left out, dB, mean over the scans, as `quality.score` measures it."""
+
+    over_linear_db: float
+    over_cubic_db: float
+    over_better_db: float
+
+
+def mean_gain(gains: dict[int, Gain]) -> float:
+    """The one figure a run is judged by: the mean gain over the better interpolation, dB."""
+    return float(np.mean([gain.over_better_db for gain in gains.values()]))
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    trial: Trial
+    plan: Plan
+    counted: np.ndarray
+    linear_db: float
+    cubic_db: float
+
+
+class HeldOut:
+    """Scans that lose slices on purpose, and how well networks restore them.
+
+    Args:
+        scans: at least one; none of them, nor its patient, is trained on.
+        factors: every `factor`-th slice is left; those a scan is too short for are left out for that scan.
+        card: of the model whose networks are judged.
+        device: where they compute.
+        most_voxels: the middle of every slice counts, as much of it as keeps all scans and factors together below.
+
+    Raises:
+        InputError: a scan cannot be enhanced, or all are too short for every factor.
+    """
+
+    def __init__(
+        self,
+        scans: Sequence[Volume],
+        factors: Sequence[int],
+        card: dict,
+        device: str,
+        most_voxels: int = WATCHED_VOXELS,
+    ):
+        self._card, self._device = card, device
+        self._untrained = self._model(ThreeViewNetwork(**card["network"]).eval())
+        slices = sum(scan.slices(acquisition_axis(scan)) for scan in scans) * len(factors)
+        pixels = max(_FEWEST_PIXELS, math.isqrt(most_voxels // slices) // 2 * 2)
+        self._tasks: dict[int, list[_Task]] = {}
+        refusal: InputError | None = None
+        for factor in factors:
+            for scan in scans:
+                try:
+                    trial = drop_slices(middle_of(scan, acquisition_axis(scan), pixels), factor)
+                except InputError as error:
+                    refusal = error
+                    continue
+                self._tasks.setdefault(factor, []).append(self._prepare(trial))
+        if not self._tasks:
+            raise InputError(f"Hold out other scans or more slices: {refusal}")
+
+    @property
+    def factors(self) -> list[int]:
+        """The factors that the scans are judged at."""
+        return sorted(self._tasks)
+
+    def judge(self, network: ThreeViewNetwork, should_cancel: Callable[[], bool] | None = None) -> dict[int, Gain]:
+        """The gain of a network at every factor. Equal networks get equal gains.
+
+        Raises:
+            Cancelled: `should_cancel` said so.
+        """
+        return {
+            factor: _mean([self._gain(task, network, should_cancel) for task in self._tasks[factor]])
+            for factor in self.factors
+        }
+
+    def _prepare(self, trial: Trial) -> _Task:
+        reference = trial.reference
+        counted = reference.in_view & reference.is_new[:, None, None]
+        linear, cubic = (
+            _psnr(trial, counted, baselines.upsample(trial.observed, trial.factor, trial.axis, method))
+            for method in ("linear", "cubic")
+        )
+        plan = make_plan(
+            trial.observed, self._untrained, factor=trial.factor, axis=trial.axis, acquisition="gap",
+            device=self._device, precision="fp32",
+        )  # fmt: skip
+        return _Task(trial, plan, counted, linear, cubic)
+
+    def restore_example(self, network: ThreeViewNetwork) -> Volume:
+        """What a network makes of the first scan at the first factor."""
+        return self._restore(self._tasks[self.factors[0]][0], network, None)
+
+    @property
+    def example(self) -> Trial:
+        """The first scan at the first factor: what was left of it, and the truth."""
+        return self._tasks[self.factors[0]][0].trial
+
+    def _model(self, network: ThreeViewNetwork) -> Model:
+        return Model(self._card["name"], Path(), self._card, "", network)
+
+    def _gain(self, task: _Task, network: ThreeViewNetwork, should_cancel: Callable[[], bool] | None) -> Gain:
+        reached = _psnr(task.trial, task.counted, self._restore(task, network, should_cancel))
+        over_linear, over_cubic = reached - task.linear_db, reached - task.cubic_db
+        return Gain(over_linear, over_cubic, min(over_linear, over_cubic))
+
+    def _restore(self, task: _Task, network: ThreeViewNetwork, should_cancel: Callable[[], bool] | None) -> Volume:
+        model = self._model(network)
+        return enhance(task.trial.observed, model=model, plan=task.plan, should_cancel=should_cancel).volume
+
+
+def write_example(held_out: HeldOut, folder: Path) -> None:
+    """Write the truth of the example, and what was left of it, as `truth.nrrd` and `observed.nrrd` into a folder.
+
+    Both lie on the grid of the truth; every slice that was left is repeated up to the middle of the gap.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    trial = held_out.example
+    slices, order = to_slices(trial.reference.volume, trial.axis)
+    nearest = (np.arange(len(slices)) + trial.factor // 2) // trial.factor * trial.factor
+    write_preview(trial.reference.volume, folder, "truth")
+    write_preview(trial.reference.volume.with_voxels(order.restore(slices[nearest])), folder, "observed")
+
+
+def write_preview(volume: Volume, folder: Path, name: str) -> None:
+    """Write a volume as `name`.nrrd; whoever reads a former one never meets half a file.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    folder.mkdir(exist_ok=True)
+    with Outputs(overwrite=True) as outputs:
+        write_volume(volume, outputs.add(folder / f"{name}.nrrd"))
+        outputs.commit()
+
+
+def _psnr(trial: Trial, counted: np.ndarray, restored: Volume) -> float:
+    candidate = quality.candidate_slices(trial.reference, restored)
+    return quality.psnr_db(trial.reference.slices, candidate, counted)
+
+
+def _mean(gains: Sequence[Gain]) -> Gain:
+    return Gain(*np.mean([astuple(gain) for gain in gains], axis=0).tolist())

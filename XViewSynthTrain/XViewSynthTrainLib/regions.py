@@ -1,0 +1,49 @@
+"""Parts of a scan, cut in the patient's order of slices, rows and columns, whatever the order of the array."""
+
+from __future__ import annotations
+
+import math
+
+from XViewSynthLib.orientation import to_slices
+from XViewSynthLib.volume import Axis, Volume
+
+
+def part_of(
+    volume: Volume, axis: Axis, slices: slice, rows: slice = slice(None), columns: slice = slice(None)
+) -> Volume:
+    """A box of a scan, in its place in the patient.
+
+    Args:
+        volume: the scan.
+        axis: along which its slices lie.
+        slices, rows, columns: what to keep, as positions in `orientation.to_slices(volume, axis)`.
+    """
+    order = to_slices(volume, axis)[1]
+    index = [slice(None)] * 3
+    for dimension, backwards, kept in zip(order.dimensions, order.reversed, (slices, rows, columns), strict=True):
+        count = volume.voxels.shape[dimension]
+        start, stop, _ = kept.indices(count)
+        index[dimension] = slice(count - stop, count - start) if backwards else slice(start, stop)
+    affine = volume.affine.copy()
+    affine[:3, 3] = volume.ijk_to_ras([kept.start for kept in reversed(index)])
+    return Volume(volume.voxels[tuple(index)], affine, volume.slice_thickness)
+
+
+def middle_of(volume: Volume, axis: Axis, pixels: int) -> Volume:
+    """The middle `pixels` x `pixels` of every slice; of a smaller slice, all there is."""
+    shape = to_slices(volume, axis)[0].shape
+    rows, columns = (slice(max(0, (size - pixels) // 2), max(0, (size - pixels) // 2) + pixels) for size in shape[1:])
+    return part_of(volume, axis, slice(None), rows, columns)
+
+
+def split_slices(volume: Volume, axis: Axis, upper_share: float) -> tuple[Volume, Volume]:
+    """The slices of a scan in two parts that share none: towards left, posterior or inferior, and the rest.
+
+    Args:
+        volume: the scan.
+        axis: along which its slices lie.
+        upper_share: share of the slices in the second part, rounded up.
+    """
+    count = volume.slices(axis)
+    border = count - math.ceil(count * upper_share)
+    return part_of(volume, axis, slice(0, border)), part_of(volume, axis, slice(border, count))

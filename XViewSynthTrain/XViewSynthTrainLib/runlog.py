@@ -1,0 +1,138 @@
+"""What a run tells while it goes on: `log.jsonl`, one object a line, and the same as events for TensorBoard.
+
+Lines are of three kinds: "loss" (step, seconds, learning_rate, loss by term), "gain" (step, seconds, gain by factor,
+mean_gain_db) and "note" (step, message).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from XViewSynthLib.errors import InputError
+from XViewSynthLib.outputs import Outputs
+from XViewSynthLib.quality import finite_or_none
+
+from .heldout import Gain, mean_gain
+
+LOG_FILE = "log.jsonl"
+
+
+class RunLog:
+    """The log of one run.
+
+    Args:
+        folder: the run's, which exists.
+        step: where the run stands; what an interrupted run had noted beyond that is forgotten, as it comes again.
+
+    Raises:
+        InputError: the folder cannot be written to; of every method.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        self._path = folder / LOG_FILE
+        self._folder = folder
+        self._events: _Events | None = None
+        self._known_step = step
+        self.forget_after(step)
+
+    def add_loss(self, step: int, seconds: float, rate: float, loss: dict[str, float]) -> None:
+        """Note the mean of every weighted term since the last such line, and the learning rate."""
+        self._add_scalars(step, {f"loss/{name}": value for name, value in loss.items()} | {"learning_rate": rate})
+        self._add("loss", step, seconds=round(seconds, 1), learning_rate=rate, loss=loss)
+
+    def add_gain(self, step: int, seconds: float, gains: dict[int, Gain]) -> None:
+        """Note what the averaged network gains on held-out scans, dB by factor."""
+        scalars = {f"gain/x{factor}_{name}": v for factor, gain in gains.items() for name, v in asdict(gain).items()}
+        self._add_scalars(step, scalars | {"gain/mean": mean_gain(gains)})
+        mean = finite_or_none(mean_gain(gains))
+        self._add("gain", step, seconds=round(seconds, 1), gain=gains_to_json(gains), mean_gain_db=mean)
+
+    def add_note(self, step: int, message: str) -> None:
+        """Note what a person should know."""
+        self._add("note", step, message=message)
+
+    def forget_after(self, step: int) -> None:
+        """Drop what was noted beyond a step."""
+        kept = [entry for entry in read_log(self._folder) if entry["step"] <= step]
+        with Outputs(overwrite=True) as outputs, _told(self._folder):
+            outputs.add(self._path).write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
+            outputs.commit()
+        self.close()
+        self._known_step = step
+
+    def close(self) -> None:
+        """Finish the file of events; what comes later goes into another."""
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+    def _add(self, kind: str, step: int, **facts: Any) -> None:
+        with _told(self._folder), open(self._path, "a", encoding="utf-8") as log:
+            log.write(json.dumps({"kind": kind, "step": step, **facts}) + "\n")
+        self._known_step = step
+
+    def _add_scalars(self, step: int, scalars: dict[str, float]) -> None:
+        with _told(self._folder):
+            if self._events is None:
+                self._events = _Events(self._folder, self._known_step)
+            self._events.add(step, scalars)
+
+
+class _Events:
+    """A file of events, written at once: tensorboardX's own writer has a queue, a thread and no errors."""
+
+    def __init__(self, folder: Path, step: int):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+
+        self._new_event = event_pb2.Event
+        # Two files of one second would have one name.
+        self._writer = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
+        # Viewers drop what former files say beyond the step.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._writer.write_event(self._new_event(wall_time=time.time(), step=step + 1, session_log=start))
+
+    def add(self, step: int, scalars: dict[str, float]) -> None:
+        from tensorboardX.summary import scalar
+
+        for name, value in scalars.items():
+            event = self._new_event(wall_time=time.time(), step=step, summary=scalar(name, value))
+            self._writer.write_event(event)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The entries of a run's log, oldest first; none where there is no log. A line cut short is left out."""
+    entries = []
+    with suppress(FileNotFoundError), open(folder / LOG_FILE, encoding="utf-8") as log:
+        for line in log:
+            with suppress(ValueError):
+                entries.append(json.loads(line))
+    return entries
+
+
+def gains_to_json(gains: dict[int, Gain]) -> dict[str, dict[str, float | None]]:
+    """Gains by factor for JSON, which knows no infinity: None stands for what is not finite."""
+    return {
+        str(factor): {name: finite_or_none(value) for name, value in asdict(gain).items()}
+        for factor, gain in gains.items()
+    }
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as problem:
+        raise InputError(
+            f"Make room or choose another folder: the log in {folder} cannot be written ({problem.strerror or problem})."
+        ) from problem
