@@ -130,14 +130,14 @@ class TestWindow:
     def test_lungs_have_their_own(self):
         slices = np.full((4, 4, 4), 40)
         everywhere = np.ones((4, 4, 4), bool)
-        assert picture._window(slices, everywhere) == picture.SOFT_TISSUE_WINDOW
+        assert picture.display_window(slices, everywhere) == picture.SOFT_TISSUE_WINDOW
         slices[:2] = -850
-        assert picture._window(slices, everywhere) == picture.LUNG_WINDOW
+        assert picture.display_window(slices, everywhere) == picture.LUNG_WINDOW
 
     def test_planes_are_where_slices_differ_most(self):
         voxels = np.full((9, 20, 24), 40, np.int16)
         voxels[::2, 7, :] = 140
         voxels[::2, :, 15] = 140
         reference = make_reference(Volume(voxels, np.diag([2.0, 2.0, 2.0, 1.0])), 4, "K")
-        rows, columns = picture._richest_planes(reference, picture.SOFT_TISSUE_WINDOW)
+        rows, columns = picture.richest_planes(reference, picture.SOFT_TISSUE_WINDOW)
         assert (rows.index, columns.index) == (7, 15)

@@ -13,6 +13,7 @@ from .volume import Axis, Volume
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
 
 LUNG_WINDOW = (-1350.0, 150.0)
 SOFT_TISSUE_WINDOW = (-160.0, 240.0)
@@ -28,7 +29,7 @@ _AERATED_SHARE = 0.15
 
 
 @dataclass(frozen=True, eq=False)
-class _Column:
+class Column:
     """One candidate: (slices, rows, columns) in canonical order, the distance of its slices in mm, and its title."""
 
     slices: np.ndarray
@@ -37,7 +38,7 @@ class _Column:
 
 
 @dataclass(frozen=True)
-class _Cut:
+class Cut:
     """A plane through the slices: across `dimension` (1 rows, 2 columns), at `index`, seen in `extent`.
 
     Attributes:
@@ -79,23 +80,23 @@ def comparison_png(
 
     best = quality.make_reference(enhanced if truth is None else truth, factor, axis)
     columns = _columns(observed, enhanced, best, factor, has_truth=truth is not None)
-    window = _window(best.slices, best.body)
-    planes = _richest_planes(best, window)
-    details = [_richest_part(best, cut, window) for cut in planes]
-    heights = [_height_over_width(best, cut) for cut in (*planes, *details)]
+    window = display_window(best.slices, best.body)
+    planes = richest_planes(best, window)
+    details = [richest_part(best, cut, window) for cut in planes]
+    heights = [height_over_width(best, cut) for cut in (*planes, *details)]
     figure = Figure(
         figsize=(_COLUMN_INCHES * len(columns) + 0.5, _COLUMN_INCHES * sum(heights) + 0.9), layout="constrained"
     )
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(heights), len(columns), squeeze=False, height_ratios=heights)
-    names = _patient_axes(best)
+    names = patient_axes(best)
     for row, cut in enumerate((*planes, *details)):
         for plot, column in zip(axes[row], columns, strict=True):
-            _draw(plot, column, cut, best.spacing, window, names)
-        axes[row, 0].set_ylabel(_plane_name(cut, names) + (" (detail)" if cut.extent else ""))
+            draw(plot, column, cut, best.spacing, window, names)
+        axes[row, 0].set_ylabel(plane_name(cut, names) + (" (detail)" if cut.extent else ""))
     for row, detail in enumerate(details):
         for plot in axes[row]:
-            _frame(plot, detail)
+            frame(plot, detail)
     for plot, column in zip(axes[0], columns, strict=True):
         plot.set_title(column.title, fontsize=10)
     low, high = window
@@ -103,9 +104,7 @@ def comparison_png(
     figure.savefig(path, format="png", dpi=110)
 
 
-def _columns(
-    observed: Volume, enhanced: Volume, best: quality.Reference, factor: int, has_truth: bool
-) -> list[_Column]:
+def _columns(observed: Volume, enhanced: Volume, best: quality.Reference, factor: int, has_truth: bool) -> list[Column]:
     cubic = baselines.upsample(observed, factor, best.axis, "cubic")
     cubic_slices, enhanced_slices = (quality.candidate_slices(best, volume) for volume in (cubic, enhanced))
     thin, thick = best.spacing[0], best.spacing[0] * factor
@@ -116,40 +115,41 @@ def _columns(
         cubic_title += f"\n{reached[0]:.2f} dB"
         enhanced_title += f"\n{reached[1]:.2f} dB ({reached[1] - reached[0]:+.2f} dB over cubic)"
     columns = [
-        _Column(best.order.apply(observed.voxels), thick, f"observed\nslices {thick:.3g} mm apart"),
-        _Column(cubic_slices, thin, cubic_title),
-        _Column(enhanced_slices, thin, enhanced_title),
+        Column(best.order.apply(observed.voxels), thick, f"observed\nslices {thick:.3g} mm apart"),
+        Column(cubic_slices, thin, cubic_title),
+        Column(enhanced_slices, thin, enhanced_title),
     ]
     if has_truth:
-        columns.append(_Column(best.slices, thin, f"truth\nslices {thin:.3g} mm apart"))
+        columns.append(Column(best.slices, thin, f"truth\nslices {thin:.3g} mm apart"))
     return columns
 
 
-def _patient_axes(best: quality.Reference) -> tuple[int, int, int]:
+def patient_axes(best: quality.Reference) -> tuple[int, int, int]:
     """Nearest patient axis (0 R, 1 A, 2 S) of slices, rows and columns, to name things by."""
     directions = np.abs(best.volume.directions)
     return tuple(int(np.argmax(directions[:, 2 - dimension])) for dimension in best.order.dimensions)
 
 
-def _plane_name(cut: _Cut, names: tuple[int, int, int]) -> str:
+def plane_name(cut: Cut, names: tuple[int, int, int]) -> str:
+    """Sagittal, coronal or axial, whichever is nearest."""
     return _PLANES[names[cut.dimension]]
 
 
-def _window(slices: np.ndarray, body: np.ndarray) -> tuple[float, float]:
+def display_window(slices: np.ndarray, body: np.ndarray) -> tuple[float, float]:
     """Lungs are looked at in their own window, where there is enough of them."""
     inside = slices[body]
     aerated = float(np.mean(inside < _AERATED_HU)) if inside.size else 0.0
     return LUNG_WINDOW if aerated > _AERATED_SHARE else SOFT_TISSUE_WINDOW
 
 
-def _richest_planes(best: quality.Reference, window: tuple[float, float]) -> tuple[_Cut, _Cut]:
+def richest_planes(best: quality.Reference, window: tuple[float, float]) -> tuple[Cut, Cut]:
     """The plane across the rows, and the one across the columns, where neighbouring slices differ most."""
     by_row, by_column = np.zeros(best.slices.shape[1]), np.zeros(best.slices.shape[2])
     for upper, lower, inside in zip(best.slices[1:], best.slices[:-1], best.body[1:], strict=True):
         change = _change(upper, lower, inside, window)
         by_row += change.sum(axis=1)
         by_column += change.sum(axis=0)
-    return _Cut(1, int(np.argmax(by_row))), _Cut(2, int(np.argmax(by_column)))
+    return Cut(1, int(np.argmax(by_row))), Cut(2, int(np.argmax(by_column)))
 
 
 def _change(upper: np.ndarray, lower: np.ndarray, inside: np.ndarray, window: tuple[float, float]) -> np.ndarray:
@@ -158,17 +158,17 @@ def _change(upper: np.ndarray, lower: np.ndarray, inside: np.ndarray, window: tu
     return np.abs(upper - lower) * inside
 
 
-def _plane(slices: np.ndarray, cut: _Cut) -> np.ndarray:
+def _plane(slices: np.ndarray, cut: Cut) -> np.ndarray:
     """(slices, pixels) of one plane."""
     return slices[:, cut.index] if cut.dimension == 1 else slices[:, :, cut.index]
 
 
-def _pixel(cut: _Cut, spacing: tuple[float, float, float]) -> float:
+def _pixel(cut: Cut, spacing: tuple[float, float, float]) -> float:
     """Distance in mm of the pixels along a slice of the plane."""
     return spacing[2] if cut.dimension == 1 else spacing[1]
 
 
-def _richest_part(best: quality.Reference, cut: _Cut, window: tuple[float, float]) -> _Cut:
+def richest_part(best: quality.Reference, cut: Cut, window: tuple[float, float]) -> Cut:
     """The part of a plane where neighbouring slices differ most, inside the body."""
     plane, inside = _plane(best.slices, cut), _plane(best.body, cut)
     change = _change(plane[1:], plane[:-1], inside[1:], window)
@@ -182,10 +182,11 @@ def _richest_part(best: quality.Reference, cut: _Cut, window: tuple[float, float
     sums = total[height:, width:] - total[:-height, width:] - total[height:, :-width] + total[:-height, :-width]
     bottom, left = np.unravel_index(int(np.argmax(sums)), sums.shape)
     extent = (left * steps[1], (left + width) * steps[1], bottom * steps[0], (bottom + height) * steps[0])
-    return _Cut(cut.dimension, cut.index, tuple(float(mm) for mm in extent))
+    return Cut(cut.dimension, cut.index, tuple(float(mm) for mm in extent))
 
 
-def _height_over_width(best: quality.Reference, cut: _Cut) -> float:
+def height_over_width(best: quality.Reference, cut: Cut) -> float:
+    """How much higher than wide a plane, or its part, is in the patient."""
     if cut.extent is not None:
         left, right, bottom, top = cut.extent
         return (top - bottom) / (right - left)
@@ -193,22 +194,34 @@ def _height_over_width(best: quality.Reference, cut: _Cut) -> float:
     return count * best.spacing[0] / (pixels * _pixel(cut, best.spacing))
 
 
-def _draw(
+def draw(
     plot: Axes,
-    column: _Column,
-    cut: _Cut,
+    column: Column,
+    cut: Cut,
     spacing: tuple[float, float, float],
     window: tuple[float, float],
     names: tuple[int, int, int],
-) -> None:
+    colours: str = "gray",
+) -> AxesImage:
+    """Draw one plane of a candidate, or the part of it that the cut names.
+
+    Args:
+        plot: where.
+        column: what.
+        cut: the plane.
+        spacing: mm along slices, rows and columns of the thin slices.
+        window: lowest and highest value that differ from black and white, HU.
+        names: nearest patient axis of slices, rows and columns (`patient_axes`).
+        colours: matplotlib's name of a colour map.
+    """
     from matplotlib.patheffects import withStroke
 
     plane, pixel = _plane(column.slices, cut), _pixel(cut, spacing)
     # Pixel centres lie at multiples of the spacing, so that thick and thin slices meet where they are the same.
     extent = (-pixel / 2, (plane.shape[1] - 0.5) * pixel, -column.step / 2, (plane.shape[0] - 0.5) * column.step)
-    plot.imshow(
+    image = plot.imshow(
         np.clip(plane.astype(np.float32), *window),
-        cmap="gray",
+        cmap=colours,
         vmin=window[0],
         vmax=window[1],
         origin="lower",
@@ -229,10 +242,11 @@ def _draw(
         style = {"color": "gold", "fontsize": 8, "ha": "center", "va": "center", "path_effects": outline}
         for x, y, letter in marks:
             plot.text(x, y, letter, transform=plot.transAxes, **style)
+    return image
 
 
 def _extent_of_thin_slices(
-    extent: tuple[float, float, float, float], column: _Column, spacing: tuple[float, float, float]
+    extent: tuple[float, float, float, float], column: Column, spacing: tuple[float, float, float]
 ) -> tuple[float, float, float, float]:
     """The same part for all columns: thick slices reach half their distance further than thin ones."""
     left, right, bottom, top = extent
@@ -240,7 +254,8 @@ def _extent_of_thin_slices(
     return left, right, bottom + surplus, top - surplus
 
 
-def _frame(plot: Axes, detail: _Cut) -> None:
+def frame(plot: Axes, detail: Cut) -> None:
+    """Mark on a whole plane which part of it is enlarged."""
     from matplotlib.patches import Rectangle
 
     left, right, bottom, top = detail.extent

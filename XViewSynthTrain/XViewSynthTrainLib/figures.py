@@ -1,0 +1,228 @@
+"""Drawings of a run for its report: curves of its log, and the preview before and after. Each is a `data:` address."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from XViewSynthLib import picture, quality
+from XViewSynthLib.acquisition import acquisition_axis
+from XViewSynthLib.reading import read_volume
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Files of a preview, in the order in which they are shown, and what a reader calls them.
+PREVIEW = {
+    "observed": "observed slices only",
+    "before": "before training",
+    "now": "last look in training",
+    "truth": "truth",
+}
+
+_CURVE_INCHES = (7.2, 3.2)
+_COLUMN_INCHES = 2.7
+_SMALLEST_ERROR_SCALE_HU = 20.0
+
+
+def loss_curves(entries: Sequence[dict[str, Any]]) -> str | None:
+    """Every term of the loss over the steps, logarithmic; None where none was logged.
+
+    Args:
+        entries: of the log; those of kind "loss" count.
+    """
+    losses = [entry for entry in entries if entry["kind"] == "loss"]
+    if not losses:
+        return None
+    figure, plot = _figure()
+    for term in sorted({term for entry in losses for term in entry["loss"]}):
+        points = [(entry["step"], entry["loss"][term]) for entry in losses if _drawable(entry["loss"].get(term))]
+        # The logarithm has no place for 0, which a term has while it is switched off.
+        points = [(step, value) for step, value in points if value > 0]
+        if points:
+            plot.plot(*zip(*points, strict=True), label=term, linewidth=1.3, marker=_marker(points))
+    plot.set_yscale("log")
+    plot.set_ylabel("weighted loss")
+    _finish(plot)
+    return _svg(figure)
+
+
+def rate_curve(entries: Sequence[dict[str, Any]]) -> str | None:
+    """The learning rate over the steps; None where none was logged."""
+    points = [(entry["step"], entry["learning_rate"]) for entry in entries if entry["kind"] == "loss"]
+    if not points:
+        return None
+    figure, plot = _figure(height=2.2)
+    plot.plot(*zip(*points, strict=True), color="tab:gray", marker=_marker(points))
+    plot.set_ylabel("learning rate")
+    plot.set_ylim(bottom=0)
+    _finish(plot, legend=False)
+    return _svg(figure)
+
+
+def gain_curves(entries: Sequence[dict[str, Any]], best_step: int | None) -> str | None:
+    """Held-out gain over linear and cubic at every factor, the best step marked; None where none was measured.
+
+    Args:
+        entries: of the log; those of kind "gain" count.
+        best_step: the step with the most gain.
+    """
+    gains = [entry for entry in entries if entry["kind"] == "gain"]
+    factors = sorted({factor for entry in gains for factor in entry["gain"]}, key=int)
+    if not factors:
+        return None
+    figure, plot = _figure()
+    for number, factor in enumerate(factors):
+        for rival, style in (("linear", "--"), ("cubic", "-")):
+            points = [
+                (entry["step"], gain)
+                for entry in gains
+                if _drawable(gain := entry["gain"].get(factor, {}).get(f"over_{rival}_db"))
+            ]
+            if points:
+                steps, values = zip(*points, strict=True)
+                plot.plot(
+                    steps, values, style, color=f"C{number}", label=f"x{factor} over {rival}", marker="o", markersize=3
+                )
+    if best_step is not None:
+        plot.axvline(best_step, color="black", linewidth=0.8, linestyle=":", label=f"best: step {best_step}")
+    plot.axhline(0, color="black", linewidth=0.6)
+    plot.set_ylabel("gain in dB")
+    _finish(plot)
+    return _svg(figure)
+
+
+def before_and_after(folder: Path, factor: int) -> str | None:
+    """The preview: a plane through the slices, a part of it enlarged, and its absolute error; None without a truth.
+
+    Plane and part are those where neighbouring slices of the truth differ most, so that no column is favoured.
+
+    Args:
+        folder: with NRRD files on one grid, named by the keys of `PREVIEW`; those but the truth may be missing.
+        factor: every `factor`-th slice of the truth was left.
+
+    Raises:
+        InputError: a file is damaged, or they do not lie on one grid.
+    """
+    volumes = {name: read_volume(folder / f"{name}.nrrd") for name in PREVIEW if (folder / f"{name}.nrrd").is_file()}
+    if "truth" not in volumes or len(volumes) < 2:
+        return None
+    truth = volumes["truth"]
+    best = quality.make_reference(truth, factor, acquisition_axis(truth))
+    slices = {name: quality.candidate_slices(best, volume) for name, volume in volumes.items()}
+    window = picture.display_window(best.slices, best.body)
+    plane, _ = picture.richest_planes(best, window)
+    detail = picture.richest_part(best, plane, window)
+    errors = {
+        name: np.abs(quality.clip_hu(values) - quality.clip_hu(best.slices))
+        for name, values in slices.items()
+        if name != "truth"
+    }
+    return _png(_draw_preview(best, slices, errors, window, plane, detail))
+
+
+def _draw_preview(
+    best: quality.Reference,
+    slices: dict[str, np.ndarray],
+    errors: dict[str, np.ndarray],
+    window: tuple[float, float],
+    plane: picture.Cut,
+    detail: picture.Cut,
+) -> Figure:
+    cuts = (plane, detail, detail)
+    heights = [picture.height_over_width(best, cut) for cut in cuts]
+    size = (_COLUMN_INCHES * len(slices) + 0.5, _COLUMN_INCHES * sum(heights) + 1.0)
+    figure = _empty_figure(size)
+    axes = figure.subplots(3, len(slices), squeeze=False, height_ratios=heights)
+    names = picture.patient_axes(best)
+    error_window = (0.0, _error_scale(errors))
+    for column, (name, values) in enumerate(slices.items()):
+        shown = picture.Column(values, best.spacing[0], PREVIEW[name])
+        axes[0, column].set_title(_title(best, name, values), fontsize=9)
+        for row, cut in enumerate((plane, detail)):
+            picture.draw(axes[row, column], shown, cut, best.spacing, window, names)
+        picture.frame(axes[0, column], detail)
+        if name in errors:
+            error = picture.Column(errors[name], best.spacing[0], "")
+            image = picture.draw(axes[2, column], error, detail, best.spacing, error_window, names, "inferno")
+        else:
+            axes[2, column].axis("off")
+    of_errors = [axes[2, column] for column, name in enumerate(slices) if name in errors]
+    figure.colorbar(image, ax=of_errors, location="bottom", label="absolute error in HU", fraction=0.08, aspect=50)
+    rows = (picture.plane_name(plane, names), "detail", "error of the detail")
+    for row, title in enumerate(rows):
+        axes[row, 0].set_ylabel(title, fontsize=9)
+    return figure
+
+
+def _title(best: quality.Reference, name: str, values: np.ndarray) -> str:
+    if name == "truth":
+        return f"{PREVIEW[name]}\nslices {best.spacing[0]:.3g} mm apart"
+    counted = best.body & best.is_new[:, None, None]
+    error = quality.mae_hu(best.slices, values, counted)
+    return PREVIEW[name] + (f"\nmean error {error:.1f} HU" if math.isfinite(error) else "")
+
+
+def _error_scale(errors: dict[str, np.ndarray]) -> float:
+    """What all but the largest errors of the predictions stay below, HU; repeated slices would hide them."""
+    predicted = [values for name, values in errors.items() if name != "observed"] or list(errors.values())
+    largest = max(float(np.percentile(values, 99.5)) for values in predicted)
+    return max(_SMALLEST_ERROR_SCALE_HU, 10 * math.ceil(largest / 10))
+
+
+def _drawable(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _marker(points: Sequence[tuple[float, float]]) -> str:
+    """A line needs two points to be seen."""
+    return "o" if len(points) == 1 else ""
+
+
+def _figure(height: float = _CURVE_INCHES[1]) -> tuple[Figure, Axes]:
+    figure = _empty_figure((_CURVE_INCHES[0], height))
+    return figure, figure.subplots()
+
+
+def _empty_figure(size: tuple[float, float]) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _finish(plot: Axes, legend: bool = True) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    plot.set_xlabel("step")
+    plot.xaxis.set_major_locator(MaxNLocator(integer=True))
+    plot.grid(alpha=0.3)
+    plot.spines[["top", "right"]].set_visible(False)
+    if legend and plot.get_legend_handles_labels()[0]:
+        plot.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _svg(figure: Figure) -> str:
+    file = io.BytesIO()
+    # Neither the time of drawing nor the program that drew belongs into the page.
+    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    return _address("svg+xml", file.getvalue())
+
+
+def _png(figure: Figure) -> str:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120)
+    return _address("png", file.getvalue())
+
+
+def _address(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
