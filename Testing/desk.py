@@ -14,25 +14,27 @@ import slicer
 
 from standin import Desktop, install
 
-MODULE_FILE = Path(__file__).resolve().parents[1] / "XViewSynth" / "XViewSynth.py"
+ROOT = Path(__file__).resolve().parents[1]
+ENHANCING, TRAINING = "XViewSynth", "XViewSynthTrain"
+LIBRARIES = {"XViewSynthLib", "XViewSynthTrainLib"}
 TIMEOUT_SECONDS = 600
 
 
 @dataclass
 class Desk:
-    """Slicer with the module loaded.
+    """Slicer with modules loaded.
 
     Attributes:
         desktop: the stand-in for Slicer's window.
-        module: the module's Python file.
+        name: of the module that the tests are about.
     """
 
     desktop: Desktop
-    module: Any
+    name: str
 
-    def panel(self) -> Any:
-        """The module's panel, as if the user had opened the module."""
-        return self.desktop.select_module("XViewSynth")
+    def panel(self, name: str = "") -> Any:
+        """The module's panel, or another's, as if the user had opened the module."""
+        return self.desktop.select_module(name or self.name)
 
     def pump(self, until: Callable[[], Any], timeout: float = TIMEOUT_SECONDS) -> None:
         """Let Slicer live until something holds."""
@@ -40,7 +42,8 @@ class Desk:
 
     def finish(self, panel: Any) -> None:
         """Let Slicer live until nothing runs in the panel."""
-        self.pump(lambda: panel.ui.cancelButton.toolTip == "Nothing runs.")
+        button = getattr(panel.ui, "cancelButton" if self.name == ENHANCING else "stopButton")
+        self.pump(lambda: button.toolTip == "Nothing runs.")
 
     def wait_for_worker(self) -> psutil.Process:
         """The process that computes, as soon as there is one."""
@@ -59,20 +62,25 @@ class Desk:
 
 
 @contextmanager
-def desk(folder: Path, **options: Any) -> Iterator[Desk]:
-    """Slicer with the module loaded; `options` are those of the stand-in."""
+def desk(folder: Path, *further: str, **options: Any) -> Iterator[Desk]:
+    """Slicer with the module XViewSynth loaded, and further ones, the last of which is opened.
+
+    `options` are those of the stand-in.
+    """
     with install(folder, **options) as desktop:
-        module = desktop.load_module(MODULE_FILE)
+        names = (ENHANCING, *further)
+        for name in names:
+            desktop.load_module(ROOT / name / f"{name}.py")
         desktop.start_up()
-        yield Desk(desktop, module)
+        yield Desk(desktop, names[-1])
 
 
 def workers() -> list[psutil.Process]:
-    """The processes of the engine that this one has started."""
+    """The processes of the engine, or of training, that this one has started."""
     found = []
     for child in psutil.Process().children(recursive=True):
         try:
-            if "XViewSynthLib" in child.cmdline():
+            if LIBRARIES & set(child.cmdline()):
                 found.append(child)
         except psutil.Error:  # it has ended meanwhile
             continue

@@ -134,6 +134,20 @@ def list_models() -> list[ModelEntry]:
     return [found[name] for name in sorted(found)]
 
 
+def check_new_name(name: str) -> None:
+    """Make sure that a model may get a name.
+
+    Raises:
+        InputError: it has other characters than allowed, or there is a model of that name already.
+    """
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"Choose a name for the model of letters, digits, dots, dashes and underscores: {name!r} is not."
+        )
+    if name in {entry.name for entry in list_models()}:
+        raise InputError(f"A model named {name!r} is installed already: choose another name.")
+
+
 def import_model(source: str | os.PathLike[str]) -> Model:
     """Copy a model into the user's folder from a zip file made by `export_model`, or from a folder.
 

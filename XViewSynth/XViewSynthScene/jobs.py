@@ -311,17 +311,7 @@ class _Job(ABC, Generic[Result]):
         return outcome[0]
 
     def _check_exit(self, code: int) -> None:
-        if code == _OK:
-            return
-        if code == _STOPPED:
-            raise Cancelled(f"{self.name} was stopped by another program.")
-        told = [line.removeprefix(_ERROR) for line in self._log.splitlines() if line.startswith(_ERROR)]
-        if code == _WRONG_INPUT and told:
-            raise InputError(told[-1])
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        if code == -9:
-            how += ", perhaps for lack of memory: close other programs or allow it less memory"
-        raise InputError(f"{self.name} stopped unexpectedly ({how}). The log says more.")
+        check_exit(self.name, code, self._log)
 
 
 class _ScanJob(_Job[Result]):
@@ -413,6 +403,31 @@ class SpeedJob(_Job[dict[str, Any]]):
 
     def _read(self, folder: Path, printed: dict[str, Any]) -> dict[str, Any]:
         return printed
+
+
+def check_exit(name: str, code: int, log: str) -> None:
+    """Make sure that a worker has done its work.
+
+    Args:
+        name: what the user calls the work, to begin a sentence with.
+        code: exit code of the worker.
+        log: the last lines that it wrote.
+
+    Raises:
+        Cancelled: it was asked to stop.
+        InputError: with what it said about the input, or how it ended.
+    """
+    if code == _OK:
+        return
+    if code == _STOPPED:
+        raise Cancelled(f"{name} was stopped by another program.")
+    told = [line.removeprefix(_ERROR) for line in log.splitlines() if line.startswith(_ERROR)]
+    if code == _WRONG_INPUT and told:
+        raise InputError(told[-1])
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    if code == -9:
+        how += ", perhaps for lack of memory: close other programs or allow it less memory"
+    raise InputError(f"{name} stopped unexpectedly ({how}). The log says more.")
 
 
 def temporary_folder() -> str:

@@ -22,52 +22,60 @@ _NO_TORCH = (
 )
 
 
-def requirements() -> list[str]:
-    """What is needed beside PyTorch, each as "name>=version"."""
-    lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
+def requirements(file: Path = REQUIREMENTS) -> list[str]:
+    """What is needed beside PyTorch, each as "name>=version"; `file` is the list of the module that asks."""
+    lines = file.read_text(encoding="utf-8").splitlines()
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
-def missing_packages() -> list[str]:
+def missing_packages(file: Path = REQUIREMENTS) -> list[str]:
     """Requirements that are not met, PyTorch first."""
-    return [line for line in (TORCH, *requirements()) if not _is_met(line)]
+    return [line for line in (TORCH, *requirements(file)) if not _is_met(line)]
 
 
-def require_packages() -> None:
+def require_packages(file: Path = REQUIREMENTS, button: str = "Enhance slices") -> None:
     """Make sure that all is there, without asking anybody; for scripts.
+
+    Args:
+        file: the requirements.
+        button: what installs them, for the sentence that says so.
 
     Raises:
         InputError: something is missing.
     """
-    missing = missing_packages()
+    missing = missing_packages(file)
     if TORCH in missing:
         raise InputError(_NO_TORCH)
     if missing:
         raise InputError(
-            f"Python packages are missing ({', '.join(missing)}): click 'Enhance slices' in the module once, or run "
+            f"Python packages are missing ({', '.join(missing)}): click '{button}' in the module once, or run "
             f"slicer.util.pip_install({' '.join(missing)!r})."
         )
 
 
-def install_packages() -> None:
+def install_packages(file: Path = REQUIREMENTS, requester: str = "XViewSynth") -> None:
     """Install what is missing, after asking the user.
+
+    Args:
+        file: the requirements.
+        requester: the module that asks.
 
     Raises:
         InputError: that is not possible, or the user does not want it.
     """
     if not _is_met(TORCH):
         _install_torch()
-    missing = [line for line in requirements() if not _is_met(line)]
+    missing = [line for line in requirements(file) if not _is_met(line)]
     if missing:
         try:
-            _install(missing)
+            _install(missing, requester)
         # The user's no, no network, no space: pip_ensure and pip_install have no common error for them.
         except Exception as problem:
             raise InputError(
                 f"The Python packages {', '.join(missing)} were not installed ({problem}): try again once that has "
                 "changed."
             ) from problem
-    require_packages()
+    require_packages(file)
 
 
 def _install_torch() -> None:
@@ -85,17 +93,17 @@ def _install_torch() -> None:
         raise InputError("PyTorch was not installed, and nothing can be computed without it: try again to install it.")
 
 
-def _install(missing: list[str]) -> None:
+def _install(missing: list[str], requester: str) -> None:
     try:
         from slicer.packaging import pip_ensure
     except ImportError:  # Slicer 5.10
         if not slicer.util.confirmOkCancelDisplay(
-            f"XViewSynth needs Python packages ({', '.join(missing)}). Install them now?"
+            f"{requester} needs Python packages ({', '.join(missing)}). Install them now?"
         ):
             raise InputError("the question was answered with no") from None
         slicer.util.pip_install(missing)
     else:
-        pip_ensure(missing, requester="XViewSynth")
+        pip_ensure(missing, requester=requester)
 
 
 def _is_met(requirement: str) -> bool:

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,30 @@ _FOREIGN_VARIABLES = (
 )
 
 
+@dataclass(frozen=True)
+class Program:
+    """What a worker runs, as in ``python -m NAME``.
+
+    Attributes:
+        name: the package.
+        folders: where it lies, unless beside the engine.
+        grace_seconds: how long it may take to leave after it was asked to stop; then it is ended.
+    """
+
+    name: str
+    folders: tuple[Path, ...] = ()
+    grace_seconds: float = GRACE_SECONDS
+
+
+ENGINE = Program("XViewSynthLib")
+
+
 def start_worker(
     arguments: Sequence[str],
     log_path: str | os.PathLike[str],
     python: str | None = None,
     environment: Mapping[str, str] | None = None,
+    program: Program = ENGINE,
 ) -> Worker:
     """Start ``xviewsynth ARGUMENTS`` in a process group of its own.
 
@@ -55,12 +75,14 @@ def start_worker(
         arguments: a command that takes ``--stop-with-parent``, and its arguments. Paths must be absolute.
         log_path: receives what the command says on standard error.
         python: the interpreter; Slicer's own by default, or the running one outside Slicer.
-        environment: that of the process; `worker_environment()` by default.
+        environment: that of the process; `worker_environment(program)` by default.
+        program: what knows the command, if not the engine.
 
     Raises:
         OSError: the log cannot be written, or the interpreter cannot be started.
     """
-    return Worker(arguments, Path(log_path), python or default_python(), environment or worker_environment())
+    environment = environment or worker_environment(program)
+    return Worker(arguments, Path(log_path), python or default_python(), environment, program)
 
 
 def default_python() -> str:
@@ -68,13 +90,14 @@ def default_python() -> str:
     return shutil.which("PythonSlicer") or sys.executable
 
 
-def worker_environment() -> dict[str, str]:
+def worker_environment(program: Program = ENGINE) -> dict[str, str]:
     """The environment that the user had before Slicer changed it, in which the engine of this checkout is found."""
+    folders = os.pathsep.join(map(str, (ENGINE_FOLDER, *program.folders)))
     environment = {
         name: value for name, value in _environment_before_slicer().items() if name not in _FOREIGN_VARIABLES
     }
     # What a worker says must not depend on the language of the computer.
-    return {**environment, "PYTHONPATH": str(ENGINE_FOLDER), "PYTHONUTF8": "1"}
+    return {**environment, "PYTHONPATH": folders, "PYTHONUTF8": "1"}
 
 
 def _environment_before_slicer() -> dict[str, str]:
@@ -91,12 +114,15 @@ class Worker:
     Make one with `start_worker`. One thread at a time may use it.
     """
 
-    def __init__(self, arguments: Sequence[str], log_path: Path, python: str, environment: Mapping[str, str]):
+    def __init__(
+        self, arguments: Sequence[str], log_path: Path, python: str, environment: Mapping[str, str], program: Program
+    ):
         self._log_path = log_path
+        self._grace_seconds = program.grace_seconds
         self._messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._stop_by: float | None = None
         self._killed = False
-        command = [python, "-m", "XViewSynthLib", *arguments, "--stop-with-parent", str(os.getpid())]
+        command = [python, "-m", program.name, *arguments, "--stop-with-parent", str(os.getpid())]
         with open(log_path, "wb") as log:
             self._process = subprocess.Popen(
                 command,
@@ -138,9 +164,9 @@ class Worker:
         return self._take_messages()
 
     def request_stop(self) -> None:
-        """Ask the command to tidy up and end; `poll` ends it by force `GRACE_SECONDS` later."""
+        """Ask the command to tidy up and end; `poll` ends it by force once its grace is over."""
         if self._stop_by is None:
-            self._stop_by = time.monotonic() + GRACE_SECONDS
+            self._stop_by = time.monotonic() + self._grace_seconds
             # This is heard on every system, and the signal even before the command listens to its input.
             self._close_input()
             if os.name == "posix":

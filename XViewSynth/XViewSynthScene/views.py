@@ -322,7 +322,7 @@ class LinkedViews(VTKObservationMixin):
         node, composite = view.slice_node, view.composite_node
         node.SetViewGroup(VIEW_GROUP)
         node.SetLayoutLabel(_label(row, plane))
-        self._turn(node, plane)
+        turn_to_plane(self._scene, node, plane, self._enhanced)
         composite.SetLinkedControl(True)
         composite.SetHotLinkedControl(True)
         # Slicer puts every volume that is loaded into the views that let it.
@@ -332,17 +332,6 @@ class LinkedViews(VTKObservationMixin):
         composite.SetForegroundVolumeID(faded_in and faded_in.GetID())
         composite.SetForegroundOpacity(self._fade)
         composite.SetLabelVolumeID(None)
-
-    def _turn(self, node: slicer.vtkMRMLSliceNode, plane: str) -> None:
-        """Turn a view to the patient's plane, and from there to the volume's axes that are nearest."""
-        if not node.HasSliceOrientationPreset(plane):
-            # A scene made by a program may have none; these are Slicer's own.
-            slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(self._scene, True)
-            node.AddSliceOrientationPreset(plane, _preset(plane))
-        node.SetOrientation(plane)
-        to_world = ijk_to_world(self._enhanced)
-        if to_world is not None:
-            node.RotateToAxes(matrix_from_array(to_world), _axis_across(to_world, PLANES[plane].normal))
 
     def _mark_views(self) -> None:
         for row in ROWS:
@@ -422,12 +411,12 @@ class LinkedViews(VTKObservationMixin):
             if alone:
                 for node in (self._original, self._enhanced):
                     if node.GetScalarVolumeDisplayNode() is not display:
-                        _share_window_level(display, node.GetScalarVolumeDisplayNode())
+                        share_window_level(display, node.GetScalarVolumeDisplayNode())
 
     def _share_window_level(
         self, source: slicer.vtkMRMLScalarVolumeNode, target: slicer.vtkMRMLScalarVolumeNode
     ) -> None:
-        _share_window_level(source.GetScalarVolumeDisplayNode(), target.GetScalarVolumeDisplayNode())
+        share_window_level(source.GetScalarVolumeDisplayNode(), target.GetScalarVolumeDisplayNode())
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:
@@ -462,6 +451,20 @@ class LinkedViews(VTKObservationMixin):
             target.EndModify(was_modifying)
 
 
+def turn_to_plane(
+    scene: slicer.vtkMRMLScene, node: slicer.vtkMRMLSliceNode, plane: str, volume_node: slicer.vtkMRMLVolumeNode
+) -> None:
+    """Turn a view to one of the patient's planes, and from there to the volume's axes that are nearest."""
+    if not node.HasSliceOrientationPreset(plane):
+        # A scene made by a program may have none; these are Slicer's own.
+        slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
+        node.AddSliceOrientationPreset(plane, _preset(plane))
+    node.SetOrientation(plane)
+    to_world = ijk_to_world(volume_node)
+    if to_world is not None:
+        node.RotateToAxes(matrix_from_array(to_world), _axis_across(to_world, PLANES[plane].normal))
+
+
 def _axis_across(to_world: np.ndarray, normal: int) -> int:
     """The volume's axis, 0 to 2 for I, J, K, that belongs to the R, A or S axis `normal`: each has one of its own."""
     cosines = np.abs(to_world[:3, :3] / np.linalg.norm(to_world[:3, :3], axis=0))
@@ -485,9 +488,10 @@ def _all_observed(provenance: Provenance, node: slicer.vtkMRMLScalarVolumeNode) 
     return replace(provenance, synthetic_slices=(), observed_slices=slices)
 
 
-def _share_window_level(
+def share_window_level(
     source: slicer.vtkMRMLScalarVolumeDisplayNode | None, target: slicer.vtkMRMLScalarVolumeDisplayNode | None
 ) -> None:
+    """Give a volume the window and level of another; harmless where a volume is not displayed."""
     if source is None or target is None:
         return
     wanted = (source.GetWindow(), source.GetLevel())

@@ -1,0 +1,419 @@
+"""A training run in the background: start, look, stop, resume.
+
+    run = TrainingRun([StudyScan("Chest", volume)], folder, TrainSettings(minutes=10))
+    run.start()
+    while not (state := run.poll()).ended: ...     # from a timer, every 100 ms
+    run.report
+
+Unlike an enhancement, a run that is stopped is not lost: the worker finishes its step and writes a checkpoint, also
+where Slicer closes meanwhile, and `TrainingRun.resumed(folder)` goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import slicer
+
+from XViewSynthLib.errors import Cancelled, InputError
+from XViewSynthLib.models import STANDARD, model_folder
+from XViewSynthLib.volume import Volume
+from XViewSynthScene.jobs import CANCELLED, DONE, FAILED, PREPARING, RUNNING, JobState, check_exit
+from XViewSynthScene.processes import Program, Worker, start_worker, worker_environment
+
+from .folders import SCANS_FOLDER, RunFolder
+
+NAME = "The training"
+GAP, THICK = "gap", "thick"
+
+# A step of large blocks may take a minute on a slow processor, and the checkpoint after it a moment.
+TRAINING = Program("XViewSynthTrainLib", (Path(__file__).resolve().parents[1],), grace_seconds=90.0)
+
+# Left in the run folder, where they tell more than a temporary folder that is gone.
+WORKER_LOG, SETTINGS_FILE = "messages.txt", "settings.json"
+
+NO_THICK = (
+    "Models for slices that are averaged over their thickness cannot be trained yet: choose thin slices far apart."
+)
+
+
+@dataclass(frozen=True)
+class StudyScan:
+    """A scan to train on or to hold out.
+
+    Attributes:
+        name: what the user calls it.
+        source: a volume of the scene, or the path of a file or DICOM folder.
+    """
+
+    name: str
+    source: Volume | Path
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How to train; every field as the option of ``xviewsynth train`` of that name.
+
+    Attributes:
+        start: model to start from; None to start from scratch.
+        name: of the new model.
+        minutes, steps: length of the run, by one of them.
+        hold_out_share: share of the slices or scans to hold out where no scan is chosen for that, 0 to below 1.
+        factors: to train and to judge at; None for those that suit the scans.
+        device: where to compute.
+        acquisition: how the scans were made; "gap" alone can be trained.
+        gamma, distillation, wavelet, seed: as the library's settings of these names; None for its own choice.
+        cross_view: whether the views teach each other.
+        incremental: whether their answers go in again.
+        further: any other setting of the library.
+
+    Raises:
+        InputError: a value that cannot be meant.
+    """
+
+    start: str | None = STANDARD
+    name: str = "fine-tuned"
+    minutes: float | None = None
+    steps: int | None = None
+    hold_out_share: float = 0.25
+    factors: Sequence[int] | None = None
+    device: str = "auto"
+    acquisition: str = GAP
+    gamma: float | None = None
+    distillation: float | None = None
+    wavelet: float | None = None
+    cross_view: bool = True
+    incremental: bool = True
+    seed: int | None = None
+    further: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.acquisition == THICK:
+            raise InputError(NO_THICK)
+        if self.acquisition != GAP:
+            raise InputError(f"The acquisition is {GAP!r} or {THICK!r}, not {self.acquisition!r}.")
+        if self.minutes is not None and self.steps is not None:
+            raise InputError("Choose the length of the run in minutes or in steps, not in both.")
+        if self.factors is not None and not self.factors:
+            raise InputError("Choose at least one factor: the lowest must not be above the highest.")
+        if not 0 <= self.hold_out_share < 1:
+            raise InputError(f"The share to hold out lies from 0 to below 1, not at {self.hold_out_share:g}.")
+
+    def arguments(self) -> list[str]:
+        """The options for the command line, but for `further`.
+
+        Raises:
+            InputError: there is no model of that name.
+        """
+        options = ["--name", self.name, "--device", self.device, "--hold-out-share", repr(float(self.hold_out_share))]
+        if self.start is not None:
+            # The worker has another working folder.
+            options += ["--from", str(model_folder(self.start).absolute())]
+        for name in ("minutes", "steps", "gamma", "distillation", "wavelet", "seed"):
+            value = getattr(self, name)
+            if value is not None:
+                options += [f"--{name}", repr(value)]
+        for factor in self.factors or ():
+            options += ["--factor", str(factor)]
+        options += [] if self.cross_view else ["--no-cross-view"]
+        return options if self.incremental else [*options, "--no-incremental"]
+
+
+class TrainingRun:
+    """One run in its folder. Call `start`, then `poll` again and again until the state has `ended`; nothing waits.
+
+    All of it belongs to the main thread. Where nobody looks any more, the worker goes on to its end by itself; it ends
+    with a checkpoint once the run is stopped, closed or forgotten, the scene is closed, or this program ends.
+
+    Args:
+        training: scans to train on.
+        folder: of the run, by its full path; made where missing.
+        settings: how to train.
+        held_out: scans to judge the model on; without any, a share of the others is held out.
+        scene: whose closing stops the run.
+        python: the interpreter, as for `start_worker`.
+
+    Raises:
+        InputError: no scan to train on, a folder that holds another run, or no such model.
+    """
+
+    def __init__(
+        self,
+        training: Sequence[StudyScan],
+        folder: str | os.PathLike[str],
+        settings: TrainSettings,
+        held_out: Sequence[StudyScan] = (),
+        *,
+        scene: slicer.vtkMRMLScene | None = None,
+        python: str | None = None,
+    ):
+        self._set_up(folder, scene, python)
+        if not training:
+            raise InputError("Choose at least one scan to train on.")
+        for scan in (*training, *held_out):
+            _check_source(scan)
+        self.folder.check_new()
+        self._options = settings.arguments()
+        self._training, self._held_out, self._further = tuple(training), tuple(held_out), dict(settings.further)
+
+    @classmethod
+    def resumed(
+        cls,
+        folder: str | os.PathLike[str],
+        device: str = "auto",
+        *,
+        scene: slicer.vtkMRMLScene | None = None,
+        python: str | None = None,
+    ) -> TrainingRun:
+        """The run that was stopped in a folder, to go on with its own settings.
+
+        Raises:
+            InputError: there is none.
+        """
+        run = cls.__new__(cls)
+        run._set_up(folder, scene, python)
+        run.folder.check_resumable()
+        run._options = ["--resume", "--device", device]
+        run._training, run._held_out, run._further = (), (), {}
+        return run
+
+    def _set_up(self, folder: str | os.PathLike[str], scene: slicer.vtkMRMLScene | None, python: str | None) -> None:
+        self.folder = RunFolder(Path(folder))
+        self._python = python
+        self._state = JobState(PREPARING, "preparing")
+        self._worker: Worker | None = None
+        self._preparation: threading.Thread | None = None
+        self._prepared: list[list[str] | Exception] = []
+        self._names: dict[str, str] = {}
+        self._asked_to_stop = threading.Event()
+        self._reason: str | None = None
+        self._log = ""
+        self._report: dict[str, Any] | None = None
+        self._scene, self._observer = scene, None
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What the run has found.
+
+        Raises:
+            RuntimeError: it has not come to its end.
+        """
+        if self._report is None:
+            raise RuntimeError(f"{NAME} has no report: it is {self._state.status}.")
+        return self._report
+
+    @property
+    def log(self) -> str:
+        """The last lines that the worker wrote, once it has ended."""
+        return self._log
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the run was asked to stop."""
+        return self._asked_to_stop.is_set()
+
+    def start(self) -> None:
+        """Begin, and return at once.
+
+        Raises:
+            RuntimeError: it was started before.
+        """
+        if self._preparation is not None:
+            raise RuntimeError(f"{NAME} was started before: make a new run.")
+        if self._scene is not None:
+            # The scene outlives runs and must not keep them.
+            me = weakref.ref(self)
+            event = slicer.vtkMRMLScene.StartCloseEvent
+            self._observer = self._scene.AddObserver(event, lambda *_: me() and me()._on_scene_close())
+        self._preparation = threading.Thread(target=self._prepare, daemon=True)
+        self._preparation.start()
+
+    def poll(self) -> JobState:
+        """Where the run stands now."""
+        if not self._state.ended and self._preparation is not None:
+            self._state = self._look()
+            if self._state.ended:
+                self._stop_observing()
+        return self._state
+
+    def stop(self, reason: str | None = None) -> None:
+        """Ask the run to finish its step and write a checkpoint; it may have ended already.
+
+        Args:
+            reason: told in the end, where it was not the user.
+        """
+        if not self.stopping:
+            self._reason = reason
+            self._asked_to_stop.set()
+            if self._worker is not None:
+                self._worker.request_stop()
+
+    def close(self) -> None:
+        """Stop, and look no more: the worker ends by itself."""
+        self.stop()
+        self._stop_observing()
+
+    # Preparing, in a thread
+
+    def _prepare(self) -> None:
+        try:
+            self._prepared.append(self._arguments())
+        except Exception as problem:
+            self._prepared.append(problem)
+
+    def _arguments(self) -> list[str]:
+        folder = self.folder.path
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            scans = [str(self._file_of(scan, number)) for number, scan in enumerate(self._training, 1)]
+            options = list(self._options)
+            for number, scan in enumerate(self._held_out, len(scans) + 1):
+                options += ["--hold-out", str(self._file_of(scan, number))]
+            if self._further:
+                file = folder / SETTINGS_FILE
+                file.write_text(json.dumps(self._further, indent=2) + "\n", encoding="utf-8")
+                options += ["--settings", str(file)]
+        except OSError as problem:
+            raise InputError(
+                f"The folder {folder} cannot be written to ({problem.strerror}): free some space, or choose another "
+                "folder for the run."
+            ) from problem
+        return ["train", *scans, "--output", str(folder), *options, "--progress", "json"]
+
+    def _file_of(self, scan: StudyScan, number: int) -> Path:
+        """The file of a scan. A volume of the scene is written: its voxels and geometry, and nothing of the patient."""
+        if isinstance(scan.source, Path):
+            return scan.source
+        if self.stopping:
+            raise Cancelled
+        # Takes a second to import, and Slicer need not wait for it.
+        from XViewSynthLib.writing import write_volume
+
+        place = self.folder.path / SCANS_FOLDER
+        place.mkdir(exist_ok=True)
+        # Without a name: the user's may be the patient's.
+        path = place / f"volume-{number}.nrrd"
+        self._names[str(path)] = f"The scan {scan.name!r}"
+        write_volume(scan.source, path, overwrite=True)
+        return path
+
+    # Looking
+
+    def _look(self) -> JobState:
+        if self._worker is None:
+            if self._preparation.is_alive():
+                return JobState(PREPARING, "preparing")
+            return self._begin()
+        finished = self._worker.finished
+        state = self._state
+        for printed in self._worker.poll():
+            if "stage" in printed:
+                state = JobState(RUNNING, **printed)
+        if finished:
+            return self._settle(self._end)
+        return JobState(RUNNING, "stopping, which saves what was learned") if self.stopping else state
+
+    def _begin(self) -> JobState:
+        prepared = self._prepared[0]
+        if self.stopping:
+            prepared = Cancelled()
+        return self._settle(lambda: self._start_worker(prepared))
+
+    def _start_worker(self, prepared: list[str] | Exception) -> JobState:
+        if isinstance(prepared, Exception):
+            raise prepared
+        try:
+            self._worker = start_worker(
+                prepared, self.folder.path / WORKER_LOG, self._python, worker_environment(TRAINING), TRAINING
+            )
+        except OSError as error:
+            raise InputError(
+                f"{NAME} could not be started ({error.strerror}): free some space and memory, and restart Slicer."
+            ) from error
+        # Not killed, as an enhancement is: it has something to save.
+        weakref.finalize(self, self._worker.request_stop)
+        self._training = self._held_out = ()
+        return JobState(RUNNING, "starting")
+
+    def _end(self) -> JobState:
+        self._log = self._worker.log_tail()
+        check_exit(NAME, self._worker.exit_code, self._log)
+        self._report = self.folder.read_report()
+        return JobState(DONE, "done", 1, 1, 0.0)
+
+    def _settle(self, step: Any) -> JobState:
+        """The state after `step`, which may end the run."""
+        try:
+            return step()
+        except Cancelled:
+            state = JobState(CANCELLED, "stopped", message=self._stop_sentence())
+        except InputError as problem:
+            state = JobState(FAILED, "failed", message=self._in_the_users_words(str(problem)))
+        except Exception as problem:
+            state = JobState(FAILED, "failed", message=f"{NAME} failed ({problem}): please report it with the log.")
+        if not self.folder.holds_run:
+            self._tidy_up()
+        return state
+
+    def _stop_sentence(self) -> str:
+        parts = [self._reason] if self._reason else []
+        if self.folder.can_resume:
+            parts.append(f"{NAME} was stopped, and what was learned is saved: resume it whenever you like.")
+        else:
+            parts.append(f"{NAME} was stopped before it began.")
+        return " ".join(parts)
+
+    def _in_the_users_words(self, sentence: str) -> str:
+        for path, name in self._names.items():
+            sentence = sentence.replace(path, name)
+        return sentence
+
+    def _tidy_up(self) -> None:
+        """Remove what was put into the folder for a run that did not begin."""
+        folder = self.folder.path
+        shutil.rmtree(folder / SCANS_FOLDER, ignore_errors=True)
+        with suppress(OSError):
+            for name in (WORKER_LOG, SETTINGS_FILE):
+                (folder / name).unlink(missing_ok=True)
+            # Only an empty one goes.
+            folder.rmdir()
+
+    def _on_scene_close(self) -> None:
+        self.stop("The scene was closed.")
+
+    def _stop_observing(self) -> None:
+        if self._observer is not None:
+            self._scene.RemoveObserver(self._observer)
+            self._observer = None
+
+
+def settings_from(given: Mapping[str, Any]) -> TrainSettings:
+    """The settings that a script gave by name.
+
+    Raises:
+        InputError: there is no such setting, or a value that cannot be meant.
+    """
+    known = [entry.name for entry in fields(TrainSettings)]
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise InputError(f"There is no setting {', '.join(unknown)}: the settings are {', '.join(known)}.")
+    return TrainSettings(**given)
+
+
+def _check_source(scan: StudyScan) -> None:
+    if isinstance(scan.source, Volume) and scan.source.shear_degrees:
+        raise InputError(
+            f"The scan {scan.name!r} is sheared by {scan.source.shear_degrees:.1f} degrees, as by a tilted gantry: "
+            "resample it to a grid with right angles first."
+        )
+    if isinstance(scan.source, Path) and not scan.source.is_absolute():
+        raise InputError(f"The scan {scan.name!r} must be given by its full path.")

@@ -1,0 +1,157 @@
+"""The views of a run: observed, before, now and truth in four linked views, loss and gain in plots below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import slicer
+import vtk
+
+from XViewSynthScene.marks import SliceMark
+from XViewSynthScene.views import turn_to_plane
+
+from .plots import TrainingPlots
+from .preview import ROLES
+
+#: Identifies the layout among Slicer's own (below 100) and those of other modules.
+LAYOUT_ID = 70614
+#: Views in one group follow each other; no other views are in this one.
+VIEW_GROUP = 70614
+#: Cuts through the slices of an axial scan, which is where synthetic ones show.
+PLANE = "Coronal"
+
+LOSS_VIEW, GAIN_VIEW = "XVSTrainLoss", "XVSTrainGain"
+
+# Slicer's views of plots hold a point; the colour bar of a slice view tells the views apart.
+_COLORS = {"observed": "#56B4E9", "before": "#E69F00", "now": "#009E73", "truth": "#CC79A7"}
+
+RendererOf = Callable[[str], "vtk.vtkRenderer | None"]
+
+
+def view_name(role: str) -> str:
+    """Layout name of the slice view of a preview volume.
+
+    >>> view_name("now")
+    'XVSTrainNow'
+    """
+    return f"XVSTrain{role.capitalize()}"
+
+
+def layout_description() -> str:
+    """XML of the layout for a `vtkMRMLLayoutNode`."""
+    slices = "".join(_slice_description(role) for role in ROLES)
+    plots = "".join(
+        f'<item><view class="vtkMRMLPlotViewNode" singletontag="{name}">'
+        f'<property name="viewlabel" action="default">{label}</property></view></item>'
+        for name, label in ((LOSS_VIEW, "L"), (GAIN_VIEW, "G"))
+    )
+    rows = (f'<item><layout type="horizontal" split="true">{row}</layout></item>' for row in (slices, plots))
+    return f'<layout type="vertical" split="true">{"".join(rows)}</layout>'
+
+
+def register_layout(layout_node: slicer.vtkMRMLLayoutNode) -> None:
+    """Make the layout known, so that a scene saved with it can be loaded; harmless to repeat."""
+    if not layout_node.IsLayoutDescription(LAYOUT_ID):
+        layout_node.AddLayoutDescription(LAYOUT_ID, layout_description())
+
+
+def _slice_description(role: str) -> str:
+    properties = {
+        "orientation": PLANE,
+        "viewlabel": role[0].upper(),
+        "viewcolor": _COLORS[role],
+        "viewgroup": VIEW_GROUP,
+    }
+    elements = "".join(
+        f'<property name="{name}" action="default">{value}</property>' for name, value in properties.items()
+    )
+    return f'<item><view class="vtkMRMLSliceNode" singletontag="{view_name(role)}">{elements}</view></item>'
+
+
+class TrainingViews:
+    """The layout of a run in Slicer's window.
+
+    Args:
+        scene: that of the nodes.
+        layout_node: of Slicer's layout manager.
+        application_logic: knows the slice logics (`slicer.app.applicationLogic()`).
+        renderer_of: gives the renderer of a view by its layout name, or None; what it shows is written in its corner.
+    """
+
+    def __init__(
+        self,
+        scene: slicer.vtkMRMLScene,
+        layout_node: slicer.vtkMRMLLayoutNode,
+        application_logic: slicer.vtkMRMLApplicationLogic,
+        renderer_of: RendererOf | None = None,
+    ):
+        self._scene, self._layout_node, self._application_logic = scene, layout_node, application_logic
+        self._renderer_of = renderer_of or (lambda name: None)
+        self._former_layout: int | None = None
+        self._marks: dict[str, SliceMark] = {}
+
+    def show(self, plots: TrainingPlots) -> None:
+        """Switch to the layout, and put the charts into their views."""
+        register_layout(self._layout_node)
+        if self._layout_node.GetViewArrangement() != LAYOUT_ID:
+            self._former_layout = self._layout_node.GetViewArrangement()
+            self._layout_node.SetViewArrangement(LAYOUT_ID)
+        for name, chart in ((LOSS_VIEW, plots.loss_chart), (GAIN_VIEW, plots.gain_chart)):
+            view = self._scene.GetSingletonNode(name, "vtkMRMLPlotViewNode")
+            if view is not None:
+                # Another module that plots something would otherwise put it here.
+                view.SetDoPropagatePlotChartSelection(False)
+                view.SetPlotChartNodeID(chart.GetID())
+
+    def put_volumes(self, nodes: Mapping[str, slicer.vtkMRMLScalarVolumeNode]) -> None:
+        """Show the preview's volumes in their views, all at the middle of the region.
+
+        Args:
+            nodes: by role.
+        """
+        for role, node in nodes.items():
+            slice_node = self._scene.GetSingletonNode(view_name(role), "vtkMRMLSliceNode")
+            logic = slice_node and self._application_logic.GetSliceLogic(slice_node)
+            if logic:
+                self._put(role, node, logic)
+
+    def close(self) -> None:
+        """Empty the views and go back to the former layout, unless the user has left; harmless to repeat."""
+        for mark in self._marks.values():
+            mark.remove()
+        self._marks.clear()
+        for role in ROLES:
+            composite = self._scene.GetSingletonNode(view_name(role), "vtkMRMLSliceCompositeNode")
+            if composite is not None:
+                composite.SetBackgroundVolumeID(None)
+        for name in (LOSS_VIEW, GAIN_VIEW):
+            view = self._scene.GetSingletonNode(name, "vtkMRMLPlotViewNode")
+            if view is not None:
+                view.SetPlotChartNodeID(None)
+        if self._layout_node.GetViewArrangement() == LAYOUT_ID:
+            # A scene that was saved with this layout does not tell what was before it.
+            former = self._former_layout
+            standard = slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
+            self._layout_node.SetViewArrangement(standard if former is None else former)
+        self._former_layout = None
+
+    def _put(self, role: str, node: slicer.vtkMRMLScalarVolumeNode, logic: slicer.vtkMRMLSliceLogic) -> None:
+        slice_node, composite = logic.GetSliceNode(), logic.GetSliceCompositeNode()
+        slice_node.SetViewGroup(VIEW_GROUP)
+        turn_to_plane(self._scene, slice_node, PLANE, node)
+        composite.SetLinkedControl(True)
+        composite.SetHotLinkedControl(True)
+        # Slicer puts every volume that is loaded into the views that let it.
+        composite.SetDoPropagateVolumeSelection(False)
+        composite.SetBackgroundVolumeID(node.GetID())
+        composite.SetForegroundVolumeID(None)
+        composite.SetLabelVolumeID(None)
+        width, height, _ = slice_node.GetDimensions()
+        logic.FitSliceToVolume(node, width, height)
+        bounds = [0.0] * 6
+        node.GetRASBounds(bounds)
+        across = ("Sagittal", "Coronal", "Axial").index(PLANE)
+        logic.SetSliceOffset((bounds[2 * across] + bounds[2 * across + 1]) / 2)
+        if role not in self._marks:
+            self._marks[role] = SliceMark(self._renderer_of(view_name(role)), slice_node)
+        self._marks[role].show(node, None, role)
