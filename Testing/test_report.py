@@ -6,6 +6,7 @@ import base64
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,16 +56,35 @@ def log_lines() -> list[dict]:
     return [*gains[:1], *losses, *gains[1:], {"kind": "note", "step": 50, "message": "Halved the learning rate."}]
 
 
-@pytest.fixture
-def run(tmp_path):
-    """A run folder as it is when the report is due, but for the preview."""
-    folder = tmp_path / f"run of {NAME}"
+def make_run(parent: Path) -> Path:
+    """A run folder with settings and the names of its scans, without log and preview, which take time to draw."""
+    folder = parent / f"run of {NAME}"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(TrainingConfig(gamma=0.125).to_dict()))
-    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log_lines()))
-    paths = {"training": [f"/data/{NAME}/{NAME}.nii.gz"], "held_out": [f"/data/{NAME}/held.nrrd"]}
-    (folder / "scans.json").write_text(json.dumps(paths))
+    write_study(folder, training=[f"/data/{NAME}/{NAME}.nii.gz"], held_out=[f"/data/{NAME}/held.nrrd"])
     return folder
+
+
+def write_study(folder: Path, **paths: list[str]) -> None:
+    (folder / "scans.json").write_text(json.dumps(paths))
+
+
+def write_log(folder: Path, *more: dict) -> None:
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in (*log_lines(), *more)))
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    return make_run(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Page:
+    """The page of a run that has everything."""
+    run = make_run(tmp_path_factory.mktemp("whole"))
+    write_log(run)
+    write_preview(run)
+    return page_of(run)
 
 
 def write_preview(folder, truth: Volume | None = None, names=tuple(figures.PREVIEW)) -> None:
@@ -139,25 +159,35 @@ class TestFiles:
 
 
 class TestPage:
-    def test_every_element_is_closed(self, run):
-        write_preview(run)
-        assert page_of(run).open == []
+    def test_every_element_is_closed(self, page):
+        assert page.open == []
 
-    def test_nothing_is_fetched(self, run):
-        write_preview(run)
-        links = page_of(run).links
-        assert links
-        assert all(link.startswith("data:image/") for link in links)
+    def test_nothing_is_fetched(self, page):
+        assert page.links
+        assert all(link.startswith("data:image/") for link in page.links)
 
-    def test_verdict_and_what_it_means(self, run):
-        words = page_of(run).words
-        assert "0.42 dB better than the model it started from" in words
+    def test_verdict_and_what_it_means(self, page):
+        assert "0.42 dB better than the model it started from" in page.words
         # 10 ** (-2.4 / 20) is 0.76.
-        assert "its typical error (root mean square) is 24 % smaller" in words
-        assert "not a diagnosis" in words
+        assert "its typical error (root mean square) is 24 % smaller" in page.words
+        assert "This was measured on 1 scan." in page.words
+        assert "not a diagnosis" in page.words
 
-    def test_gains_before_and_after(self, run):
-        assert "x4 over cubic +2.50 dB +2.80 dB +0.30 dB" in page_of(run).words
+    def test_gains_before_and_after(self, page):
+        assert "x4 over cubic +2.50 dB +2.80 dB +0.30 dB" in page.words
+
+    def test_settings_counts_and_notes(self, page):
+        assert "γ, share of the smallest differences that views distil 0.125" in page.words
+        assert "scans slices mm apart 1 60 2.5" in page.words
+        assert "50 Halved the learning rate." in page.words
+
+    def test_curves_and_picture(self, page):
+        assert set(page.images) == {
+            "Held-out gain",
+            "Loss",
+            "Learning rate",
+            "Held-out slices before and after training",
+        }
 
     def test_a_run_in_vain_says_so(self, run):
         assert "Training brought nothing" in page_of(run, beats_start=False).words
@@ -172,42 +202,32 @@ class TestPage:
         assert "cannot say how good the model is" in words
         assert "smaller" not in words
 
-    def test_settings_counts_and_notes(self, run):
-        words = page_of(run).words
-        assert "γ, share of the smallest differences that views distil 0.125" in words
-        assert "scans slices mm apart 1 60 2.5" in words
-        assert "50 Halved the learning rate." in words
+    def test_slices_of_the_same_scan_are_the_easiest_case(self, run):
+        write_study(run, training=["only.nrrd"], held_out=[])
+        assert "other slices of the very scan it was trained on" in page_of(run).words
 
-    def test_curves_and_picture(self, run):
-        write_preview(run)
-        images = page_of(run).images
-        assert set(images) == {
-            "Held-out gain",
-            "Loss",
-            "Learning rate",
-            "Held-out slices before and after training",
-        }
+
+@pytest.fixture(scope="module")
+def revealing(tmp_path_factory) -> tuple[Path, str]:
+    """A run whose every text names the patient, and its page, decoded pictures included."""
+    run = make_run(tmp_path_factory.mktemp("private"))
+    write_preview(run)
+    write_log(run, {"kind": "note", "step": 9, "message": f"/data/{NAME}/{NAME}.nii.gz cannot be read; see {run}."})
+    write_report(run, make_report(message=f"{NAME}.nii.gz was odd."))
+    page = (run / "report.html").read_text(encoding="utf-8")
+    pictures = re.findall(r'src="data:image/[^;]+;base64,([^"]+)"', page)
+    return run, page + "".join(base64.b64decode(picture).decode("utf-8", "replace") for picture in pictures)
 
 
 class TestPrivacy:
-    @pytest.fixture
-    def source(self, run):
-        """The page of a run whose every text names the patient, decoded pictures included."""
-        write_preview(run)
-        note = {"kind": "note", "step": 9, "message": f"/data/{NAME}/{NAME}.nii.gz cannot be read; see {run}."}
-        with open(run / "log.jsonl", "a") as log:
-            log.write(json.dumps(note) + "\n")
-        write_report(run, make_report(message=f"{NAME}.nii.gz was odd."))
-        page = (run / "report.html").read_text(encoding="utf-8")
-        pictures = re.findall(r'src="data:image/[^;]+;base64,([^"]+)"', page)
-        return page + "".join(base64.b64decode(picture).decode("latin-1") for picture in pictures)
-
-    def test_no_name_of_a_file_or_folder(self, source):
+    def test_no_name_of_a_file_or_folder(self, revealing):
+        _, source = revealing
         assert "cannot be read" in source
         assert NAME not in source
         assert "/data/" not in source
 
-    def test_no_time_and_no_path_of_this_machine(self, source, run):
+    def test_no_time_and_no_path_of_this_machine(self, revealing):
+        run, source = revealing
         assert str(run.parent) not in source
         assert "dc:date" not in source
 
@@ -238,7 +258,6 @@ class TestMissing:
 
     @pytest.mark.parametrize("content", [None, "", '{"kind": "loss", "st'])
     def test_log(self, run, content):
-        (run / "log.jsonl").unlink()
         if content is not None:
             (run / "log.jsonl").write_text(content)
         assert "Nothing was logged." in page_of(run).words
@@ -249,8 +268,7 @@ class TestMissing:
 
     def test_gains_that_are_no_numbers(self, run):
         unknown = dict.fromkeys(gain(0, 0))
-        with open(run / "log.jsonl", "a") as log:
-            log.write(json.dumps({"kind": "gain", "step": 60, "seconds": 1, "gain": {"2": unknown}}) + "\n")
+        write_log(run, {"kind": "gain", "step": 60, "seconds": 1, "gain": {"2": unknown}})
         assert "x2 over linear +2.00 dB – –" in page_of(run, after={"2": unknown}).words
 
 

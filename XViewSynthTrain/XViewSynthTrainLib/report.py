@@ -89,7 +89,7 @@ def _page(folder: Path, report: dict[str, Any]) -> str:
     sections = [
         _heading(report, name),
         f'<p class="verdict{_verdict_class(report)}">{escape(hide(str(report.get("message", ""))))}</p>',
-        _meaning(report),
+        _meaning(report, _is_one_scan(folder)),
         _gains(report),
         _pictures(folder, report, log),
         _curves(report, log),
@@ -125,7 +125,7 @@ def _verdict_class(report: dict[str, Any]) -> str:
     return {True: " better", False: " not-better"}.get(report.get("beats_start"), "")
 
 
-def _meaning(report: dict[str, Any]) -> str:
+def _meaning(report: dict[str, Any], is_one_scan: bool) -> str:
     """What a clinician may conclude, and may not."""
     sentences = []
     reached, had = (_mean_gain(report.get(key)) for key in ("after", "before"))
@@ -136,23 +136,29 @@ def _meaning(report: dict[str, Any]) -> str:
         )
     else:
         sentences.append(
-            "Slices were left out of scans that the model was not trained on, and restored. "
+            "Parts of scans that the model was not trained on lost slices on purpose, and it restored them. "
             f"{_error_sentence('The delivered model', reached)}"
         )
         if report.get("beats_start") and had is not None:
             sentences.append(_error_sentence("The model that training started from", had))
         sentences.append(_advice(report.get("beats_start"), reached))
-        count = len(report.get("held_out_scans") or [])
-        if count:
-            sentences.append(
-                f"This was measured on {_count(count, 'scan')}. Scans of another scanner, dose, contrast or part of "
-                "the body may fare better or worse: check the model on the scan at hand."
-            )
+        sentences.append(_reservation(is_one_scan, len(report.get("held_out_scans") or [])))
     paragraphs = "\n".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
     return (
         f"<h2>What this means</h2>\n{paragraphs}\n"
         "<p><strong>Synthetic slices are predictions and not a diagnosis.</strong> They can miss what lies between two "
         "observed slices, and show what is not there. Decide on observed slices.</p>"
+    )
+
+
+def _reservation(is_one_scan: bool, count: int) -> str:
+    if is_one_scan:
+        measured = "This was measured on other slices of the very scan it was trained on, which is the easiest case."
+    else:
+        measured = f"This was measured on {_count(count, 'scan')}." if count else "This was measured on few scans."
+    return (
+        f"{measured} The same slices told when to stop training, which flatters the figures a little. Scans of another "
+        "scanner, dose, contrast or part of the body may fare worse: check the model on the scan at hand."
     )
 
 
@@ -213,7 +219,7 @@ def _pictures(folder: Path, report: dict[str, Any], log: Sequence[dict[str, Any]
     if address is None:
         return '<h2>Before and after</h2>\n<p class="small">There is no preview of held-out slices to show.</p>'
     caption = (
-        f"A held-out region of which every {min(factors)}. slice was left. Below: a part of it, and how far each is "
+        f"A held-out region of which one slice in {min(factors)} was left. Below: a part of it, and how far each is "
         "from the truth. Where slices were left, predictions have no error."
     )
     return "<h2>Before and after</h2>\n" + _figure(address, "Held-out slices before and after training", caption)
@@ -322,13 +328,27 @@ def _without_infinities(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _study(folder: Path) -> tuple[list[str], list[str]]:
+    """Paths of the scans that were trained on, and of those that the user kept from it."""
+    try:
+        study = json.loads((folder / "scans.json").read_text(encoding="utf-8"))
+        return list(study["training"]), list(study["held_out"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return [], []
+
+
+def _is_one_scan(folder: Path) -> bool:
+    """Whether there was nothing to judge on but slices of the scan that was trained on."""
+    training, held_out = _study(folder)
+    return len(training) == 1 and not held_out
+
+
 def _hiding_names(folder: Path) -> Callable[[str], str]:
     """A function that takes the run's folder, and the files and folders of its scans, out of a text."""
     names: set[str] = {str(folder), str(folder.resolve())}
-    with suppress(OSError, ValueError, TypeError, AttributeError):
-        study = json.loads((folder / "scans.json").read_text(encoding="utf-8"))
-        for path in map(Path, [*study.get("training", []), *study.get("held_out", [])]):
-            names |= {str(path), path.name, path.name[: len(path.name) - len(suffix_of(path))]}
+    training, held_out = _study(folder)
+    for path in map(Path, [*training, *held_out]):
+        names |= {str(path), path.name, path.name[: len(path.name) - len(suffix_of(path))]}
     # The longest first, or what is left of a path would still tell.
     ordered = sorted((name for name in names if len(name) >= _SHORTEST_NAME), key=len, reverse=True)
     pattern = re.compile("|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in ordered))
