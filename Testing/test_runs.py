@@ -4,26 +4,70 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+import torch
 
-from scans import affine_from, anatomy
-from tiny import NETWORK
-from XViewSynthLib import InputError, Volume, enhance, load_model, read_volume, write_volume
+from scans import affine_from, anatomy, write_dicom_series
+from tiny import NETWORK, make_card, make_network
+from XViewSynthLib import Cancelled, InputError, Volume, enhance, load_model, read_volume, write_volume
 from XViewSynthLib.job import Job
+from XViewSynthLib.models import save_model
+from XViewSynthLib.networks import ThreeViewNetwork
 from XViewSynthTrainLib.ablation import ARMS, ablate
+from XViewSynthTrainLib.checkpoints import NAME as CHECKPOINT
+from XViewSynthTrainLib.checkpoints import load_checkpoint
 from XViewSynthTrainLib.command import register_ablate, register_train
 from XViewSynthTrainLib.config import TrainingConfig
-from XViewSynthTrainLib.runs import make_card, steps_within, train
+from XViewSynthTrainLib.runlog import read_log
+from XViewSynthTrainLib.runs import make_card as make_trained_card
+from XViewSynthTrainLib.runs import steps_within, train
 
 SETTINGS = {"steps": 4, "slices": 4, "pixels": 16, "batch": 1, "network": NETWORK}
+#: Wild steps, few enough to be harmful.
+HARMFUL = {**SETTINGS, "learning_rate": 0.5, "steps": 6}
 
 
 @pytest.fixture(scope="module")
 def thin(tmp_path_factory):
     """A file of a thin scan, named after a patient as such files often are."""
     path = tmp_path_factory.mktemp("scans") / "Doe^Jane.nrrd"
-    write_volume(Volume(anatomy((21, 24, 28)), affine_from((0.8, 0.8, 1.0))), path)
+    write_volume(Volume(anatomy((41, 24, 28)), affine_from((0.8, 0.8, 1.0))), path)
     return path
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """A file of a thin scan of few slices."""
+    path = tmp_path_factory.mktemp("scans") / "short.nrrd"
+    write_volume(Volume(anatomy((13, 24, 28), seed=1), affine_from((0.8, 0.8, 1.0))), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def bars(tmp_path_factory):
+    """A file of a scan that can be learned in seconds: bars that lean."""
+    k, _, i = np.indices((41, 24, 28))
+    path = tmp_path_factory.mktemp("scans") / "bars.nrrd"
+    hu = (500 * np.sign(np.sin(0.7 * (i + 1.5 * k)))).astype(np.int16)
+    write_volume(Volume(hu, affine_from((0.8, 0.8, 1.0))), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def untrained_model(tmp_path_factory):
+    """It answers with the spline, and so is hard to beat on a smooth scan in a few wild steps."""
+    folder = tmp_path_factory.mktemp("models") / "untrained"
+    save_model(folder, ThreeViewNetwork(**NETWORK), make_card())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def poor_model(tmp_path_factory):
+    """Its weights are random."""
+    folder = tmp_path_factory.mktemp("models") / "poor"
+    save_model(folder, make_network(), make_card())
+    return folder
 
 
 @pytest.fixture
@@ -49,44 +93,170 @@ def run_command(tmp_path):
 
 class TestTrain:
     def test_gives_a_model_that_enhances(self, thin, tmp_path):
-        model = train([thin], tmp_path / "run", SETTINGS, name="mine")
-        assert load_model(model.folder).sha256 == model.sha256
-        scan = read_volume(thin)
-        assert enhance(scan, 2, model=str(model.folder)).volume.voxels.shape[0] == 41
-
-    def test_the_card_tells_counts_and_no_names(self, thin, tmp_path):
-        model = train([thin], tmp_path / "run", SETTINGS)
-        text = (model.folder / "card.json").read_text()
-        assert "Doe" not in text
-        assert model.card["training_data"][0]["slices"] == 21
-        assert model.card["training"]["steps"] == 4
+        report = train([thin], tmp_path / "run", SETTINGS, name="mine")
+        model = load_model(tmp_path / "run" / "model")
+        assert (model.name, model.sha256) == (report["model"]["name"], report["model"]["sha256"])
+        assert enhance(read_volume(thin), 2, model=model).volume.voxels.shape[0] == 81
 
     def test_starts_from_a_model_and_keeps_its_network(self, thin, tmp_path, tiny_model):
-        model = train([thin], tmp_path / "run", {**SETTINGS, "network": {}}, start=str(tiny_model))
-        assert model.card["network"] == NETWORK
-        assert model.card["training"]["started_from"] == load_model(tiny_model).sha256
-        assert [entry["name"] for entry in model.card["training_data"]] == ["nothing", "scan 1"]
+        settings = {**SETTINGS, "network": {}}
+        train([thin], tmp_path / "run", settings, start=str(tiny_model), hold_out_share=0)
+        card = load_model(tmp_path / "run" / "model").card
+        assert card["network"] == NETWORK
+        assert card["training"]["started_from"] == load_model(tiny_model).sha256
+        assert [entry["name"] for entry in card["training_data"]] == ["nothing", "scan 1"]
 
-    def test_goes_on_where_it_stopped(self, thin, tmp_path):
-        whole = train([thin], tmp_path / "whole", SETTINGS)
-        answers = iter([False, False, True])
-        with pytest.raises(Exception, match="Stopped after step 2"):
-            train([thin], tmp_path / "run", SETTINGS, should_cancel=lambda: next(answers))
-        assert train([thin], tmp_path / "run", {}, resume=True).sha256 == whole.sha256
+    @pytest.mark.parametrize("stopped_after", [1, 3])
+    def test_goes_on_where_it_stopped(self, thin, tmp_path, stopped_after):
+        train([thin], tmp_path / "whole", SETTINGS)
+        done = []
+        with pytest.raises(Cancelled, match=f"Stopped after step {stopped_after}"):
+            train(
+                [thin], tmp_path / "run", SETTINGS,
+                progress=lambda told: done.append(told.done) if told.stage == "training" else None,
+                should_cancel=lambda: stopped_after in done,
+            )  # fmt: skip
+        train([], tmp_path / "run", resume=True)
+        whole, run = (load_checkpoint(tmp_path / name / CHECKPOINT)[0] for name in ("whole", "run"))
+        assert all(torch.equal(whole[name], run[name]) for name in whole)
+        assert [e["kind"] for e in read_log(tmp_path / "run")] == [e["kind"] for e in read_log(tmp_path / "whole")]
 
     def test_a_bad_name_is_told_before_the_work(self, thin, tmp_path):
         with pytest.raises(InputError, match="Choose a name"):
             train([thin], tmp_path / "run", SETTINGS, name="a/b")
+        assert not (tmp_path / "run").exists()
+
+    def test_no_scan_is_told(self, tmp_path):
+        with pytest.raises(InputError, match="at least one scan"):
+            train([], tmp_path / "run", SETTINGS)
+
+    def test_a_run_is_not_overwritten(self, thin, tmp_path):
+        train([thin], tmp_path / "run", SETTINGS)
+        before = (tmp_path / "run" / "scans.json").read_text()
+        with pytest.raises(InputError, match="holds a run already"):
+            train([thin], tmp_path / "run", SETTINGS, name="other")
+        assert (tmp_path / "run" / "scans.json").read_text() == before
+
+    def test_without_a_run_there_is_nothing_to_resume(self, tmp_path):
+        with pytest.raises(InputError, match="Start without --resume"):
+            train([], tmp_path / "run", resume=True)
+
+    def test_a_folder_that_cannot_be_made_is_told(self, thin, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(InputError, match="Choose another folder"):
+            train([thin], tmp_path / "file" / "run", SETTINGS)
 
     @pytest.mark.parametrize("minutes", [0, -3, float("inf"), float("nan")])
     def test_a_length_that_is_none_is_told(self, thin, tmp_path, minutes):
         with pytest.raises(InputError, match="positive number of minutes"):
             train([thin], tmp_path / "run", SETTINGS, minutes=minutes)
 
-    def test_minutes_become_steps(self, thin):
-        config = TrainingConfig(**SETTINGS)
-        scans = [read_volume(thin)]
-        assert steps_within(60, scans, config, "cpu") > steps_within(1e-6, scans, config, "cpu") == 1
+    def test_minutes_become_steps(self, thin, tmp_path):
+        report = train([thin], tmp_path / "run", {**SETTINGS, "steps": 10**6, "patience": 0}, minutes=0.05)
+        assert report["steps"] == json.loads((tmp_path / "run" / "config.json").read_text())["steps"] < 10**6
+
+    def test_no_time_is_still_a_step(self, thin):
+        assert steps_within(1e-6, [read_volume(thin)], TrainingConfig(**SETTINGS), "cpu") == 1
+
+
+class TestHoldOut:
+    def test_of_a_single_scan_the_upper_slices_are_held_out(self, thin, tmp_path):
+        report = train([thin], tmp_path / "run", SETTINGS)
+        assert [scan["slices"] for scan in report["training_scans"]] == [30]
+        assert [scan["slices"] for scan in report["held_out_scans"]] == [11]
+
+    def test_of_several_scans_the_last_ones(self, thin, short, tmp_path):
+        report = train([thin, thin, short], tmp_path / "run", SETTINGS, hold_out_share=0.3)
+        assert [scan["slices"] for scan in report["training_scans"]] == [41, 41]
+        assert [scan["slices"] for scan in report["held_out_scans"]] == [13]
+
+    def test_named_ones(self, thin, short, tmp_path):
+        report = train([thin], tmp_path / "run", SETTINGS, hold_out=[short])
+        assert [scan["slices"] for scan in report["training_scans"]] == [41]
+        assert [scan["slices"] for scan in report["held_out_scans"]] == [13]
+
+    def test_or_none(self, thin, tmp_path):
+        report = train([thin], tmp_path / "run", SETTINGS, hold_out_share=0)
+        assert (report["after"], report["beats_start"]) == ({}, None)
+        assert "nobody knows yet how good it is" in report["message"]
+        assert not (tmp_path / "run" / "preview").exists()
+
+    @pytest.mark.parametrize("share", [-0.1, 1.0])
+    def test_a_share_that_is_none_is_told(self, thin, tmp_path, share):
+        with pytest.raises(InputError, match="Hold out a share from 0 to below 1"):
+            train([thin], tmp_path / "run", SETTINGS, hold_out_share=share)
+
+    def test_gains_are_told_from_before_the_first_step_on(self, thin, tmp_path):
+        train([thin], tmp_path / "run", {**SETTINGS, "judgements": 2})
+        assert [entry["step"] for entry in read_log(tmp_path / "run") if entry["kind"] == "gain"] == [0, 2, 4]
+
+    def test_there_is_something_to_see(self, thin, tmp_path):
+        train([thin], tmp_path / "run", SETTINGS)
+        preview = tmp_path / "run" / "preview"
+        assert sorted(path.stem for path in preview.iterdir()) == ["before", "now", "observed", "truth"]
+        assert not (read_volume(preview / "now.nrrd").voxels == read_volume(preview / "truth.nrrd").voxels).all()
+
+
+class TestVerdict:
+    """What a run delivers is never worse than what it began with."""
+
+    def test_training_that_helped_is_delivered(self, bars, tmp_path, poor_model):
+        settings = {**SETTINGS, "steps": 120, "learning_rate": 3e-3, "cross_view_from": 1.0}
+        report = train([bars], tmp_path / "run", settings, start=str(poor_model))
+        assert report["beats_start"] is True
+        assert report["after"]["2"]["over_better_db"] > report["before"]["2"]["over_better_db"] + 1
+        assert "better than the model it started from" in report["message"]
+        assert load_model(tmp_path / "run" / "model").name == "trained"
+
+    def test_after_training_that_did_not_help_it_is_what_it_began_with(self, thin, tmp_path, untrained_model):
+        report = train([thin], tmp_path / "run", HARMFUL, start=str(untrained_model))
+        assert report["beats_start"] is False
+        assert report["after"] == report["before"]
+        assert "did not beat 'small'" in report["message"]
+        assert report["model"]["sha256"] == load_model(untrained_model).sha256
+
+    def test_from_scratch_there_is_nothing_to_beat(self, thin, tmp_path):
+        report = train([thin], tmp_path / "run", SETTINGS)
+        assert report["beats_start"] is None
+        assert "dB over the better interpolation" in report["message"]
+
+    def test_an_early_end_is_told(self, thin, tmp_path, untrained_model):
+        settings = {**HARMFUL, "judgements": 6, "patience": 2}
+        report = train([thin], tmp_path / "run", settings, start=str(untrained_model))
+        assert (report["status"], report["steps"]) == ("stopped early", 2)
+
+
+class TestPrivacy:
+    """Whoever is given a model or a report must not learn whose scans it was trained on."""
+
+    PLANTED = ("Doe^Jane", "19541224", "PID-4711", "Hospital of Springfield")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def run(cls, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("privacy")
+        scan = Volume(anatomy((41, 24, 28)), affine_from((0.8, 0.8, 1.0)))
+        name, birth, number, place = cls.PLANTED
+        write_dicom_series(
+            folder / "scans" / name, scan, PatientName=name, PatientBirthDate=birth, PatientID=number,
+            InstitutionName=place, thickness=1.0,
+        )  # fmt: skip
+        train([folder / "scans" / name], folder / "run", SETTINGS)
+        return folder / "run"
+
+    def test_is_kept_by_the_model_and_the_report(self, run):
+        shared = [*(run / "model").iterdir(), run / "report.json", run / "report.html", run / "log.jsonl"]
+        shared += [*run.glob("events.*"), *(run / "preview").iterdir(), run / "config.json"]
+        for path in shared:
+            content = path.read_bytes()
+            assert not [planted for planted in self.PLANTED if planted.encode() in content], path.name
+
+    def test_only_the_list_of_scans_names_files(self, run):
+        assert "Doe^Jane" in (run / "scans.json").read_text()
+
+    def test_the_card_tells_counts(self, run):
+        entry = load_model(run / "model").card["training_data"][0]
+        assert (entry["slices"], entry["slice_spacing_mm"]) == (30, 1.0)
 
 
 class TestCard:
@@ -95,7 +265,7 @@ class TestCard:
         [({"cross_view_from": 1.0}, 0), ({"incremental_from": 1.0}, 1), ({}, 2), ({"increments": 2}, 3)],
     )
     def test_tells_the_level(self, settings, level):
-        assert f"up to level {level}" in make_card("m", TrainingConfig(**settings), [])["description"]
+        assert f"up to level {level}" in make_trained_card("m", TrainingConfig(**settings), [])["description"]
 
 
 class TestAblation:
@@ -130,7 +300,7 @@ class TestAblation:
         folder, _ = trained
         ablate([thin], folder, SETTINGS, seeds=2, validate=[thin], factors=[2], center=16)
         whole, middle = read_volume(thin), read_volume(folder / "validation" / thin.name)
-        assert middle.voxels.shape == (21, 16, 16)
+        assert middle.voxels.shape == (41, 16, 16)
         i, j, k = (round(index) for index in whole.ras_to_ijk(middle.origin))
         assert (middle.voxels == whole.voxels[k:, j : j + 16, i : i + 16]).all()
 
@@ -161,9 +331,25 @@ class TestCommandLine:
         said = run_command(
             "train", thin, "--output", tmp_path / "run", "--gamma", 0.5, "--wavelet", 0, "--no-incremental"
         )
-        assert "Trained trained" in said[0]
+        assert "over the better interpolation" in said[0]
+        assert str(tmp_path / "run" / "report.html") in said[1]
         training = load_model(tmp_path / "run" / "model").card["training"]
         assert (training["gamma"], training["incremental_from"], training["weights"]["wavelet"]) == (0.5, 1.0, 0)
+
+    def test_hold_out(self, thin, short, tmp_path, run_command):
+        run_command("train", thin, "--output", tmp_path / "run", "--hold-out", short)
+        held_out = json.loads((tmp_path / "run" / "report.json").read_text())["held_out_scans"]
+        assert [scan["slices"] for scan in held_out] == [13]
+
+    def test_factors(self, thin, tmp_path, run_command):
+        run_command("train", thin, "--output", tmp_path / "run", "--factor", 2, "--factor", 3)
+        assert load_model(tmp_path / "run" / "model").card["factors"] == [2, 3]
+
+    def test_resume_knows_its_scans(self, thin, tmp_path, run_command):
+        run_command("train", thin, "--output", tmp_path / "run")
+        with pytest.raises(InputError, match="Leave the scans out with --resume"):
+            run_command("train", thin, "--output", tmp_path / "run", "--resume")
+        assert run_command("train", "--output", tmp_path / "run", "--resume")
 
     def test_level_0_alone(self, thin, tmp_path, run_command):
         run_command("train", thin, "--output", tmp_path / "run", "--no-cross-view")

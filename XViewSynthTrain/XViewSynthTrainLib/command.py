@@ -7,19 +7,49 @@ from XViewSynthLib.errors import InputError
 from XViewSynthLib.job import Job
 
 
+#: A step with large blocks takes long on a slow machine, and stopping must not lose what was learned.
+_GRACE_SECONDS = 60.0
+
+
 def register_train(subparsers: argparse._SubParsersAction) -> None:
     """Add `train`."""
     parser = subparsers.add_parser(
         "train",
         help="train or fine-tune a model on scans, without ground truth",
         description="Train the three views on scans by incremental cross-view mutual distillation. The run folder gets "
-        "the settings, a log, a checkpoint a minute, and at the end the model.",
+        "the settings, a log, events for TensorBoard, a checkpoint a minute, the best model so far, and at the end a "
+        "report. Started by torchrun, several processes share every step.",
     )
-    _add_scans(parser)
+    _add_scans(parser, "*")
     parser.add_argument("--output", required=True, type=Path, metavar="RUN_FOLDER")
     parser.add_argument("--from", dest="start", metavar="MODEL", help="start from a model, by name or folder")
     parser.add_argument("--name", default="trained", help="name of the new model (default: %(default)s)")
-    parser.add_argument("--resume", action="store_true", help="go on where the run in RUN_FOLDER stopped")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on where the run in RUN_FOLDER stopped; it knows its scans"
+    )
+    parser.add_argument(
+        "--hold-out",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="SCAN",
+        help="judge the model on this scan, and do not train on it; may be repeated",
+    )
+    parser.add_argument(
+        "--hold-out-share",
+        type=float,
+        default=0.25,
+        metavar="SHARE",
+        help="without --hold-out: the share of the scans, or of the slices of a single one, to judge on "
+        "(default: %(default)s; 0 for none)",
+    )
+    parser.add_argument(
+        "--factor",
+        action="append",
+        type=_whole,
+        metavar="N",
+        help="train only for this factor; may be repeated (default: 2 to 8)",
+    )
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=_whole, metavar="N", help="length of the run (default: 4000)")
     length.add_argument("--minutes", type=float, metavar="M", help="length of the run, measured at its beginning")
@@ -30,7 +60,7 @@ def register_train(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--wavelet", type=float, metavar="WEIGHT", help="default: 0.1; 0 switches it off")
     parser.add_argument("--seed", type=int)
     _add_common(parser)
-    parser.set_defaults(run=_train)
+    parser.set_defaults(run=_train, grace_seconds=_GRACE_SECONDS)
 
 
 def register_ablate(subparsers: argparse._SubParsersAction) -> None:
@@ -42,7 +72,7 @@ def register_ablate(subparsers: argparse._SubParsersAction) -> None:
         "their mean), plain distillation, selective distillation, and with the incremental level. With --validate, "
         "measure them as xviewsynth bench does. A run that is complete already is not trained again.",
     )
-    _add_scans(parser)
+    _add_scans(parser, "+")
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
     parser.add_argument("--validate", nargs="+", default=[], type=Path, metavar="SCAN", help="thin scans to measure on")
     parser.add_argument("--factor", action="append", type=int, metavar="N", help="to measure at (default: 2 and 4)")
@@ -51,11 +81,11 @@ def register_ablate(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--steps", type=_whole, default=300, metavar="N", help="of every run (default: %(default)s)")
     parser.add_argument("--seeds", type=_whole, default=3, metavar="N", help="runs an arm (default: %(default)s)")
     _add_common(parser)
-    parser.set_defaults(run=_ablate)
+    parser.set_defaults(run=_ablate, grace_seconds=_GRACE_SECONDS)
 
 
-def _add_scans(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("scans", nargs="+", type=Path, metavar="SCAN", help="NRRD, NIfTI, MHA/MHD or a DICOM folder")
+def _add_scans(parser: argparse.ArgumentParser, count: str) -> None:
+    parser.add_argument("scans", nargs=count, type=Path, metavar="SCAN", help="NRRD, NIfTI, MHA/MHD or a DICOM folder")
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -68,12 +98,17 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(arguments: argparse.Namespace, job: Job) -> None:
-    from .runs import train
+    from .report import REPORT_PAGE
+    from .runs import MODEL_FOLDER, train
 
-    model = train(
+    if arguments.resume and arguments.scans:
+        raise InputError("Leave the scans out with --resume: the run knows them.")
+    report = train(
         arguments.scans,
         arguments.output,
         _settings(arguments),
+        hold_out=arguments.hold_out,
+        hold_out_share=arguments.hold_out_share,
         name=arguments.name,
         start=arguments.start,
         minutes=arguments.minutes,
@@ -82,7 +117,9 @@ def _train(arguments: argparse.Namespace, job: Job) -> None:
         progress=job.progress,
         should_cancel=job.should_cancel,
     )
-    job.say(f"Trained {model.name}: use it with --model {model.folder}.")
+    if report:
+        job.say(report["message"])
+        job.say(f"Use it with --model {arguments.output / MODEL_FOLDER}; more in {arguments.output / REPORT_PAGE}.")
 
 
 def _ablate(arguments: argparse.Namespace, job: Job) -> None:
@@ -123,6 +160,8 @@ def _settings(arguments: argparse.Namespace) -> dict:
         settings["cross_view_from"] = 1.0
     if given.get("no_incremental"):
         settings["incremental_from"] = 1.0
+    if given.get("factor") and given["run"] is _train:
+        settings["factor_shares"] = dict.fromkeys(given["factor"], 1.0)
     weights = {name: given[name] for name in ("distillation", "wavelet") if given.get(name) is not None}
     if weights:
         settings["weights"] = settings.get("weights", {}) | weights

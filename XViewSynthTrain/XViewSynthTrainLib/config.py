@@ -65,6 +65,8 @@ class TrainingConfig:
     judgements: int = 12
     #: So many judgements in a row without more gain end the run; 0 never ends it early.
     patience: int = 5
+    #: How often the state is saved: no more than this is lost when the process is killed.
+    checkpoint_seconds: float = 45.0
     #: Keyword arguments of `ThreeViewNetwork`; written out, so that a model's card does not depend on its defaults.
     network: dict[str, int] = field(default_factory=lambda: dict(NETWORK))
 

@@ -133,6 +133,7 @@ def _told(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as problem:
+        reason = problem.strerror or problem
         raise InputError(
-            f"Make room or choose another folder: the log in {folder} cannot be written ({problem.strerror or problem})."
+            f"Make room or choose another folder: the log in {folder} cannot be written ({reason})."
         ) from problem

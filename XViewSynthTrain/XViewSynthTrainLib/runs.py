@@ -1,33 +1,104 @@
 """A whole training run: from scans on disk to a model folder with its card."""
 
+from __future__ import annotations
+
+import json
+import math
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from XViewSynthLib.acquisition import acquisition_axis
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.hardware import resolve_device
 from XViewSynthLib.models import Model, load_model, save_model
-from XViewSynthLib.networks import INTENSITY_RANGE
+from XViewSynthLib.networks import INTENSITY_RANGE, ThreeViewNetwork
+from XViewSynthLib.outputs import Outputs
 from XViewSynthLib.progress import Progress
 from XViewSynthLib.reading import read_volume
+from XViewSynthLib.selfcheck import cancel_check
 from XViewSynthLib.volume import Volume
 
 from .config import TrainingConfig
-from .trainer import Trainer
+from .heldout import VERDICT_VOXELS, WATCHED_VOXELS, Gain, HeldOut, mean_gain, write_example, write_preview
+from .regions import split_slices
+from .report import write_report
+from .runlog import gains_to_json
+from .team import Team, team_of_torchrun
+from .trainer import Trainer, refuse_existing_run, stored_config
 
 MODEL_FOLDER = "model"
+PREVIEW_FOLDER = "preview"
+SCANS_FILE = "scans.json"
+HOLD_OUT_SHARE = 0.25
+#: What a run is judged at, unless it trains other factors.
+_USUAL_FACTORS = (2, 4)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
+@dataclass(frozen=True)
+class Study:
+    """What a run works on; kept in its folder, so that it can be resumed without being told again.
+
+    Attributes:
+        training: files or DICOM folders.
+        held_out: files or DICOM folders kept from training.
+        hold_out_share: where no scan is named in `held_out`, the share to hold out: of several scans the last ones,
+            of a single scan its upper slices. 0 for none: nothing is judged then.
+        start: folder of the model to start from, or None.
+        name: of the new model.
+    """
+
+    training: tuple[str, ...]
+    held_out: tuple[str, ...] = ()
+    hold_out_share: float = HOLD_OUT_SHARE
+    start: str | None = None
+    name: str = "trained"
+
+    def __post_init__(self) -> None:
+        if not self.training:
+            raise InputError("Name at least one scan to train on.")
+        if not 0 <= self.hold_out_share < 1:
+            raise InputError(f"Hold out a share from 0 to below 1 of the scans or slices, not {self.hold_out_share}.")
+        if not _NAME.fullmatch(self.name):
+            raise InputError(f"Choose a name of letters, digits, dots, dashes and underscores: {self.name!r} is not.")
+
+    def read(self, progress: Callable[[Progress], None] | None, check: Callable[[], None]) -> tuple[list, list]:
+        """Read the scans.
+
+        Returns:
+            Volumes to train on, and volumes kept from training.
+
+        Raises:
+            InputError: a scan cannot be read, or a single scan is too short to be divided.
+        """
+        paths = [*self.training, *self.held_out]
+        volumes = []
+        for done, path in enumerate(paths):
+            check()
+            _tell(progress, "reading", done, len(paths))
+            volumes.append(read_volume(path))
+        count = len(self.training)
+        if self.held_out or not self.hold_out_share:
+            return volumes[:count], volumes[count:]
+        if count > 1:
+            kept = min(count - 1, math.ceil(count * self.hold_out_share))
+            return volumes[:-kept], volumes[-kept:]
+        lower, upper = split_slices(volumes[0], acquisition_axis(volumes[0]), self.hold_out_share)
+        return [lower], [upper]
+
+
 def train(
-    scans: Sequence[Path],
+    scans: Sequence[Path | str],
     folder: Path,
-    settings: dict,
+    settings: dict | None = None,
     *,
+    hold_out: Sequence[Path | str] = (),
+    hold_out_share: float = HOLD_OUT_SHARE,
     name: str = "trained",
     start: str | None = None,
     minutes: float | None = None,
@@ -35,41 +106,192 @@ def train(
     resume: bool = False,
     progress: Callable[[Progress], None] | None = None,
     should_cancel: Callable[[], bool] | None = None,
-) -> Model:
-    """Train on scans and return the model, which lies in `folder`/model.
+) -> dict[str, Any]:
+    """Train on scans, and judge what was learned on scans that were kept from it.
+
+    The best network lies in `folder`/model whenever one was judged; where training did not beat the model it started
+    from, that one does.
 
     Args:
         scans: files or DICOM folders; no truth is needed.
         folder: run folder, see `Trainer`.
         settings: what differs from the defaults of `TrainingConfig`.
+        hold_out, hold_out_share: as for `Study`.
         name: the model's name.
         start: name or folder of a model to start from; its network is kept.
         minutes: length of the run in place of a number of steps; measured with a few steps at the beginning.
         device: where to compute.
-        resume: go on where the run in `folder` stopped; its own settings count.
+        resume: go on where the run in `folder` stopped; its own scans and settings count.
         progress, should_cancel: as for `enhance`.
+
+    Returns:
+        What `folder`/report.json holds.
 
     Raises:
         InputError: a scan, a setting or the folder is unsuitable.
         Cancelled: stopped; the run can be resumed.
     """
-    if not _NAME.fullmatch(name):
-        raise InputError(f"Choose a name of letters, digits, dots, dashes and underscores: {name!r} is not.")
+    folder = Path(folder)
     if minutes is not None and not 0 < minutes < float("inf"):
         raise InputError(f"The length of the run must be a positive number of minutes, not {minutes}.")
-    where = str(resolve_device(device))
-    began_with = load_model(start) if start is not None else None
-    if began_with is not None:
-        settings = settings | {"network": began_with.card["network"]}
-    config = TrainingConfig.from_dict(settings)
-    volumes = [read_volume(scan) for scan in scans]
-    if minutes is not None and not resume:
-        config = replace(config, steps=steps_within(60 * minutes, volumes, config, where))
-    weights = began_with.network.state_dict() if began_with is not None else None
-    trainer = Trainer(volumes, config, folder, start=weights, device=where, resume=resume)
-    network = trainer.run(progress, should_cancel)
-    card = make_card(name, trainer.config, _training_data(volumes), began_with)
-    return save_model(Path(folder) / MODEL_FOLDER, network, card)
+    with team_of_torchrun(str(resolve_device(device))) as (team, where):
+        if resume:
+            study = _stored_study(folder)
+        else:
+            study = Study(
+                tuple(str(Path(scan).absolute()) for scan in scans),
+                tuple(str(Path(scan).absolute()) for scan in hold_out),
+                hold_out_share,
+                None if start is None else str(load_model(start).folder.absolute()),
+                name,
+            )
+            if team.leads:
+                _store_study(study, folder)
+        if minutes is not None and team.size > 1:
+            raise InputError("Give --steps in place of --minutes when several processes train together.")
+        run = _Run(study, folder, where, team, progress, should_cancel)
+        return run.carry_out(settings or {}, minutes, resume)
+
+
+class _Run:
+    """One run from its scans to its report; see `train`."""
+
+    def __init__(
+        self,
+        study: Study,
+        folder: Path,
+        device: str,
+        team: Team,
+        progress: Callable[[Progress], None] | None,
+        should_cancel: Callable[[], bool] | None,
+    ):
+        self._study, self._folder, self._device, self._team = study, folder, device, team
+        self._progress, self._should_cancel = progress, should_cancel
+        self._began = time.monotonic()
+        self._start = load_model(study.start) if study.start is not None else None
+        self._training, self._held_out = study.read(progress, cancel_check(should_cancel))
+
+    def carry_out(self, settings: dict, minutes: float | None, resume: bool) -> dict[str, Any]:
+        """Train, judge, and write the model and the report."""
+        config = self._config(settings, resume)
+        watch = self._judges(config, WATCHED_VOXELS)
+        before, judging = (None, 0.0) if watch is None or resume else self._judge_start(watch, config)
+        if minutes is not None and not resume:
+            config = replace(config, steps=self._steps_within(60 * minutes, config, judging))
+        trainer = Trainer(
+            self._training,
+            config,
+            self._folder,
+            start=self._start.network.state_dict() if self._start else None,
+            device=self._device,
+            resume=resume,
+            judge=watch and watch.judge,
+            on_best=lambda network: self._save(network, config),
+            on_judged=watch and (lambda network: self._show(watch, network, "now")),
+            team=self._team,
+        )
+        if watch is not None and trainer.best_step is None:
+            self._begin(trainer, watch, before or self._judge_start(watch, config)[0])
+        trainer.run(self._progress, self._should_cancel)
+        return self._close(trainer, config) if self._team.leads else {}
+
+    def _config(self, settings: dict, resume: bool) -> TrainingConfig:
+        if resume:
+            return stored_config(self._folder)
+        if self._start is not None:
+            settings = settings | {"network": self._start.card["network"]}
+        return TrainingConfig.from_dict(settings)
+
+    def _judges(self, config: TrainingConfig, most_voxels: int) -> HeldOut | None:
+        if not (self._held_out and self._team.leads):
+            return None
+        usual = [factor for factor in _USUAL_FACTORS if factor in config.factor_shares]
+        factors = usual or sorted(config.factor_shares)
+        card = make_card(self._study.name, config, [])
+        return HeldOut(self._held_out, factors, card, self._device, most_voxels)
+
+    def _judge_start(self, watch: HeldOut, config: TrainingConfig) -> tuple[dict[int, Gain], float]:
+        """What the run begins with is worth, and the seconds that judging takes."""
+        _tell(self._progress, "judging", 0, 1)
+        began = time.monotonic()
+        gains = watch.judge(self._first_network(config), self._should_cancel)
+        return gains, time.monotonic() - began
+
+    def _first_network(self, config: TrainingConfig) -> ThreeViewNetwork:
+        # Untrained, a network answers with the spline, whatever its seed.
+        return self._start.network if self._start else ThreeViewNetwork(**config.network).eval()
+
+    def _steps_within(self, seconds: float, config: TrainingConfig, judging: float) -> int:
+        _tell(self._progress, "measuring", 0, 1)
+        # The verdict looks at more of the scans, before and after.
+        verdict = 2 * judging * VERDICT_VOXELS / WATCHED_VOXELS if self._held_out else 0.0
+        taken = time.monotonic() - self._began + config.judgements * judging + min(verdict, seconds / 5)
+        return steps_within(max(seconds - taken, seconds / 5), self._training, config, self._device)
+
+    def _begin(self, trainer: Trainer, watch: HeldOut, before: dict[int, Gain]) -> None:
+        """Write what there is to beat."""
+        if self._start is not None:
+            save_model(self._folder / MODEL_FOLDER, self._start.network, self._start.card)
+        write_example(watch, self._folder / PREVIEW_FOLDER)
+        for name in ("before", "now"):
+            self._show(watch, self._first_network(trainer.config), name)
+        trainer.judge_start(before)
+
+    def _save(self, network: ThreeViewNetwork, config: TrainingConfig) -> Model:
+        card = make_card(self._study.name, config, _training_data(self._training), self._start)
+        return save_model(self._folder / MODEL_FOLDER, network, card)
+
+    def _show(self, watch: HeldOut, network: ThreeViewNetwork, name: str) -> None:
+        write_preview(watch.restore_example(network), self._folder / PREVIEW_FOLDER, name)
+
+    def _close(self, trainer: Trainer, config: TrainingConfig) -> dict[str, Any]:
+        """Judge start and end on more of the scans, settle which model is delivered, and write the report."""
+        _tell(self._progress, "judging", 0, 1)
+        verdict = self._judges(config, VERDICT_VOXELS)
+        before = after = None
+        if verdict is None:
+            model = self._save(trainer.average, config)
+        else:
+            before = verdict.judge(self._first_network(config), self._should_cancel)
+            model = self._best(trainer, config)
+            after = before if self._is_start(model) else verdict.judge(model.network, self._should_cancel)
+            if self._start is not None and not mean_gain(after) > mean_gain(before):
+                model, after = save_model(self._folder / MODEL_FOLDER, self._start.network, self._start.card), before
+        _tell(self._progress, "writing", 0, 1)
+        report = self._report(trainer, model, before, after)
+        write_report(self._folder, report)
+        return report
+
+    def _best(self, trainer: Trainer, config: TrainingConfig) -> Model:
+        if not (self._folder / MODEL_FOLDER).exists():
+            # From scratch, and no better than the spline at any time.
+            return self._save(trainer.average, config)
+        return load_model(self._folder / MODEL_FOLDER)
+
+    def _is_start(self, model: Model) -> bool:
+        return self._start is not None and model.sha256 == self._start.sha256
+
+    def _report(
+        self, trainer: Trainer, model: Model, before: dict[int, Gain] | None, after: dict[int, Gain] | None
+    ) -> dict[str, Any]:
+        beats_start = None
+        if self._start is not None and after is not None:
+            beats_start = not self._is_start(model)
+        return {
+            "status": "stopped early" if trainer.stopped_early else "finished",
+            "message": _sentence(model, beats_start, before, after),
+            "beats_start": beats_start,
+            "before": gains_to_json(before or {}),
+            "after": gains_to_json(after or {}),
+            "best_step": trainer.best_step,
+            "steps": trainer.step,
+            "seconds": round(trainer.seconds, 1),
+            "device": self._device,
+            "processes": self._team.size,
+            "training_scans": _training_data(self._training),
+            "held_out_scans": _training_data(self._held_out),
+            "model": {"name": model.name, "version": model.card["version"], "sha256": model.sha256},
+        }
 
 
 def steps_within(seconds: float, volumes: Sequence[Volume], config: TrainingConfig, device: str) -> int:
@@ -115,6 +337,53 @@ def _stage_shares(config: TrainingConfig) -> dict[tuple[float, float], float]:
     cross_view = min(config.cross_view_from, 1.0)
     incremental = max(cross_view, min(config.incremental_from, 1.0))
     return {(1.0, 1.0): cross_view, (0.0, 1.0): incremental - cross_view, (0.0, 0.0): 1 - incremental}
+
+
+def _store_study(study: Study, folder: Path) -> None:
+    refuse_existing_run(folder)
+    text = json.dumps(vars(study), indent=2) + "\n"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise InputError(f"Choose another folder for the run: {problem.strerror or problem} ({folder}).") from None
+    with Outputs(overwrite=True) as outputs:
+        outputs.add(folder / SCANS_FILE).write_text(text, encoding="utf-8")
+        outputs.commit()
+
+
+def _stored_study(folder: Path) -> Study:
+    try:
+        stored = json.loads((folder / SCANS_FILE).read_text(encoding="utf-8"))
+        stored["training"], stored["held_out"] = tuple(stored["training"]), tuple(stored["held_out"])
+        return Study(**stored)
+    except (OSError, ValueError, TypeError, KeyError) as problem:
+        raise InputError(
+            f"Start without --resume: {folder / SCANS_FILE} does not name the scans of a run ({problem})."
+        ) from problem
+
+
+def _sentence(
+    model: Model, beats_start: bool | None, before: dict[int, Gain] | None, after: dict[int, Gain] | None
+) -> str:
+    if before is None or after is None:
+        return f"'{model.name}' is trained; no scans were held out, so nobody knows yet how good it is."
+    reached, had = mean_gain(after), mean_gain(before)
+    if beats_start is False:
+        return (
+            f"Training did not beat '{model.name}' on the held-out slices ({had:+.2f} dB over interpolation), so that "
+            "model is the one delivered: go on with it, or train longer or on more scans."
+        )
+    if beats_start:
+        return (
+            f"'{model.name}' restores the held-out slices {reached - had:.2f} dB better than the model it started from "
+            f"({reached:+.2f} against {had:+.2f} dB over interpolation)."
+        )
+    return f"'{model.name}' restores the held-out slices with {reached:+.2f} dB over the better interpolation."
+
+
+def _tell(progress: Callable[[Progress], None] | None, stage: str, done: int, total: int) -> None:
+    if progress is not None:
+        progress(Progress(stage, done, total))
 
 
 def _training_data(volumes: Sequence[Volume]) -> list[dict]:

@@ -26,7 +26,6 @@ from .sampling import Blocks, Sampler
 from .team import Team
 
 CONFIG_FILE = "config.json"
-CHECKPOINT_SECONDS = 45.0
 
 _CLIP_NORM = 0.5
 _WARM_UP = 0.03
@@ -129,21 +128,19 @@ class Trainer:
         self,
         progress: Callable[[Progress], None] | None = None,
         should_cancel: Callable[[], bool] | None = None,
-        checkpoint_seconds: float = CHECKPOINT_SECONDS,
     ) -> ThreeViewNetwork:
         """Train to the end and return the averaged network.
 
         Args:
             progress: told after every step.
             should_cancel: asked before every step; a checkpoint is written before `Cancelled` is raised.
-            checkpoint_seconds: at most this much work is lost when the process is killed.
 
         Raises:
             InputError: a file of the run cannot be written, or the numbers leave what a float can hold again and
                 again. The last checkpoint remains.
         """
         try:
-            self._run(progress, should_cancel, checkpoint_seconds)
+            self._run(progress, should_cancel)
         finally:
             if self.log is not None:
                 self.log.close()
@@ -153,7 +150,6 @@ class Trainer:
         self,
         progress: Callable[[Progress], None] | None,
         should_cancel: Callable[[], bool] | None,
-        checkpoint_seconds: float,
     ) -> None:
         began, saved, first = time.monotonic(), time.monotonic(), self.step
         while not self._team_finished():
@@ -164,7 +160,7 @@ class Trainer:
                 self._recover()
                 continue
             self._log_and_judge()
-            if time.monotonic() - saved > checkpoint_seconds:
+            if time.monotonic() - saved > self.config.checkpoint_seconds:
                 self.save()
                 saved = time.monotonic()
             if progress is not None and self.team.leads:
