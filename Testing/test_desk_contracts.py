@@ -18,23 +18,41 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULE = ROOT / "XViewSynth"
+MODULE, TRAINING = MODULES = (ROOT / "XViewSynth", ROOT / "XViewSynthTrain")
 DESK = MODULE / "XViewSynth.py"
-SCENE = MODULE / "XViewSynthScene"
 PLUGIN = MODULE / "SubjectHierarchyPlugins" / "XViewSynthSubjectHierarchyPlugin.py"
-UI = MODULE / "Resources" / "UI" / "XViewSynth.ui"
+REQUIREMENTS = Path("Resources") / "requirements.txt"
+TRAINING_REQUIREMENTS = Path("Resources") / "requirements-training.txt"
 SAMPLES = ROOT / "Resources" / "SampleData"
 IMPORT_LIMIT_SECONDS = 0.3
+# Parameters that the panel binds by hand, since their widgets show other things than their values.
+BOUND_BY_HAND = {MODULE: set(), TRAINING: {"studyFolder", "studyChoices", "startModel", "runFolder"}}
+SCENE_FILES = [path for module in MODULES for path in sorted((module / f"{module.name}Scene").glob("*.py"))]
+
+each_module = pytest.mark.parametrize("module", MODULES, ids=lambda module: module.name)
 
 
-def cmake_list(name: str) -> list[str]:
-    text = (MODULE / "CMakeLists.txt").read_text(encoding="utf-8")
-    return re.search(rf"set\({name}\n(.*?)\)", text, re.S).group(1).split()
+def desk_of(module: Path) -> str:
+    return (module / f"{module.name}.py").read_text(encoding="utf-8")
 
 
-def files_below(folder: Path, *suffixes: str) -> list[str]:
+def ui_of(module: Path) -> ElementTree.ElementTree:
+    return ElementTree.parse(module / "Resources" / "UI" / f"{module.name}.ui")
+
+
+def cmake_list(module: Path, name: str) -> list[str]:
+    text = (module / "CMakeLists.txt").read_text(encoding="utf-8")
+    return re.search(rf"set\({module.name}_{name}\n(.*?)\)", text, re.S).group(1).split()
+
+
+def files_below(module: Path, name: str, *suffixes: str) -> list[str]:
+    folder = module / name
     found = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    return sorted(path.relative_to(MODULE).as_posix() for path in found if not suffixes or path.suffix in suffixes)
+    return sorted(path.relative_to(module).as_posix() for path in found if not suffixes or path.suffix in suffixes)
+
+
+def requirements_of(file: Path) -> set[str]:
+    return {line for line in file.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")}
 
 
 def imports(nodes) -> set[str]:
@@ -64,16 +82,29 @@ def all_imports(path: Path) -> set[str]:
 
 
 class TestPackaging:
-    def test_every_script_is_installed(self):
-        scripts = ["XViewSynth.py", *files_below(PLUGIN.parent, ".py"), *files_below(MODULE / "Scripts", ".py")]
-        assert sorted(cmake_list("XViewSynth_SCRIPTS")) == sorted(scripts)
+    @each_module
+    def test_every_script_is_installed(self, module):
+        others = [path for name in ("SubjectHierarchyPlugins", "Scripts") for path in files_below(module, name, ".py")]
+        assert sorted(cmake_list(module, "SCRIPTS")) == sorted([f"{module.name}.py", *others])
 
-    def test_every_resource_is_installed(self):
-        assert sorted(cmake_list("XViewSynth_RESOURCES")) == files_below(MODULE / "Resources")
+    @each_module
+    def test_every_resource_is_installed(self, module):
+        assert sorted(cmake_list(module, "RESOURCES")) == files_below(module, "Resources")
 
-    def test_every_library_file_is_installed(self):
-        libraries = files_below(MODULE / "XViewSynthLib", ".py") + files_below(SCENE, ".py")
-        assert sorted(cmake_list("XViewSynth_LIBRARY")) == sorted(libraries)
+    @each_module
+    def test_every_library_file_is_installed(self, module):
+        libraries = [path for kind in ("Lib", "Scene") for path in files_below(module, module.name + kind, ".py")]
+        assert sorted(cmake_list(module, "LIBRARY")) == sorted(libraries)
+
+    def test_modules_do_not_overwrite_each_others_files(self):
+        # Once installed, the files of all modules lie in one folder.
+        installed = [
+            path
+            for module in MODULES
+            for name in ("SCRIPTS", "RESOURCES", "LIBRARY")
+            for path in cmake_list(module, name)
+        ]
+        assert len(installed) == len(set(installed))
 
     def test_the_module_has_the_icon_of_the_extension(self):
         name = Path("Resources") / "Icons" / "XViewSynth.png"
@@ -81,75 +112,102 @@ class TestPackaging:
 
 
 class TestPanelFile:
-    def test_parameters_and_widgets_know_each_other(self):
-        properties = ElementTree.parse(UI).iter("property")
+    @each_module
+    def test_parameters_and_widgets_know_each_other(self, module):
+        properties = ui_of(module).iter("property")
         bound = [item.findtext("string") for item in properties if item.get("name") == "SlicerParameterName"]
-        tree = ast.parse(DESK.read_text(encoding="utf-8"))
-        node = next(item for item in tree.body if getattr(item, "name", "") == "XViewSynthParameterNode")
+        tree = ast.parse(desk_of(module))
+        node = next(item for item in tree.body if getattr(item, "name", "") == f"{module.name}ParameterNode")
         parameters = [item.target.id for item in node.body if isinstance(item, ast.AnnAssign)]
-        assert sorted(bound) == sorted(parameters)
+        assert sorted([*bound, *BOUND_BY_HAND[module]]) == sorted(parameters)
 
-    def test_every_widget_that_is_used_exists(self):
-        made = {widget.get("name") for widget in ElementTree.parse(UI).iter("widget")}
-        used = set(re.findall(r"self\.ui\.(\w+)", DESK.read_text(encoding="utf-8")))
+    @each_module
+    def test_every_widget_that_is_used_exists(self, module):
+        made = {widget.get("name") for widget in ui_of(module).iter("widget")}
+        used = set(re.findall(r"self\.ui\.(\w+)", desk_of(module)))
         assert used <= made
 
-    def test_every_node_selector_hears_of_the_scene(self):
-        tree = ElementTree.parse(UI)
+    @each_module
+    def test_every_node_selector_hears_of_the_scene(self, module):
+        tree = ui_of(module)
         selectors = {item.get("name") for item in tree.iter("widget") if item.get("class") == "qMRMLNodeComboBox"}
         connected = {item.findtext("receiver") for item in tree.iter("connection")}
         assert connected == selectors
 
-    def test_every_control_says_what_it_is_for(self):
+    @each_module
+    def test_every_control_says_what_it_is_for(self, module):
         controls = ("QPushButton", "QComboBox", "QCheckBox", "QSpinBox", "QDoubleSpinBox", "ctkSliderWidget")
-        for widget in ElementTree.parse(UI).iter("widget"):
-            if widget.get("class") in (*controls, "qMRMLNodeComboBox"):
+        for widget in ui_of(module).iter("widget"):
+            if widget.get("class") in (*controls, "ctkPathLineEdit", "qMRMLNodeComboBox"):
                 assert any(item.get("name") == "toolTip" for item in widget.findall("property")), widget.get("name")
+
+    def test_the_panel_of_training_begins_with_the_librarys_settings(self):
+        from XViewSynthTrainLib.config import TrainingConfig
+
+        config = TrainingConfig()
+        expected = {"gamma": config.gamma, "seed": config.seed}
+        expected |= {name: getattr(config.weights, name) for name in ("distillation", "wavelet")}
+        for name, value in expected.items():
+            told = re.search(rf"^    {name}: .* = (\S+)$", desk_of(TRAINING), re.M).group(1)
+            assert float(told) == value
 
 
 class TestImports:
-    def test_the_desk_imports_nothing_slow_or_foreign_at_file_scope(self):
-        assert imports_at_file_scope(DESK) - sys.stdlib_module_names <= {"slicer", "vtk", "numpy"}
+    @each_module
+    def test_the_desk_imports_nothing_slow_or_foreign_at_file_scope(self, module):
+        assert imports_at_file_scope(module / f"{module.name}.py") - sys.stdlib_module_names <= {
+            "slicer",
+            "vtk",
+            "numpy",
+        }
 
     def test_the_plugin_imports_what_slicer_has(self):
         allowed = {"slicer", "vtk", "numpy", "qt", "AbstractScriptedSubjectHierarchyPlugin"}
         assert imports_at_file_scope(PLUGIN) - sys.stdlib_module_names <= allowed
 
-    @pytest.mark.parametrize("path", sorted(SCENE.glob("*.py")), ids=lambda path: path.stem)
+    @pytest.mark.parametrize("path", SCENE_FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
     def test_the_scene_imports_neither_qt_nor_torch(self, path):
         allowed = {"slicer", "vtk", "numpy", "XViewSynthLib"}
+        if path.is_relative_to(TRAINING):
+            allowed |= {"XViewSynthScene"}
         assert imports_at_file_scope(path) - sys.stdlib_module_names <= allowed
-        assert not all_imports(path) & {"qt", "ctk", "torch", "SimpleITK"}
+        assert not all_imports(path) & {"qt", "ctk", "torch", "SimpleITK", "XViewSynthTrainLib"}
 
-    def test_the_module_is_quick_to_import_and_needs_no_torch(self):
+    @each_module
+    def test_the_module_is_quick_to_import_and_needs_no_torch(self, module):
         pytest.importorskip("PySide6", reason="PySide6 is not installed")
         pytest.importorskip("slicer", reason="slicer-core is not installed")
         code = f"""
 import sys, tempfile, time
-sys.path[:0] = {[str(MODULE), str(ROOT / "Testing")]!r}
+sys.path[:0] = {[*map(str, MODULES), str(ROOT / "Testing")]!r}
 import slicer
 from standin import install
-sys.modules.update(dict.fromkeys(["torch", "SimpleITK", "safetensors", "psutil"]))
+sys.modules.update(dict.fromkeys(["torch", "SimpleITK", "safetensors", "psutil", "tensorboardX"]))
 with install(tempfile.mkdtemp()) as desktop:
     start = time.process_time()
-    import XViewSynth
+    import {module.name}
     print("seconds", time.process_time() - start)
-    desktop.load_module({str(DESK)!r})
+    for path in {[str(place / f"{place.name}.py") for place in MODULES]!r}:
+        desktop.load_module(path)
     desktop.start_up()
-    print("panel", desktop.select_module("XViewSynth").ui.planLabel.text)
+    print("panel", desktop.select_module({module.name!r}).ui.planLabel.text)
 """
         finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert finished.returncode == 0, finished.stderr
         seconds = float(re.search(r"^seconds (\S+)$", finished.stdout, re.M).group(1))
         assert seconds < IMPORT_LIMIT_SECONDS
-        assert "panel There is no volume" in finished.stdout
+        first_words = {MODULE: "There is no volume", TRAINING: "Load a CT scan"}
+        assert f"panel {first_words[module]}" in finished.stdout
 
 
 class TestRequirements:
     def test_they_are_those_of_the_engine(self):
         dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
-        lines = (MODULE / "Resources" / "requirements.txt").read_text(encoding="utf-8").splitlines()
-        assert {line for line in lines if not line.startswith("#")} <= set(dependencies)
+        assert requirements_of(MODULE / REQUIREMENTS) <= set(dependencies)
+        assert requirements_of(TRAINING / TRAINING_REQUIREMENTS) <= set(dependencies)
+
+    def test_training_needs_all_that_the_engine_needs(self):
+        assert requirements_of(MODULE / REQUIREMENTS) < requirements_of(TRAINING / TRAINING_REQUIREMENTS)
 
     def test_torch_is_asked_for_in_the_engines_version_and_never_through_pip(self):
         pytest.importorskip("slicer", reason="slicer-core is not installed")
@@ -160,8 +218,8 @@ class TestRequirements:
         assert not [line for line in requirements() if line.startswith("torch")]
 
     def test_what_slicer_brings_is_left_alone(self):
-        text = (MODULE / "Resources" / "requirements.txt").read_text(encoding="utf-8")
-        asked = {re.match(r"[\w-]+", line).group() for line in text.splitlines() if not line.startswith("#")}
+        lines = requirements_of(MODULE / REQUIREMENTS) | requirements_of(TRAINING / TRAINING_REQUIREMENTS)
+        asked = {re.match(r"[\w-]+", line).group() for line in lines}
         assert not asked & {"numpy", "SimpleITK", "pydicom", "vtk"}
 
 

@@ -15,8 +15,9 @@ import json
 import os
 import shutil
 import threading
+import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -37,6 +38,8 @@ GAP, THICK = "gap", "thick"
 
 # A step of large blocks may take a minute on a slow processor, and the checkpoint after it a moment.
 TRAINING = Program("XViewSynthTrainLib", (Path(__file__).resolve().parents[1],), grace_seconds=90.0)
+
+_POLL_SECONDS = 0.05
 
 # Left in the run folder, where they tell more than a temporary folder that is gone.
 WORKER_LOG, SETTINGS_FILE = "messages.txt", "settings.json"
@@ -191,6 +194,7 @@ class TrainingRun:
         self._python = python
         self._state = JobState(PREPARING, "preparing")
         self._worker: Worker | None = None
+        self._see_out = weakref.finalize(self, lambda: None)
         self._preparation: threading.Thread | None = None
         self._prepared: list[list[str] | Exception] = []
         self._names: dict[str, str] = {}
@@ -261,6 +265,9 @@ class TrainingRun:
         """Stop, and look no more: the worker ends by itself."""
         self.stop()
         self._stop_observing()
+        if not self._state.ended:
+            self._state = JobState(CANCELLED, "stopped", message=self._stop_sentence())
+        self._see_out()
 
     # Preparing, in a thread
 
@@ -340,17 +347,19 @@ class TrainingRun:
                 f"{NAME} could not be started ({error.strerror}): free some space and memory, and restart Slicer."
             ) from error
         # Not killed, as an enhancement is: it has something to save.
-        weakref.finalize(self, self._worker.request_stop)
+        self._see_out = weakref.finalize(self, _see_out, self._worker)
         self._training = self._held_out = ()
         return JobState(RUNNING, "starting")
 
     def _end(self) -> JobState:
+        # Its number may be another's soon.
+        self._see_out.detach()
         self._log = self._worker.log_tail()
         check_exit(NAME, self._worker.exit_code, self._log)
         self._report = self.folder.read_report()
         return JobState(DONE, "done", 1, 1, 0.0)
 
-    def _settle(self, step: Any) -> JobState:
+    def _settle(self, step: Callable[[], JobState]) -> JobState:
         """The state after `step`, which may end the run."""
         try:
             return step()
@@ -407,6 +416,22 @@ def settings_from(given: Mapping[str, Any]) -> TrainSettings:
     if unknown:
         raise InputError(f"There is no setting {', '.join(unknown)}: the settings are {', '.join(known)}.")
     return TrainSettings(**given)
+
+
+def _see_out(worker: Worker) -> None:
+    """Have a worker save and end that nobody looks at any more."""
+    worker.request_stop()
+    # Where the program itself ends there are no new threads, and the worker ends all the same.
+    with suppress(RuntimeError):
+        threading.Thread(target=_wait_for_end, args=(worker,), daemon=True).start()
+
+
+def _wait_for_end(worker: Worker) -> None:
+    finished = False
+    while not finished:
+        finished = worker.finished
+        worker.poll()
+        time.sleep(_POLL_SECONDS)
 
 
 def _check_source(scan: StudyScan) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,7 +51,7 @@ def describe_study(training: Sequence[Candidate], held_out: Sequence[Candidate],
         return f"{line}; nothing is held out, so nobody will know whether the model became better."
     if len(training) == 1:
         return f"{line}, of which the upper {share:.0%} are held out to judge the model."
-    count = max(1, round(share * len(training)))
+    count = min(len(training) - 1, math.ceil(share * len(training)))
     return f"{line}, of which {_count(count, 'scan')} held out to judge the model."
 
 
@@ -74,10 +75,8 @@ def describe_report(report: Mapping[str, Any]) -> str:
     if after:
         parts.append(_gain_table(before, after))
     if report.get("seconds") is not None:
-        parts.append(
-            f"<p>{_count(report.get('steps', 0), 'step')} in {describe_seconds(report['seconds'])}; the best model is "
-            f"that of step {report.get('best_step', 0)}.</p>"
-        )
+        best = "" if report.get("best_step") is None else f"; the best model is that of step {report['best_step']}"
+        parts.append(f"<p>{_count(report.get('steps', 0), 'step')} in {describe_seconds(report['seconds'])}{best}.</p>")
     return "".join(parts)
 
 
