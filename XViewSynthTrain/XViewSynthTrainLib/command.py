@@ -6,7 +6,6 @@ from pathlib import Path
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.job import Job
 
-
 #: A step with large blocks takes long on a slow machine, and stopping must not lose what was learned.
 _GRACE_SECONDS = 60.0
 

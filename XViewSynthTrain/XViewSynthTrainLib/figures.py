@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PREVIEW = {
     "observed": "observed slices only",
     "before": "before training",
-    "now": "last look in training",
+    "now": "delivered",
     "truth": "truth",
 }
 

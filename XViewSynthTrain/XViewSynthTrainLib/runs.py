@@ -37,6 +37,7 @@ SCANS_FILE = "scans.json"
 HOLD_OUT_SHARE = 0.25
 #: What a run is judged at, unless it trains other factors.
 _USUAL_FACTORS = (2, 4)
+_FINE_TUNING_RATE = 3e-4
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -193,13 +194,14 @@ class _Run:
         if watch is not None and trainer.best_step is None:
             self._begin(trainer, watch, before or self._judge_start(watch, config)[0])
         trainer.run(self._progress, self._should_cancel)
-        return self._close(trainer, config) if self._team.leads else {}
+        return self._close(trainer, config, watch) if self._team.leads else {}
 
     def _config(self, settings: dict, resume: bool) -> TrainingConfig:
         if resume:
             return stored_config(self._folder)
         if self._start is not None:
-            settings = settings | {"network": self._start.card["network"]}
+            # What was learned before must not be shaken off.
+            settings = {"learning_rate": _FINE_TUNING_RATE, **settings, "network": self._start.card["network"]}
         return TrainingConfig.from_dict(settings)
 
     def _judges(self, config: TrainingConfig, most_voxels: int) -> HeldOut | None:
@@ -244,7 +246,7 @@ class _Run:
     def _show(self, watch: HeldOut, network: ThreeViewNetwork, name: str) -> None:
         write_preview(watch.restore_example(network), self._folder / PREVIEW_FOLDER, name)
 
-    def _close(self, trainer: Trainer, config: TrainingConfig) -> dict[str, Any]:
+    def _close(self, trainer: Trainer, config: TrainingConfig, watch: HeldOut | None) -> dict[str, Any]:
         """Judge start and end on more of the scans, settle which model is delivered, and write the report."""
         _tell(self._progress, "judging", 0, 1)
         verdict = self._judges(config, VERDICT_VOXELS)
@@ -257,6 +259,7 @@ class _Run:
             after = before if self._is_start(model) else verdict.judge(model.network, self._should_cancel)
             if self._start is not None and not mean_gain(after) > mean_gain(before):
                 model, after = save_model(self._folder / MODEL_FOLDER, self._start.network, self._start.card), before
+            self._show(watch, model.network, "now")
         _tell(self._progress, "writing", 0, 1)
         report = self._report(trainer, model, before, after)
         write_report(self._folder, report)
