@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -73,6 +74,8 @@ def desk(folder: Path, *further: str, **options: Any) -> Iterator[Desk]:
             desktop.load_module(ROOT / name / f"{name}.py")
         desktop.start_up()
         yield Desk(desktop, names[-1])
+    # What is left of the panels must not be found by a thread of a later test: widgets die in the main thread.
+    gc.collect()
 
 
 def workers() -> list[psutil.Process]:

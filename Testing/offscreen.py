@@ -1,4 +1,4 @@
-"""Slice views without windows: what Slicer would draw, as arrays."""
+"""Slice views and plots without windows: what Slicer would draw, as arrays."""
 
 from __future__ import annotations
 
@@ -111,14 +111,7 @@ class _View:
         connection = self.logic.GetImageDataConnection()
         self._image.SetVisibility(connection is not None)
         self._mapper.SetInputConnection(connection)
-        self._window.Render()
-        reader = vtk.vtkWindowToImageFilter()
-        reader.SetInput(self._window)
-        reader.ReadFrontBufferOff()
-        reader.Update()
-        image = reader.GetOutput()
-        width, height, _ = image.GetDimensions()
-        return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(height, width, 3)[::-1].copy()
+        return _drawn(self._window)
 
     def close(self) -> None:
         self._managers.SetMRMLDisplayableNode(None)
@@ -126,6 +119,51 @@ class _View:
         self._application_logic.GetSliceLogics().RemoveItem(self.logic)
         self.logic.SetMRMLScene(None)
         self._window.Finalize()
+
+
+def chart_picture(chart_node: slicer.vtkMRMLPlotChartNode, size: tuple[int, int] = (480, 240)) -> np.ndarray:
+    """(height, width, 3) uint8: a chart of lines over a column, its first row at the top."""
+    chart = vtk.vtkChartXY()
+    chart.SetShowLegend(chart_node.GetLegendVisibility())
+    chart.SetTitle(chart_node.GetTitle())
+    for place, title in (
+        (vtk.vtkAxis.BOTTOM, chart_node.GetXAxisTitle()),
+        (vtk.vtkAxis.LEFT, chart_node.GetYAxisTitle()),
+    ):
+        chart.GetAxis(place).SetTitle(title)
+    chart.GetAxis(vtk.vtkAxis.LEFT).SetLogScale(chart_node.GetYAxisLogScale())
+    for index in range(chart_node.GetNumberOfPlotSeriesNodes()):
+        _add_line(chart, chart_node.GetNthPlotSeriesNode(index))
+    view = vtk.vtkContextView()
+    view.GetRenderWindow().SetOffScreenRendering(True)
+    view.GetRenderWindow().SetSize(*size)
+    view.GetRenderer().SetBackground(1, 1, 1)
+    view.GetScene().AddItem(chart)
+    picture = _drawn(view.GetRenderWindow())
+    view.GetRenderWindow().Finalize()
+    return picture
+
+
+def _add_line(chart: vtk.vtkChartXY, series: slicer.vtkMRMLPlotSeriesNode) -> None:
+    line = chart.AddPlot(vtk.vtkChart.LINE)
+    line.SetInputData(series.GetTableNode().GetTable(), series.GetXColumnName(), series.GetYColumnName())
+    line.SetLabel(series.GetName())
+    line.SetColorF(*series.GetColor())
+    line.SetWidth(2)
+    # Slicer numbers kinds of lines and markers as VTK does.
+    line.GetPen().SetLineType(series.GetLineStyle())
+    line.SetMarkerStyle(series.GetMarkerStyle())
+
+
+def _drawn(window: vtk.vtkRenderWindow) -> np.ndarray:
+    window.Render()
+    reader = vtk.vtkWindowToImageFilter()
+    reader.SetInput(window)
+    reader.ReadFrontBufferOff()
+    reader.Update()
+    image = reader.GetOutput()
+    width, height, _ = image.GetDimensions()
+    return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(height, width, 3)[::-1].copy()
 
 
 def _window() -> vtk.vtkRenderWindow:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ def main() -> None:
         views.set_fade(arguments.fade)
         index = most_doubtful_slice(doubt, provenance) if arguments.slice is None else arguments.slice
         scroll_to(views, enhanced, provenance, index)
-        save(mosaic(pictures), arguments.output)
+        save(mosaic([[pictures.picture(view_name(row, plane)) for plane in PLANES] for row in ROWS]), arguments.output)
         print(f"{arguments.output}: slice {index} along {provenance.axis}")
         views.close()
         pictures.close()
@@ -101,16 +102,11 @@ def scroll_to(views: LinkedViews, enhanced: Volume, provenance: Provenance, inde
         views.slice_node(ENHANCED, plane).JumpSliceByOffsetting(*position)
 
 
-def mosaic(pictures: offscreen.OffscreenViews) -> np.ndarray:
-    """(rows, columns, 3) uint8: the original's views above, the enhanced ones below."""
-    rows = []
-    for row in ROWS:
-        views = [
-            np.pad(pictures.picture(view_name(row, plane)), ((0, GAP), (0, GAP), (0, 0)), constant_values=90)
-            for plane in PLANES
-        ]
-        rows.append(np.hstack(views))
-    return np.vstack(rows)[:-GAP, :-GAP]
+def mosaic(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """(rows, columns, 3) uint8: the pictures of the first row above, side by side with a gap between."""
+    spread = ((0, GAP), (0, GAP), (0, 0))
+    lines = [np.hstack([np.pad(picture, spread, constant_values=90) for picture in row]) for row in rows]
+    return np.vstack(lines)[:-GAP, :-GAP]
 
 
 def save(picture: np.ndarray, path: Path) -> None:
