@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from . import __version__
+from .batch_worker import FAILED, FORMATS
 from .errors import InputError
 from .job import Job, run
 from .models import (
@@ -38,6 +39,7 @@ from .stop import StopRequest, stop_signals, stop_with_parent
 from .streams import finish_printing, prepare_streams, print_line, quiet_libraries
 
 if TYPE_CHECKING:
+    from .dicom_writing import Source
     from .enhancement import Enhanced
     from .finding import FoundScan
     from .plan import Plan
@@ -123,6 +125,13 @@ def process_id(text: str) -> int:
     return int(text)
 
 
+def job_count(text: str) -> int:
+    """An argument type: a whole number from 1."""
+    if not re.fullmatch("[1-9][0-9]{0,3}", text):
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, not {text!r}")
+    return int(text)
+
+
 def _run(argv: Sequence[str], request: StopRequest, registers: Sequence[Register] = ()) -> int:
     code = run(lambda: _run_command(_parser(argv, registers).parse_args(argv), request), request)
     finish_printing()
@@ -160,6 +169,7 @@ def _parser(argv: Sequence[str], registers: Sequence[Register] = ()) -> argparse
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_enhance(commands)
+    _add_batch(commands)
     _add_selfcheck(commands)
     _add_speed(commands)
     _add_scans(commands)
@@ -183,16 +193,21 @@ def _add_enhance(commands: argparse._SubParsersAction) -> None:
         "that brings the slices to 1.25 mm or less, at most 8.",
     )
     _add_scan(parser)
-    parser.add_argument("output", metavar="OUTPUT", type=Path, help="NRRD, NIfTI or MHA/MHD file")
-    goal = parser.add_mutually_exclusive_group()
-    goal.add_argument("--factor", type=factor, metavar="N", help="how many times closer the slices get, 2 to 8")
-    goal.add_argument("--spacing", type=positive("millimetres"), metavar="MM", help="the distance of slices to reach")
-    goal.add_argument("--isotropic", action="store_true", help="bring the slices as close as the pixels in them")
+    parser.add_argument(
+        "output", metavar="OUTPUT", type=Path, help="NRRD, NIfTI or MHA/MHD file; with --dicom a folder"
+    )
+    _add_goal(parser)
     _add_axis(parser)
     add_model_option(parser)
     _add_acquisition(parser)
     _add_device_options(parser)
     _add_memory(parser)
+    parser.add_argument(
+        "--dicom",
+        action="store_true",
+        help="write a DICOM series of the same study, in which every image tells whether it is synthetic or observed: "
+        "INPUT must be a DICOM series, and OUTPUT becomes a folder",
+    )
     parser.add_argument("--disagreement", type=Path, metavar="FILE", help="also write how far the views differ, in HU")
     _add_report(parser)
     add_progress_option(parser)
@@ -204,6 +219,13 @@ def _add_scan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "input", metavar="INPUT", type=Path, help="NRRD, NIfTI, MHA/MHD or a folder of one DICOM series"
     )
+
+
+def _add_goal(parser: argparse.ArgumentParser) -> None:
+    goal = parser.add_mutually_exclusive_group()
+    goal.add_argument("--factor", type=factor, metavar="N", help="how many times closer the slices get, 2 to 8")
+    goal.add_argument("--spacing", type=positive("millimetres"), metavar="MM", help="the distance of slices to reach")
+    goal.add_argument("--isotropic", action="store_true", help="bring the slices as close as the pixels in them")
 
 
 def _add_axis(parser: argparse.ArgumentParser) -> None:
@@ -236,10 +258,12 @@ def _add_memory(parser: argparse.ArgumentParser) -> None:
 
 def _enhance(arguments: argparse.Namespace, job: Job) -> None:
     with Outputs(arguments.overwrite, [arguments.input]) as outputs:
-        output = _add_volume_output(outputs, arguments.output)
+        add_output = _add_series_output if arguments.dicom else _add_volume_output
+        output = add_output(outputs, arguments.output)
         disagreement = arguments.disagreement and _add_volume_output(outputs, arguments.disagreement)
         report = arguments.report and _add_report_output(outputs, arguments.report)
         model_folder(arguments.model)
+        source = _open_source(arguments.input, job) if arguments.dicom else None
 
         scan = _read(arguments.input, job)
 
@@ -263,13 +287,18 @@ def _enhance(arguments: argparse.Namespace, job: Job) -> None:
         job.say(_describe_plan(plan))
         enhanced = enhance(scan, model=model, plan=plan, progress=job.progress, should_cancel=job.should_cancel)
         job.progress(Progress("writing", 0, 1))
-        for volume, path in ((enhanced.volume, output), (enhanced.disagreement, disagreement)):
+        volumes = [(enhanced.disagreement, disagreement)]
+        if source:
+            _write_series(enhanced, source, output, job)
+        else:
+            volumes.insert(0, (enhanced.volume, output))
+        for volume, path in volumes:
             job.stop_if_asked()
             if path:
                 with quiet_libraries():
                     write_volume(volume, path)
         if report:
-            _write_json(report, _describe_enhanced(arguments, scan, enhanced))
+            _write_json(report, describe_enhanced(str(arguments.input), str(arguments.output), scan, enhanced))
         job.stop_if_asked()
         outputs.commit()
         job.progress(Progress("writing", 1, 1, 0.0))
@@ -294,6 +323,26 @@ def _add_volume_output(outputs: Outputs, path: Path) -> Path:
 
     check_writable_name(path)
     return outputs.add(path)
+
+
+def _add_series_output(outputs: Outputs, path: Path) -> Path:
+    from .dicom_writing import FILE_PATTERN
+
+    return outputs.add_folder(path, FILE_PATTERN)
+
+
+def _open_source(path: Path, job: Job) -> Source:
+    from .dicom_writing import open_source
+
+    source = open_source(path)
+    job.stop_if_asked()
+    return source
+
+
+def _write_series(enhanced: Enhanced, source: Source, folder: Path, job: Job) -> None:
+    from .dicom_writing import write_files
+
+    write_files(enhanced, source, folder, job.stop_if_asked)
 
 
 def _add_report_output(outputs: Outputs, path: Path) -> Path:
@@ -324,7 +373,8 @@ def _describe_plan(plan: Plan) -> str:
     return "\n".join([*lines, *plan.notes])
 
 
-def _describe_enhanced(arguments: argparse.Namespace, scan: Volume, enhanced: Enhanced) -> dict:
+def describe_enhanced(source: str, output: str, scan: Volume, enhanced: Enhanced) -> dict:
+    """What was done to a scan, for a report in JSON that names the two files so."""
     from .selfcheck import geometry
 
     return {
@@ -339,12 +389,71 @@ def _describe_enhanced(arguments: argparse.Namespace, scan: Volume, enhanced: En
         "precision": enhanced.plan.precision,
         "seconds": enhanced.seconds,
         "peak_memory_bytes": enhanced.peak_memory_bytes,
-        "input": {"path": str(arguments.input), **geometry(scan)},
-        "output": {"path": str(arguments.output), **geometry(enhanced.volume)},
+        "input": {"path": source, **geometry(scan)},
+        "output": {"path": output, **geometry(enhanced.volume)},
         "synthetic_slices": enhanced.synthetic_slices,
         "plan": enhanced.plan.to_dict(),
         "notes": enhanced.notes,
     }
+
+
+def _add_batch(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "batch",
+        help="enhance every scan below a folder",
+        description="Enhance every scan below a folder that can be enhanced, and say of the others why not. OUT gets "
+        "the same folders, with NAME.enhanced.nrrd, a thumbnail and a record for each scan, and summary.csv and "
+        "summary.html for all. Exit code 4: some scans that qualify could not be enhanced.",
+    )
+    parser.add_argument("input", metavar="IN", type=Path, help="folder with scans, at any depth")
+    parser.add_argument("output", metavar="OUT", type=Path, help="folder for the results, made where missing")
+    _add_goal(parser)
+    _add_axis(parser)
+    add_model_option(parser)
+    _add_acquisition(parser)
+    _add_device_options(parser)
+    _add_memory(parser)
+    parser.add_argument("--selfcheck", action="store_true", help="also measure how well slices of each are restored")
+    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of the results (default: %(default)s)")
+    parser.add_argument("--jobs", type=job_count, metavar="N", help="how many scans at once (default: one a device)")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on: pass over what is done, redo what has changed since"
+    )
+    add_progress_option(parser)
+    add_stop_option(parser)
+    # Time to end the processes and write the summary once more.
+    parser.set_defaults(run=_batch, grace_seconds=1.2)
+
+
+def _batch(arguments: argparse.Namespace, job: Job) -> int | None:
+    from .batch import SOME_FAILED, Settings, run_batch
+    from .summary import PAGE, counts
+
+    settings = Settings(
+        factor=arguments.factor,
+        spacing=arguments.spacing,
+        isotropic=arguments.isotropic,
+        axis=arguments.axis,
+        model=arguments.model,
+        acquisition=arguments.acquisition,
+        device=arguments.device,
+        precision=arguments.precision,
+        selfcheck=arguments.selfcheck,
+        format=arguments.format,
+    )
+    rows = run_batch(
+        arguments.input,
+        arguments.output,
+        settings,
+        jobs=arguments.jobs,
+        memory=_bytes(arguments.memory),
+        resume=arguments.resume,
+        say=job.say,
+        progress=job.progress,
+        should_cancel=job.should_cancel,
+    )
+    job.say(f"{counts(rows, len(rows))} {arguments.output / PAGE} shows them.")
+    return SOME_FAILED if any(row.status == FAILED for row in rows) else None
 
 
 def _add_selfcheck(commands: argparse._SubParsersAction) -> None:

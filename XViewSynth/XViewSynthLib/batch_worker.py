@@ -1,0 +1,164 @@
+"""One scan of a batch, enhanced in a process of its own: ``python -m XViewSynthLib.batch_worker one TASK.json``.
+
+What comes out lies beside the task, in the batch's own folder: the volume, its thumbnail, and `RESULT`. The batch puts
+it in its place, so that a process which ends halfway, for whatever reason, leaves nothing there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from .enhancement import Enhanced
+    from .job import Job
+    from .models import Model
+    from .volume import Volume
+
+COMMAND = "one"
+RESULT = "result.json"
+ENHANCED, REFUSED, FAILED = "enhanced", "refused", "failed"
+# Endings of what can be written; not .mhd, which would be two files.
+FORMATS = ("nrrd", "nii.gz", "nii", "mha")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the process is told, as JSON.
+
+    Attributes:
+        name: of the scan, relative to the folder that is searched: the only name that is told on.
+        source: the scan.
+        volume: file name of the enhanced volume.
+        thumbnail: file name of its picture.
+        model: folder of the model.
+        goal: "factor", "spacing" and "isotropic", as for `enhance`.
+        axis, acquisition, device, precision, memory: as for `enhance`.
+        selfcheck: whether to measure on this scan how well slices are restored.
+    """
+
+    name: str
+    source: str
+    volume: str
+    thumbnail: str
+    model: str
+    goal: dict[str, Any]
+    axis: str
+    acquisition: str
+    device: str
+    precision: str
+    memory: int | None
+    selfcheck: bool
+
+
+def enhance_one(task: Task, folder: Path, should_cancel: Callable[[], bool] | None = None) -> dict[str, Any]:
+    """Enhance a scan into a folder and tell how that went.
+
+    Returns:
+        "status": "enhanced", "refused" (the scan does not qualify) or "failed" (it does); "message" for the latter
+        two; for the first "report" as of ``enhance --report``, and "selfcheck", the report of `selfcheck`, or None.
+
+    Raises:
+        Cancelled: `should_cancel` said so.
+    """
+    try:
+        scan, model = _qualified(task)
+    except InputError as problem:
+        return {"status": REFUSED, "message": str(problem)}
+    try:
+        return _enhanced(task, folder, scan, model, should_cancel)
+    except InputError as problem:
+        return {"status": FAILED, "message": str(problem)}
+
+
+def register(subparsers: argparse._SubParsersAction) -> None:
+    """Add the command to the program's own."""
+    from .cli import add_stop_option
+
+    parser = subparsers.add_parser(COMMAND)
+    parser.add_argument("task", type=Path)
+    add_stop_option(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace, job: Job) -> None:
+    task = Task(**json.loads(arguments.task.read_text(encoding="utf-8")))
+    folder = arguments.task.parent
+    result = enhance_one(task, folder, job.should_cancel)
+    (folder / RESULT).write_text(json.dumps(result), encoding="utf-8")
+
+
+def _qualified(task: Task) -> tuple[Volume, Model]:
+    """The scan, if nothing in it or about it speaks against enhancing it.
+
+    Raises:
+        InputError: something does.
+    """
+    from .acquisition import resolve_acquisition
+    from .checks import check_values
+    from .grid import settle_grid
+    from .reading import read_volume
+    from .streams import quiet_libraries
+
+    with quiet_libraries():
+        scan = read_volume(task.source)
+    grid = settle_grid(scan, axis=task.axis, **task.goal)
+    resolve_acquisition(scan, task.acquisition)
+    check_values(scan.voxels)
+
+    # Takes seconds, which a scan that is refused need not wait for.
+    from .models import load_model
+    from .plan import check_known_factor
+
+    model = load_model(Path(task.model))
+    check_known_factor(model, grid.factor)
+    return scan, model
+
+
+def _enhanced(
+    task: Task, folder: Path, scan: Volume, model: Model, should_cancel: Callable[[], bool] | None
+) -> dict[str, Any]:
+    from .cli import describe_enhanced
+    from .enhancement import enhance
+    from .streams import quiet_libraries
+    from .thumbnails import write_thumbnail
+    from .writing import write_volume
+
+    settings = {
+        "axis": task.axis,
+        "model": model,
+        "acquisition": task.acquisition,
+        "device": task.device,
+        "precision": task.precision,
+        "memory": task.memory,
+        "should_cancel": should_cancel,
+    }
+    enhanced: Enhanced = enhance(scan, **task.goal, **settings)
+    with quiet_libraries():
+        write_volume(enhanced.volume, folder / task.volume)
+        write_thumbnail(folder / task.thumbnail, scan, enhanced.volume, enhanced.axis)
+    report = describe_enhanced(task.name, task.volume, scan, enhanced)
+    del enhanced
+    return {"status": ENHANCED, "report": report, "selfcheck": _check(scan, settings) if task.selfcheck else None}
+
+
+def _check(scan: Volume, settings: dict[str, Any]) -> dict[str, Any]:
+    from .selfcheck import selfcheck
+
+    try:
+        return selfcheck(scan, **settings)
+    except InputError as problem:  # such as too few slices to leave some out, which takes nothing from the result
+        return {"problem": str(problem)}
+
+
+if __name__ == "__main__":
+    from XViewSynthLib.__main__ import main
+
+    sys.exit(main(register))

@@ -1,0 +1,93 @@
+"""Checksums that tell whether a scan is still the one that was enhanced: every byte of every file that makes it up."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .dicom import is_dicom
+from .reading import suffix_of
+
+_CHUNK_BYTES = 4 * 1024**2
+# More than any header of text that points to voxels elsewhere; one that holds voxels itself is not searched further.
+_HEADER_BYTES = 256 * 1024
+_POINTING = {".nrrd", ".nhdr", ".mha", ".mhd"}
+_DATA_FILE = re.compile(r"^(?:data ?file|elementdatafile)[ \t]*[:=][ \t]*(.+?)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+_NUMBERED = re.compile(
+    r"(?P<before>\S*)%(?P<width>0?\d?)d(?P<after>\S*)\s+(?P<first>\d+)\s+(?P<last>\d+)(?:\s+(?P<step>\d+))?.*"
+)
+# More than any scan has slices, so that a damaged header cannot keep us busy.
+_MOST_FILES = 100_000
+
+
+def fingerprint_of_scan(scan: Path, check: Callable[[], None] = lambda: None) -> str:
+    """SHA-256 of a scan's files, in the order of their names; 64 hexadecimal digits.
+
+    What they are called does not count, nor when they were written.
+
+    Args:
+        scan: an image file, or the folder of a DICOM series.
+        check: called between pieces of a file; what it raises ends the work.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    whole = hashlib.sha256()
+    for file in files_of_scan(scan):
+        whole.update(fingerprint_of_file(file, check).encode("ascii"))
+    return whole.hexdigest()
+
+
+def fingerprint_of_file(file: Path, check: Callable[[], None] = lambda: None) -> str:
+    """SHA-256 of one file."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while piece := stream.read(_CHUNK_BYTES):
+            check()
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def fingerprint_of(value: Any) -> str:
+    """SHA-256 of a value that JSON can hold, whatever the order of its keys.
+
+    >>> fingerprint_of({"a": 1, "b": None}) == fingerprint_of({"b": None, "a": 1})
+    True
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode("ascii")).hexdigest()
+
+
+def files_of_scan(scan: Path) -> list[Path]:
+    """The files that make up a scan: of a folder its DICOM files, of a header those that it keeps its voxels in.
+
+    Raises:
+        OSError: a file or the folder cannot be read.
+    """
+    if scan.is_dir():
+        return sorted(file for file in scan.iterdir() if file.is_file() and is_dicom(file))
+    if suffix_of(scan) not in _POINTING:
+        return [scan]
+    # No file has a null character in its name; a damaged header may.
+    names = (name for name in _data_files(scan) if "\0" not in name)
+    return [scan, *(file for name in names if (file := scan.parent / name).is_file())]
+
+
+def _data_files(header: Path) -> list[str]:
+    with open(header, "rb") as stream:
+        text = stream.read(_HEADER_BYTES).decode("latin-1")
+    found = _DATA_FILE.search(text)
+    if found is None or found[1].upper() == "LOCAL":
+        return []
+    numbered = _NUMBERED.fullmatch(found[1])
+    if numbered:
+        first, last, step = (int(numbered[name] or 1) for name in ("first", "last", "step"))
+        numbers = range(first, last + 1, max(step, 1))[:_MOST_FILES]
+        return [f"{numbered['before']}{number:{numbered['width']}d}{numbered['after']}" for number in numbers]
+    if found[1].upper().startswith("LIST"):
+        return [os.fsdecode(line.encode("latin-1")) for line in text[found.end() :].split("\n") if line.strip()]
+    return [os.fsdecode(found[1].encode("latin-1"))]

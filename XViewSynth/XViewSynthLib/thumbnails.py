@@ -1,0 +1,51 @@
+"""A small picture of one plane across the slices, before and after, by which to find a scan again among many."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from . import quality
+from .orientation import to_slices
+from .picture import display_window
+from .volume import Axis, Volume
+
+WIDTH, HEIGHT = 180, 180
+_GAP = 4
+
+
+def write_thumbnail(path: Path, observed: Volume, enhanced: Volume, axis: Axis) -> None:
+    """Write a PNG with the middle plane across the slices: observed on the left, enhanced on the right.
+
+    Of axial slices that is the coronal plane: superior is up, the patient's right on the left. A millimetre is as long
+    upwards as sideways.
+
+    Args:
+        path: the file to write.
+        observed: the scan, HU.
+        enhanced: the result, which begins with the same slice.
+        axis: the one that got more slices.
+    """
+    slices, order = to_slices(observed, axis)
+    spacing = tuple(observed.spacing[2 - dimension] for dimension in order.dimensions)
+    window = display_window(slices, quality.body_mask(slices, spacing))
+    before, after = slices, to_slices(enhanced, axis)[0]
+    tall, wide = (len(before) - 1) * spacing[0], (before.shape[2] - 1) * spacing[2]
+    step = max(tall / HEIGHT, wide / WIDTH)
+    ups, acrosses = np.arange(0, tall, step), np.arange(0, wide, step)
+    planes = []
+    for volume, distance in ((before, spacing[0]), (after, enhanced.spacing_along(axis))):
+        plane = volume[:, volume.shape[1] // 2]
+        rows = np.rint(ups / distance).astype(int).clip(0, len(plane) - 1)
+        columns = np.rint(acrosses / spacing[2]).astype(int).clip(0, plane.shape[1] - 1)
+        # Slices run upwards and columns to the right of the patient, where pictures run downwards and to the left.
+        planes.append(_grey(plane[np.ix_(rows, columns)], window)[::-1, ::-1])
+    gap = np.full((len(ups), _GAP), 255, np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(np.hstack([planes[0], gap, planes[1]])), str(path))
+
+
+def _grey(plane: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+    low, high = window
+    return np.rint((plane.astype(np.float32).clip(low, high) - low) * (255 / (high - low))).astype(np.uint8)
