@@ -15,10 +15,10 @@ from XViewSynthLib.job import Job
 from XViewSynthLib.models import save_model
 from XViewSynthLib.networks import ThreeViewNetwork
 from XViewSynthTrainLib.ablation import ARMS, ablate
-from XViewSynthTrainLib.checkpoints import NAME as CHECKPOINT
 from XViewSynthTrainLib.checkpoints import load_checkpoint
 from XViewSynthTrainLib.command import register_ablate, register_train
 from XViewSynthTrainLib.config import TrainingConfig
+from XViewSynthTrainLib.files import CHECKPOINT_FILE
 from XViewSynthTrainLib.runlog import read_log
 from XViewSynthTrainLib.runs import make_card as make_trained_card
 from XViewSynthTrainLib.runs import steps_within, train
@@ -117,7 +117,7 @@ class TestTrain:
                 should_cancel=lambda: stopped_after in done,
             )  # fmt: skip
         train([], tmp_path / "run", resume=True)
-        whole, run = (load_checkpoint(tmp_path / name / CHECKPOINT)[0] for name in ("whole", "run"))
+        whole, run = (load_checkpoint(tmp_path / name / CHECKPOINT_FILE)[0] for name in ("whole", "run"))
         assert all(torch.equal(whole[name], run[name]) for name in whole)
         assert [e["kind"] for e in read_log(tmp_path / "run")] == [e["kind"] for e in read_log(tmp_path / "whole")]
 

@@ -14,8 +14,9 @@ import torch
 from scans import affine_from, anatomy
 from tiny import NETWORK
 from XViewSynthLib import InputError, Volume, write_volume
-from XViewSynthTrainLib.checkpoints import NAME, load_checkpoint
+from XViewSynthTrainLib.checkpoints import load_checkpoint
 from XViewSynthTrainLib.config import TrainingConfig
+from XViewSynthTrainLib.files import CHECKPOINT_FILE
 from XViewSynthTrainLib.runlog import read_log
 from XViewSynthTrainLib.team import Team, team_of_torchrun
 from XViewSynthTrainLib.trainer import Trainer
@@ -69,7 +70,7 @@ class TestTwoProcesses:
             assert two == pytest.approx(one, rel=1e-3)
 
     def test_learn_the_same_weights(self, runs):
-        one, two = (load_checkpoint(runs / name / NAME)[0] for name in ("one", "two"))
+        one, two = (load_checkpoint(runs / name / CHECKPOINT_FILE)[0] for name in ("one", "two"))
         moved = [name for name in one if name.startswith("network.")]
         assert moved
         for name in moved:

@@ -12,9 +12,10 @@ from scans import affine_from, anatomy
 from tiny import NETWORK, make_network
 from XViewSynthLib import Cancelled, InputError, Volume
 from XViewSynthLib.networks import to_network_units
-from XViewSynthTrainLib.checkpoints import NAME, load_checkpoint, save_checkpoint
+from XViewSynthTrainLib.checkpoints import load_checkpoint, save_checkpoint
 from XViewSynthTrainLib.config import LossWeights, TrainingConfig
 from XViewSynthTrainLib.distillation import agreement_terms, cross_view_distillation, restoration_terms
+from XViewSynthTrainLib.files import CHECKPOINT_FILE
 from XViewSynthTrainLib.heldout import Gain
 from XViewSynthTrainLib.runlog import read_log
 from XViewSynthTrainLib.sampling import Sampler
@@ -119,7 +120,7 @@ class TestResuming:
     def test_a_checkpoint_is_written_in_time(self, scans, tmp_path):
         seen = []
         trainer = Trainer(scans, replace(CONFIG, checkpoint_seconds=0.0), tmp_path / "run")
-        trainer.run(lambda _: seen.append(load_checkpoint(tmp_path / "run" / NAME)[1]["step"]))
+        trainer.run(lambda _: seen.append(load_checkpoint(tmp_path / "run" / CHECKPOINT_FILE)[1]["step"]))
         assert seen == list(range(1, 9))
 
     def test_a_run_is_not_overwritten(self, scans, tmp_path):
@@ -236,38 +237,38 @@ class TestNumbersThatAreNone:
         resumed = Trainer(scans, CONFIG, tmp_path, resume=True)
         assert torch.equal(weights_of(resumed.average), whole)
         resumed.save()
-        assert load_checkpoint(tmp_path / NAME)[1]["rate_scale"] == 0.5
+        assert load_checkpoint(tmp_path / CHECKPOINT_FILE)[1]["rate_scale"] == 0.5
 
     def test_what_never_settles_ends_with_a_sentence(self, scans, tmp_path, monkeypatch):
         trainer = Trainer(scans, CONFIG, tmp_path)
         self.spoil(trainer, monkeypatch, times=1000)
         with pytest.raises(InputError, match="Lower the learning rate or leave out odd scans"):
             trainer.run()
-        assert load_checkpoint(tmp_path / NAME)[1]["step"] == 0
+        assert load_checkpoint(tmp_path / CHECKPOINT_FILE)[1]["step"] == 0
 
 
 class TestCheckpoints:
     def test_tensors_and_facts_come_back(self, tmp_path):
-        save_checkpoint(tmp_path / NAME, {"a": torch.arange(3)}, {"step": 7})
-        tensors, facts = load_checkpoint(tmp_path / NAME)
+        save_checkpoint(tmp_path / CHECKPOINT_FILE, {"a": torch.arange(3)}, {"step": 7})
+        tensors, facts = load_checkpoint(tmp_path / CHECKPOINT_FILE)
         assert (tensors["a"].tolist(), facts) == ([0, 1, 2], {"step": 7})
 
     def test_nothing_else_is_left(self, tmp_path):
-        save_checkpoint(tmp_path / NAME, {"a": torch.arange(3)}, {})
-        assert [path.name for path in tmp_path.iterdir()] == [NAME]
+        save_checkpoint(tmp_path / CHECKPOINT_FILE, {"a": torch.arange(3)}, {})
+        assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT_FILE]
 
     def test_an_older_one_survives_a_failure(self, tmp_path):
-        save_checkpoint(tmp_path / NAME, {"a": torch.zeros(1)}, {"step": 1})
+        save_checkpoint(tmp_path / CHECKPOINT_FILE, {"a": torch.zeros(1)}, {"step": 1})
         with pytest.raises(InputError, match="Make room"):
-            save_checkpoint(tmp_path / "missing" / NAME, {"a": torch.ones(1)}, {"step": 2})
-        assert load_checkpoint(tmp_path / NAME)[1] == {"step": 1}
+            save_checkpoint(tmp_path / "missing" / CHECKPOINT_FILE, {"a": torch.ones(1)}, {"step": 2})
+        assert load_checkpoint(tmp_path / CHECKPOINT_FILE)[1] == {"step": 1}
 
     @pytest.mark.parametrize("content", [b"", b"\x00" * 100, b"not tensors at all"])
     def test_a_damaged_one_is_told(self, tmp_path, content):
-        (tmp_path / NAME).write_bytes(content)
+        (tmp_path / CHECKPOINT_FILE).write_bytes(content)
         with pytest.raises(InputError, match="is damaged"):
-            load_checkpoint(tmp_path / NAME)
+            load_checkpoint(tmp_path / CHECKPOINT_FILE)
 
     def test_a_missing_one_is_told(self, tmp_path):
         with pytest.raises(InputError, match="there is no checkpoint"):
-            load_checkpoint(tmp_path / NAME)
+            load_checkpoint(tmp_path / CHECKPOINT_FILE)

@@ -26,8 +26,9 @@ sys.path[:0] = [str(ROOT / "XViewSynth"), str(ROOT / "XViewSynthTrain")]
 from XViewSynthLib import read_volume, selfcheck, write_volume  # noqa: E402
 from XViewSynthLib.acquisition import acquisition_axis, thin  # noqa: E402
 from XViewSynthLib.progress import reporter  # noqa: E402
+from XViewSynthTrainLib.files import MODEL_FOLDER  # noqa: E402
 from XViewSynthTrainLib.regions import split_slices  # noqa: E402
-from XViewSynthTrainLib.runs import MODEL_FOLDER, train  # noqa: E402
+from XViewSynthTrainLib.runs import train  # noqa: E402
 
 
 def main() -> None:

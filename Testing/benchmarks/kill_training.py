@@ -108,9 +108,10 @@ def weights(run: Path) -> tuple[str, ...]:
     sys.path[:0] = [str(ROOT / "XViewSynth"), str(ROOT / "XViewSynthTrain")]
     import hashlib
 
-    from XViewSynthTrainLib.checkpoints import NAME, load_checkpoint
+    from XViewSynthTrainLib.checkpoints import load_checkpoint
+    from XViewSynthTrainLib.files import CHECKPOINT_FILE
 
-    tensors, facts = load_checkpoint(run / NAME)
+    tensors, facts = load_checkpoint(run / CHECKPOINT_FILE)
     learned = hashlib.sha256(b"".join(tensors[name].numpy().tobytes() for name in sorted(tensors))).hexdigest()
     return learned, facts["step"], json.loads((run / "report.json").read_text())["model"]["sha256"]
 

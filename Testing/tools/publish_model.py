@@ -14,7 +14,8 @@ from pathlib import Path
 
 from XViewSynthLib.models import save_model
 from XViewSynthLib.networks import INTENSITY_RANGE, ThreeViewNetwork
-from XViewSynthTrainLib.checkpoints import NAME, load_checkpoint
+from XViewSynthTrainLib.checkpoints import load_checkpoint
+from XViewSynthTrainLib.files import CHECKPOINT_FILE
 
 MODELS = Path(__file__).resolve().parents[2] / "Resources" / "Models"
 _AVERAGE = "average."
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--version", default="0.1.0")
     arguments = parser.parse_args()
     phases = [describe_run(run) for run in arguments.runs]
-    tensors, _ = load_checkpoint(arguments.runs[-1] / NAME)
+    tensors, _ = load_checkpoint(arguments.runs[-1] / CHECKPOINT_FILE)
     network = ThreeViewNetwork(**phases[-1]["network"])
     network.load_state_dict(
         {name.removeprefix(_AVERAGE): tensor for name, tensor in tensors.items() if name.startswith(_AVERAGE)}
@@ -66,7 +67,7 @@ def main() -> None:
 
 def describe_run(run: Path) -> dict:
     """The settings of a run, and how far it got."""
-    _, facts = load_checkpoint(run / NAME)
+    _, facts = load_checkpoint(run / CHECKPOINT_FILE)
     return json.loads((run / "config.json").read_text(encoding="utf-8")) | {"steps_done": facts["step"]}
 
 

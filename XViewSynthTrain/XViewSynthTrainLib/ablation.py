@@ -12,8 +12,8 @@ from XViewSynthLib.progress import Progress
 from XViewSynthLib.reading import read_volume
 from XViewSynthLib.writing import write_volume
 
-from .checkpoints import NAME
 from .config import TrainingConfig
+from .files import CHECKPOINT_FILE
 from .regions import middle_of
 from .runs import make_card
 from .trainer import Trainer
@@ -65,7 +65,7 @@ def ablate(
         config = replace(TrainingConfig.from_dict({**settings, **ARMS[arm]}), seed=seed)
         run = folder / "runs" / f"{arm}-seed{seed}"
         weights = began_with.network.state_dict() if began_with is not None else None
-        trainer = Trainer(volumes, config, run, start=weights, device=where, resume=(run / NAME).exists())
+        trainer = Trainer(volumes, config, run, start=weights, device=where, resume=(run / CHECKPOINT_FILE).exists())
         network = trainer.run(_counted(progress, f"{arm} seed {seed}", done, len(arms)), should_cancel)
         data = [{"name": scan.stem, "license": "the user's own"} for scan in map(Path, scans)]
         save_model(model, network, make_card(f"{arm}-seed{seed}", config, data, began_with))

@@ -12,8 +12,6 @@ from torch import Tensor
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.outputs import staging_folder
 
-NAME = "checkpoint.safetensors"
-
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], facts: dict) -> None:
     """Write tensors and JSON-able facts; an older checkpoint at `path` survives until the new one is whole.

@@ -97,8 +97,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(arguments: argparse.Namespace, job: Job) -> None:
-    from .report import REPORT_PAGE
-    from .runs import MODEL_FOLDER, train
+    from .files import MODEL_FOLDER, REPORT_PAGE
+    from .runs import train
 
     if arguments.resume and arguments.scans:
         raise InputError("Leave the scans out with --resume: the run knows them.")

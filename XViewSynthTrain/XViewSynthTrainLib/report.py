@@ -23,9 +23,8 @@ from XViewSynthLib.progress import describe_seconds
 from XViewSynthLib.reading import suffix_of
 
 from . import figures
+from .files import CONFIG_FILE, PREVIEW_FOLDER, REPORT_FILE, REPORT_PAGE, SCANS_FILE
 from .runlog import read_log
-
-REPORT_FILE, REPORT_PAGE = "report.json", "report.html"
 
 _GAINS = {"over_linear_db": "over linear", "over_cubic_db": "over cubic", "over_better_db": "over the better"}
 _SETTINGS = {
@@ -215,7 +214,7 @@ def _pictures(folder: Path, report: dict[str, Any], log: Sequence[dict[str, Any]
     # A page without its picture is better than no page after hours of training.
     if factors:
         with suppress(InputError, ImportError):
-            address = figures.before_and_after(folder / "preview", min(factors))
+            address = figures.before_and_after(folder / PREVIEW_FOLDER, min(factors))
     if address is None:
         return '<h2>Before and after</h2>\n<p class="small">There is no preview of held-out slices to show.</p>'
     caption = (
@@ -257,7 +256,7 @@ def _scans(title: str, scans: Sequence[dict[str, Any]] | None) -> str:
 
 def _settings(folder: Path, hide: Callable[[str], str]) -> str:
     try:
-        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        settings = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         rows = [(told, hide(_setting(settings[key]))) for key, told in _SETTINGS.items() if key in settings]
         others = [(key, hide(_setting(value))) for key, value in settings.items() if key not in _SETTINGS]
     except (OSError, ValueError, TypeError, AttributeError):
@@ -331,7 +330,7 @@ def _without_infinities(value: Any) -> Any:
 def _study(folder: Path) -> tuple[list[str], list[str]]:
     """Paths of the scans that were trained on, and of those that the user kept from it."""
     try:
-        study = json.loads((folder / "scans.json").read_text(encoding="utf-8"))
+        study = json.loads((folder / SCANS_FILE).read_text(encoding="utf-8"))
         return list(study["training"]), list(study["held_out"])
     except (OSError, ValueError, TypeError, KeyError):
         return [], []

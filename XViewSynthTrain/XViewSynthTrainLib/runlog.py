@@ -18,9 +18,8 @@ from XViewSynthLib.errors import InputError
 from XViewSynthLib.outputs import Outputs
 from XViewSynthLib.quality import finite_or_none
 
+from .files import LOG_FILE
 from .heldout import Gain, mean_gain
-
-LOG_FILE = "log.jsonl"
 
 
 class RunLog:

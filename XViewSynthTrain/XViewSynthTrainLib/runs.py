@@ -24,6 +24,7 @@ from XViewSynthLib.selfcheck import cancel_check
 from XViewSynthLib.volume import Volume
 
 from .config import TrainingConfig
+from .files import MODEL_FOLDER, PREVIEW_FOLDER, SCANS_FILE
 from .heldout import VERDICT_VOXELS, WATCHED_VOXELS, Gain, HeldOut, mean_gain, write_example, write_preview
 from .regions import split_slices
 from .report import write_report
@@ -31,9 +32,6 @@ from .runlog import gains_to_json
 from .team import Team, team_of_torchrun
 from .trainer import Trainer, refuse_existing_run, stored_config
 
-MODEL_FOLDER = "model"
-PREVIEW_FOLDER = "preview"
-SCANS_FILE = "scans.json"
 HOLD_OUT_SHARE = 0.25
 #: What a run is judged at, unless it trains other factors.
 _USUAL_FACTORS = (2, 4)

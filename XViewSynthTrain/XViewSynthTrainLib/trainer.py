@@ -17,15 +17,14 @@ from XViewSynthLib.networks import ThreeViewNetwork
 from XViewSynthLib.progress import Progress
 from XViewSynthLib.volume import Volume
 
-from .checkpoints import NAME, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from .checkpoints import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from .config import TrainingConfig
 from .distillation import training_terms
+from .files import CHECKPOINT_FILE, CONFIG_FILE
 from .heldout import Gain, mean_gain
 from .runlog import RunLog
 from .sampling import Blocks, Sampler
 from .team import Team
-
-CONFIG_FILE = "config.json"
 
 _CLIP_NORM = 0.5
 _WARM_UP = 0.03
@@ -185,7 +184,7 @@ class Trainer:
             "recoveries": self._recoveries,
             "recent": self._recent,
         }
-        save_checkpoint(self.folder / NAME, tensors, facts)
+        save_checkpoint(self.folder / CHECKPOINT_FILE, tensors, facts)
 
     def judge_start(self, gains: dict[int, Gain]) -> None:
         """Note what the network gained before any training: that is what a run has to beat."""
@@ -290,7 +289,7 @@ class Trainer:
             ) from None
 
     def _restore(self) -> None:
-        tensors, facts = load_checkpoint(self.folder / NAME)
+        tensors, facts = load_checkpoint(self.folder / CHECKPOINT_FILE)
         self.network.load_state_dict(_below("network.", tensors))
         self.average.load_state_dict(_below("average.", tensors))
         restore_optimizer(self.optimizer, tensors)

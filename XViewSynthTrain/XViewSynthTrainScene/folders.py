@@ -12,10 +12,10 @@ from typing import Any
 
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.models import CARD_FILE, import_model, list_models, model_card
+from XViewSynthTrainLib.files import CHECKPOINT_FILE, CONFIG_FILE, LOG_FILE, MODEL_FOLDER, REPORT_FILE, REPORT_PAGE
 
-CONFIG_FILE, CHECKPOINT_FILE, LOG_FILE = "config.json", "checkpoint.safetensors", "log.jsonl"
-REPORT_FILE, REPORT_PAGE = "report.json", "report.html"
-MODEL_FOLDER, PREVIEW_FOLDER, SCANS_FOLDER = "model", "preview", "scans"
+#: Volumes of the scene, written for the run.
+SCANS_FOLDER = "scans"
 
 _READ_BYTES = 4 * 1024**2
 

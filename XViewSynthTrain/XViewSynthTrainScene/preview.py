@@ -14,8 +14,8 @@ from XViewSynthLib.errors import InputError
 from XViewSynthLib.volume import Volume
 from XViewSynthScene.views import share_window_level
 from XViewSynthScene.volumes import set_voxels_and_geometry
+from XViewSynthTrainLib.files import PREVIEW_FOLDER
 
-from .folders import PREVIEW_FOLDER
 from .study import ROLE_ATTRIBUTE
 
 OBSERVED, BEFORE, NOW, TRUTH = "observed", "before", "now", "truth"
