@@ -1,0 +1,525 @@
+"""Whole study sets: what is enhanced, what is said of the rest, and what a crash, a stop or a kill leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import SimpleITK as sitk
+
+from scans import affine_from, anatomy, write_dicom_series
+from tiny import make_card, make_network
+from XViewSynthLib import InputError, Volume, batch, read_volume, write_volume
+from XViewSynthLib.batch import Study, find_studies, is_done, read_record
+from XViewSynthLib.cli import main
+from XViewSynthLib.errors import Cancelled
+from XViewSynthLib.fingerprints import files_of_scan, fingerprint_of, fingerprint_of_file, fingerprint_of_scan
+from XViewSynthLib.models import save_model
+from XViewSynthLib.summary import Row, counts, write_summary
+
+LIBRARY = str(Path(batch.__file__).parents[1])
+LIMIT_SECONDS = 2.0
+ODD_NAME = "<b>=&'ä.nrrd"
+
+# Every process of a batch reads this first. A scan's name says what befalls its process: it crashes, or it comes to
+# wait for a library for a minute.
+SITE = """
+import json, os, sys, time
+from pathlib import Path
+if "XViewSynthLib.batch_worker" in sys.orig_argv:
+    file = Path(next(word for word in sys.orig_argv if word.endswith("task.json")))
+    name = json.loads(file.read_text())["name"]
+    if name.startswith("crash"):
+        os.kill(os.getpid(), 9)
+    if name.startswith("slow"):
+        class Slow:
+            def find_spec(self, module, path=None, target=None):
+                if module == "numpy":
+                    (file.parent / "waiting").touch()
+                    time.sleep(60)
+        sys.meta_path.insert(0, Slow())
+"""
+
+
+def small_scan(seed: int = 0, slices: int = 8) -> Volume:
+    """A scan with slices 4 mm apart."""
+    return Volume(anatomy((slices, 20, 18), seed), affine_from())
+
+
+def write_broken(folder: Path) -> set[str]:
+    """Files that look like scans and do not qualify, and their names."""
+    voxels = small_scan().voxels
+    (folder / ODD_NAME).write_bytes(b"NRRD0004\nnothing")
+    write_volume(Volume(voxels[:3], affine_from()), folder / "few.nrrd")
+    write_volume(Volume((voxels > 0).astype(np.uint8), affine_from()), folder / "labels.nrrd")
+    write_volume(Volume(np.zeros_like(voxels), affine_from()), folder / "flat.mha")
+    return {ODD_NAME, "few.nrrd", "labels.nrrd", "flat.mha"}
+
+
+def enhance_all(source: Path, target: Path, model: Path, *options: str) -> int:
+    words = ["batch", str(source), str(target), "--factor", "2", "--model", str(model), "--device", "cpu"]
+    return main([*words, "--progress", "none", *options])
+
+
+def table(target: Path) -> dict[str, dict[str, str]]:
+    with open(target / "summary.csv", newline="", encoding="utf-8") as file:
+        return {row["scan"]: row for row in csv.DictReader(file)}
+
+
+def hidden(folder: Path) -> list[Path]:
+    return list(folder.rglob(".*"))
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory, tiny_model) -> tuple[Path, Path]:
+    """The folders of a batch that has come to its end, over a good file, a good series, and what does not qualify."""
+    place = tmp_path_factory.mktemp("secret-place")
+    source = place / "in"
+    (source / "a").mkdir(parents=True)
+    write_volume(small_scan(slices=6), source / "a" / "scan.nrrd")
+    write_dicom_series(source / "series", small_scan(1))
+    write_broken(source)
+    assert enhance_all(source, place / "out", tiny_model, "--selfcheck", "--jobs", "2") == 0
+    return source, place / "out"
+
+
+@pytest.fixture
+def copies(places, tmp_path) -> tuple[Path, Path]:
+    """The same folders to be changed, without what does not qualify."""
+    source, target = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(places[0], source, ignore=lambda *_: ["labels.nrrd", "few.nrrd", "flat.mha", ODD_NAME])
+    shutil.copytree(places[1], target)
+    return source, target
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch) -> Path:
+    """Processes of a batch fare as their scans are called."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(SITE)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    return folder
+
+
+class TestOutputs:
+    def test_mirror_the_folders(self, places):
+        names = {path.relative_to(places[1]).as_posix() for path in places[1].rglob("*") if path.is_file()}
+        stems = ("a/scan.nrrd.enhanced", "series.enhanced")
+        assert names == {f"{stem}.{end}" for stem in stems for end in ("nrrd", "json", "png")} | {
+            "summary.csv",
+            "summary.html",
+        }
+
+    def test_are_those_of_enhance(self, places, tiny_model, tmp_path):
+        options = ["--factor", "2", "--model", str(tiny_model), "--device", "cpu", "--progress", "none"]
+        assert main(["enhance", str(places[0] / "a" / "scan.nrrd"), str(tmp_path / "out.nrrd"), *options]) == 0
+        alone = (tmp_path / "out.nrrd").read_bytes()
+        assert (places[1] / "a" / "scan.nrrd.enhanced.nrrd").read_bytes() == alone
+
+    def test_keep_the_observed_slices_of_a_series(self, places):
+        enhanced = read_volume(places[1] / "series.enhanced.nrrd")
+        np.testing.assert_array_equal(enhanced.voxels[::2], read_volume(places[0] / "series").voxels)
+
+    def test_leave_nothing_hidden(self, places):
+        assert hidden(places[1]) == []
+
+    def test_have_a_thumbnail_with_both(self, places):
+        pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(places[1] / "series.enhanced.png")))
+        before, after = pixels[:, : pixels.shape[1] // 2 - 2], pixels[:, pixels.shape[1] // 2 + 2 :]
+        assert before.shape == after.shape
+        assert before.std() > 0
+        assert (before != after).any()
+
+    def test_have_a_record_that_tells_their_checksum(self, places):
+        study = Study("series", places[0] / "series", places[1] / "series.enhanced")
+        record = read_record(study)
+        assert record["output"]["sha256"] == fingerprint_of_file(study.file("nrrd"))
+        assert record["input_sha256"] == fingerprint_of_scan(study.source)
+        assert record["report"]["factor"] == 2
+
+
+class TestSummary:
+    def test_names_every_scan(self, places):
+        rows = table(places[1])
+        assert {name for name, row in rows.items() if row["status"] == "enhanced"} == {"a/scan.nrrd", "series"}
+        refused = {name for name, row in rows.items() if row["status"] == "refused"}
+        assert refused == {ODD_NAME, "few.nrrd", "labels.nrrd", "flat.mha"}
+
+    @pytest.mark.parametrize(
+        ("name", "reason"),
+        [
+            (ODD_NAME, "is damaged or incomplete"),
+            ("few.nrrd", "has 3 slices along K, too few"),
+            ("labels.nrrd", "segmentation"),
+            ("flat.mha", "has the value 0 everywhere"),
+        ],
+    )
+    def test_says_why_one_does_not_qualify(self, places, name, reason):
+        assert reason in table(places[1])[name]["message"]
+
+    def test_tells_what_was_gained(self, places):
+        row = table(places[1])["series"]
+        assert row["slices"] == "15"
+        assert (float(row["spacing_before_mm"]), float(row["spacing_after_mm"])) == (4, 2)
+        gains = [float(row[f"gain_over_{rival}_db"]) for rival in ("linear", "cubic", "better")]
+        assert gains[2] == min(gains[:2])
+        assert float(row["seconds"]) > 0
+
+    def test_says_where_a_scan_is_too_short_to_leave_slices_out(self, places):
+        row = table(places[1])["a/scan.nrrd"]
+        assert row["gain_over_better_db"] == ""
+        assert "Self-check: The scan has 6 slices" in row["message"]
+
+    def test_nothing_names_a_folder_of_this_computer(self, places):
+        for path in places[1].rglob("*"):
+            if path.suffix in (".csv", ".html", ".json"):
+                assert "secret-place" not in path.read_text(encoding="utf-8"), path
+
+    def test_the_page_escapes_names_and_shows_pictures_that_are_there(self, places):
+        page = (places[1] / "summary.html").read_text(encoding="utf-8")
+        found = Page(page)
+        assert "b" not in found.tags
+        assert ODD_NAME in found.text
+        assert {(places[1] / picture).exists() for picture in found.pictures} == {True}
+        assert len(found.pictures) == 2
+
+    def test_survives_a_name_that_is_no_text(self, tmp_path):
+        target = tmp_path / "out"
+        target.mkdir()
+        name = os.fsdecode(b"bad\xff.nrrd")
+        write_summary(target, tmp_path, [Row(name, "enhanced", thumbnail=f"{name}.png")], 1)
+        assert "bad%FF.nrrd.png" in (target / "summary.html").read_text(encoding="utf-8")
+
+    def test_counts_what_was_not_reached(self):
+        assert counts([Row("a", "failed")], 3) == "1 failed, 2 not reached, of 3 scans."
+
+
+class Page(HTMLParser):
+    """What a page shows."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.tags, self.pictures, self.text = [], [], ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        if tag == "img":
+            self.pictures.append(dict(attributes)["src"])
+
+    def handle_data(self, data):
+        self.text += data
+
+
+class TestResume:
+    def test_does_nothing_twice(self, copies, tiny_model, capsys):
+        before = {path: path.stat().st_mtime_ns for path in copies[1].rglob("*.enhanced.*")}
+        assert enhance_all(*copies, tiny_model, "--selfcheck", "--resume") == 0
+        assert {path: path.stat().st_mtime_ns for path in copies[1].rglob("*.enhanced.*")} == before
+        assert "2 enhanced before, of 2 scans." in capsys.readouterr().out
+        assert table(copies[1])["series"]["slices"] == "15"
+
+    def test_without_it_nothing_that_exists_is_touched(self, copies, tiny_model, capsys):
+        assert enhance_all(*copies, tiny_model) == 2
+        assert "exists already: add --resume" in capsys.readouterr().err
+        assert hidden(copies[1]) == []
+
+    def test_does_again_what_has_changed(self, copies, tiny_model):
+        source, target = copies
+        write_volume(small_scan(7), source / "a" / "scan.nrrd", overwrite=True)
+        kept = (target / "series.enhanced.nrrd").stat().st_mtime_ns
+        assert enhance_all(*copies, tiny_model, "--selfcheck", "--resume") == 0
+        enhanced = read_volume(target / "a" / "scan.nrrd.enhanced.nrrd")
+        np.testing.assert_array_equal(enhanced.voxels[::2], small_scan(7).voxels)
+        assert (target / "series.enhanced.nrrd").stat().st_mtime_ns == kept
+        assert {name: row["status"] for name, row in table(target).items()} == {
+            "a/scan.nrrd": "enhanced",
+            "series": "enhanced before",
+        }
+
+    def test_clears_what_a_killed_batch_has_left(self, copies, tiny_model):
+        left = copies[1] / ".xviewsynth-batch" / ".xviewsynth-x"
+        left.mkdir(parents=True)
+        (left / "half.nrrd").write_text("half")
+        assert enhance_all(*copies, tiny_model, "--selfcheck", "--resume") == 0
+        assert hidden(copies[1]) == []
+
+    def test_never_replaces_a_file_that_is_not_its_own(self, copies, tiny_model, capsys):
+        (copies[1] / "series.enhanced.json").unlink()
+        kept = (copies[1] / "series.enhanced.nrrd").read_bytes()
+        assert enhance_all(*copies, tiny_model, "--selfcheck", "--resume") == 4
+        assert (copies[1] / "series.enhanced.nrrd").read_bytes() == kept
+        assert "series.enhanced.nrrd exists already and is not of a batch" in capsys.readouterr().out
+
+
+class TestIsDone:
+    @pytest.fixture
+    def study(self, copies) -> Study:
+        return Study("series", copies[0] / "series", copies[1] / "series.enhanced")
+
+    @pytest.fixture
+    def what(self, study) -> dict:
+        record = read_record(study)
+        return {key: record[key] for key in ("input_sha256", "settings")}
+
+    def test_with_the_same_scan_and_settings(self, study, what):
+        assert is_done(study, read_record(study), what)
+
+    @pytest.mark.parametrize("name", ["factor", "model", "axis", "selfcheck", "format", "program"])
+    def test_not_with_another_setting(self, study, what, name):
+        assert not is_done(study, read_record(study), {**what, "settings": {**what["settings"], name: "other"}})
+
+    def test_not_with_another_scan(self, study, what):
+        assert not is_done(study, read_record(study), {**what, "input_sha256": "0" * 64})
+
+    def test_not_without_the_volume(self, study, what):
+        study.file("nrrd").unlink()
+        assert not is_done(study, read_record(study), what)
+
+    def test_not_with_half_of_the_volume(self, study, what):
+        study.file("nrrd").write_bytes(study.file("nrrd").read_bytes()[:-1])
+        assert not is_done(study, read_record(study), what)
+
+    @pytest.mark.parametrize("content", ["", "[]", "{}", '{"fingerprint": 1'])
+    def test_not_with_a_broken_record(self, study, what, content):
+        study.record.write_text(content)
+        assert not is_done(study, read_record(study), what)
+
+
+class TestCrash:
+    def test_stops_no_other(self, site, tmp_path, tiny_model):
+        source, target = tmp_path / "in", tmp_path / "out"
+        source.mkdir()
+        write_volume(small_scan(), source / "crash.nrrd")
+        broken = write_broken(source)
+        assert enhance_all(source, target, tiny_model) == 4
+        rows = table(target)
+        assert rows["crash.nrrd"]["status"] == "failed"
+        assert "ended by SIGKILL, perhaps for lack of memory" in rows["crash.nrrd"]["message"]
+        assert {name for name, row in rows.items() if row["status"] == "refused"} == broken
+        assert hidden(target) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals between processes")
+class TestStop:
+    @pytest.fixture
+    def folders(self, site, tmp_path) -> tuple[Path, Path]:
+        source = tmp_path / "in"
+        source.mkdir()
+        write_volume(small_scan(), source / "slow 1.nrrd")
+        write_volume(small_scan(), source / "slow 2.nrrd")
+        return source, tmp_path / "out"
+
+    @pytest.fixture
+    def process(self, folders, site, tiny_model):
+        """A batch whose two processes are at work."""
+        words = ["batch", *map(str, folders), "--model", str(tiny_model), "--device", "cpu", "--jobs", "2"]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([LIBRARY, str(site)])}
+        command = [sys.executable, "-m", "XViewSynthLib", *words, "--progress", "none"]
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            wait_until(lambda: len(list(folders[1].rglob("waiting"))) == 2, 60)
+            yield process
+            process.kill()
+
+    def test_ends_in_time_and_leaves_nothing(self, process, folders):
+        workers = psutil.Process(process.pid).children()
+        assert len(workers) == 2
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 3
+        assert time.monotonic() - began < LIMIT_SECONDS
+        assert not any(worker.is_running() for worker in workers)
+        assert sorted(os.listdir(folders[1])) == ["summary.csv", "summary.html"]
+        assert b"Cancelled. What was finished is kept: add --resume" in process.stderr.read()
+
+    def test_a_kill_leaves_no_process_and_the_next_batch_clears_up(self, process, folders, tiny_model):
+        workers = psutil.Process(process.pid).children()
+        process.kill()
+        process.wait()
+        source, target = folders
+        for file in source.iterdir():
+            file.rename(source / f"crash {file.name}")
+        # Waits for those that the killed one has left, which hold its folder.
+        assert enhance_all(source, target, tiny_model, "--resume") == 4
+        assert not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers)
+        assert sorted(os.listdir(target)) == ["summary.csv", "summary.html"]
+
+    def test_two_batches_do_not_share_an_output_folder(self, process, folders, tiny_model, monkeypatch, capsys):
+        monkeypatch.setattr(batch, "_LOCK_SECONDS", 0.1)
+        assert enhance_all(*folders, tiny_model, "--resume") == 2
+        assert "Another batch works in" in capsys.readouterr().err
+        assert len(list(folders[1].rglob("waiting"))) == 2
+
+
+def wait_until(happened, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+class TestFindStudies:
+    @pytest.fixture
+    def folder(self, tmp_path) -> Path:
+        """A folder with files that look like scans by their names."""
+        for name in ("chest.nrrd", "chest.mha", "b/chest.nrrd", "b/out/old.nrrd"):
+            (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "in" / name).touch()
+        return tmp_path / "in"
+
+    def test_each_has_a_place_of_its_own(self, folder, tmp_path):
+        studies = find_studies(folder, tmp_path / "out")
+        places = [study.place.relative_to(tmp_path / "out").as_posix() for study in studies]
+        assert places == [
+            "b/chest.nrrd.enhanced",
+            "b/out/old.nrrd.enhanced",
+            "chest.mha.enhanced",
+            "chest.nrrd.enhanced",
+        ]
+
+    def test_outputs_are_not_scans(self, folder):
+        names = [study.name for study in find_studies(folder, folder / "b" / "out")]
+        assert names == ["b/chest.nrrd", "chest.mha", "chest.nrrd"]
+
+    def test_scans_below_the_output_folder_are(self, folder):
+        assert len(find_studies(folder / "b", folder)) == 2
+
+    def test_a_folder_named_like_an_output_is_evaded(self, folder, tmp_path):
+        (folder / "chest.mha.enhanced.NRRD").mkdir()
+        (folder / "chest.mha.enhanced.NRRD" / "chest.nrrd").touch()
+        places = {study.name: study.place.name for study in find_studies(folder, tmp_path / "out")}
+        assert places["chest.mha"] == "chest.mha.enhanced~2"
+
+    def test_the_folder_itself_can_be_a_series(self, tmp_path):
+        write_dicom_series(tmp_path / "in", small_scan())
+        (study,) = find_studies(tmp_path / "in", tmp_path / "out")
+        assert (study.name, study.place) == (".", tmp_path / "out" / "enhanced")
+
+    def test_outputs_among_the_scans_are_refused(self, folder):
+        with pytest.raises(InputError, match="choose another folder"):
+            find_studies(folder, folder)
+
+    def test_nothing_found(self, tmp_path):
+        with pytest.raises(InputError, match="holds no scan"):
+            find_studies(tmp_path, tmp_path / "out")
+
+    def test_no_folder(self, tmp_path):
+        with pytest.raises(InputError, match="is no folder"):
+            find_studies(tmp_path / "none", tmp_path / "out")
+
+
+class TestFingerprint:
+    def test_changes_with_any_byte_and_not_with_the_name(self, tmp_path):
+        (tmp_path / "a.nii").write_bytes(b"voxels")
+        (tmp_path / "b.nii").write_bytes(b"voxels")
+        (tmp_path / "c.nii").write_bytes(b"voxelz")
+        first, second, third = (fingerprint_of_scan(tmp_path / name) for name in ("a.nii", "b.nii", "c.nii"))
+        assert first == second != third
+
+    @pytest.mark.parametrize("changed", [0, 5])
+    def test_covers_every_file_of_a_series(self, tmp_path, changed):
+        files = write_dicom_series(tmp_path, small_scan())
+        before = fingerprint_of_scan(tmp_path)
+        files[changed].write_bytes(files[changed].read_bytes()[:-1] + b"\7")
+        assert fingerprint_of_scan(tmp_path) != before
+
+    def test_other_files_beside_a_series_do_not_count(self, tmp_path):
+        write_dicom_series(tmp_path, small_scan())
+        before = fingerprint_of_scan(tmp_path)
+        (tmp_path / "notes.txt").write_text("notes")
+        assert fingerprint_of_scan(tmp_path) == before
+
+    @pytest.mark.parametrize(
+        ("name", "header"),
+        [
+            ("scan.mhd", "NDims = 3\nElementDataFile = 1.raw\n"),
+            ("scan.nhdr", "NRRD0004\nsizes: 2 2 2\ndata file: 1.raw\n"),
+            ("scan.nhdr", "NRRD0004\ndata file: LIST\n1.raw\n2.raw\n"),
+            ("scan.nhdr", "NRRD0004\r\ndata file: %d.raw 1 2 1\r\n"),
+            ("scan.mhd", "ElementDataFile = %01d.raw 1 2\n"),
+        ],
+    )
+    def test_covers_the_voxels_that_a_header_points_to(self, tmp_path, name, header):
+        (tmp_path / name).write_text(header, newline="")
+        for number in (1, 2):
+            (tmp_path / f"{number}.raw").write_bytes(b"voxels")
+        expected = ["1.raw", "2.raw"] if "LIST" in header or "%" in header else ["1.raw"]
+        assert [file.name for file in files_of_scan(tmp_path / name)] == [name, *expected]
+
+    @pytest.mark.parametrize("header", ["ElementDataFile = LOCAL\n", "ElementDataFile = gone.raw\n", "NDims = 3\n"])
+    def test_a_header_alone(self, tmp_path, header):
+        (tmp_path / "scan.mha").write_text(header)
+        assert files_of_scan(tmp_path / "scan.mha") == [tmp_path / "scan.mha"]
+
+    def test_can_be_stopped(self, tmp_path):
+        (tmp_path / "a.nii").write_bytes(b"voxels")
+
+        def stop() -> None:
+            raise Cancelled
+
+        with pytest.raises(Cancelled):
+            fingerprint_of_scan(tmp_path / "a.nii", stop)
+
+    def test_of_settings_heeds_every_value(self):
+        assert fingerprint_of({"factor": 2, "axis": "K"}) != fingerprint_of({"factor": 3, "axis": "K"})
+
+
+class TestWrongArguments:
+    """All of them are found before anything is made."""
+
+    @pytest.fixture
+    def source(self, tmp_path) -> Path:
+        (tmp_path / "in").mkdir()
+        (tmp_path / "in" / "scan.nrrd").touch()
+        return tmp_path / "in"
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--jobs", "0"], "a whole number from 1, not '0'"),
+            (["--format", "mhd"], "invalid choice: 'mhd'"),
+            (["--model", "none"], "There is no model 'none'"),
+        ],
+    )
+    def test_end_with_2(self, source, tmp_path, capsys, options, message):
+        assert main(["batch", str(source), str(tmp_path / "out"), *options]) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
+    def test_a_factor_that_the_model_does_not_know(self, source, tmp_path, capsys):
+        limited = save_model(tmp_path / "limited", make_network(), make_card(factors=[4])).folder
+        assert enhance_all(source, tmp_path / "out", limited) == 2
+        assert "was trained for factors 4" in capsys.readouterr().err
+
+    def test_a_file_where_the_output_folder_should_be(self, source, tmp_path, tiny_model, capsys):
+        (tmp_path / "out").touch()
+        assert enhance_all(source, tmp_path / "out", tiny_model) == 2
+        assert "cannot be used" in capsys.readouterr().err
+
+
+class TestShares:
+    def test_memory_is_divided_among_processes(self):
+        assert batch._share(8, 2) == 4
+
+    def test_one_process_sees_for_itself(self):
+        assert batch._share(None, 1) is None
+
+    def test_several_never_take_more_than_there_is(self):
+        assert 0 < batch._share(None, 4) * 4 < psutil.virtual_memory().total
+
+    def test_every_gpu_gets_scans(self, monkeypatch):
+        monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+        monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+        assert batch._devices("auto") == ["cuda:0", "cuda:1"]
+        assert batch._devices("cuda:1") == ["cuda:1"]
