@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
+    from .dicom_writing import write_series
     from .enhancement import Enhanced, enhance
     from .errors import Cancelled, InputError
     from .models import load_model
@@ -32,6 +33,7 @@ _HOME_OF = {
     "load_model": "models",
     "read_volume": "reading",
     "selfcheck": "selfcheck",
+    "write_series": "dicom_writing",
     "write_volume": "writing",
 }
 
@@ -44,6 +46,7 @@ __all__ = [
     "load_model",
     "read_volume",
     "selfcheck",
+    "write_series",
     "write_volume",
 ]
 

@@ -75,13 +75,29 @@ def open_series(folder: Path) -> tuple[Volume, Callable[[], np.ndarray]]:
         InputError: no image, more than one series, or slices that do not make up one evenly spaced, upright stack.
         OSError: a file cannot be read.
     """
+    slices = _stack(folder)
+    blank = blank_voxels((len(slices), *slices[0].shape), np.int16)
+    return Volume(blank, _affine(slices), _common_thickness(slices)), lambda: _rescaled_voxels(slices)
+
+
+def series_files(folder: Path) -> list[Path]:
+    """The file of each slice of the scan that `open_series` gives, in the order of its slices along K.
+
+    Raises:
+        InputError: as `open_series`.
+        OSError: a file cannot be read.
+    """
+    return [image.file for image in _stack(folder)]
+
+
+def _stack(folder: Path) -> list[_Slice]:
+    """The slices of the one series in a folder, in order and checked."""
     slices = list(_images(folder))
     _check_one_series(slices, folder)
     _check_alike(slices, folder)
     slices = _sorted_along_normal(slices)
     _check_evenly_spaced(slices, folder)
-    blank = blank_voxels((len(slices), *slices[0].shape), np.int16)
-    return Volume(blank, _affine(slices), _common_thickness(slices)), lambda: _rescaled_voxels(slices)
+    return slices
 
 
 def _images(folder: Path) -> Iterator[_Slice]:

@@ -1,4 +1,4 @@
-"""Files that appear together, or not at all.
+"""Files and folders that appear together, or not at all.
 
 Every output is written into a hidden folder beside its final place, so on the same file system, and the last step
 renames. A command that is stopped leaves nothing, and a reader never meets half a file.
@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from .errors import InputError
@@ -62,8 +63,11 @@ def _remove(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class _Staged:
+    """An output; `folder` is its staging folder. One with a `pattern` is a folder of files that are named so."""
+
     final: Path
     folder: Path
+    pattern: str | None = None
 
     @property
     def path(self) -> Path:
@@ -101,12 +105,29 @@ class Outputs(AbstractContextManager):
             InputError: the path is a folder, exists already, is an input, was named twice, or its folder is missing
                 or cannot be written to.
         """
-        path = Path(path)
+        return self._stage(Path(path), None)
+
+    def add_folder(self, path: Path | str, pattern: str) -> Path:
+        """As `add`, for an output that is a folder; the one to write to is there already, and empty.
+
+        Args:
+            path: the folder.
+            pattern: how the files in it are named, such as "*.dcm". A folder that holds anything else is never
+                replaced, whatever `overwrite` says.
+
+        Raises:
+            InputError: as `add`, but for a folder that exists, is allowed to be replaced, and holds such files alone.
+        """
+        return self._stage(Path(path), pattern)
+
+    def _stage(self, path: Path, pattern: str | None) -> Path:
         try:
-            self._check(path)
-            staged = _Staged(path, _make_staging_folder(path.parent))
+            self._check(path, pattern)
+            staged = _Staged(path, _make_staging_folder(path.parent), pattern)
             self._staged.append(staged)
             staged.path.parent.mkdir()
+            if pattern:
+                staged.path.mkdir()
         except (OSError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
@@ -139,15 +160,15 @@ class Outputs(AbstractContextManager):
 
     def _rename_all(self) -> None:
         moves = [
-            (written, staged.final.parent / written.name, staged.folder / "old" / written.name)
+            (written, staged.final.parent / written.name, staged.folder / "old" / written.name, staged.pattern)
             for staged in self._staged
             for written in sorted(staged.path.parent.iterdir())
         ]
         done: list[tuple[Path, Path]] = []
         try:
-            for written, final, kept in moves:
+            for written, final, kept, pattern in moves:
                 if os.path.lexists(final):
-                    self._check_existing(final)
+                    self._check_existing(final, pattern)
                     _keep(final, kept)
                 done.append((final, kept))
                 os.replace(written, final)
@@ -158,12 +179,12 @@ class Outputs(AbstractContextManager):
             _take_back(done)
             raise
 
-    def _check(self, path: Path) -> None:
+    def _check(self, path: Path, pattern: str | None) -> None:
         if not path.name:
             raise InputError(f"{path} names no file: give the output a name.")
         with suppress(FileNotFoundError, NotADirectoryError):
             path.lstat()  # raises where the name is too long or has characters that no file can have
-        if path.is_dir():
+        if path.is_dir() and not pattern:
             raise InputError(f"{path} is a folder: give the output a file name in it.")
         if not path.parent.is_dir():
             raise InputError(f"The folder {path.parent} does not exist: create it first or choose another output.")
@@ -171,17 +192,26 @@ class Outputs(AbstractContextManager):
             raise InputError(f"{path} is the input: choose another name for the output.")
         if any(_same_file(path, output.final) for output in self._staged):
             raise InputError(f"{path} is named for two outputs: give each its own name.")
-        self._check_existing(path)
+        self._check_existing(path, pattern)
 
-    def _check_existing(self, path: Path) -> None:
+    def _check_existing(self, path: Path, pattern: str | None) -> None:
         if os.path.lexists(path) and not self._overwrite:
             raise InputError(f"{path} exists already: choose another name or add --overwrite.")
+        # A folder goes with all that is in it, so it must be one of ours.
+        if pattern and os.path.lexists(path) and not _holds_only(path, pattern):
+            raise InputError(f"{path} is no folder with {pattern} files alone: choose another name for the output.")
 
 
 def _same_file(first: Path, second: Path) -> bool:
     if first.exists() and second.exists():
         return os.path.samefile(first, second)
     return os.path.normcase(first.resolve()) == os.path.normcase(second.resolve())
+
+
+def _holds_only(folder: Path, pattern: str) -> bool:
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    return all(fnmatch(entry.name, pattern) and entry.is_file() for entry in folder.iterdir())
 
 
 def _keep(final: Path, kept: Path) -> None:
@@ -195,6 +225,8 @@ def _keep(final: Path, kept: Path) -> None:
 
 def _take_back(done: list[tuple[Path, Path]]) -> None:
     for final, kept in reversed(done):
+        if final.is_dir():
+            shutil.rmtree(final)
         if os.path.lexists(kept):
             os.replace(kept, final)
         else:
