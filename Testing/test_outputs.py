@@ -101,6 +101,77 @@ class TestCommit:
         assert content(tmp_path) == {"a.txt": "old", "b.txt": "old"}
 
 
+class TestFolders:
+    """An output that is a folder, of which the files are named "*.x"."""
+
+    @pytest.fixture
+    def write(self, tmp_path):
+        def write(text="new", overwrite=False):
+            with Outputs(overwrite) as outputs:
+                (outputs.add_folder(tmp_path / "folder", "*.x") / "a.x").write_text(text)
+                outputs.commit()
+
+        return write
+
+    def test_appear_with_their_files(self, write, tmp_path):
+        write()
+        assert content(tmp_path) == {"folder/a.x": "new"}
+
+    def test_without_commit_nothing_remains(self, tmp_path):
+        with Outputs() as outputs:
+            (outputs.add_folder(tmp_path / "folder", "*.x") / "a.x").write_text("new")
+        assert os.listdir(tmp_path) == []
+
+    def test_are_replaced_as_a_whole_when_told_to(self, write, tmp_path):
+        write("old")
+        (tmp_path / "folder" / "b.x").write_text("old")
+        write(overwrite=True)
+        assert content(tmp_path) == {"folder/a.x": "new"}
+        assert os.listdir(tmp_path) == ["folder"]
+
+    def test_are_kept_unless_told_to(self, write, tmp_path):
+        write("old")
+        with pytest.raises(InputError, match="exists already"):
+            write()
+        assert content(tmp_path) == {"folder/a.x": "old"}
+
+    @pytest.mark.parametrize("name", ["b.txt", "b.x/c.x"])
+    def test_are_never_replaced_with_anything_else_in_them(self, write, tmp_path, name):
+        write("old")
+        (tmp_path / "folder" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "folder" / name).write_text("precious")
+        with pytest.raises(InputError, match="choose another name"):
+            write(overwrite=True)
+        assert content(tmp_path) == {"folder/a.x": "old", f"folder/{name}": "precious"}
+
+    def test_replace_no_file_and_no_link(self, write, tmp_path):
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "folder").symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(InputError, match="choose another name"):
+            write(overwrite=True)
+        (tmp_path / "folder").unlink()
+        (tmp_path / "folder").write_text("precious")
+        with pytest.raises(InputError, match="choose another name"):
+            write(overwrite=True)
+
+    def test_come_back_when_a_later_output_fails(self, write, tmp_path, monkeypatch):
+        write("old")
+        rename = os.replace
+
+        def fail(old, new):
+            if Path(new).name == "late.txt":
+                raise OSError(5, "Input/output error")
+            rename(old, new)
+
+        monkeypatch.setattr(os, "replace", fail)
+        with Outputs(True) as outputs:
+            (outputs.add_folder(tmp_path / "folder", "*.x") / "a.x").write_text("new")
+            outputs.add(tmp_path / "late.txt").write_text("new")
+            with pytest.raises(InputError, match="Input/output error"):
+                outputs.commit()
+        assert content(tmp_path) == {"folder/a.x": "old"}
+
+
 class TestDoor:
     def test_an_existing_file_is_refused_and_kept(self, tmp_path):
         (tmp_path / "a.txt").write_text("old")
