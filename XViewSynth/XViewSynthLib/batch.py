@@ -45,8 +45,8 @@ _LOCK_FILE = f"{STAGING_PREFIX}lock"
 _WORKER = f"{__package__}.batch_worker"
 _LIBRARY = Path(__file__).resolve().parents[1]
 _POLL_SECONDS = 0.05
-# What a batch that was killed has left running ends within a second.
-_LOCK_SECONDS = 10.0
+# What a batch that was killed has left running ends within a second, or a few on a busy machine.
+_LOCK_SECONDS = 20.0
 # Of the time between two writings of the summary, the share that writing may take.
 _SUMMARY_SHARE = 0.05
 _MEMORY_SHARE = 0.8
@@ -260,7 +260,7 @@ class _Batch:
         should_cancel: Callable[[], bool],
     ) -> list[Row]:
         waiting: queue.SimpleQueue[Study] = queue.SimpleQueue()
-        done: queue.SimpleQueue[Row | BaseException] = queue.SimpleQueue()
+        done: queue.SimpleQueue[Row] = queue.SimpleQueue()
         for study in studies:
             waiting.put(study)
         threads = [
@@ -284,8 +284,8 @@ class _Batch:
                 thread.join()
             # What was finished while somebody asked to stop.
             with suppress(queue.Empty):
-                while isinstance(row := done.get_nowait(), Row):
-                    summary.add(row, order)
+                while True:
+                    summary.add(done.get_nowait(), order)
             summary.write()
         return summary.rows
 
@@ -297,8 +297,10 @@ class _Batch:
                     done.put(self._do(study, device))
                 except Cancelled:
                     raise
-                except BaseException as error:
-                    done.put(error)
+                except Exception as error:  # not even a defect of ours may stop the others
+                    what = f"{type(error).__name__}: {error}"
+                    message = f"This is a defect of XViewSynth, please report it: {what}"
+                    done.put(Row(study.name, FAILED, message=message))
 
     def _do(self, study: Study, device: str) -> Row:
         try:
@@ -463,7 +465,7 @@ def read_record(study: Study) -> dict[str, Any] | None:
     """The record of a study, or None where there is none that can be read."""
     with suppress(OSError, ValueError):
         record = json.loads(study.record.read_text(encoding="utf-8"))
-        if isinstance(record, dict) and {"fingerprint", "output", "report"} <= set(record):
+        if isinstance(record, dict) and {"fingerprint", "output", "report", "seconds"} <= set(record):
             return record
     return None
 
@@ -538,10 +540,7 @@ def _next(done: queue.SimpleQueue, should_cancel: Callable[[], bool]) -> Row:
         if should_cancel():
             raise Cancelled("What was finished is kept: add --resume to go on.")
         with suppress(queue.Empty):
-            row = done.get(timeout=_POLL_SECONDS)
-            if isinstance(row, BaseException):
-                raise row
-            return row
+            return done.get(timeout=_POLL_SECONDS)
 
 
 def _last_words(code: int, log: Path) -> str:
