@@ -88,6 +88,16 @@ _ENCODING = (
     "RescaleIntercept",
     "RescaleType",
 )
+# What is reckoned with.
+_NUMBERS = (
+    "InstanceNumber",
+    "SeriesNumber",
+    "SliceLocation",
+    "BitsStored",
+    "PixelRepresentation",
+    "RescaleSlope",
+    "RescaleIntercept",
+)
 # Kept from the nearest image where images differ: a slice needs a window, and texts their character set.
 _FROM_NEAREST = (
     "SpecificCharacterSet",
@@ -295,6 +305,8 @@ def _read_header(file: Path) -> Dataset:
     from pydicom.filewriter import correct_ambiguous_vr
 
     header = pydicom.dcmread(file, stop_before_pixels=True)
+    for keyword in _NUMBERS:
+        float(header.get(keyword) or 0)  # now is the time to hear that it is no number
     for tag in list(header.keys()):
         if tag.is_private or tag.group in _GROUPS_NOT_COPIED:
             del header[tag]
@@ -322,7 +334,7 @@ def _check_source(headers: Sequence[Dataset], folder: Path) -> None:
         raise InputError(f"{folder} holds images that are not CT images, which cannot be written as DICOM: write NRRD.")
     if any(header.get("BitsAllocated") != 16 for header in headers):
         raise InputError(f"{folder} has pixels that are not of 16 bits, which a CT image must have: write NRRD.")
-    for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
         if len({header.get(keyword) for header in headers}) > 1:
             raise InputError(f"The images in {folder} differ in their {keyword}: export the series again.")
         if not headers[0].get(keyword):
