@@ -207,7 +207,11 @@ class TestRun:
             time.sleep(0.02)
 
     def test_a_refusal_names_the_volume_and_leaves_nothing(self, scans, folder, python):
-        lines = ('echo "error: $RUN/scans/volume-1.nrrd is too small: choose another." >&2', "exit 2")
+        lines = (
+            'touch "$RUN/scans.json"',
+            'echo "error: $RUN/scans/volume-1.nrrd is too small: choose another." >&2',
+            "exit 2",
+        )
         run = begin(TrainingRun(scans, folder, settings(), python=python(*lines)))
         state = wait(run)
         assert (state.status, state.message) == ("failed", "The scan 'Jane Doe' is too small: choose another.")

@@ -30,6 +30,7 @@ from XViewSynthLib.models import STANDARD, model_folder
 from XViewSynthLib.volume import Volume
 from XViewSynthScene.jobs import CANCELLED, DONE, FAILED, PREPARING, RUNNING, JobState, check_exit
 from XViewSynthScene.processes import Program, Worker, start_worker, worker_environment
+from XViewSynthTrainLib.files import SCANS_FILE
 
 from .folders import SCANS_FOLDER, RunFolder
 
@@ -391,7 +392,7 @@ class TrainingRun:
         folder = self.folder.path
         shutil.rmtree(folder / SCANS_FOLDER, ignore_errors=True)
         with suppress(OSError):
-            for name in (WORKER_LOG, SETTINGS_FILE):
+            for name in (WORKER_LOG, SETTINGS_FILE, SCANS_FILE):
                 (folder / name).unlink(missing_ok=True)
             # Only an empty one goes.
             folder.rmdir()
