@@ -130,6 +130,14 @@ class TestTrain:
         with pytest.raises(InputError, match="at least one scan"):
             train([], tmp_path / "run", SETTINGS)
 
+    @pytest.mark.parametrize(("value", "told"), [(0, "everywhere"), (np.nan, "NaN")])
+    def test_a_scan_that_is_none_is_told_by_name(self, thin, tmp_path, value, told):
+        voxels = anatomy((41, 24, 28)).astype(np.float32)
+        voxels[:, :, :] = value
+        write_volume(Volume(voxels, affine_from((0.8, 0.8, 1.0))), tmp_path / "odd.nrrd")
+        with pytest.raises(InputError, match=rf"odd.nrrd cannot be trained on: .*{told}"):
+            train([thin, tmp_path / "odd.nrrd"], tmp_path / "run", SETTINGS)
+
     def test_a_run_is_not_overwritten(self, thin, tmp_path):
         train([thin], tmp_path / "run", SETTINGS)
         before = (tmp_path / "run" / "scans.json").read_text()

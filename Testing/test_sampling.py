@@ -102,7 +102,8 @@ class TestBadInput:
 
     @pytest.mark.parametrize(
         "setting",
-        [{"steps": 0}, {"gamma": 0.0}, {"gamma": 1.5}, {"pixels": 15}, {"slices": 2}, {"batch": 0}, {"overlap_share": 1.5},
+        [{"steps": 0}, {"gamma": 0.0}, {"gamma": 1.5}, {"pixels": 15}, {"slices": 2}, {"batch": 0},
+         {"overlap_share": 1.5}, {"judgements": 0}, {"patience": -1},
          {"factor_shares": {}}, {"factor_shares": {9: 1.0}}],
     )  # fmt: skip
     def test_settings_out_of_range(self, setting):

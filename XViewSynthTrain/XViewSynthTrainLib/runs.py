@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from XViewSynthLib.acquisition import acquisition_axis
+from XViewSynthLib.checks import check_enhanceable
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.hardware import resolve_device
 from XViewSynthLib.models import Model, load_model, save_model
@@ -73,14 +74,14 @@ class Study:
             Volumes to train on, and volumes kept from training.
 
         Raises:
-            InputError: a scan cannot be read, or a single scan is too short to be divided.
+            InputError: a scan cannot be read, or is none: a labelmap, one value everywhere, too few slices.
         """
         paths = [*self.training, *self.held_out]
         volumes = []
         for done, path in enumerate(paths):
             check()
             _tell(progress, "reading", done, len(paths))
-            volumes.append(read_volume(path))
+            volumes.append(_read(path))
         count = len(self.training)
         if self.held_out or not self.hold_out_share:
             return volumes[:count], volumes[count:]
@@ -338,6 +339,16 @@ def _stage_shares(config: TrainingConfig) -> dict[tuple[float, float], float]:
     cross_view = min(config.cross_view_from, 1.0)
     incremental = max(cross_view, min(config.incremental_from, 1.0))
     return {(1.0, 1.0): cross_view, (0.0, 1.0): incremental - cross_view, (0.0, 0.0): 1 - incremental}
+
+
+def _read(path: str) -> Volume:
+    volume = read_volume(path)
+    try:
+        check_enhanceable(volume, acquisition_axis(volume), forced=True)
+    except InputError as problem:
+        # Of many scans the sentence must tell which one.
+        raise InputError(f"{path} cannot be trained on: {problem}") from problem
+    return volume
 
 
 def _store_study(study: Study, folder: Path) -> None:
