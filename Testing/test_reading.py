@@ -6,6 +6,7 @@ import gzip
 import random
 import shutil
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -254,6 +255,12 @@ class TestFilesThatAreNoScan:
         assert "unexpected scales in sform" in capfd.readouterr().err
         read_volume(path)
         assert capfd.readouterr().err == ""
+        assert sitk.ProcessObject.GetGlobalWarningDisplay()
+
+    def test_warnings_come_back_after_reading_in_several_threads(self, tmp_path):
+        path = write_sitk(tmp_path / "scan.nii", anatomy((4, 5, 6)))
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(read_volume, [path] * 200))
         assert sitk.ProcessObject.GetGlobalWarningDisplay()
 
 

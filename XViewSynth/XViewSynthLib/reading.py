@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def read_volume(path: str | Path) -> Volume:
     >>> read_volume("chest.nrrd").spacing  # doctest: +SKIP
     (0.7, 0.7, 5.0)
     """
-    with _told_in_sentences(Path(path)), _without_warnings():
+    with _told_in_sentences(Path(path)), _warnings_off:
         header, load = _open(Path(path))
         return header.with_voxels(load())
 
@@ -64,7 +65,7 @@ def read_header(path: str | Path) -> Volume:
     >>> read_header("chest.nrrd").voxels.shape  # doctest: +SKIP
     (60, 512, 512)
     """
-    with _told_in_sentences(Path(path)), _without_warnings():
+    with _told_in_sentences(Path(path)), _warnings_off:
         header, _ = _open(Path(path))
         return header
 
@@ -183,12 +184,30 @@ def _told_in_sentences(path: Path) -> Iterator[None]:
         raise InputError(f"{path} is damaged or incomplete: export or copy it again.") from error
 
 
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    # ITK's warnings go straight to standard error and say what is checked here, in words for programmers.
-    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+class _WarningsOff(AbstractContextManager):
+    """Keeps ITK's warnings, which say what is checked here in words for programmers, off standard error.
+
+    They are shown or not for the whole process. So of several threads that read at the same time, the first hides
+    them, and the last brings them back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._readers = 0
+        self._shown = True
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._readers == 0:
+                self._shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+                sitk.ProcessObject.SetGlobalWarningDisplay(False)
+            self._readers += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._readers -= 1
+            if self._readers == 0:
+                sitk.ProcessObject.SetGlobalWarningDisplay(self._shown)
+
+
+_warnings_off = _WarningsOff()
