@@ -37,6 +37,8 @@ HOLD_OUT_SHARE = 0.25
 #: What a run is judged at, unless it trains other factors.
 _USUAL_FACTORS = (2, 4)
 _FINE_TUNING_RATE = 3e-4
+#: Of a run's time, what all its judgements may take, and the verdict at its end.
+_JUDGING_SHARE = 0.2
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -177,7 +179,7 @@ class _Run:
         watch = self._judges(config, WATCHED_VOXELS)
         before, judging = (None, 0.0) if watch is None or resume else self._judge_start(watch, config)
         if minutes is not None and not resume:
-            config = replace(config, steps=self._steps_within(60 * minutes, config, judging))
+            config = self._fitted(config, 60 * minutes, judging)
         trainer = Trainer(
             self._training,
             config,
@@ -222,12 +224,16 @@ class _Run:
         # Untrained, a network answers with the spline, whatever its seed.
         return self._start.network if self._start else ThreeViewNetwork(**config.network).eval()
 
-    def _steps_within(self, seconds: float, config: TrainingConfig, judging: float) -> int:
+    def _fitted(self, config: TrainingConfig, seconds: float, judging: float) -> TrainingConfig:
+        """The settings with as many steps as fit into a time, and no more judgements than it can bear."""
         _tell(self._progress, "measuring", 0, 1)
+        share = _JUDGING_SHARE * seconds
+        judgements = min(config.judgements, max(1, int(share / judging))) if judging else config.judgements
         # The verdict looks at more of the scans, before and after.
-        verdict = 2 * judging * VERDICT_VOXELS / WATCHED_VOXELS if self._held_out else 0.0
-        taken = time.monotonic() - self._began + config.judgements * judging + min(verdict, seconds / 5)
-        return steps_within(max(seconds - taken, seconds / 5), self._training, config, self._device)
+        verdict = min(share, 2 * judging * VERDICT_VOXELS / WATCHED_VOXELS)
+        taken = time.monotonic() - self._began + judgements * judging + verdict
+        steps = steps_within(max(seconds - taken, seconds / 5), self._training, config, self._device)
+        return replace(config, steps=steps, judgements=judgements)
 
     def _begin(self, trainer: Trainer, watch: HeldOut, before: dict[int, Gain]) -> None:
         """Write what there is to beat."""
