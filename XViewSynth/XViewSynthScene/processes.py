@@ -175,8 +175,9 @@ class Worker:
     def kill(self) -> None:
         """End the process and all that it has started, at once."""
         self._stop_by = time.monotonic()
-        self._close_input()
+        # First: a command may take the end of its input for a request to leave by itself.
         self._kill()
+        self._close_input()
 
     def log_tail(self) -> str:
         """The last lines that the command wrote to its log."""
