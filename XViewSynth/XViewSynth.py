@@ -243,6 +243,8 @@ class XViewSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Build the panel from its .ui file and connect it."""
         import qt
 
+        from XViewSynthScene.desk import make_timer
+
         ScriptedLoadableModuleWidget.setup(self)
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/XViewSynth.ui"))
         self.layout.addWidget(uiWidget)
@@ -251,9 +253,9 @@ class XViewSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.enhancedSelector.addAttribute("vtkMRMLScalarVolumeNode", "XViewSynth.Model")
 
         self.logic = XViewSynthLogic()
-        self._runTimer = self._makeTimer(qt, TICK_MILLISECONDS, self.onTick)
-        self._blinkTimer = self._makeTimer(qt, BLINK_MILLISECONDS, self.onBlink)
-        self._speedTimer = self._makeTimer(qt, SETTLED_MILLISECONDS, self.onSettled, singleShot=True)
+        self._runTimer = make_timer(qt, TICK_MILLISECONDS, self.onTick)
+        self._blinkTimer = make_timer(qt, BLINK_MILLISECONDS, self.onBlink)
+        self._speedTimer = make_timer(qt, SETTLED_MILLISECONDS, self.onSettled, single_shot=True)
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
@@ -380,8 +382,9 @@ class XViewSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return None
 
     def _allow(self, button, refusal, toolTip):
-        button.enabled = refusal is None
-        button.toolTip = toolTip if refusal is None else refusal
+        from XViewSynthScene.desk import allow
+
+        allow(button, refusal, toolTip)
 
     def _say(self, text, log=""):
         """Show a sentence below the buttons, and what a worker said last."""
@@ -391,20 +394,9 @@ class XViewSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.logText.visible = bool(log)
 
     def _showProgress(self, state):
-        from XViewSynthLib.progress import describe_seconds
+        from XViewSynthScene.desk import show_progress
 
-        self.ui.progressBar.visible = self.ui.stageLabel.visible = state is not None
-        if state is not None:
-            # A stage that cannot say how far it is shows a bar that moves all the same.
-            known = state.total > 1
-            self.ui.progressBar.setRange(0, state.total if known else 0)
-            self.ui.progressBar.setValue(state.done if known else 0)
-            left = (
-                ""
-                if state.seconds_left is None
-                else _(", {time} left").format(time=describe_seconds(state.seconds_left))
-            )
-            self.ui.stageLabel.text = state.stage[:1].upper() + state.stage[1:] + left
+        show_progress(self.ui.progressBar, self.ui.stageLabel, state)
 
     # Work
 
@@ -654,14 +646,6 @@ class XViewSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self.addObserver(node, event, self.onParameters)
         self._observedInput = node
 
-    def _makeTimer(self, qt, milliseconds, slot, singleShot=False):
-        # Kept by the panel: a timer without a reference never fires.
-        timer = qt.QTimer()
-        timer.setInterval(milliseconds)
-        timer.setSingleShot(singleShot)
-        timer.connect("timeout()", slot)
-        return timer
-
 
 class XViewSynthLogic(ScriptedLoadableModuleLogic):
     """What the panel and scripts can ask for. Only `installPackages`, which scripts do not call, opens a dialog."""
@@ -800,14 +784,9 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
 
     def _wait(self, run):
         """Wait for a run and give it back; an interrupted script leaves nothing behind."""
-        try:
-            while not (state := run.poll()).ended:
-                if hasattr(slicer, "app"):
-                    slicer.app.processEvents()
-                time.sleep(0.02)
-        finally:
-            # Harmless once it has ended by itself.
-            run.cancel()
+        from XViewSynthScene.desk import wait_for
+
+        state = wait_for(run, run.cancel)
         if state.status != "done":
             raise ValueError(state.message or _("The work was cancelled."))
         return run
@@ -901,17 +880,12 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
 
     def makeViews(self):
         """Linked views for this application, not yet shown."""
+        from XViewSynthScene.desk import renderer_of
         from XViewSynthScene.views import LinkedViews
 
         layoutManager = slicer.app.layoutManager()
         layoutNode = layoutManager.layoutLogic().GetLayoutNode() if layoutManager else None
-        return LinkedViews(slicer.mrmlScene, layoutNode, slicer.app.applicationLogic(), self._rendererOf)
-
-    def _rendererOf(self, viewName):
-        """Renderer of a slice view by its layout name; None where it is not drawn."""
-        layoutManager = slicer.app.layoutManager()
-        sliceWidget = layoutManager.sliceWidget(viewName) if layoutManager else None
-        return sliceWidget.sliceView().renderWindow().GetRenderers().GetFirstRenderer() if sliceWidget else None
+        return LinkedViews(slicer.mrmlScene, layoutNode, slicer.app.applicationLogic(), renderer_of)
 
     def comparedVolumes(self, enhancedVolume):
         """Original, enhanced and disagreement map (or None); raises ValueError where the original has gone."""

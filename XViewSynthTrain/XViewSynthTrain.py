@@ -3,7 +3,6 @@
 import enum
 import json
 import logging
-import time
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -176,6 +175,8 @@ class XViewSynthTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         import ctk
         import qt
 
+        from XViewSynthScene.desk import make_timer
+
         ScriptedLoadableModuleWidget.setup(self)
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/XViewSynthTrain.ui"))
         self.layout.addWidget(uiWidget)
@@ -187,10 +188,10 @@ class XViewSynthTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             selector.filters = ctk.ctkPathLineEdit.Dirs
 
         self.logic = XViewSynthTrainLogic()
-        self._runTimer = self._makeTimer(TICK_MILLISECONDS, self.onTick)
-        self._liveTimer = self._makeTimer(LOOK_MILLISECONDS, self.onLook)
-        self._studyTimer = self._makeTimer(LOOK_MILLISECONDS, self.onLookAtStudy)
-        self._searchTimer = self._makeTimer(SETTLED_MILLISECONDS, self.onSearch, singleShot=True)
+        self._runTimer = make_timer(qt, TICK_MILLISECONDS, self.onTick)
+        self._liveTimer = make_timer(qt, LOOK_MILLISECONDS, self.onLook)
+        self._studyTimer = make_timer(qt, LOOK_MILLISECONDS, self.onLookAtStudy)
+        self._searchTimer = make_timer(qt, SETTLED_MILLISECONDS, self.onSearch, single_shot=True)
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
@@ -374,8 +375,9 @@ class XViewSynthTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return {"message": str(problem)}
 
     def _allow(self, button, refusal, toolTip):
-        button.enabled = refusal is None
-        button.toolTip = toolTip if refusal is None else refusal
+        from XViewSynthScene.desk import allow
+
+        allow(button, refusal, toolTip)
 
     def _say(self, text):
         """Show a sentence below the buttons."""
@@ -396,20 +398,9 @@ class XViewSynthTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.ui.logText.visible = True
 
     def _showProgress(self, state):
-        from XViewSynthLib.progress import describe_seconds
+        from XViewSynthScene.desk import show_progress
 
-        self.ui.progressBar.visible = self.ui.stageLabel.visible = state is not None
-        if state is not None:
-            # A stage that cannot say how far it is shows a bar that moves all the same.
-            known = state.total > 1
-            self.ui.progressBar.setRange(0, state.total if known else 0)
-            self.ui.progressBar.setValue(state.done if known else 0)
-            left = (
-                ""
-                if state.seconds_left is None
-                else _(", {time} left").format(time=describe_seconds(state.seconds_left))
-            )
-            self.ui.stageLabel.text = state.stage[:1].upper() + state.stage[1:] + left
+        show_progress(self.ui.progressBar, self.ui.stageLabel, state)
 
     # Study set
 
@@ -725,14 +716,6 @@ class XViewSynthTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._parameterNode and index >= 0:
             self._parameterNode.startModel = self.ui.modelSelector.itemData(index)
 
-    def _makeTimer(self, milliseconds, slot, singleShot=False):
-        # Kept by the panel: a timer without a reference never fires.
-        timer = self._qt.QTimer()
-        timer.setInterval(milliseconds)
-        timer.setSingleShot(singleShot)
-        timer.connect("timeout()", slot)
-        return timer
-
 
 class XViewSynthTrainLogic(ScriptedLoadableModuleLogic):
     """What the panel and scripts can ask for. Only `installPackages`, which scripts do not call, opens a dialog."""
@@ -817,14 +800,9 @@ class XViewSynthTrainLogic(ScriptedLoadableModuleLogic):
 
     def _wait(self, run):
         """Wait for a run and give it back; an interrupted script leaves a run that can be resumed."""
-        try:
-            while not (state := run.poll()).ended:
-                if hasattr(slicer, "app"):
-                    slicer.app.processEvents()
-                time.sleep(0.02)
-        finally:
-            # Harmless once it has ended by itself.
-            run.close()
+        from XViewSynthScene.desk import wait_for
+
+        state = wait_for(run, run.close)
         if state.status != "done":
             raise ValueError(state.message)
         return run
@@ -910,6 +888,7 @@ class XViewSynthTrainLogic(ScriptedLoadableModuleLogic):
 
     def watch(self, folder, inViews):
         """What a run folder shows, in this application's views or as nodes alone."""
+        from XViewSynthScene.desk import renderer_of
         from XViewSynthTrainScene.layout import TrainingViews
         from XViewSynthTrainScene.live import LiveRun
 
@@ -917,14 +896,8 @@ class XViewSynthTrainLogic(ScriptedLoadableModuleLogic):
         views = None
         if layoutManager and inViews:
             layoutNode = layoutManager.layoutLogic().GetLayoutNode()
-            views = TrainingViews(slicer.mrmlScene, layoutNode, slicer.app.applicationLogic(), self._rendererOf)
+            views = TrainingViews(slicer.mrmlScene, layoutNode, slicer.app.applicationLogic(), renderer_of)
         return LiveRun(slicer.mrmlScene, Path(folder), views)
-
-    def _rendererOf(self, viewName):
-        """Renderer of a slice view by its layout name; None where it is not drawn."""
-        layoutManager = slicer.app.layoutManager()
-        sliceWidget = layoutManager.sliceWidget(viewName) if layoutManager else None
-        return sliceWidget.sliceView().renderWindow().GetRenderers().GetFirstRenderer() if sliceWidget else None
 
 
 class XViewSynthTrainTest(ScriptedLoadableModuleTest):

@@ -197,11 +197,8 @@ def _add_enhance(commands: argparse._SubParsersAction) -> None:
         "output", metavar="OUTPUT", type=Path, help="NRRD, NIfTI or MHA/MHD file; with --dicom a folder"
     )
     _add_goal(parser)
-    _add_axis(parser)
     add_model_option(parser)
-    _add_acquisition(parser)
-    _add_device_options(parser)
-    _add_memory(parser)
+    _add_work_options(parser)
     parser.add_argument(
         "--dicom",
         action="store_true",
@@ -228,19 +225,16 @@ def _add_goal(parser: argparse.ArgumentParser) -> None:
     goal.add_argument("--isotropic", action="store_true", help="bring the slices as close as the pixels in them")
 
 
-def _add_axis(parser: argparse.ArgumentParser) -> None:
+def _add_work_options(parser: argparse.ArgumentParser) -> None:
+    """What is in the scan, and where and with how much memory to work on it."""
     parser.add_argument("--axis", choices=("auto", "I", "J", "K"), default="auto", help="auto: the largest spacing")
-
-
-def _add_acquisition(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--acquisition", choices=("auto", "gap", "thick"), default="auto", help="thin slices far apart, or averages"
     )
-
-
-def _add_report(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--report", type=Path, metavar="FILE.json", help="also write what was done, as JSON")
-    parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    _add_device_options(parser)
+    parser.add_argument(
+        "--memory", type=positive("gigabytes"), metavar="GB", help="the most memory to take (default: what is free)"
+    )
 
 
 def _add_device_options(parser: argparse.ArgumentParser) -> None:
@@ -250,10 +244,9 @@ def _add_device_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
 
 
-def _add_memory(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--memory", type=positive("gigabytes"), metavar="GB", help="the most memory to take (default: what is free)"
-    )
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--report", type=Path, metavar="FILE.json", help="also write what was done, as JSON")
+    parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
 
 
 def _enhance(arguments: argparse.Namespace, job: Job) -> None:
@@ -408,11 +401,8 @@ def _add_batch(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("input", metavar="IN", type=Path, help="folder with scans, at any depth")
     parser.add_argument("output", metavar="OUT", type=Path, help="folder for the results, made where missing")
     _add_goal(parser)
-    _add_axis(parser)
     add_model_option(parser)
-    _add_acquisition(parser)
-    _add_device_options(parser)
-    _add_memory(parser)
+    _add_work_options(parser)
     parser.add_argument("--selfcheck", action="store_true", help="also measure how well slices of each are restored")
     parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of the results (default: %(default)s)")
     parser.add_argument("--jobs", type=job_count, metavar="N", help="how many scans at once (default: one a device)")
@@ -464,11 +454,8 @@ def _add_selfcheck(commands: argparse._SubParsersAction) -> None:
     )
     _add_scan(parser)
     parser.add_argument("--factor", type=factor, metavar="N", help="keep every N-th slice, 2 to 8 (default: 2)")
-    _add_axis(parser)
     add_model_option(parser)
-    _add_acquisition(parser)
-    _add_device_options(parser)
-    _add_memory(parser)
+    _add_work_options(parser)
     _add_report(parser)
     add_progress_option(parser)
     add_stop_option(parser)
@@ -668,10 +655,7 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--ablation", type=Path, metavar="FOLDER", help="also measure the models in its folders ARM/seedN"
     )
-    _add_axis(parser)
-    _add_acquisition(parser)
-    _add_device_options(parser)
-    _add_memory(parser)
+    _add_work_options(parser)
     add_progress_option(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     add_stop_option(parser)

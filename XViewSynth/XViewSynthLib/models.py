@@ -134,16 +134,25 @@ def list_models() -> list[ModelEntry]:
     return [found[name] for name in sorted(found)]
 
 
-def check_new_name(name: str) -> None:
-    """Make sure that a model may get a name.
+def check_name(name: str) -> None:
+    """Make sure that a model may be called so.
 
     Raises:
-        InputError: it has other characters than allowed, or there is a model of that name already.
+        InputError: the name has other characters than allowed.
     """
     if not _NAME.fullmatch(name):
         raise InputError(
             f"Choose a name for the model of letters, digits, dots, dashes and underscores: {name!r} is not."
         )
+
+
+def check_new_name(name: str) -> None:
+    """Make sure that a model may get a name.
+
+    Raises:
+        InputError: as for `check_name`, or there is a model of that name already.
+    """
+    check_name(name)
     if name in {entry.name for entry in list_models()}:
         raise InputError(f"A model named {name!r} is installed already: choose another name.")
 

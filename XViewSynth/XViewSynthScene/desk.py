@@ -1,0 +1,71 @@
+"""What the panels and logics of all modules share. Widgets and Qt itself are handed in: nothing here imports them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import slicer
+
+from XViewSynthLib.progress import describe_seconds
+
+_LOOK_SECONDS = 0.02
+
+
+def allow(widget: Any, refusal: str | None, tool_tip: str) -> None:
+    """Enable a widget, or disable it and let its tool tip say why."""
+    widget.enabled = refusal is None
+    widget.toolTip = tool_tip if refusal is None else refusal
+
+
+def show_progress(bar: Any, label: Any, state: Any | None) -> None:
+    """Show how far work is, and the time left, in a progress bar and a label; None hides both.
+
+    Args:
+        bar: a QProgressBar.
+        label: a QLabel.
+        state: what `poll` of a job or run has given.
+    """
+    bar.visible = label.visible = state is not None
+    if state is None:
+        return
+    # A stage that cannot say how far it is shows a bar that moves all the same.
+    known = state.total > 1
+    bar.setRange(0, state.total if known else 0)
+    bar.setValue(state.done if known else 0)
+    left = "" if state.seconds_left is None else f", {describe_seconds(state.seconds_left)} left"
+    label.text = state.stage[:1].upper() + state.stage[1:] + left
+
+
+def make_timer(qt: Any, milliseconds: int, slot: Callable[[], None], single_shot: bool = False) -> Any:
+    """A QTimer that is not started yet. The caller must keep it: a timer without a reference never fires."""
+    timer = qt.QTimer()
+    timer.setInterval(milliseconds)
+    timer.setSingleShot(single_shot)
+    timer.connect("timeout()", slot)
+    return timer
+
+
+def wait_for(run: Any, end: Callable[[], None]) -> Any:
+    """Wait for a run and give its last state; Slicer's events are processed meanwhile.
+
+    Args:
+        run: has `poll`.
+        end: ends it, also when the script is interrupted; harmless once it has ended by itself.
+    """
+    try:
+        while not (state := run.poll()).ended:
+            if hasattr(slicer, "app"):
+                slicer.app.processEvents()
+            time.sleep(_LOOK_SECONDS)
+    finally:
+        end()
+    return state
+
+
+def renderer_of(view_name: str) -> Any | None:
+    """The renderer of a slice view by its layout name; None where it is not drawn."""
+    layout_manager = slicer.app.layoutManager()
+    slice_widget = layout_manager.sliceWidget(view_name) if layout_manager else None
+    return slice_widget.sliceView().renderWindow().GetRenderers().GetFirstRenderer() if slice_widget else None
