@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -66,6 +68,20 @@ class TestBlocks:
         assert blocks.factor == 1
         assert blocks.slice_ratio.tolist() == pytest.approx([1 / 0.8] * 2)
 
+    def test_own_gaps_are_those_of_the_scan_and_get_a_factor(self):
+        sampler = Sampler([fine_scan()], CONFIG)
+        gaps = [sampler.own_gaps(step) for step in range(40)]
+        assert {blocks.slices.shape for blocks in gaps} == {(2, 5, 16, 16)}
+        assert {blocks.factor for blocks in gaps} >= {2, 3, 4}
+        assert gaps[0].slice_ratio.tolist() == pytest.approx([1.25, 1.25])
+
+    def test_so_many_steps_rehearse(self):
+        rehearsing = [
+            Sampler([fine_scan()], replace(CONFIG, rehearsal_share=0.3)).rehearses(step) for step in range(200)
+        ]
+        assert 40 < sum(rehearsing) < 80
+        assert not any(Sampler([fine_scan()], CONFIG).rehearses(step) for step in range(20))
+
     def test_values_are_those_of_the_scan(self):
         scan = fine_scan()
         blocks = Sampler([scan], CONFIG).untouched(0)
@@ -83,6 +99,24 @@ class TestBlocks:
         assert torch.allclose(inside.sum(dim=1), torch.tensor(900.0), atol=0.1)
         assert len(set(inside.amax(dim=1).tolist())) > 5
         assert 300 <= inside.amax() < 900
+
+    def test_scaled_blocks_have_the_ratio_of_the_scan_itself(self):
+        config = replace(CONFIG, pixels=8, factor_shares={2: 1.0}, scaled_share=1.0)
+        scan = fine_scan()
+        blocks = Sampler([scan], config).thinned(0)
+        assert blocks.slices.shape == (2, 9, 8, 8)
+        assert (blocks.slice_ratio * blocks.factor).tolist() == pytest.approx([1.25, 1.25])
+
+    def test_scaled_blocks_are_means_of_squares(self):
+        flat = np.broadcast_to(np.arange(28, dtype=np.int16) // 2 * 100, (41, 24, 28)).copy()
+        config = replace(CONFIG, pixels=8, batch=1, factor_shares={2: 1.0}, scaled_share=1.0)
+        hu = Sampler([Volume(flat, affine_from((0.8, 0.8, 1.0)))], config).thinned(0).slices * 1024
+        assert set(hu.round().unique().tolist()) <= {50.0 * count for count in range(28)}
+
+    def test_a_scan_too_small_for_scaled_blocks_gives_others(self):
+        config = replace(CONFIG, factor_shares={2: 1.0}, scaled_share=1.0)
+        blocks = Sampler([fine_scan()], config).thinned(0)
+        assert (blocks.slice_ratio * blocks.factor).tolist() == pytest.approx([2.5, 2.5])
 
     def test_in_plane_axes_serve_when_asked_to(self):
         config = TrainingConfig(slices=4, pixels=16, in_plane_share=1.0)
@@ -103,7 +137,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         "setting",
         [{"steps": 0}, {"gamma": 0.0}, {"gamma": 1.5}, {"pixels": 15}, {"slices": 2}, {"batch": 0},
-         {"overlap_share": 1.5}, {"judgements": 0}, {"patience": -1},
+         {"overlap_share": 1.5}, {"scaled_share": -0.1}, {"rehearsal_share": 1.0}, {"judgements": 0}, {"patience": -1},
          {"factor_shares": {}}, {"factor_shares": {9: 1.0}}],
     )  # fmt: skip
     def test_settings_out_of_range(self, setting):

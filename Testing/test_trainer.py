@@ -14,7 +14,7 @@ from XViewSynthLib import Cancelled, InputError, Volume
 from XViewSynthLib.networks import to_network_units
 from XViewSynthTrainLib.checkpoints import load_checkpoint, save_checkpoint
 from XViewSynthTrainLib.config import LossWeights, TrainingConfig
-from XViewSynthTrainLib.distillation import agreement_terms, cross_view_distillation, restoration_terms
+from XViewSynthTrainLib.distillation import agreement_terms, answered, cross_view_distillation, restoration_terms
 from XViewSynthTrainLib.files import CHECKPOINT_FILE
 from XViewSynthTrainLib.heldout import Gain
 from XViewSynthTrainLib.runlog import read_log
@@ -98,6 +98,44 @@ class TestLearning:
         assert max(rates) == pytest.approx(1, abs=0.01)
         assert rates[-1] == pytest.approx(0.01)
         assert all(later <= earlier for earlier, later in zip(rates[top:], rates[top + 1 :]))
+
+
+class TestRehearsal:
+    """What the starting model answers between the slices of the scans is kept."""
+
+    def test_what_is_rehearsed_is_the_answer_between_observed_slices(self, scans):
+        teacher, gaps = make_network(), Sampler(scans, CONFIG).own_gaps(0)
+        blocks = answered(teacher, gaps)
+        views = teacher(gaps.slices, 2, gaps.slice_ratio)
+        assert torch.equal(blocks.observed, gaps.slices)
+        assert torch.equal(blocks.dropped, views.mean(dim=0))
+        assert torch.equal(blocks.slice_ratio, gaps.slice_ratio / 2)
+
+    def test_brings_a_run_nearer_to_what_it_began_with(self, scans, tmp_path):
+        start = make_network(seed=5)
+        gaps = [Sampler(scans, CONFIG).own_gaps(step) for step in range(1000, 1010)]
+
+        def drift(share: float) -> float:
+            config = replace(CONFIG, steps=40, cross_view_from=1.0, rehearsal_share=share)
+            trained = Trainer(scans, config, tmp_path / f"run {share}", start=start.state_dict()).run()
+            pairs = [(answered(trained, gap).dropped, answered(start, gap).dropped) for gap in gaps]
+            return sum((now - before).abs().mean().item() for now, before in pairs)
+
+        assert drift(0.5) < 0.8 * drift(0.0)
+
+    def test_resumes_with_the_model_it_began_with(self, scans, tmp_path):
+        config, start = replace(CONFIG, rehearsal_share=0.5), make_network(seed=5).state_dict()
+        whole = Trainer(scans, config, tmp_path / "whole", start=start).run()
+        answers = iter([False] * 4 + [True])
+        with pytest.raises(Cancelled):
+            Trainer(scans, config, tmp_path / "stopped", start=start).run(should_cancel=lambda: next(answers))
+        resumed = Trainer(scans, config, tmp_path / "stopped", start=start, resume=True).run()
+        assert torch.equal(weights_of(resumed), weights_of(whole))
+
+    def test_from_scratch_there_is_nothing_to_keep(self, scans, tmp_path):
+        with pytest.raises(InputError, match="start from a model"):
+            Trainer(scans, replace(CONFIG, rehearsal_share=0.5), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
 
 
 class TestResuming:

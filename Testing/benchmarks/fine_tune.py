@@ -9,7 +9,7 @@ Fine-tunes a model on the lower slices of a scan, of which only every `--thin`-t
   after, which neither the run nor its early stopping has seen;
 - "selfcheck": the gain of the scan's own self-check, before and after.
 
-The model lies in a temporary folder and is removed with it.
+The run lies in a temporary folder and is removed with it, unless `--keep` names another place for it.
 """
 
 from __future__ import annotations
@@ -37,26 +37,33 @@ def main() -> None:
     parser.add_argument("--thin", type=int, default=1, metavar="N", help="take every N-th slice (default: all)")
     parser.add_argument("--hold-out-share", type=float, default=0.4)
     parser.add_argument("--factor", type=int, default=2)
-    parser.add_argument("--minutes", type=float, default=10)
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, default=10)
+    length.add_argument("--steps", type=int, help="in place of minutes: the same work on a computer of any speed")
     parser.add_argument("--model", default="standard")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where to keep the run")
     parser.add_argument("--settings", type=json.loads, default={}, metavar="JSON")
     arguments = parser.parse_args()
     factor = arguments.factor
     whole = read_volume(arguments.scan)
     scan = thin(whole, arguments.thin) if arguments.thin > 1 else whole
+    settings = {"factor_shares": {factor: 1.0}, **arguments.settings}
+    if arguments.steps:
+        settings["steps"] = arguments.steps
     with tempfile.TemporaryDirectory() as place, reporter("bar") as progress:
         folder = Path(place)
+        run = arguments.keep or folder / "run"
         write_volume(scan, folder / "scan.nrrd")
         report = train(
             [folder / "scan.nrrd"],
-            folder / "run",
-            {"factor_shares": {factor: 1.0}, **arguments.settings},
+            run,
+            settings,
             hold_out_share=arguments.hold_out_share,
             start=arguments.model,
-            minutes=arguments.minutes,
+            minutes=None if arguments.steps else arguments.minutes,
             progress=progress,
         )
-        models = {"before": arguments.model, "after": str(folder / "run" / MODEL_FOLDER)}
+        models = {"before": arguments.model, "after": str(run / MODEL_FOLDER)}
         result = {"held_out": report, "selfcheck": gains(scan, factor, models)}
         if arguments.thin > 1:
             _, upper = split_slices(whole, acquisition_axis(whole), arguments.hold_out_share)

@@ -59,6 +59,12 @@ class TrainingConfig:
     #: Share of blocks made as if the scan had been reconstructed with overlap, slices thicker than their distance.
     #: For thin scans; where slices are far apart it blurs what lies between them.
     overlap_share: float = 0.0
+    #: Share of steps whose thinned blocks have coarser pixels too, by the same factor: gaps and pixels then have the
+    #: ratio that they have in the scan itself, whose gaps will be filled one day.
+    scaled_share: float = 0.0
+    #: Share of steps that rehearse what the starting model answers between the scans' own slices. Thinned scans teach
+    #: about gaps wider than those that will be filled; without rehearsal, a model forgets the narrower ones.
+    rehearsal_share: float = 0.0
     #: Decay of the moving average of the weights, which is what a run delivers.
     average_decay: float = 0.999
     #: How often, in a whole run, the averaged network is judged on scans that are kept from it.
@@ -81,6 +87,8 @@ class TrainingConfig:
         _require(self.judgements >= 1, "a run must be judged at least once")
         _require(self.patience >= 0, "the patience must be at least 0")
         _require(0 <= self.overlap_share <= 1, "the share of overlapping blocks must lie between 0 and 1")
+        _require(0 <= self.scaled_share <= 1, "the share of scaled blocks must lie between 0 and 1")
+        _require(0 <= self.rehearsal_share < 1, "the share of rehearsing steps must lie between 0 and below 1")
         _require(all(2 <= factor <= 8 for factor in self.factor_shares), "factors must lie between 2 and 8")
         _require(bool(self.factor_shares), "at least one factor must be trained")
 

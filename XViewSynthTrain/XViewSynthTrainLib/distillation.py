@@ -25,6 +25,19 @@ def restoration_terms(network: ThreeViewNetwork, blocks: Blocks, config: Trainin
     return terms
 
 
+@torch.no_grad()
+def answered(teacher: ThreeViewNetwork, gaps: Blocks) -> Blocks:
+    """What a teacher makes of a scan, as if it were a finer scan: to rehearse on (Li and Hoiem, Learning without
+    Forgetting, ECCV 2016).
+
+    Args:
+        teacher: a network that does not change.
+        gaps: blocks of a scan, and the factor by which to fill their gaps.
+    """
+    between = teacher(gaps.slices, gaps.factor, gaps.slice_ratio).mean(dim=0)
+    return Blocks(interleave(gaps.slices, between), gaps.factor, gaps.slice_ratio / gaps.factor)
+
+
 def agreement_terms(
     network: ThreeViewNetwork, blocks: Blocks, config: TrainingConfig, increments: int
 ) -> dict[str, Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,11 +11,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from torch import Tensor
+
 from XViewSynthLib.acquisition import acquisition_axis
 from XViewSynthLib.checks import check_enhanceable
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.hardware import resolve_device
-from XViewSynthLib.models import Model, load_model, save_model
+from XViewSynthLib.models import Model, check_name, load_model, save_model
 from XViewSynthLib.networks import INTENSITY_RANGE, ThreeViewNetwork
 from XViewSynthLib.outputs import Outputs
 from XViewSynthLib.progress import Progress
@@ -36,10 +37,10 @@ from .trainer import Trainer, refuse_existing_run, stored_config
 HOLD_OUT_SHARE = 0.25
 #: What a run is judged at, unless it trains other factors.
 _USUAL_FACTORS = (2, 4)
-_FINE_TUNING_RATE = 3e-4
+# What was learned before must not be shaken off, above all about gaps narrower than those a thinned scan has.
+_FINE_TUNING = {"learning_rate": 3e-4, "rehearsal_share": 0.3}
 #: Of a run's time, what all its judgements may take, and the verdict at its end.
 _JUDGING_SHARE = 0.2
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,7 @@ class Study:
             raise InputError("Name at least one scan to train on.")
         if not 0 <= self.hold_out_share < 1:
             raise InputError(f"Hold out a share from 0 to below 1 of the scans or slices, not {self.hold_out_share}.")
-        if not _NAME.fullmatch(self.name):
-            raise InputError(f"Choose a name of letters, digits, dots, dashes and underscores: {self.name!r} is not.")
+        check_name(self.name)
 
     def read(self, progress: Callable[[Progress], None] | None, check: Callable[[], None]) -> tuple[list, list]:
         """Read the scans.
@@ -184,7 +184,7 @@ class _Run:
             self._training,
             config,
             self._folder,
-            start=self._start.network.state_dict() if self._start else None,
+            start=self._start_weights,
             device=self._device,
             resume=resume,
             judge=watch and watch.judge,
@@ -197,12 +197,15 @@ class _Run:
         trainer.run(self._progress, self._should_cancel)
         return self._close(trainer, config, watch) if self._team.leads else {}
 
+    @property
+    def _start_weights(self) -> dict[str, Tensor] | None:
+        return self._start.network.state_dict() if self._start is not None else None
+
     def _config(self, settings: dict, resume: bool) -> TrainingConfig:
         if resume:
             return stored_config(self._folder)
         if self._start is not None:
-            # What was learned before must not be shaken off.
-            settings = {"learning_rate": _FINE_TUNING_RATE, **settings, "network": self._start.card["network"]}
+            settings = {**_FINE_TUNING, **settings, "network": self._start.card["network"]}
         return TrainingConfig.from_dict(settings)
 
     def _judges(self, config: TrainingConfig, most_voxels: int) -> HeldOut | None:
@@ -232,7 +235,8 @@ class _Run:
         # The verdict looks at more of the scans, before and after.
         verdict = min(share, 2 * judging * VERDICT_VOXELS / WATCHED_VOXELS)
         taken = time.monotonic() - self._began + judgements * judging + verdict
-        steps = steps_within(max(seconds - taken, seconds / 5), self._training, config, self._device)
+        left = max(seconds - taken, seconds / 5)
+        steps = steps_within(left, self._training, config, self._device, self._start_weights)
         return replace(config, steps=steps, judgements=judgements)
 
     def _begin(self, trainer: Trainer, watch: HeldOut, before: dict[int, Gain]) -> None:
@@ -302,7 +306,13 @@ class _Run:
         }
 
 
-def steps_within(seconds: float, volumes: Sequence[Volume], config: TrainingConfig, device: str) -> int:
+def steps_within(
+    seconds: float,
+    volumes: Sequence[Volume],
+    config: TrainingConfig,
+    device: str,
+    start: dict[str, Tensor] | None = None,
+) -> int:
     """How many steps fit into a time, judged by a few steps of each stage (which are thrown away)."""
     shares = _stage_shares(config)
     mean = 0.0
@@ -310,7 +320,7 @@ def steps_within(seconds: float, volumes: Sequence[Volume], config: TrainingConf
         if share:
             stage = replace(config, steps=4, cross_view_from=cross_view_from, incremental_from=incremental_from)
             with TemporaryDirectory() as folder:
-                trainer = Trainer(volumes, stage, Path(folder) / "measured", device=device)
+                trainer = Trainer(volumes, stage, Path(folder) / "measured", start=start, device=device)
                 began = time.perf_counter()
                 trainer.run()
                 mean += share * (time.perf_counter() - began) / stage.steps

@@ -1,7 +1,7 @@
 """Training material: blocks of real scans, thinned as a thick acquisition would have seen them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -108,40 +108,62 @@ class Sampler:
                 f"{2 * _FEWEST_SLICES - 1} slices and {config.pixels} x {config.pixels} pixels."
             )
 
-    def _fits(self, material: Material, factor: int) -> bool:
+    def _fits(self, material: Material, factor: int, scale: int = 1) -> bool:
         rows, columns = material.voxels.shape[1:]
-        large_enough = min(rows, columns) >= self.config.pixels
+        large_enough = min(rows, columns) >= scale * self.config.pixels
         plausible = factor == 2 or factor * material.slice_spacing <= _LARGEST_GAP
         return large_enough and plausible and material.slices_when_thinned(factor) >= _FEWEST_SLICES
 
     def thinned(self, step: int) -> Blocks:
         """Blocks for level 0: a factor is drawn, and enough fine slices that thinning leaves a full block."""
         random = np.random.default_rng([self.config.seed, step, 0])
-        shares = self.config.factor_shares
-        factor = int(random.choice(list(shares), p=np.array(list(shares.values())) / sum(shares.values())))
+        factor = self._draw_factor(random)
         pool = self.in_plane if self.in_plane and random.random() < self.config.in_plane_share else self.along
         while not any(self._fits(material, factor) for material in pool):
             factor -= 1
+        coarser = [material for material in pool if self._fits(material, factor, factor)]
+        scaled = (
+            bool(coarser) and np.random.default_rng([self.config.seed, step, 4]).random() < self.config.scaled_share
+        )
+        if scaled:
+            return self._draw(random, coarser, factor, self.config.slices, scale=factor)
         return self._draw(random, pool, factor, self.config.slices)
+
+    def rehearses(self, step: int) -> bool:
+        """Whether a step is one of those that rehearse."""
+        random = np.random.default_rng([self.config.seed, step, 2])
+        return random.random() < self.config.rehearsal_share
+
+    def own_gaps(self, step: int) -> Blocks:
+        """Blocks for rehearsal: the scan itself, and a factor by which to fill its gaps."""
+        random = np.random.default_rng([self.config.seed, step, 3])
+        blocks = self._draw(random, self.along, 1, self.config.slices)
+        return replace(blocks, factor=self._draw_factor(random))
 
     def untouched(self, step: int) -> Blocks:
         """Blocks for level 1 and beyond: the scan itself, between whose slices nobody has looked."""
         random = np.random.default_rng([self.config.seed, step, 1])
         return self._draw(random, self.along, 1, max(_FEWEST_SLICES, self.config.slices // 2))
 
-    def _draw(self, random: np.random.Generator, pool: list[Material], factor: int, observed: int) -> Blocks:
-        pool = [material for material in pool if self._fits(material, factor)]
+    def _draw_factor(self, random: np.random.Generator) -> int:
+        shares = self.config.factor_shares
+        return int(random.choice(list(shares), p=np.array(list(shares.values())) / sum(shares.values())))
+
+    def _draw(
+        self, random: np.random.Generator, pool: list[Material], factor: int, observed: int, scale: int = 1
+    ) -> Blocks:
+        pool = [material for material in pool if self._fits(material, factor, scale)]
         # Every voxel equally likely, up to a square root that keeps one long scan from drowning the others.
         shares = np.sqrt([material.voxels.size for material in pool])
         chosen = [pool[index] for index in random.choice(len(pool), self.config.batch, p=shares / shares.sum())]
         observed = min(observed, *(material.slices_when_thinned(factor) for material in chosen))
         depth = (observed - 1) * factor + 1
-        blocks = np.stack([self._block(random, material, depth) for material in chosen])
-        ratios = [material.slice_spacing / material.pixel_spacing for material in chosen]
+        blocks = np.stack([self._block(random, material, depth, scale) for material in chosen])
+        ratios = [material.slice_spacing / (scale * material.pixel_spacing) for material in chosen]
         return Blocks(to_network_units(torch.from_numpy(blocks).float()), factor, torch.tensor(ratios))
 
-    def _block(self, random: np.random.Generator, material: Material, depth: int) -> np.ndarray:
-        size = (depth, self.config.pixels, self.config.pixels)
+    def _block(self, random: np.random.Generator, material: Material, depth: int, scale: int) -> np.ndarray:
+        size = (depth, scale * self.config.pixels, scale * self.config.pixels)
         for _ in range(8):
             start = [random.integers(whole - part + 1) for whole, part in zip(material.voxels.shape, size, strict=True)]
             block = material.voxels[tuple(slice(first, first + part) for first, part in zip(start, size, strict=True))]
@@ -149,10 +171,19 @@ class Sampler:
                 break
         if random.random() < self.config.overlap_share:
             block = _overlapping(material.voxels, start, block.shape, random.uniform(*_OVERLAP_WEIGHTS))
+        if scale > 1:
+            block = _with_coarser_pixels(block, scale)
         for axis in range(3):
             if random.random() < 0.5:
                 block = np.flip(block, axis)
         return block.swapaxes(1, 2) if random.random() < 0.5 else block
+
+
+def _with_coarser_pixels(block: np.ndarray, scale: int) -> np.ndarray:
+    """(slices, rows, columns) -> (slices, rows / scale, columns / scale), HU: squares of pixels become their mean."""
+    slices, rows, columns = block.shape
+    squares = block.reshape(slices, rows // scale, scale, columns // scale, scale)
+    return squares.mean(axis=(2, 4), dtype=np.float32)
 
 
 def _overlapping(voxels: np.ndarray, start: Sequence[int], shape: tuple[int, ...], weight: float) -> np.ndarray:

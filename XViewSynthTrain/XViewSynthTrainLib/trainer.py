@@ -19,7 +19,7 @@ from XViewSynthLib.volume import Volume
 
 from .checkpoints import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from .config import TrainingConfig
-from .distillation import training_terms
+from .distillation import answered, training_terms
 from .files import CHECKPOINT_FILE, CONFIG_FILE
 from .heldout import Gain, mean_gain
 from .runlog import RunLog
@@ -92,6 +92,7 @@ class Trainer:
         if start is not None:
             self.network.load_state_dict(start)
         self.network.to(self.device, memory_format=torch.channels_last)
+        self._teacher = self._frozen_start(start)
         self.average = deepcopy(self.network).requires_grad_(False).eval()
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
         self._objective = self.team.wrap(_Objective(self.network, config))
@@ -201,8 +202,7 @@ class Trainer:
         config, done = self.config, self.step / self.config.steps
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * self._rate_scale * rate_at(done)
-        thinned = self._own_part(self.sampler.thinned(self.step))
-        untouched = None
+        thinned, untouched = self._exercise(), None
         if done >= config.cross_view_from:
             untouched = self._own_part(self.sampler.untouched(self.step))
         increments = config.increments if done >= config.incremental_from else 0
@@ -219,6 +219,19 @@ class Trainer:
         self._update_average()
         self._recent.append(dict(zip(terms, values, strict=True)))
         return True
+
+    def _exercise(self) -> Blocks:
+        """What the step restores: mostly slices that were dropped, sometimes what the starting model answers."""
+        if self._teacher is not None and self.sampler.rehearses(self.step):
+            return answered(self._teacher, self._own_part(self.sampler.own_gaps(self.step)))
+        return self._own_part(self.sampler.thinned(self.step))
+
+    def _frozen_start(self, start: dict[str, Tensor] | None) -> ThreeViewNetwork | None:
+        if not self.config.rehearsal_share:
+            return None
+        if start is None:
+            raise InputError("Set the share of rehearsing steps to 0, or start from a model: there is nothing to keep.")
+        return deepcopy(self.network).requires_grad_(False).eval()
 
     def _own_part(self, blocks: Blocks) -> Blocks:
         return blocks.part(self.team.rank, self.team.size).to(self.device)
