@@ -24,7 +24,7 @@ PACKAGES = {"XViewSynthLib", "XViewSynthTrainLib"}
 TRAINING_COMMANDS = (register_train, register_ablate)
 # As long as the tests can bear.
 TRAINING_STEPS = "2"
-TIMEOUT_SECONDS = 300
+TIMEOUT_SECONDS = 900
 
 
 class UnknownCommandError(Exception):

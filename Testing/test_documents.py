@@ -200,7 +200,8 @@ class TestLinks:
         assert {path.name for path in (ROOT / "Resources" / "Screenshots").iterdir()} <= shown
 
 
-def spoken_templates() -> tuple[list[re.Pattern], set[str]]:
+@pytest.fixture(scope="module")
+def templates() -> tuple[list[re.Pattern], set[str]]:
     """What the sources can say: a pattern for each text with gaps, and all texts without."""
     patterns, texts = [], set()
     sources = [*(ROOT / "XViewSynth").rglob("*.py"), *(ROOT / "XViewSynthTrain").rglob("*.py"), ROOT / "run.py"]
@@ -215,10 +216,6 @@ def spoken_templates() -> tuple[list[re.Pattern], set[str]]:
 
 
 class TestTroubleshooting:
-    @pytest.fixture(scope="class")
-    def templates(self):
-        return spoken_templates()
-
     def keys(self) -> list[str]:
         text = (ROOT / TROUBLESHOOTING).read_text(encoding="utf-8")
         return re.findall(r"^### (.+)$", text, re.M)
