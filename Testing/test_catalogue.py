@@ -157,6 +157,21 @@ class TestCitation:
         assert paper["url"] in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+class TestLicences:
+    def test_the_first_page_names_those_of_the_weights_and_of_what_they_learned_from(self):
+        card = json.loads((ROOT / "Resources" / "Models" / "standard" / "card.json").read_text(encoding="utf-8"))
+        page = (ROOT / "README.md").read_text(encoding="utf-8")
+        (weights,) = re.findall(r"^\| the shipped weights \| (.+) \|$", page, re.M)
+        assert weights.startswith(card["license"].replace("-", " "))
+        assert all(data["license"] in weights for data in card["training_data"])
+
+    def test_the_first_page_names_that_of_the_sample(self):
+        about = (ROOT / "Resources" / "SampleData" / "README.md").read_text(encoding="utf-8")
+        (licence,) = set(re.findall(r"\((CC [^)]+)\)", about))
+        (told,) = re.findall(r"^\| the sample scans.*? \| (.+) \|$", (ROOT / "README.md").read_text(), re.M)
+        assert told.startswith(licence)
+
+
 class TestChangelog:
     @pytest.fixture
     def releases(self) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -101,6 +102,8 @@ class Reader:
             self._follow_commands(block)
         elif block.language == "python":
             self._follow_python(block)
+        elif block.language == "json":
+            json.loads(block.text)
         self._printed = "".join(self._capture.readouterr())
 
     def _follow_commands(self, block: Block) -> None:
@@ -119,8 +122,9 @@ class Reader:
     def _follow_python(self, block: Block) -> None:
         if block.treatment == STAND_IN:
             self._names |= self._slicer()
-        code = re.sub(r"\bminutes=\d+", "steps=2", block.text)
-        exec(compile(code, block.place, "exec"), self._names)
+        code = compile(re.sub(r"\bminutes=\d+", "steps=2", block.text), block.place, "exec")
+        if block.treatment not in (PARSE, READ):
+            exec(code, self._names)
 
     def _slicer(self) -> dict[str, Any]:
         """Slicer's names, with the bundled scans loaded."""
