@@ -1,9 +1,10 @@
 """Seconds and peak memory of enhancing a scan of a given size, on this machine.
 
-    python Testing/benchmarks/enhance_speed.py --size 512 512 48 --factor 2
+    python Testing/benchmarks/enhance_speed.py --size 512 512 48 --factor 2 [--record "2 CPU cores, x86_64"]
 
 The scan is the bundled CT, mirrored until it is large enough. Peak memory is that of the whole process; "beyond input
-and output" takes those two volumes off.
+and output" takes those two volumes off. With --record, the measurement joins Testing/benchmarks/results/speed.jsonl,
+from which Testing/tools/write_speed_table.py makes the table in the documents.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ import argparse
 import json
 import os
 import platform
+import sys
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from XViewSynthLib import Volume, enhance, load_model, read_volume
+from XViewSynthLib import Volume, __version__, enhance, load_model, read_volume
 from XViewSynthLib.hardware import process_bytes
 from XViewSynthLib.plan import make_plan
 from XViewSynthLib.progress import reporter
 
 SAMPLE = "Resources/SampleData/ChestCT.nrrd"
+RECORDS = Path(__file__).parent / "results" / "speed.jsonl"
 
 
 def large_scan(size: tuple[int, int, int]) -> Volume:
@@ -44,6 +48,7 @@ def main() -> None:
     parser.add_argument("--model", default="standard")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--memory", type=float, metavar="GB")
+    parser.add_argument("--record", metavar="MACHINE", help="keep the measurement, made on a machine of this kind")
     arguments = parser.parse_args()
     model, scan = load_model(arguments.model), large_scan(tuple(arguments.size))
     before = process_bytes()
@@ -66,7 +71,36 @@ def main() -> None:
         "expected_peak_bytes": plan.expected_peak_bytes,
         "beyond_input_and_output_bytes": enhanced.peak_memory_bytes - volumes,
     }
+    if plan.device.startswith("cuda"):
+        result["gpu_peak_bytes"] = torch.cuda.max_memory_reserved(plan.device)
     print(json.dumps(result, indent=2))
+    if arguments.record:
+        record(result, arguments.record)
+
+
+def record(result: dict, machine: str) -> None:
+    """Add a measurement to those that the documents tell of.
+
+    Args:
+        result: what `main` prints.
+        machine: its processor or GPU, in words.
+    """
+    options = sys.argv[1 : sys.argv.index("--record")]
+    line = {
+        "size": result["size"],
+        "factor": result["factor"],
+        "seconds": result["seconds"],
+        "memory_bytes": result["beyond_input_and_output_bytes"],
+        "memory_of": "beyond input and output",
+        "device": result["device"],
+        "machine": machine,
+        "version": __version__,
+        "command": " ".join(["python Testing/benchmarks/enhance_speed.py", *options]),
+    }
+    if "gpu_peak_bytes" in result:
+        line["gpu_bytes"] = result["gpu_peak_bytes"]
+    with open(RECORDS, "a", encoding="utf-8") as records:
+        records.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":

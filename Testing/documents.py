@@ -1,0 +1,108 @@
+"""The documents of this repository as the tests read them: fenced blocks, headings, links."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RUN, STAND_IN, PARSE, READ, OUTPUT = TREATMENTS = ("run", "stand-in", "parse", "read", "output")
+LANGUAGES = {"sh", "python", "json", "text", "bibtex"}
+
+_FENCE = re.compile(r"\s*```(\S*)\s*")
+_MARK = re.compile(r"\s*<!-- test: ([\w-]+)(?:, since (\S.*))? -->\s*")
+_HEADING = re.compile(r"#{1,6} (.+)")
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block.
+
+    Attributes:
+        document: relative to the root.
+        line: of its first fence, from 1.
+        language: what stands behind the fence.
+        treatment: what the comment above it says, or else `RUN`.
+        reason: why, or "".
+    """
+
+    document: Path
+    line: int
+    language: str
+    text: str
+    treatment: str
+    reason: str
+
+    @property
+    def place(self) -> str:
+        """Where an editor finds it."""
+        return f"{self.document}:{self.line}"
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """The words of each command of a shell block, without remarks."""
+        lines = self.text.replace("\\\n", " ").splitlines()
+        return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def blocks_of(document: Path) -> list[Block]:
+    """The fenced blocks of a document, from top to bottom.
+
+    Raises:
+        ValueError: a block is not closed, or a comment for the tests stands above none.
+    """
+    lines = (ROOT / document).read_text(encoding="utf-8").splitlines()
+    blocks: list[Block] = []
+    mark, begin, language = None, None, ""
+    for number, line in enumerate(lines, start=1):
+        fence = _FENCE.fullmatch(line)
+        if begin is None and fence:
+            begin, language = number, fence.group(1)
+        elif fence and not fence.group(1):
+            treatment, reason = mark.groups("") if mark else (RUN, "")
+            text = "\n".join(lines[begin : number - 1])
+            blocks.append(Block(document, begin, language, text, treatment, reason))
+            mark = begin = None
+        elif begin is None and line.strip():
+            if mark:
+                raise ValueError(f"{document}:{number - 1}: a comment for the tests stands above no block")
+            mark = _MARK.fullmatch(line)
+    if begin is not None or mark:
+        raise ValueError(f"{document}: the last block is not closed, or missing")
+    return blocks
+
+
+def prose_of(document: Path) -> str:
+    """A document without its fenced blocks and its code spans."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    text = re.sub(r"^\s*```.*?^\s*```\s*$", "", text, flags=re.M | re.S)
+    return re.sub(r"`[^`\n]+`", "", text)
+
+
+def headings_of(document: Path) -> list[str]:
+    """The texts of all headings."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    text = re.sub(r"^\s*```.*?^\s*```\s*$", "", text, flags=re.M | re.S)
+    return [match.group(1) for line in text.splitlines() if (match := _HEADING.fullmatch(line))]
+
+
+def anchors_of(document: Path) -> set[str]:
+    """What a link may name behind #, as code forges make it of the headings."""
+    anchors: set[str] = set()
+    for heading in headings_of(document):
+        plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading)
+        name = re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-")
+        count, anchor = 0, name
+        while anchor in anchors:
+            count += 1
+            anchor = f"{name}-{count}"
+        anchors.add(anchor)
+    return anchors
+
+
+def links_of(document: Path) -> list[str]:
+    """The targets of all links and pictures that stay in this repository."""
+    return [target for target in _LINK.findall(prose_of(document)) if not re.match(r"[a-z]+:", target)]
