@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import os
 import re
 import secrets
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -88,6 +90,31 @@ def make_access(host: str | None, token: str | None) -> Access:
     if token is not None and not _TOKEN.fullmatch(token):
         raise InputError(f"The token must be 8 to 200 letters, digits, or any of . _ ~ -: take --token {AUTOMATIC}.")
     return Access(host, token)
+
+
+def check_address(access: Access, port: int) -> None:
+    """Make sure that the address can be listened on, before anything that takes long.
+
+    Raises:
+        InputError: it cannot.
+    """
+    try:
+        family, *_, place = socket.getaddrinfo(access.host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as trial:
+            if os.name == "posix":  # elsewhere this would share a port that is taken
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(place)
+            trial.listen()
+    except OSError as error:
+        raise cannot_listen(access, port, error) from error
+
+
+def cannot_listen(access: Access, port: int, error: OSError) -> InputError:
+    """What to tell where an address cannot be listened on."""
+    return InputError(
+        f"The viewer cannot listen on port {port} of {access.host} ({error.strerror or error}): choose another --port, "
+        "or 0 for a free one."
+    )
 
 
 def is_loopback(host: str) -> bool:

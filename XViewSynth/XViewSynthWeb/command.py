@@ -74,11 +74,14 @@ def _view(arguments: argparse.Namespace, job: Job) -> None:
     check_packages()
     model_folder(arguments.model)
 
-    from .access import make_access
+    from .access import check_address, make_access
+
+    access = make_access(arguments.host, arguments.token)
+    check_address(access, arguments.port)
+
     from .content import read_content
     from .server import check_drawing, serve
 
-    access = make_access(arguments.host, arguments.token)
     check_drawing()
     job.stop_if_asked()
     with quiet_libraries():

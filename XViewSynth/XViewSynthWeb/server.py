@@ -17,7 +17,7 @@ import vtk
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.job import Job
 
-from .access import Access, protect
+from .access import Access, cannot_listen, protect
 from .content import Content
 from .page import Page
 
@@ -110,11 +110,8 @@ async def _started(page: Page, serving: asyncio.Future, access: Access, port: in
     if serving.done():
         try:
             serving.result()
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(
-                f"The viewer cannot listen on port {port} of {access.host} ({reason}): choose another --port, or 0."
-            ) from error
+        except OSError as error:
+            raise cannot_listen(access, port, error) from error
 
 
 def _tell(access: Access, port: int, open_browser: bool, job: Job) -> None:
@@ -142,7 +139,7 @@ async def _end(page: Page, serving: asyncio.Future) -> None:
         await asyncio.sleep(_POLL_SECONDS)
     if not serving.done():
         await page.server.stop()
-    with suppress(OSError, OverflowError):
+    with suppress(OSError):
         await serving
     await page.close()
     slicer.mrmlScene = None
