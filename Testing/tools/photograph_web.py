@@ -21,7 +21,7 @@ import web  # noqa: E402
 SCREENSHOTS = REPOSITORY / "Resources" / "Screenshots"
 # The last pictures of the views, of better quality, come when nothing has moved for a moment.
 SETTLE_MS = 3000
-PATIENCE_MS = 300_000
+PATIENCE_MS = 1_200_000
 
 
 def main() -> None:

@@ -104,7 +104,7 @@ class Page:
     def _scroller(self, plane: str):
         def scroll(**state: object) -> None:
             # Off the slices' centres a view has no index of its own, and stays there unless the slider moved.
-            if state[f"index_{plane}"] != self.viewer.look()[f"index_{plane}"]:
+            if state[f"index_{plane}"] != self.viewer.index(plane):
                 self.viewer.scroll(plane, state[f"index_{plane}"])
 
         return scroll

@@ -76,6 +76,7 @@ class Viewer(VTKObservationMixin):
         self._stopping = False
         self._said = ""
         self._factor = AUTOMATIC_FACTOR
+        self._outlook = self._look_ahead()
         self._opacity = DEFAULT_OPACITY
         self._swapped = False
         # The lower row needs no volume of its own yet: whoever draws the views covers it.
@@ -119,6 +120,13 @@ class Viewer(VTKObservationMixin):
         middle[column] = min(max(index, 0), self._slices(plane) - 1)
         self._views.slice_node(ENHANCED, plane).JumpSliceByOffsetting(*(world[:3, :3] @ middle + world[:3, 3]))
 
+    def index(self, plane: str) -> int:
+        """Index, along its own axis, of the slice of the finer volume that is next to what the views of a plane show."""
+        world = ijk_to_world(self._finest)
+        to_ras = array_from_matrix(self._views.slice_node(ENHANCED, plane).GetSliceToRAS())
+        position = np.linalg.solve(world, to_ras[:, 3])[axis_across(world, PLANES[plane].normal)]
+        return int(np.clip(round(float(position)), 0, self._slices(plane) - 1))
+
     def set_window(self, width: float, level: float) -> None:
         """Show this range of HU in all views: its width, at least 1, and its centre."""
         display = self._scan.GetScalarVolumeDisplayNode()
@@ -155,6 +163,7 @@ class Viewer(VTKObservationMixin):
     def set_factor(self, factor: int) -> None:
         """Choose how many times closer the slices will get; 0 for the smallest factor that is enough."""
         self._factor = int(factor)
+        self._outlook = self._look_ahead()
         self._on_change()
 
     def enhance(self) -> None:
@@ -215,7 +224,7 @@ class Viewer(VTKObservationMixin):
         node = self._views.slice_node(ENHANCED, plane)
         to_ras = array_from_matrix(node.GetSliceToRAS())
         told = {
-            f"index_{plane}": self._index(plane, to_ras),
+            f"index_{plane}": self.index(plane),
             f"slices_{plane}": self._slices(plane),
             f"position_{plane}": position_text(to_ras, PLANES[plane].normal),
             f"edges_{plane}": edge_letters(to_ras),
@@ -238,12 +247,13 @@ class Viewer(VTKObservationMixin):
                 "percent": round(100 * state.done / max(state.total, 1)),
                 "time_left": "" if left is None else f"{describe_seconds(left)} left",
             }
-        if not self.has_enhanced:
-            try:
-                told["outlook"] = describe_outlook(look_ahead(self._scan, self._settings()))
-            except InputError as error:
-                told |= {"outlook": str(error), "possible": False}
-        return told
+        return told if self.has_enhanced else told | self._outlook
+
+    def _look_ahead(self) -> dict[str, Any]:
+        try:
+            return {"outlook": describe_outlook(look_ahead(self._scan, self._settings())), "possible": True}
+        except InputError as error:
+            return {"outlook": str(error), "possible": False}
 
     def _settings(self) -> EnhanceSettings:
         return EnhanceSettings(factor=self._factor or None, model=self._model, device=self._device)
@@ -294,11 +304,6 @@ class Viewer(VTKObservationMixin):
         return self._finest.GetImageData().GetDimensions()[
             axis_across(ijk_to_world(self._finest), PLANES[plane].normal)
         ]
-
-    def _index(self, plane: str, to_ras: np.ndarray) -> int:
-        world = ijk_to_world(self._finest)
-        position = np.linalg.solve(world, to_ras[:, 3])[axis_across(world, PLANES[plane].normal)]
-        return int(np.clip(round(float(position)), 0, self._slices(plane) - 1))
 
     def _changed(self, *_: object) -> None:
         self._on_change()
