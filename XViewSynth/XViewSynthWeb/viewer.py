@@ -121,7 +121,7 @@ class Viewer(VTKObservationMixin):
         self._views.slice_node(ENHANCED, plane).JumpSliceByOffsetting(*(world[:3, :3] @ middle + world[:3, 3]))
 
     def index(self, plane: str) -> int:
-        """Index, along its own axis, of the slice of the finer volume that is next to what the views of a plane show."""
+        """Which slice of the finer volume, along its own axis, is next to what the views of a plane show."""
         world = ijk_to_world(self._finest)
         to_ras = array_from_matrix(self._views.slice_node(ENHANCED, plane).GetSliceToRAS())
         position = np.linalg.solve(world, to_ras[:, 3])[axis_across(world, PLANES[plane].normal)]
