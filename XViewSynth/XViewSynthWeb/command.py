@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 # Of the extra `web`; what these need in turn, pip takes care of.
 PACKAGES = ("slicer-core", "slicer-layer-dm", "trame-slicer")
 
-#: A running enhancement needs up to three seconds to end.
-_GRACE_SECONDS = 8.0
+#: It ends a running enhancement and tells all browsers, which takes seconds, and on a busy computer more.
+_GRACE_SECONDS = 30.0
 
 
 def register_view(subparsers: argparse._SubParsersAction) -> None:

@@ -126,9 +126,13 @@ class Page:
     def _build_bar(self) -> None:
         with html.Div(classes="xvs-bar"):
             html.Div(TITLE, classes="xvs-title")
-            html.Div("{{ name }}", classes="xvs-name", data_test="name")
+            html.Div("{{ name }}", classes="xvs-name", **_named("name"))
             v.VSpacer()
-            with html.Div(classes="xvs-doubt", v_show=("has_doubt",), title="How far the three views differ, in HU"):
+            with html.Div(
+                classes="xvs-doubt",
+                v_show=("has_doubt",),
+                **_named("doubt", hint="How far the three views differ, in HU"),
+            ):
                 html.Div("Doubt", classes="xvs-caption")
                 self._build_legend()
                 v.VSlider(
@@ -141,10 +145,9 @@ class Page:
                     color="#ff9933",
                     thumb_size=14,
                     classes="xvs-opacity",
-                    aria_label="Opacity of the map of doubt",
-                    data_test="opacity",
+                    **_named("opacity", label="Opacity of the map of doubt"),
                 )
-                html.Div("{{ Math.round(100 * opacity) }} %", classes="xvs-number", data_test="opacity-text")
+                html.Div("{{ Math.round(100 * opacity) }} %", classes="xvs-number", **_named("opacity-text"))
             v.VSelect(
                 v_model=("window",),
                 items=("windows", [*WINDOWS, OWN_WINDOW, OTHER_WINDOW]),
@@ -152,22 +155,20 @@ class Page:
                 density="compact",
                 variant="outlined",
                 classes="xvs-window",
-                aria_label="Window",
-                data_test="window",
+                **_named("window", label="Window"),
             )
-            html.Div("{{ window_text }}", classes="xvs-number xvs-wide", data_test="window-text")
+            html.Div("{{ window_text }}", classes="xvs-number xvs-wide", **_named("window-text"))
             with v.VBtn(
                 v_show=("has_enhanced",),
                 click="swapped = !swapped",
                 active=("swapped",),
                 variant="outlined",
                 size="small",
-                title="Show the original in the lower views too, to compare in place",
-                data_test="swap",
+                **_named("swap", hint="Show the original in the lower views too, to compare in place"),
             ):
                 html.Span("Swap")
             with v.VBtn(
-                click=self.viewer.fit, variant="outlined", size="small", title="Show whole planes", data_test="fit"
+                click=self.viewer.fit, variant="outlined", size="small", **_named("fit", hint="Show whole planes")
             ):
                 html.Span("Fit")
 
@@ -190,17 +191,16 @@ class Page:
                 density="compact",
                 color=PLANES[plane].color,
                 thumb_size=14,
-                aria_label=f"{plane} slice",
-                data_test=f"slice-{plane}",
+                **_named(f"slice-{plane}", label=f"{plane} slice"),
             )
-            html.Div(f"{{{{ position_{plane} }}}}", classes="xvs-number xvs-wide", data_test=f"position-{plane}")
+            html.Div(f"{{{{ position_{plane} }}}}", classes="xvs-number xvs-wide", **_named(f"position-{plane}"))
 
     def _build_view(self, row: str, plane: str) -> None:
         edges = f"edges_{plane}"
-        with html.Div(classes="xvs-view", data_test=f"view-{row}-{plane}"):
+        with html.Div(classes="xvs-view", **_named(f"view-{row}-{plane}")):
             client.ServerTemplate(name=view_name(row, plane))
             for edge in ("left", "right", "top", "bottom"):
-                html.Div(f"{{{{ {edges}.{edge} }}}}", classes=f"xvs-edge xvs-{edge}", data_test=f"{edge}-{row}-{plane}")
+                html.Div(f"{{{{ {edges}.{edge} }}}}", classes=f"xvs-edge xvs-{edge}", **_named(f"{edge}-{row}-{plane}"))
             html.Div(
                 PLANES[plane].label + ("+" if row == ENHANCED else ""),
                 classes="xvs-label",
@@ -209,14 +209,14 @@ class Page:
             html.Div(
                 f"{{{{ mark_{row}_{plane} }}}}",
                 classes=(f"'xvs-mark xvs-' + kind_{row}_{plane}",),
-                data_test=f"mark-{row}-{plane}",
+                **_named(f"mark-{row}-{plane}"),
             )
 
     def _build_offer(self) -> None:
         """What covers the lower row until there is something to see in it."""
-        with html.Div(classes="xvs-offer", v_if=("!has_enhanced",)), html.Div(classes="xvs-card", data_test="offer"):
+        with html.Div(classes="xvs-offer", v_if=("!has_enhanced",)), html.Div(classes="xvs-card", **_named("offer")):
             html.Div("Give this scan its missing slices", classes="xvs-headline")
-            html.Div("{{ outlook }}", v_if=("status === 'idle'",), classes="xvs-line", data_test="outlook")
+            html.Div("{{ outlook }}", v_if=("status === 'idle'",), classes="xvs-line", **_named("outlook"))
             with html.Div(classes="xvs-controls", v_if=("status === 'idle'",)):
                 v.VSelect(
                     v_model=("factor",),
@@ -225,14 +225,14 @@ class Page:
                     hide_details=True,
                     density="compact",
                     variant="outlined",
-                    data_test="factor",
+                    **_named("factor"),
                 )
-                with v.VBtn(click=self.viewer.enhance, color="primary", disabled=("!possible",), data_test="enhance"):
+                with v.VBtn(click=self.viewer.enhance, color="primary", disabled=("!possible",), **_named("enhance")):
                     html.Span("Enhance slices")
             with html.Div(v_if=("status !== 'idle'",)):
                 with html.Div(classes="xvs-progress"):
-                    html.Span("{{ status === 'stopping' ? 'Cancelling' : stage }}", data_test="stage")
-                    html.Span("{{ time_left }}", data_test="time-left")
+                    html.Span("{{ status === 'stopping' ? 'Cancelling' : stage }}", **_named("stage"))
+                    html.Span("{{ time_left }}", **_named("time-left"))
                 v.VProgressLinear(
                     model_value=("percent",), indeterminate=("percent === 0",), height=8, rounded=True, color="primary"
                 )
@@ -242,17 +242,23 @@ class Page:
                         click=self.viewer.cancel,
                         variant="outlined",
                         disabled=("status === 'stopping'",),
-                        data_test="cancel",
+                        **_named("cancel"),
                     ),
                 ):
                     html.Span("Cancel")
-            html.Div("{{ said }}", v_if=("said && status === 'idle'",), classes="xvs-said", data_test="said")
+            html.Div("{{ said }}", v_if=("said && status === 'idle'",), classes="xvs-said", **_named("said"))
 
     def _build_foot(self) -> None:
         with html.Div(classes="xvs-foot"):
             html.Span(MOUSE)
-            html.Span("{{ has_enhanced ? said : '' }}", classes="xvs-result", data_test="result")
+            html.Span("{{ has_enhanced ? said : '' }}", classes="xvs-result", **_named("result"))
             html.Span(NOT_FOR_DIAGNOSIS, classes="xvs-warning")
+
+
+def _named(name: str, label: str = "", hint: str = "") -> dict[str, list[str]]:
+    """Attributes that trame does not know: a name for programs, one for screen readers, and what the mouse is told."""
+    given = {"data-test": name, "aria-label": label, "title": hint}
+    return {"raw_attrs": [f'{attribute}="{value}"' for attribute, value in given.items() if value]}
 
 
 def _ramp() -> str:

@@ -24,6 +24,7 @@ from .page import Page
 _POLL_SECONDS = 0.1
 # An enhancement that is cancelled has ended after two seconds.
 _END_SECONDS = 4.0
+_GOODBYE_SECONDS = 3.0
 
 
 def check_drawing() -> None:
@@ -138,8 +139,11 @@ async def _end(page: Page, serving: asyncio.Future) -> None:
         page.viewer.poll()
         await asyncio.sleep(_POLL_SECONDS)
     if not serving.done():
-        await page.server.stop()
-    with suppress(OSError):
+        # A browser that sleeps does not answer.
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(page.server.stop(), _GOODBYE_SECONDS)
+        serving.cancel()
+    with suppress(OSError, asyncio.CancelledError):
         await serving
     await page.close()
     slicer.mrmlScene = None
