@@ -1,10 +1,12 @@
 """Set XViewSynth up in .venv beside this file, then show it at work or test it.
 
-    python3 run.py demo     enhance the bundled CT and say how good the new slices are
-    python3 run.py test     check the style, run every test
+    python3 run.py demo           enhance the bundled CT and say how good the new slices are
+    python3 run.py demo --view    then look at them in the browser
+    python3 run.py test           check the style, run every test
 
 Only the standard library is needed. The first start installs exact versions, which takes minutes: those of
-Testing/requirements.lock, and for the tests also those of Testing/requirements-slicer.lock. Later starts take seconds.
+Testing/requirements.lock, for the browser also those of Testing/requirements-web.lock, and for the tests those of
+Testing/requirements-slicer.lock as well. Later starts take seconds.
 A set-up that was cut short is begun again.
 """
 
@@ -31,7 +33,10 @@ LOG = VENV / "set-up.log"
 LOCK = ROOT / "Testing" / "requirements.lock"
 # Slicer's scene and a stand-in for its desktop, which only the tests need.
 SLICER_LOCK = ROOT / "Testing" / "requirements-slicer.lock"
+# The viewer in the browser.
+WEB_LOCK = ROOT / "Testing" / "requirements-web.lock"
 PROJECT = ROOT / "pyproject.toml"
+DEMO_OUTPUT = ROOT / "demo-output"
 UNFINISHED = "unfinished\n"
 
 # What pip says (any of these), and what it means to the person who started it. The first that fits counts.
@@ -75,10 +80,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Set XViewSynth up in .venv, then show it at work or test it.")
     commands = parser.add_subparsers(required=True, metavar="demo|test")
     demo = commands.add_parser("demo", help="enhance the bundled CT; write volumes, a picture and a report")
+    demo.add_argument("--view", action="store_true", help="then show the result in the browser, until Ctrl-C")
     demo.set_defaults(run=run_demo, locks=lambda: (LOCK,))
     test = commands.add_parser("test", help="check the style, run every test")
-    test.set_defaults(run=run_tests, locks=lambda: (LOCK, SLICER_LOCK))
+    test.set_defaults(run=run_tests, locks=lambda: (LOCK, SLICER_LOCK, WEB_LOCK))
     options = parser.parse_args()
+    if getattr(options, "view", False):
+        options.run, options.locks = run_demo_and_view, lambda: (LOCK, WEB_LOCK)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         set_up(*options.locks())
@@ -93,7 +101,15 @@ def main() -> int:
 
 def run_demo() -> int:
     """Enhance the bundled scan into demo-output/ and print the gains over linear and cubic."""
-    return call(PYTHON, ROOT / "Testing" / "demo.py", ROOT / "demo-output")
+    return call(PYTHON, ROOT / "Testing" / "demo.py", DEMO_OUTPUT)
+
+
+def run_demo_and_view() -> int:
+    """Run the demo, and show what it wrote in the browser until the user ends that."""
+    return run_demo() or call(
+        *(PYTHON, "-m", "XViewSynthLib", "view", DEMO_OUTPUT / "observed.nrrd", DEMO_OUTPUT / "enhanced.nrrd"),
+        *("--disagreement", DEMO_OUTPUT / "disagreement.nrrd"),
+    )
 
 
 def run_tests() -> int:

@@ -18,10 +18,11 @@ from documents import ROOT
 from XViewSynthLib import cli
 from XViewSynthLib.stop import stop_signals
 from XViewSynthTrainLib.command import register_ablate, register_train
+from XViewSynthWeb.command import register_view
 
 LIBRARIES = (ROOT / "XViewSynth", ROOT / "XViewSynthTrain")
 PACKAGES = {"XViewSynthLib", "XViewSynthTrainLib"}
-TRAINING_COMMANDS = (register_train, register_ablate)
+FURTHER_COMMANDS = (register_train, register_ablate, register_view)
 # As long as the tests can bear.
 TRAINING_STEPS = "2"
 TIMEOUT_SECONDS = 900
@@ -122,12 +123,12 @@ def _cut_short(words: list[str]) -> list[str]:
 
 
 def _engine_parser(words: Sequence[str]) -> argparse.ArgumentParser:
-    return cli._parser(words, TRAINING_COMMANDS)
+    return cli._parser(words, FURTHER_COMMANDS)
 
 
 def _run_engine(words: Sequence[str]) -> int:
     with stop_signals(restore=True) as request:
-        return cli._run(words, request, TRAINING_COMMANDS)
+        return cli._run(words, request, FURTHER_COMMANDS)
 
 
 def _run_set_up(words: Sequence[str]) -> int:

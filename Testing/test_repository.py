@@ -25,7 +25,10 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGINE = ROOT / "XViewSynth" / "XViewSynthLib"
+SCENE = ROOT / "XViewSynth" / "XViewSynthScene"
+WEB = ROOT / "XViewSynth" / "XViewSynthWeb"
 TRAINING = ROOT / "XViewSynthTrain" / "XViewSynthTrainLib"
+WEB_LOCK = ROOT / "Testing" / "requirements-web.lock"
 LOCK = ROOT / "Testing" / "requirements.lock"
 SAMPLE = ROOT / "Resources" / "SampleData" / "ChestCT.nrrd"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -97,12 +100,17 @@ def run_python(code: str) -> str:
 
 
 def ours() -> Iterator[tuple[Path, ast.Module]]:
-    for file in [*modules_of(ENGINE), *modules_of(TRAINING), ROOT / "run.py", *modules_of(ROOT / "Testing")]:
+    libraries = (ENGINE, SCENE, WEB, TRAINING)
+    for file in [
+        *(file for library in libraries for file in modules_of(library)),
+        ROOT / "run.py",
+        *modules_of(ROOT / "Testing"),
+    ]:
         yield file, ast.parse(file.read_text(encoding="utf-8"))
 
 
 class TestExtension:
-    @pytest.mark.parametrize("package", [ENGINE, TRAINING], ids=lambda package: package.name)
+    @pytest.mark.parametrize("package", [ENGINE, SCENE, WEB, TRAINING], ids=lambda package: package.name)
     def test_every_library_file_is_installed(self, package):
         listed = re.findall(rf"^  ({package.name}/\S+\.py)$", (package.parent / "CMakeLists.txt").read_text(), re.M)
         assert sorted(listed) == [path.relative_to(package.parent).as_posix() for path in modules_of(package)]
@@ -123,6 +131,14 @@ class TestImports:
     @pytest.mark.parametrize("file", modules_of(TRAINING), ids=lambda file: file.stem)
     def test_the_training_library_imports_the_engine_and_no_desktop(self, file):
         assert imports_of(file) - sys.stdlib_module_names <= TRAINING_MAY_IMPORT
+
+    @pytest.mark.parametrize("file", modules_of(SCENE), ids=lambda file: file.stem)
+    def test_the_scene_does_not_know_the_browser(self, file):
+        assert not {name for name in imports_of(file) if name.startswith(("XViewSynthWeb", "trame", "aiohttp"))}
+
+    def test_the_command_for_the_browser_is_offered_without_the_packages_it_needs(self):
+        blocked = sorted(DESKTOP | {"aiohttp", "trame", "trame_slicer", "torch"})
+        run_python(f"sys.modules.update(dict.fromkeys({blocked!r}))\nimport XViewSynthWeb.command\n")
 
     def test_the_engine_imports_without_desktop_and_training_library(self):
         blocked = sorted(DESKTOP | {"XViewSynthTrainLib"})
@@ -187,14 +203,21 @@ class TestStyle:
 
 
 class TestPackaging:
-    def test_every_locked_package_is_pinned(self):
-        lines = [line for line in LOCK.read_text().splitlines() if not line.startswith("#")]
+    @pytest.mark.parametrize("lock", [LOCK, WEB_LOCK], ids=lambda lock: lock.stem)
+    def test_every_locked_package_is_pinned(self, lock):
+        lines = [line for line in lock.read_text().splitlines() if not line.startswith("#")]
         assert [line for line in lines if not PINNED.fullmatch(line)] == []
 
     def test_the_lock_names_every_dependency(self):
         locked = {line.split("==")[0].lower() for line in LOCK.read_text().splitlines()}
         needed = {re.match(r"[\w.-]+", entry).group().lower() for entry in PROJECT["project"]["dependencies"]}
         assert needed <= locked
+
+    def test_the_viewer_is_locked_to_the_versions_that_it_names(self):
+        locked = WEB_LOCK.read_text().splitlines()
+        exact = [entry for entry in PROJECT["project"]["optional-dependencies"]["web"] if "==" in entry]
+        assert exact
+        assert set(exact) <= set(locked)
 
     def test_the_version_is_said_once_or_alike(self):
         assert PROJECT["project"]["version"] == XViewSynthLib.__version__
@@ -205,11 +228,13 @@ class TestPackaging:
             module, function = target.split(":")
             assert callable(getattr(importlib.import_module(module), function))
 
-    def test_a_wheel_holds_both_libraries_and_the_models(self, tmp_path):
+    def test_a_wheel_holds_the_libraries_and_the_models(self, tmp_path):
         source, expected = tmp_path / "source", set()
         for path in repository_files():
             place = {
                 ("XViewSynth", "XViewSynthLib"): Path("XViewSynthLib"),
+                ("XViewSynth", "XViewSynthScene"): Path("XViewSynthScene"),
+                ("XViewSynth", "XViewSynthWeb"): Path("XViewSynthWeb"),
                 ("XViewSynthTrain", "XViewSynthTrainLib"): Path("XViewSynthTrainLib"),
                 ("Resources", "Models"): Path("XViewSynthLib/Models"),
             }.get(path.parts[:2])

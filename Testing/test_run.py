@@ -139,6 +139,25 @@ class TestCommand:
     def test_the_exit_code_is_that_of_the_command(self, run):
         assert run.call(sys.executable, "-c", "raise SystemExit(3)") == 3
 
+    @pytest.mark.parametrize(
+        ("asked", "locks", "done"),
+        [
+            (["demo"], ["LOCK"], ["demo.py"]),
+            (["demo", "--view"], ["LOCK", "WEB_LOCK"], ["demo.py", "view"]),
+            (["test"], ["LOCK", "SLICER_LOCK", "WEB_LOCK"], ["check", "format", "pytest"]),
+        ],
+        ids=" ".join,
+    )
+    def test_each_command_installs_what_it_needs_and_no_more(self, run, monkeypatch, asked, locks, done):
+        installed, called = [], []
+        monkeypatch.setattr(run, "set_up", lambda *files: installed.extend(files))
+        monkeypatch.setattr(run, "call", lambda *command: called.append(" ".join(map(str, command))) or 0)
+        monkeypatch.setattr(run.signal, "signal", lambda *_: None)
+        monkeypatch.setattr(sys, "argv", ["run.py", *asked])
+        assert run.main() == 0
+        assert installed == [getattr(run, name) for name in locks]
+        assert [word in command for word, command in zip(done, called, strict=True)] == [True] * len(done)
+
     def test_packages_from_elsewhere_stay_out(self, run, monkeypatch):
         monkeypatch.setenv("PYTHONPATH", "elsewhere")
         assert run.call(sys.executable, "-c", "import sys; raise SystemExit('elsewhere' in str(sys.path))") == 0

@@ -462,10 +462,10 @@ def turn_to_plane(
     node.SetOrientation(plane)
     to_world = ijk_to_world(volume_node)
     if to_world is not None:
-        node.RotateToAxes(matrix_from_array(to_world), _axis_across(to_world, PLANES[plane].normal))
+        node.RotateToAxes(matrix_from_array(to_world), axis_across(to_world, PLANES[plane].normal))
 
 
-def _axis_across(to_world: np.ndarray, normal: int) -> int:
+def axis_across(to_world: np.ndarray, normal: int) -> int:
     """The volume's axis, 0 to 2 for I, J, K, that belongs to the R, A or S axis `normal`: each has one of its own."""
     cosines = np.abs(to_world[:3, :3] / np.linalg.norm(to_world[:3, :3], axis=0))
     best = max(permutations(range(3)), key=lambda axes: sum(cosines[patient, axes[patient]] for patient in range(3)))

@@ -1,0 +1,137 @@
+"""What is to be seen: the files that the user has named, read and found to belong together."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from XViewSynthLib import __version__
+from XViewSynthLib.errors import InputError
+from XViewSynthLib.reading import read_volume
+from XViewSynthLib.volume import AXES, Axis, Volume, affine_column, array_axis
+from XViewSynthScene.provenance import Provenance, now, provenance_from_report
+
+UNKNOWN_MODEL = "not told"
+
+# Headers round lengths and directions to some digits; this share of a voxel is no other place.
+_TOLERANCE = 0.02
+
+
+@dataclass(frozen=True)
+class Content:
+    """A scan, and what was made of it.
+
+    Attributes:
+        name: of the scan's file or folder.
+        scan: as observed.
+        enhanced: the scan with its synthetic slices; None where it is yet to be made.
+        disagreement: HU, on the grid of `enhanced`; None where nobody named it.
+        provenance: tells the synthetic slices; None where nothing tells them.
+    """
+
+    name: str
+    scan: Volume
+    enhanced: Volume | None = None
+    disagreement: Volume | None = None
+    provenance: Provenance | None = None
+
+
+def read_content(
+    scan: Path, enhanced: Path | None = None, disagreement: Path | None = None, report: Path | None = None
+) -> Content:
+    """Read the files. Without a report, the synthetic slices are told by comparing the two volumes.
+
+    Raises:
+        InputError: a file cannot be read, or does not belong to the others.
+    """
+    if enhanced is None:
+        for option, path in (("--disagreement", disagreement), ("--report", report)):
+            if path is not None:
+                raise InputError(f"{option} tells about an enhanced volume: name that after the scan.")
+        return Content(scan.stem, read_volume(scan))
+    observed, made = read_volume(scan), read_volume(enhanced)
+    if not _share_space(observed, made):
+        raise InputError(f"{enhanced} lies elsewhere in space than {scan}: name a scan and what was made of it.")
+    doubt = None if disagreement is None else read_volume(disagreement)
+    if doubt is not None and not _same_grid(doubt, made):
+        raise InputError(f"{disagreement} has other voxels than {enhanced}: name the map that was written with it.")
+    provenance = derive_provenance(observed, made, scan.stem) if report is None else _read_report(report, scan, made)
+    return Content(scan.stem, observed, made, doubt, provenance)
+
+
+def derive_provenance(scan: Volume, enhanced: Volume, name: str) -> Provenance | None:
+    """Which slices of an enhanced volume were observed, found in the two volumes themselves.
+
+    Observed are those that hold a slice of the scan, value for value, at its place. None where the volumes are no scan
+    and its enhancement by a whole factor, as after resampling to a spacing.
+    """
+    for axis in AXES:
+        factor = _factor(scan, enhanced, axis)
+        if factor is None:
+            continue
+        dimension = array_axis(axis)
+        before, after = (np.moveaxis(volume.voxels, dimension, 0) for volume in (scan, enhanced))
+        observed = {
+            index * factor for index in range(len(before)) if np.array_equal(before[index], after[index * factor])
+        }
+        return Provenance(
+            model=UNKNOWN_MODEL,
+            model_sha256="0" * 64,
+            factor=factor,
+            axis=axis,
+            acquisition=UNKNOWN_MODEL,
+            synthetic_slices=tuple(index for index in range(len(after)) if index not in observed),
+            observed_slices=len(observed),
+            input_node_id="",
+            input_name=name,
+            software_version=__version__,
+            created=now(),
+        )
+    return None
+
+
+def _factor(scan: Volume, enhanced: Volume, axis: Axis) -> int | None:
+    """The whole number that made `enhanced` of `scan` along `axis`, if the grids tell one above 1."""
+    column = affine_column(axis)
+    factor = round(scan.spacing[column] / enhanced.spacing[column])
+    if factor < 2 or enhanced.voxels.shape != scan.upsampled_shape(axis, factor):
+        return None
+    return factor if _same_place(scan.upsampled_affine(axis, factor), enhanced) else None
+
+
+def _same_grid(first: Volume, second: Volume) -> bool:
+    return first.voxels.shape == second.voxels.shape and _same_place(first.affine, second)
+
+
+def _same_place(affine: np.ndarray, volume: Volume) -> bool:
+    """Whether the corners of a volume lie where another affine would put them."""
+    corners = _corners(volume)
+    apart = corners @ affine[:3, :3].T + affine[:3, 3] - volume.ijk_to_ras(corners)
+    return bool(np.abs(apart).max() <= _TOLERANCE * max(volume.spacing))
+
+
+def _share_space(first: Volume, second: Volume) -> bool:
+    boxes = [volume.ijk_to_ras(_corners(volume)) for volume in (first, second)]
+    lowest, highest = (extreme([extreme(box, axis=0) for box in boxes], axis=0) for extreme in (np.min, np.max))
+    sizes = sum(np.ptp(box, axis=0) for box in boxes)
+    return bool((highest - lowest <= sizes).all())
+
+
+def _corners(volume: Volume) -> np.ndarray:
+    return np.array(np.meshgrid(*((0, count - 1) for count in volume.shape_ijk))).reshape(3, -1).T.astype(float)
+
+
+def _read_report(path: Path, scan: Path, enhanced: Volume) -> Provenance:
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        provenance = provenance_from_report(report, input_node_id="", input_name=scan.stem)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): name the report of the enhancement.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise InputError(f"{path} is no report of xviewsynth enhance: name the file that --report wrote.") from error
+    if provenance.slices != enhanced.slices(provenance.axis):
+        raise InputError(f"{path} tells of {provenance.slices} slices and the volume has others: name its own report.")
+    return provenance

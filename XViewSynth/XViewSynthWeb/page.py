@@ -1,0 +1,269 @@
+"""The page: what stands where, and which part of the viewer each control moves."""
+
+from __future__ import annotations
+
+import asyncio
+
+import slicer
+from trame.app import get_server
+from trame_client.widgets import client, html
+from trame_rca.encoders import RcaImageEncoder
+from trame_slicer.core import SlicerApp
+from trame_slicer.rca_view import RemoteSliceViewFactory
+from trame_slicer.views import ViewLayoutDefinition, ViewProps, ViewType
+from trame_vuetify.ui.vuetify3 import VAppLayout
+from trame_vuetify.widgets import vuetify3 as v
+
+from XViewSynthScene.overlay import FAINT_HU, FULL_HU, doubt_color
+from XViewSynthScene.views import ENHANCED, PLANES, ROWS, VIEW_GROUP, view_name
+
+from .content import Content
+from .style import STYLE
+from .viewer import AUTOMATIC_FACTOR, OTHER_WINDOW, OWN_WINDOW, WINDOWS, Viewer
+
+TITLE = "XViewSynth"
+NOT_FOR_DIAGNOSIS = "Synthetic slices are predictions. Not for diagnosis."
+MOUSE = "Wheel: slices · left drag: window and level · right drag: zoom · middle drag: move"
+
+# While something moves, and once it stands still.
+_QUALITY_MOVING, _QUALITY_STILL = 75, 97
+_FRAMES_PER_SECOND = 24.0
+
+
+class Page:
+    """The page and the server that shows it. Make one while the event loop runs.
+
+    Args:
+        content: what to show.
+        model, device: for an enhancement.
+    """
+
+    def __init__(self, content: Content, model: str, device: str):
+        self.server = get_server(f"XViewSynth{id(self)}", client_type="vue3")
+        self._app = SlicerApp()
+        slicer.mrmlScene = self._app.scene
+        self._factory = RemoteSliceViewFactory(
+            self.server,
+            rca_encoder=RcaImageEncoder.JPEG,
+            target_fps=_FRAMES_PER_SECOND,
+            blur_fps=_FRAMES_PER_SECOND,
+            interactive_quality=_QUALITY_MOVING,
+            populate_view_ui_f=None,
+        )
+        self._app.view_manager.register_factory(self._factory)
+        for row in ROWS:
+            for plane in PLANES:
+                self._make_view(row, plane)
+        self._due = False
+        self.viewer = Viewer(self._app.scene, self._app.app_logic, content, model, device, self._tell_soon)
+        self._connect()
+        self._tell()
+        self._build()
+
+    async def close(self) -> None:
+        """Stop drawing."""
+        self.viewer.close()
+        for row in ROWS:
+            for plane in PLANES:
+                view = self._factory.get_factory_view(view_name(row, plane))
+                await view.view_adapter.close()
+                view.slicer_view.finalize()
+
+    def _make_view(self, row: str, plane: str) -> None:
+        look = PLANES[plane]
+        properties = ViewProps(label=look.label, orientation=plane, color=look.color, group=VIEW_GROUP)
+        name = view_name(row, plane)
+        self._app.view_manager.create_view(ViewLayoutDefinition(name, ViewType.SLICE_VIEW, properties))
+        self._factory.get_factory_view(name).view_adapter.update_quality(_QUALITY_MOVING, _QUALITY_STILL)
+
+    def _tell_soon(self) -> None:
+        """One message for many changes, such as six views that move together."""
+        if not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self._tell)
+
+    def _tell(self) -> None:
+        self._due = False
+        with self.server.state as state:
+            state.update(self.viewer.look())
+
+    def _connect(self) -> None:
+        state, viewer = self.server.state, self.viewer
+        state.trame__title = f"{viewer.look()['name']} - {TITLE}"
+        state.factor = AUTOMATIC_FACTOR
+        state.factors = [
+            {"title": f"x {factor}" if factor else "Enough for 1.25 mm", "value": factor} for factor in viewer.factors()
+        ]
+        state.change("opacity")(lambda opacity, **_: viewer.set_opacity(opacity))
+        state.change("swapped")(lambda swapped, **_: viewer.set_swapped(swapped))
+        state.change("window")(lambda window, **_: viewer.choose_window(window))
+        state.change("factor")(lambda factor, **_: viewer.set_factor(factor))
+        for plane in PLANES:
+            state.change(f"index_{plane}")(self._scroller(plane))
+
+    def _scroller(self, plane: str):
+        def scroll(**state: object) -> None:
+            # Off the slices' centres a view has no index of its own, and stays there unless the slider moved.
+            if state[f"index_{plane}"] != self.viewer.index(plane):
+                self.viewer.scroll(plane, state[f"index_{plane}"])
+
+        return scroll
+
+    def _build(self) -> None:
+        with VAppLayout(self.server, theme="dark") as layout:
+            client.Style(STYLE)
+            with layout.root, html.Div(classes="xvs-page"):
+                self._build_bar()
+                with html.Div(classes="xvs-grid"):
+                    for plane in PLANES:
+                        self._build_slider(plane)
+                    for row in ROWS:
+                        for plane in PLANES:
+                            self._build_view(row, plane)
+                    self._build_offer()
+                self._build_foot()
+
+    def _build_bar(self) -> None:
+        with html.Div(classes="xvs-bar"):
+            html.Div(TITLE, classes="xvs-title")
+            html.Div("{{ name }}", classes="xvs-name", **_named("name"))
+            v.VSpacer()
+            with html.Div(
+                classes="xvs-doubt",
+                v_show=("has_doubt",),
+                **_named("doubt", hint="How far the three views differ, in HU"),
+            ):
+                html.Div("Doubt", classes="xvs-caption")
+                self._build_legend()
+                v.VSlider(
+                    v_model=("opacity",),
+                    min=0,
+                    max=1,
+                    step=0.01,
+                    hide_details=True,
+                    density="compact",
+                    color="#ff9933",
+                    thumb_size=14,
+                    classes="xvs-opacity",
+                    **_named("opacity", label="Opacity of the map of doubt"),
+                )
+                html.Div("{{ Math.round(100 * opacity) }} %", classes="xvs-number", **_named("opacity-text"))
+            v.VSelect(
+                v_model=("window",),
+                items=("windows", [*WINDOWS, OWN_WINDOW, OTHER_WINDOW]),
+                hide_details=True,
+                density="compact",
+                variant="outlined",
+                classes="xvs-window",
+                **_named("window", label="Window"),
+            )
+            html.Div("{{ window_text }}", classes="xvs-number xvs-wide", **_named("window-text"))
+            with v.VBtn(
+                v_show=("has_enhanced",),
+                click="swapped = !swapped",
+                active=("swapped",),
+                variant="outlined",
+                size="small",
+                **_named("swap", hint="Show the original in the lower views too, to compare in place"),
+            ):
+                html.Span("Swap")
+            with v.VBtn(
+                click=self.viewer.fit, variant="outlined", size="small", **_named("fit", hint="Show whole planes")
+            ):
+                html.Span("Fit")
+
+    def _build_legend(self) -> None:
+        with html.Div(classes="xvs-legend"):
+            html.Div(style=f"background: linear-gradient(to right, {_ramp()})", classes="xvs-ramp")
+            with html.Div(classes="xvs-ticks"):
+                for tick in (FAINT_HU, (FAINT_HU + FULL_HU) / 2, FULL_HU):
+                    html.Span(f"{tick:.0f}" + (" HU" if tick == FULL_HU else ""))
+
+    def _build_slider(self, plane: str) -> None:
+        with html.Div(classes="xvs-slider", style=f"border-top-color: {PLANES[plane].color}"):
+            html.Div(plane, classes="xvs-plane")
+            v.VSlider(
+                v_model=(f"index_{plane}",),
+                min=0,
+                max=(f"slices_{plane} - 1",),
+                step=1,
+                hide_details=True,
+                density="compact",
+                color=PLANES[plane].color,
+                thumb_size=14,
+                **_named(f"slice-{plane}", label=f"{plane} slice"),
+            )
+            html.Div(f"{{{{ position_{plane} }}}}", classes="xvs-number xvs-wide", **_named(f"position-{plane}"))
+
+    def _build_view(self, row: str, plane: str) -> None:
+        edges = f"edges_{plane}"
+        with html.Div(classes="xvs-view", **_named(f"view-{row}-{plane}")):
+            client.ServerTemplate(name=view_name(row, plane))
+            for edge in ("left", "right", "top", "bottom"):
+                html.Div(f"{{{{ {edges}.{edge} }}}}", classes=f"xvs-edge xvs-{edge}", **_named(f"{edge}-{row}-{plane}"))
+            html.Div(
+                PLANES[plane].label + ("+" if row == ENHANCED else ""),
+                classes="xvs-label",
+                style=f"background: {PLANES[plane].color}",
+            )
+            html.Div(
+                f"{{{{ mark_{row}_{plane} }}}}",
+                classes=(f"'xvs-mark xvs-' + kind_{row}_{plane}",),
+                **_named(f"mark-{row}-{plane}"),
+            )
+
+    def _build_offer(self) -> None:
+        """What covers the lower row until there is something to see in it."""
+        with html.Div(classes="xvs-offer", v_if=("!has_enhanced",)), html.Div(classes="xvs-card", **_named("offer")):
+            html.Div("Give this scan its missing slices", classes="xvs-headline")
+            html.Div("{{ outlook }}", v_if=("status === 'idle'",), classes="xvs-line", **_named("outlook"))
+            with html.Div(classes="xvs-controls", v_if=("status === 'idle'",)):
+                v.VSelect(
+                    v_model=("factor",),
+                    items=("factors",),
+                    label="Slices",
+                    hide_details=True,
+                    density="compact",
+                    variant="outlined",
+                    **_named("factor"),
+                )
+                with v.VBtn(click=self.viewer.enhance, color="primary", disabled=("!possible",), **_named("enhance")):
+                    html.Span("Enhance slices")
+            with html.Div(v_if=("status !== 'idle'",)):
+                with html.Div(classes="xvs-progress"):
+                    html.Span("{{ status === 'stopping' ? 'Cancelling' : stage }}", **_named("stage"))
+                    html.Span("{{ time_left }}", **_named("time-left"))
+                v.VProgressLinear(
+                    model_value=("percent",), indeterminate=("percent === 0",), height=8, rounded=True, color="primary"
+                )
+                with (
+                    html.Div(classes="xvs-controls xvs-end"),
+                    v.VBtn(
+                        click=self.viewer.cancel,
+                        variant="outlined",
+                        disabled=("status === 'stopping'",),
+                        **_named("cancel"),
+                    ),
+                ):
+                    html.Span("Cancel")
+            html.Div("{{ said }}", v_if=("said && status === 'idle'",), classes="xvs-said", **_named("said"))
+
+    def _build_foot(self) -> None:
+        with html.Div(classes="xvs-foot"):
+            html.Span(MOUSE)
+            html.Span("{{ has_enhanced ? said : '' }}", classes="xvs-result", **_named("result"))
+            html.Span(NOT_FOR_DIAGNOSIS, classes="xvs-warning")
+
+
+def _named(name: str, label: str = "", hint: str = "") -> dict[str, list[str]]:
+    """Attributes that trame does not know: a name for programs, one for screen readers, and what the mouse is told."""
+    given = {"data-test": name, "aria-label": label, "title": hint}
+    return {"raw_attrs": [f'{attribute}="{value}"' for attribute, value in given.items() if value]}
+
+
+def _ramp() -> str:
+    """The colours of the map of doubt, for CSS."""
+    shares = [step / 8 for step in range(9)]
+    return ", ".join(
+        "rgb({:.0f} {:.0f} {:.0f})".format(*(255 * part for part in doubt_color(share))) for share in shares
+    )
