@@ -45,6 +45,8 @@ _LOCK_FILE = f"{STAGING_PREFIX}lock"
 _WORKER = f"{__package__}.batch_worker"
 _LIBRARY = Path(__file__).resolve().parents[1]
 _POLL_SECONDS = 0.05
+# A process that was killed does nothing more; only its memory takes a while to be given back.
+_DYING_SECONDS = 0.5
 # What a batch that was killed has left running ends within a second, or a few on a busy machine.
 _LOCK_SECONDS = 20.0
 # Of the time between two writings of the summary, the share that writing may take.
@@ -369,7 +371,8 @@ class _Batch:
                     process.wait(_POLL_SECONDS)
         finally:
             process.kill()
-            process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_DYING_SECONDS)
             with suppress(OSError):
                 process.stdin.close()
         with suppress(OSError, ValueError):
