@@ -20,7 +20,8 @@ import SimpleITK as sitk
 from scans import affine_from, anatomy, write_dicom_series
 from tiny import make_card, make_network
 from XViewSynthLib import InputError, Volume, batch, read_volume, write_volume
-from XViewSynthLib.batch import Study, find_studies, is_done, read_record
+from XViewSynthLib.batch import find_studies
+from XViewSynthLib.batch_step import Study, is_done, read_record
 from XViewSynthLib.cli import main
 from XViewSynthLib.errors import Cancelled
 from XViewSynthLib.fingerprints import files_of_scan, fingerprint_of, fingerprint_of_file, fingerprint_of_scan

@@ -422,6 +422,11 @@ def _add_batch(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of the results (default: %(default)s)")
     parser.add_argument("--jobs", type=job_count, metavar="N", help="how many scans at once (default: one a device)")
     parser.add_argument(
+        "--dask",
+        metavar="tcp://HOST:PORT",
+        help="let the workers of this Dask scheduler do it; they see IN and OUT under the same names",
+    )
+    parser.add_argument(
         "--resume", action="store_true", help="go on: pass over what is done, redo what has changed since"
     )
     add_progress_option(parser)
@@ -453,6 +458,7 @@ def _batch(arguments: argparse.Namespace, job: Job) -> int | None:
         jobs=arguments.jobs,
         memory=_bytes(arguments.memory),
         resume=arguments.resume,
+        dask=arguments.dask,
         say=job.say,
         progress=job.progress,
         should_cancel=job.should_cancel,
