@@ -4,7 +4,8 @@
     python3 run.py test     check the style, run every test
 
 Only the standard library is needed. The first start installs exact versions, which takes minutes: those of
-Testing/requirements.lock, and for the tests also those of Testing/requirements-slicer.lock. Later starts take seconds.
+Testing/requirements.lock, and for the tests also those of Testing/requirements-slicer.lock and
+Testing/requirements-cluster.lock. Later starts take seconds.
 A set-up that was cut short is begun again.
 """
 
@@ -31,6 +32,8 @@ LOG = VENV / "set-up.log"
 LOCK = ROOT / "Testing" / "requirements.lock"
 # Slicer's scene and a stand-in for its desktop, which only the tests need.
 SLICER_LOCK = ROOT / "Testing" / "requirements-slicer.lock"
+# The engine that spreads batches over several computers, an extra of the program.
+CLUSTER_LOCK = ROOT / "Testing" / "requirements-cluster.lock"
 PROJECT = ROOT / "pyproject.toml"
 UNFINISHED = "unfinished\n"
 
@@ -77,7 +80,7 @@ def main() -> int:
     demo = commands.add_parser("demo", help="enhance the bundled CT; write volumes, a picture and a report")
     demo.set_defaults(run=run_demo, locks=lambda: (LOCK,))
     test = commands.add_parser("test", help="check the style, run every test")
-    test.set_defaults(run=run_tests, locks=lambda: (LOCK, SLICER_LOCK))
+    test.set_defaults(run=run_tests, locks=lambda: (LOCK, SLICER_LOCK, CLUSTER_LOCK))
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ENGINE = ROOT / "XViewSynth" / "XViewSynthLib"
 TRAINING = ROOT / "XViewSynthTrain" / "XViewSynthTrainLib"
 LOCK = ROOT / "Testing" / "requirements.lock"
+LOCKS = sorted(LOCK.parent.glob("requirements*.lock"))
 SAMPLE = ROOT / "Resources" / "SampleData" / "ChestCT.nrrd"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
@@ -53,6 +54,8 @@ ENGINE_MAY_IMPORT = {
     "torch",
     "tqdm",
 }
+# Only when asked for, and installed as an extra.
+EXTRAS = {"cluster": {"distributed"}}
 TRAINING_MAY_IMPORT = ENGINE_MAY_IMPORT | {"XViewSynthTrainLib", "tensorboardX"}
 UNSAFE_TO_LOAD = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 PINNED = re.compile(r"[\w.-]+==[\w.]+(; (python_version|sys_platform) [<>=]+ \"[\w.]+\")?")
@@ -116,14 +119,15 @@ class TestExtension:
 class TestImports:
     @pytest.mark.parametrize("file", modules_of(ENGINE), ids=lambda file: file.stem)
     def test_the_engine_imports_only_what_it_may(self, file):
-        assert imports_of(file) - sys.stdlib_module_names <= ENGINE_MAY_IMPORT
+        may_import = ENGINE_MAY_IMPORT | EXTRAS.get(file.stem, set())
+        assert imports_of(file) - sys.stdlib_module_names <= may_import
 
     @pytest.mark.parametrize("file", modules_of(TRAINING), ids=lambda file: file.stem)
     def test_the_training_library_imports_the_engine_and_no_desktop(self, file):
         assert imports_of(file) - sys.stdlib_module_names <= TRAINING_MAY_IMPORT
 
     def test_the_engine_imports_without_desktop_and_training_library(self):
-        blocked = sorted(DESKTOP | {"XViewSynthTrainLib"})
+        blocked = sorted(DESKTOP.union({"XViewSynthTrainLib"}, *EXTRAS.values()))
         names = [
             f"XViewSynthLib.{file.stem}" for file in modules_of(ENGINE) if file.stem not in ("__init__", "__main__")
         ]
@@ -192,14 +196,20 @@ class TestStyle:
 
 
 class TestPackaging:
-    def test_every_locked_package_is_pinned(self):
-        lines = [line for line in LOCK.read_text().splitlines() if not line.startswith("#")]
+    @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
+    def test_every_locked_package_is_pinned(self, lock):
+        lines = [line for line in lock.read_text().splitlines() if not line.startswith("#")]
         assert [line for line in lines if not PINNED.fullmatch(line)] == []
 
     def test_the_lock_names_every_dependency(self):
         locked = {line.split("==")[0].lower() for line in LOCK.read_text().splitlines()}
         needed = {re.match(r"[\w.-]+", entry).group().lower() for entry in PROJECT["project"]["dependencies"]}
         assert needed <= locked
+
+    def test_the_locks_name_what_the_extras_need(self):
+        locked = {line.split("==")[0].lower() for lock in LOCKS for line in lock.read_text().splitlines()}
+        extras = PROJECT["project"]["optional-dependencies"].values()
+        assert {re.match(r"[\w.-]+", entry).group().lower() for extra in extras for entry in extra} <= locked
 
     def test_the_version_is_said_once_or_alike(self):
         assert PROJECT["project"]["version"] == XViewSynthLib.__version__

@@ -30,9 +30,12 @@ if TYPE_CHECKING:
 
 # Of a scan whose worker reports an error of its own; Dask itself counts the workers that a scan was lost with.
 _RETRIES = 2
-_CONNECTING_SECONDS = 10.0
+_CONNECTING_SECONDS = 30.0
+# Without a worker, until the user is told.
+_PATIENCE_SECONDS = 5.0
 _CLOSING_SECONDS = 0.3
 _POLL_SECONDS = 0.05
+_ASKING_SECONDS = 0.25
 # How long a worker that cannot do its part lets others have a scan.
 _STANDING_BACK_SECONDS = 5.0
 _SCANS_AT_A_TIME = 1000
@@ -82,6 +85,7 @@ def cluster_crew(
     (staging / _TOKEN).write_text(token, encoding="ascii")
     common = {"model": model, "token": token, "version": __version__}
     with _connected(address) as client:
+        _check_scheduler(client, address)
         _wait_for_a_worker(client, address, say, should_cancel)
         _check_workers(client, asdict(steps[0]), common)
         topic = f"xviewsynth-{token}"
@@ -129,6 +133,11 @@ def take_step_here(step: dict[str, Any], *, model: str, token: str, version: str
         return take_step(replace(order, model=str(_model_here(order, model))), stop_if_asked)
     except Cancelled:
         return {"status": FAILED, "message": "It was stopped."}  # which nobody hears
+
+
+def version_here() -> str:
+    """Which XViewSynth this computer has."""
+    return __version__
 
 
 def look(step: dict[str, Any], *, model: str, token: str, version: str) -> str | None:
@@ -196,19 +205,31 @@ def _connected(address: str) -> Iterator[Client]:
         logger.setLevel(level)
 
 
+def _check_scheduler(client: Client, address: str) -> None:
+    # It unpacks what it hands on.
+    try:
+        found = client.run_on_scheduler(version_here)
+    except Exception as error:  # whatever importing provokes there
+        raise InputError(
+            f"The scheduler {address} has no XViewSynth, or another version ({error}): install {__version__} there."
+        ) from error
+    if found != __version__:
+        raise InputError(f"The scheduler {address} has XViewSynth {found}: install {__version__} there.")
+
+
 def _wait_for_a_worker(
     client: Client, address: str, say: Callable[[str], None], should_cancel: Callable[[], bool]
 ) -> None:
-    told = False
+    told, began = False, time.monotonic()
     while not client.scheduler_info()["workers"]:
         if should_cancel():
             raise Cancelled("Nothing was begun.")
         if client.status != "running":
             raise _gone(client)
-        if not told:
+        if not told and time.monotonic() - began > _PATIENCE_SECONDS:
             say(f"No worker has come yet: start them with `dask worker {address} --nthreads 1`.")
             told = True
-        time.sleep(_POLL_SECONDS)
+        time.sleep(_ASKING_SECONDS)
 
 
 def _check_workers(client: Client, step: dict[str, Any], common: dict[str, str]) -> None:
