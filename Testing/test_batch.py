@@ -29,6 +29,7 @@ from XViewSynthLib.models import save_model
 from XViewSynthLib.summary import Row, counts, write_summary
 
 LIBRARY = str(Path(batch.__file__).parents[1])
+BENCHMARKS = Path(__file__).parent / "benchmarks"
 LIMIT_SECONDS = 2.0
 ODD_NAME = "<b>=&'ä.nrrd"
 
@@ -558,3 +559,14 @@ class TestShares:
         monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
         assert batch._devices("auto") == ["cuda:0", "cuda:1"]
         assert batch._devices("cuda:1") == ["cuda:1"]
+
+
+class TestBenchmark:
+    def test_every_good_scan_is_done_and_every_broken_one_named(self, tmp_path, tiny_model):
+        write_volume(small_scan(), tmp_path / "a.nrrd")
+        write_dicom_series(tmp_path / "series", small_scan(1))
+        command = [sys.executable, str(BENCHMARKS / "batch_all.py"), str(tmp_path), "--model", str(tiny_model)]
+        finished = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        assert finished.stdout.count("refused") == 12
+        assert "2 scans, 12 broken inputs, exit code 0" in finished.stdout

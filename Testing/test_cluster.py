@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -22,7 +23,7 @@ from XViewSynthLib.batch_step import Step
 from XViewSynthLib.cli import main
 from XViewSynthLib.models import model_card
 
-pytest.importorskip("distributed")
+distributed = pytest.importorskip("distributed")
 
 PATIENCE_SECONDS = 900.0
 
@@ -141,29 +142,31 @@ class TestWrongArguments:
         source = write_scans(tmp_path / "in", "1")
         assert main([*words(source, tmp_path / "out", tiny_model), "--dask", "tcp://127.0.0.1:1"]) == 2
         assert "No Dask scheduler answers at tcp://127.0.0.1:1" in capsys.readouterr().err
-        assert hidden(tmp_path / "out") == []
+        assert os.listdir(tmp_path / "out") == []
+
+
+@pytest.fixture
+def step(tmp_path, tiny_model) -> Step:
+    """A scan to enhance, in folders that are there."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out" / "staging").mkdir(parents=True)
+    (tmp_path / "out" / "staging" / "token.txt").write_text("abc")
+    return Step(
+        name="a.nrrd",
+        source=str(tmp_path / "in" / "a.nrrd"),
+        place=str(tmp_path / "out" / "a.nrrd.enhanced"),
+        root=str(tmp_path / "in"),
+        staging=str(tmp_path / "out" / "staging"),
+        settings={"model": model_card(tiny_model)["weights_sha256"]},
+        model=str(tiny_model),
+        device="cpu",
+        memory=None,
+        threads=None,
+    )
 
 
 class TestLook:
     """What a worker is asked before it gets a scan."""
-
-    @pytest.fixture
-    def step(self, tmp_path, tiny_model) -> Step:
-        (tmp_path / "in").mkdir()
-        (tmp_path / "out" / "staging").mkdir(parents=True)
-        (tmp_path / "out" / "staging" / "token.txt").write_text("abc")
-        return Step(
-            name="a.nrrd",
-            source=str(tmp_path / "in" / "a.nrrd"),
-            place=str(tmp_path / "out" / "a.nrrd.enhanced"),
-            root=str(tmp_path / "in"),
-            staging=str(tmp_path / "out" / "staging"),
-            settings={"model": model_card(tiny_model)["weights_sha256"]},
-            model=str(tiny_model),
-            device="cpu",
-            memory=None,
-            threads=None,
-        )
 
     def look(self, step: Step, **changes: str) -> str | None:
         plain = json.loads(json.dumps(asdict(step)))
@@ -194,3 +197,47 @@ class TestLook:
     def test_a_folder_that_cannot_be_written_to(self, step):
         os.chmod(step.staging, 0o500)
         assert "cannot write to" in self.look(step)
+
+
+class TestWorkers:
+    def test_one_that_cannot_do_its_part_says_why_and_leaves_the_scan_to_others(self, step, monkeypatch):
+        heard = []
+        worker = SimpleNamespace(
+            address="tcp://node:1",
+            state=SimpleNamespace(tasks={"key": SimpleNamespace(state="executing")}),
+            get_current_task=lambda: "key",
+            log_event=lambda *event: heard.append(event),
+        )
+        monkeypatch.setattr("distributed.get_worker", lambda: worker)
+        monkeypatch.setattr(cluster, "_STANDING_BACK_SECONDS", 0.1)
+        with pytest.raises(distributed.Reschedule):
+            cluster.take_step_here(asdict(step), model=step.model, token="xyz", version=__version__, topic="topic")
+        ((topic, sentence),) = heard
+        assert topic == "topic"
+        assert sentence.startswith("The worker tcp://node:1 has another folder")
+
+    @pytest.mark.parametrize(
+        ("answer", "sentence"),
+        [
+            (ModuleNotFoundError("No module named 'XViewSynthLib'"), f"has no XViewSynth.*install {__version__} there"),
+            (OSError("Timed out"), "does not answer .Timed out.: restart it"),
+            ("does not see /in: mount it.", "The worker tcp://node:1 does not see /in: mount it."),
+        ],
+    )
+    def test_are_asked_before_the_batch_begins(self, answer, sentence):
+        client = SimpleNamespace(run=lambda *_, **__: {"tcp://node:0": None, "tcp://node:1": answer})
+        with pytest.raises(InputError, match=sentence):
+            cluster._check_workers(client, {}, {})
+
+    def test_a_scan_that_takes_every_worker_with_it_fails(self):
+        error = distributed.KilledWorker("key", SimpleNamespace(address="tcp://node:1"), 3)
+        told = cluster._outcome(SimpleNamespace(status="error", exception=lambda: error))
+        assert told["status"] == "failed"
+        assert "perhaps for lack of memory" in told["message"]
+
+    def test_each_sentence_is_passed_on_once(self):
+        said = []
+        tell = cluster._teller(said.append)
+        for event in ((1.0, "a"), (2.0, "a"), (3.0, "b")):
+            tell(event)
+        assert said == ["a", "b"]

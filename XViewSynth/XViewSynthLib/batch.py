@@ -294,8 +294,10 @@ class _Batch:
     ) -> list[Row]:
         total = len(self.studies)
         summary = _Summary(self.target, self.staging, [study.name for study in self.studies])
+        began = False
         try:
             with crew:
+                began = True
                 tell(Progress("enhancing", 0, total))
                 while len(summary.rows) < total:
                     row = self._settle(*_next(self.done, should_cancel))
@@ -309,7 +311,9 @@ class _Batch:
                     number, told = self.done.get_nowait()
                     if not isinstance(told, Exception):
                         summary.add(self._settle(number, told))
-            summary.write()
+            # A crew that could not begin leaves no trace.
+            if began:
+                summary.write()
         return summary.rows
 
     def _settle(self, number: int, told: Outcome) -> Row:
