@@ -47,6 +47,10 @@ def processes_at_work(worker: subprocess.Popen) -> list[psutil.Process]:
     return [child for child in psutil.Process(worker.pid).children() if "batch_worker" in " ".join(child.cmdline())]
 
 
+def words_of(processes: list[psutil.Process]) -> list[str]:
+    return [word for process in processes for word in process.cmdline()]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals between processes")
 class TestCluster:
     def test_a_worker_that_dies_costs_no_scan_and_the_outputs_are_those_of_one_computer(
@@ -58,7 +62,8 @@ class TestCluster:
         with local_cluster(2, site) as dask:
             batch = start(source, target, tiny_model, dask.address, site)
             wait_until(lambda: list(target.rglob("waiting")), PATIENCE_SECONDS)
-            (victim,) = (worker for worker in dask.workers if processes_at_work(worker))
+            task = str(next(target.rglob("waiting")).with_name("task.json"))
+            (victim,) = (worker for worker in dask.workers if task in words_of(processes_at_work(worker)))
             orphans = processes_at_work(victim)
             # From here on it is as quick as the others, wherever it is done.
             (tmp_path / "site" / "sitecustomize.py").write_text("")

@@ -122,7 +122,7 @@ def take_step(step: Step, stop_if_asked: Callable[[], None], lock: int | None = 
     if is_done(study, record, what):
         return {"status": ENHANCED_BEFORE, "record": record}
     output = study.file(step.settings["format"])
-    if record is None and os.path.lexists(output):
+    if (record is None or record["output"]["file"] != output.name) and os.path.lexists(output):
         return _told(FAILED, f"{output.name} exists already and is not of a batch: move it away.")
     try:
         folder = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=step.staging))
