@@ -5,8 +5,8 @@
     python3 run.py test           check the style, run every test
 
 Only the standard library is needed. The first start installs exact versions, which takes minutes: those of
-Testing/requirements.lock, for the browser also those of Testing/requirements-web.lock, and for the tests those of
-Testing/requirements-slicer.lock as well. Later starts take seconds.
+Testing/requirements.lock, for the browser also those of Testing/requirements-web.lock, and for the tests those of the
+other lock files there as well. Later starts take seconds.
 A set-up that was cut short is begun again.
 """
 
@@ -35,6 +35,8 @@ LOCK = ROOT / "Testing" / "requirements.lock"
 SLICER_LOCK = ROOT / "Testing" / "requirements-slicer.lock"
 # The viewer in the browser.
 WEB_LOCK = ROOT / "Testing" / "requirements-web.lock"
+# The engine that spreads batches over several computers, an extra of the program.
+CLUSTER_LOCK = ROOT / "Testing" / "requirements-cluster.lock"
 PROJECT = ROOT / "pyproject.toml"
 DEMO_OUTPUT = ROOT / "demo-output"
 UNFINISHED = "unfinished\n"
@@ -83,7 +85,7 @@ def main() -> int:
     demo.add_argument("--view", action="store_true", help="then show the result in the browser, until Ctrl-C")
     demo.set_defaults(run=run_demo, locks=lambda: (LOCK,))
     test = commands.add_parser("test", help="check the style, run every test")
-    test.set_defaults(run=run_tests, locks=lambda: (LOCK, SLICER_LOCK, WEB_LOCK))
+    test.set_defaults(run=run_tests, locks=lambda: (LOCK, SLICER_LOCK, WEB_LOCK, CLUSTER_LOCK))
     options = parser.parse_args()
     if getattr(options, "view", False):
         options.run, options.locks = run_demo_and_view, lambda: (LOCK, WEB_LOCK)

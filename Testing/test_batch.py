@@ -20,7 +20,8 @@ import SimpleITK as sitk
 from scans import affine_from, anatomy, write_dicom_series
 from tiny import make_card, make_network
 from XViewSynthLib import InputError, Volume, batch, read_volume, write_volume
-from XViewSynthLib.batch import Study, find_studies, is_done, read_record
+from XViewSynthLib.batch import find_studies
+from XViewSynthLib.batch_step import Study, is_done, read_record
 from XViewSynthLib.cli import main
 from XViewSynthLib.errors import Cancelled
 from XViewSynthLib.fingerprints import files_of_scan, fingerprint_of, fingerprint_of_file, fingerprint_of_scan
@@ -28,6 +29,7 @@ from XViewSynthLib.models import save_model
 from XViewSynthLib.summary import Row, counts, write_summary
 
 LIBRARY = str(Path(batch.__file__).parents[1])
+BENCHMARKS = Path(__file__).parent / "benchmarks"
 LIMIT_SECONDS = 2.0
 ODD_NAME = "<b>=&'ä.nrrd"
 
@@ -147,6 +149,40 @@ class TestOutputs:
         assert record["output"]["sha256"] == fingerprint_of_file(study.file("nrrd"))
         assert record["input_sha256"] == fingerprint_of_scan(study.source)
         assert record["report"]["factor"] == 2
+
+
+class TestDicomOutputs:
+    @pytest.fixture(scope="class")
+    def folders(self, tmp_path_factory, tiny_model) -> tuple[Path, Path]:
+        """The folders of a batch with DICOM output, over a series and a file."""
+        place = tmp_path_factory.mktemp("dicom")
+        study = {"StudyInstanceUID": "1.2.3.4", "FrameOfReferenceUID": "1.2.3.5"}
+        write_dicom_series(place / "in" / "series", small_scan(1), **study)
+        write_volume(small_scan(), place / "in" / "scan.nrrd")
+        assert enhance_all(place / "in", place / "out", tiny_model, "--format", "dicom") == 0
+        return place / "in", place / "out"
+
+    def test_are_a_series_of_the_same_study(self, folders):
+        enhanced = read_volume(folders[1] / "series.enhanced.dicom")
+        np.testing.assert_array_equal(enhanced.voxels[::2], read_volume(folders[0] / "series").voxels)
+        assert len(list((folders[1] / "series.enhanced.dicom").glob("XV*.dcm"))) == 15
+
+    def test_are_refused_to_what_is_no_series(self, folders):
+        row = table(folders[1])["scan.nrrd"]
+        assert row["status"] == "refused"
+        assert row["message"].startswith("scan.nrrd is no DICOM series, so there is no study to add slices to")
+
+    def test_are_known_again_and_done_again_where_a_slice_is_missing(self, folders, tiny_model):
+        output = folders[1] / "series.enhanced.dicom"
+        study = Study("series", folders[0] / "series", folders[1] / "series.enhanced")
+        record = read_record(study)
+        what = {key: record[key] for key in ("input_sha256", "settings")}
+        assert is_done(study, record, what)
+        (output / "XV00002.dcm").unlink()
+        assert not is_done(study, record, what)
+        assert enhance_all(*folders, tiny_model, "--format", "dicom", "--resume") == 0
+        assert len(list(output.glob("XV*.dcm"))) == 15
+        assert hidden(folders[1]) == []
 
 
 class TestSummary:
@@ -523,3 +559,14 @@ class TestShares:
         monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
         assert batch._devices("auto") == ["cuda:0", "cuda:1"]
         assert batch._devices("cuda:1") == ["cuda:1"]
+
+
+class TestBenchmark:
+    def test_every_good_scan_is_done_and_every_broken_one_named(self, tmp_path, tiny_model):
+        write_volume(small_scan(), tmp_path / "a.nrrd")
+        write_dicom_series(tmp_path / "series", small_scan(1))
+        command = [sys.executable, str(BENCHMARKS / "batch_all.py"), str(tmp_path), "--model", str(tiny_model)]
+        finished = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        assert finished.stdout.count("refused") == 12
+        assert "2 scans, 12 broken inputs, exit code 0" in finished.stdout

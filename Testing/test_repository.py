@@ -30,6 +30,7 @@ WEB = ROOT / "XViewSynth" / "XViewSynthWeb"
 TRAINING = ROOT / "XViewSynthTrain" / "XViewSynthTrainLib"
 WEB_LOCK = ROOT / "Testing" / "requirements-web.lock"
 LOCK = ROOT / "Testing" / "requirements.lock"
+LOCKS = sorted(LOCK.parent.glob("requirements*.lock"))
 SAMPLE = ROOT / "Resources" / "SampleData" / "ChestCT.nrrd"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
@@ -58,6 +59,8 @@ ENGINE_MAY_IMPORT = {
     "torch",
     "tqdm",
 }
+# Only when asked for, and installed as an extra.
+EXTRAS = {"cluster": {"distributed"}}
 TRAINING_MAY_IMPORT = ENGINE_MAY_IMPORT | {"XViewSynthTrainLib", "tensorboardX"}
 UNSAFE_TO_LOAD = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 PINNED = re.compile(r"[\w.-]+==[\w.]+(; (python_version|sys_platform) [<>=]+ \"[\w.]+\")?")
@@ -126,7 +129,8 @@ class TestExtension:
 class TestImports:
     @pytest.mark.parametrize("file", modules_of(ENGINE), ids=lambda file: file.stem)
     def test_the_engine_imports_only_what_it_may(self, file):
-        assert imports_of(file) - sys.stdlib_module_names <= ENGINE_MAY_IMPORT
+        may_import = ENGINE_MAY_IMPORT | EXTRAS.get(file.stem, set())
+        assert imports_of(file) - sys.stdlib_module_names <= may_import
 
     @pytest.mark.parametrize("file", modules_of(TRAINING), ids=lambda file: file.stem)
     def test_the_training_library_imports_the_engine_and_no_desktop(self, file):
@@ -141,7 +145,7 @@ class TestImports:
         run_python(f"sys.modules.update(dict.fromkeys({blocked!r}))\nimport XViewSynthWeb.command\n")
 
     def test_the_engine_imports_without_desktop_and_training_library(self):
-        blocked = sorted(DESKTOP | {"XViewSynthTrainLib"})
+        blocked = sorted(DESKTOP.union({"XViewSynthTrainLib"}, *EXTRAS.values()))
         names = [
             f"XViewSynthLib.{file.stem}" for file in modules_of(ENGINE) if file.stem not in ("__init__", "__main__")
         ]
@@ -203,7 +207,7 @@ class TestStyle:
 
 
 class TestPackaging:
-    @pytest.mark.parametrize("lock", [LOCK, WEB_LOCK], ids=lambda lock: lock.stem)
+    @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
     def test_every_locked_package_is_pinned(self, lock):
         lines = [line for line in lock.read_text().splitlines() if not line.startswith("#")]
         assert [line for line in lines if not PINNED.fullmatch(line)] == []
@@ -218,6 +222,11 @@ class TestPackaging:
         exact = [entry for entry in PROJECT["project"]["optional-dependencies"]["web"] if "==" in entry]
         assert exact
         assert set(exact) <= set(locked)
+
+    def test_the_locks_name_what_the_extras_need(self):
+        locked = {line.split("==")[0].lower() for lock in LOCKS for line in lock.read_text().splitlines()}
+        extras = PROJECT["project"]["optional-dependencies"].values()
+        assert {re.match(r"[\w.-]+", entry).group().lower() for extra in extras for entry in extra} <= locked
 
     def test_the_version_is_said_once_or_alike(self):
         assert PROJECT["project"]["version"] == XViewSynthLib.__version__

@@ -144,7 +144,7 @@ class TestCommand:
         [
             (["demo"], ["LOCK"], ["demo.py"]),
             (["demo", "--view"], ["LOCK", "WEB_LOCK"], ["demo.py", "view"]),
-            (["test"], ["LOCK", "SLICER_LOCK", "WEB_LOCK"], ["check", "format", "pytest"]),
+            (["test"], ["LOCK", "SLICER_LOCK", "WEB_LOCK", "CLUSTER_LOCK"], ["check", "format", "pytest"]),
         ],
         ids=" ".join,
     )

@@ -25,7 +25,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "XViewSynth"
 SCAN = ROOT / "Resources" / "SampleData" / "ChestCT.nrrd"
-PIECES, SLICES, PIXELS = 4, 9, 64
+PIECES, SLICES, PIXELS = 4, 5, 32
 DONE, SOME_FAILED = 0, 4
 ORPHAN_SECONDS = 10.0
 

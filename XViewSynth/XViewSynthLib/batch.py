@@ -1,40 +1,48 @@
 """Every scan below a folder, enhanced one after the other or several at once, each in a process of its own.
 
 A scan that cannot be enhanced, or whose process crashes, stops no other. The process works in a hidden folder of the
-batch; what it made is moved to its place when it is whole. A record beside each output holds the checksum of the scan
-and of the settings, by which a batch that is started again knows what is done.
+batch, on this computer or another; what it made is moved to its place when it is whole. A record beside each output
+holds the checksum of the scan and of the settings, by which a batch that is started again knows what is done.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import queue
 import shutil
-import signal
-import subprocess
 import sys
 import threading
 import time
+from bisect import insort
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .batch_worker import COMMAND, ENHANCED, FAILED, FORMATS, REFUSED, RESULT, Task
+from .batch_step import (
+    ENHANCED_BEFORE,
+    Outcome,
+    Outcomes,
+    Step,
+    Study,
+    defect,
+    read_record,
+    take_step,
+    unwritable_message,
+)
+from .batch_worker import ENHANCED, FAILED, FORMATS
+from .cluster import check_address, cluster_crew
 from .errors import Cancelled, InputError
 from .finding import scan_paths
-from .fingerprints import fingerprint_of, fingerprint_of_file, fingerprint_of_scan
 from .models import model_card, model_folder
-from .outputs import STAGING_PREFIX, staging_folder
+from .outputs import STAGING_PREFIX, named_staging_folder
 from .progress import Progress, Report
 from .selfcheck import GAINS
 from .summary import PAGE, TABLE, Row, write_summary
 
-ENHANCED_BEFORE = "enhanced before"
 # Of all that may lie beside each other for one scan.
 _ENDINGS = (*(f".{ending}" for ending in FORMATS), ".json", ".png")
 # The exit code where scans that qualify are not enhanced.
@@ -42,15 +50,12 @@ SOME_FAILED = 4
 
 _STAGING = f"{STAGING_PREFIX}batch"
 _LOCK_FILE = f"{STAGING_PREFIX}lock"
-_WORKER = f"{__package__}.batch_worker"
-_LIBRARY = Path(__file__).resolve().parents[1]
 _POLL_SECONDS = 0.05
 # What a batch that was killed has left running ends within a second, or a few on a busy machine.
 _LOCK_SECONDS = 20.0
 # Of the time between two writings of the summary, the share that writing may take.
 _SUMMARY_SHARE = 0.05
 _MEMORY_SHARE = 0.8
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 
 
 @dataclass(frozen=True)
@@ -76,30 +81,6 @@ class Settings:
     format: str = "nrrd"
 
 
-@dataclass(frozen=True)
-class Study:
-    """A scan, and where what becomes of it goes.
-
-    Attributes:
-        name: path below the input folder; "." for that folder itself.
-        source: file, or folder of a DICOM series.
-        place: the output without its ending.
-    """
-
-    name: str
-    source: Path
-    place: Path
-
-    def file(self, ending: str) -> Path:
-        """The output, thumbnail or record."""
-        return self.place.with_name(f"{self.place.name}.{ending}")
-
-    @property
-    def record(self) -> Path:
-        """Of what was done, and to what."""
-        return self.file("json")
-
-
 def run_batch(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
@@ -108,6 +89,7 @@ def run_batch(
     jobs: int | None = None,
     memory: int | None = None,
     resume: bool = False,
+    dask: str | None = None,
     say: Callable[[str], None] = lambda text: None,
     progress: Report | None = None,
     should_cancel: Callable[[], bool] | None = None,
@@ -121,10 +103,12 @@ def run_batch(
         source: folder with scans, at any depth.
         target: folder for the outputs; made where missing.
         settings: what to do.
-        jobs: how many scans at once; one a device by default.
-        memory: bytes that all may take together; default is most of what is free.
+        jobs: how many scans at once; one a device by default. Not for a cluster, whose workers know.
+        memory: bytes that all may take together, on a cluster each; default is most of what is free.
         resume: pass over the scans that an earlier batch has done with the same settings, and replace the outputs of
             those that have changed, or were done with others.
+        dask: address of a Dask scheduler, whose workers see both folders under the same names; without it the scans
+            are enhanced on this computer.
         say: told one sentence a scan.
         progress: told after every scan.
         should_cancel: asked many times a second.
@@ -133,10 +117,16 @@ def run_batch(
         What became of each scan, in the order of their names.
 
     Raises:
-        InputError: the settings, the folders or the model cannot be used, nothing was found, there are outputs
-            already (unless resuming), another batch works there, or the summary cannot be written.
+        InputError: the settings, the folders, the model or the cluster cannot be used, nothing was found, there are
+            outputs already (unless resuming), another batch works there, or the summary cannot be written.
         Cancelled: `should_cancel` said so. What was finished is kept.
     """
+    if dask is not None:
+        check_address(dask)
+        if jobs is not None:
+            raise InputError(
+                "A cluster's workers take as many scans at once as they have threads: leave --jobs out, or --dask."
+            )
     tell = progress or (lambda step: None)
     tell(Progress("searching", 0, 1))
     model = model_folder(settings.model).resolve()
@@ -148,19 +138,28 @@ def run_batch(
     studies = find_studies(source, target, should_cancel)
     with _output_folder(target) as (staging, lock):
         _check_outputs(studies, target, settings, resume)
-        devices = _devices(settings.device)
-        batch = _Batch(
-            settings=replace(settings, model=str(model)),
-            model_sha256=card["weights_sha256"],
-            source=source,
-            target=target,
-            staging=staging,
-            lock=lock,
-            devices=devices,
-            jobs=jobs or len(devices),
-            memory=_share(memory, jobs or len(devices)),
-        )
-        return batch.run(studies, say, tell, should_cancel or (lambda: False))
+        should_cancel = should_cancel or (lambda: False)
+        done: Outcomes = queue.SimpleQueue()
+        step = {
+            "root": str(source),
+            "staging": str(staging),
+            # Where the model lies, and whose computer that is, does not change the result; its weights do.
+            "settings": {**asdict(settings), "model": card["weights_sha256"], "program": __version__},
+            "model": str(model),
+            "device": settings.device,
+            "memory": memory,
+            "threads": None,
+        }
+        if dask is None:
+            devices = _devices(settings.device)
+            jobs = jobs or len(devices)
+            step |= {"memory": _share(memory, jobs), "threads": max(1, _cores() // jobs) if jobs > 1 else None}
+        steps = [Step(study.name, str(study.source), str(study.place), **step) for study in studies]
+        if dask is None:
+            crew = _local_crew(steps, devices, jobs, lock, done)
+        else:
+            crew = cluster_crew(dask, steps, settings.model, done, say, should_cancel)
+        return _Batch(target, staging, studies, done).run(crew, say, tell, should_cancel)
 
 
 def find_studies(source: Path, target: Path, should_cancel: Callable[[], bool] | None = None) -> list[Study]:
@@ -237,192 +236,97 @@ def _share(memory: int | None, jobs: int) -> int | None:
     return memory // jobs
 
 
+@contextmanager
+def _local_crew(
+    steps: Sequence[Step], devices: Sequence[str], jobs: int, lock: int | None, done: Outcomes
+) -> Iterator[None]:
+    """Take the steps in as many threads as scans are enhanced at once, each waiting for a process."""
+    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for number in range(len(steps)):
+        waiting.put(number)
+    stopping = threading.Event()
+
+    def stop_if_asked() -> None:
+        if stopping.is_set():
+            raise Cancelled
+
+    def work(device: str) -> None:
+        with suppress(queue.Empty, Cancelled):
+            while not stopping.is_set():
+                number = waiting.get_nowait()
+                step = replace(steps[number], device=device)
+                try:
+                    done.put((number, take_step(step, stop_if_asked, lock)))
+                except Cancelled:
+                    raise
+                except Exception as error:  # not even a defect of ours may stop the others
+                    done.put((number, defect(error)))
+
+    threads = [
+        threading.Thread(target=work, args=(devices[n % len(devices)],), daemon=True)
+        for n in range(min(jobs, len(steps)))
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        for thread in threads:
+            thread.join()
+
+
 @dataclass
 class _Batch:
-    """A batch at work: as many threads as scans are enhanced at once, each waiting for a process."""
+    """A batch at work: what its crew has made is put in place, and told of."""
 
-    settings: Settings
-    model_sha256: str
-    source: Path
     target: Path
     staging: Path
-    lock: int | None
-    devices: list[str]
-    jobs: int
-    memory: int | None  # for each
-    stopping: threading.Event = field(default_factory=threading.Event)
+    studies: Sequence[Study]
+    done: Outcomes
 
     def run(
         self,
-        studies: Sequence[Study],
+        crew: AbstractContextManager[None],
         say: Callable[[str], None],
         tell: Report,
         should_cancel: Callable[[], bool],
     ) -> list[Row]:
-        waiting: queue.SimpleQueue[Study] = queue.SimpleQueue()
-        done: queue.SimpleQueue[Row] = queue.SimpleQueue()
-        for study in studies:
-            waiting.put(study)
-        threads = [
-            threading.Thread(target=self._work, args=(waiting, done, self.devices[n % len(self.devices)]), daemon=True)
-            for n in range(min(self.jobs, len(studies)))
-        ]
-        order = {study.name: number for number, study in enumerate(studies)}
-        summary = _Summary(self.target, self.staging, len(studies))
+        total = len(self.studies)
+        summary = _Summary(self.target, self.staging, [study.name for study in self.studies])
+        began = False
         try:
-            for thread in threads:
-                thread.start()
-            tell(Progress("enhancing", 0, len(studies)))
-            while len(summary.rows) < len(studies):
-                row = _next(done, should_cancel)
-                summary.add(row, order)
-                say(_sentence(row, len(summary.rows), len(studies)))
-                tell(Progress("enhancing", len(summary.rows), len(studies), summary.seconds_left()))
+            with crew:
+                began = True
+                tell(Progress("enhancing", 0, total))
+                while len(summary.rows) < total:
+                    row = self._settle(*_next(self.done, should_cancel))
+                    summary.add(row)
+                    say(_sentence(row, len(summary.rows), total))
+                    tell(Progress("enhancing", len(summary.rows), total, summary.seconds_left()))
         finally:
-            self.stopping.set()
-            for thread in threads:
-                thread.join()
             # What was finished while somebody asked to stop.
             with suppress(queue.Empty):
                 while True:
-                    summary.add(done.get_nowait(), order)
-            summary.write()
+                    number, told = self.done.get_nowait()
+                    if not isinstance(told, Exception):
+                        summary.add(self._settle(number, told))
+            # A crew that could not begin leaves no trace.
+            if began:
+                summary.write()
         return summary.rows
 
-    def _work(self, waiting: queue.SimpleQueue, done: queue.SimpleQueue, device: str) -> None:
-        with suppress(queue.Empty, Cancelled):
-            while not self.stopping.is_set():
-                study = waiting.get_nowait()
-                try:
-                    done.put(self._do(study, device))
-                except Cancelled:
-                    raise
-                except Exception as error:  # not even a defect of ours may stop the others
-                    what = f"{type(error).__name__}: {error}"
-                    message = f"This is a defect of XViewSynth, please report it: {what}"
-                    done.put(Row(study.name, FAILED, message=message))
-
-    def _do(self, study: Study, device: str) -> Row:
-        try:
-            checksum = fingerprint_of_scan(study.source, self._stop_if_asked)
-        except OSError as error:
-            message = f"{study.name} cannot be read ({error.strerror or error}): check the file and its permissions."
-            return Row(study.name, REFUSED, message=message)
-        what = {"input_sha256": checksum, "settings": self._settings_on_record()}
-        record = read_record(study)
-        if is_done(study, record, what):
-            return _row(study, record, self.target, ENHANCED_BEFORE)
-        output = study.file(self.settings.format)
-        if record is None and os.path.lexists(output):
-            message = f"{output.name} exists already and is not of a batch: move it away."
-            return Row(study.name, FAILED, message=message)
-        try:
-            return self._enhance(study, device, what, record)
-        except OSError as error:
-            reason = error.strerror or error
-            return Row(study.name, FAILED, message=f"Its output cannot be written ({reason}): make room for it.")
-
-    def _enhance(self, study: Study, device: str, what: dict[str, Any], former: dict[str, Any] | None) -> Row:
-        with staging_folder(self.staging) as folder:
-            began = time.monotonic()
-            result = self._run_process(study, device, folder)
-            if result["status"] != ENHANCED:
-                return Row(study.name, result["status"], message=self._without_folders(result["message"], folder))
-            self._stop_if_asked()
-            volume = folder / study.file(self.settings.format).name
-            record = {
-                "program": f"xviewsynth {__version__}",
-                "scan": study.name,
-                "fingerprint": fingerprint_of(what),
-                **what,
-                "output": {
-                    "file": volume.name,
-                    "bytes": volume.stat().st_size,
-                    "sha256": fingerprint_of_file(volume, self._stop_if_asked),
-                },
-                "seconds": round(time.monotonic() - began, 2),
-                "report": result["report"],
-                "selfcheck": result["selfcheck"],
-            }
-            _put_in_place(study, folder, volume, record, former)
-        return _row(study, record, self.target, ENHANCED)
-
-    def _run_process(self, study: Study, device: str, folder: Path) -> dict[str, Any]:
-        """What the process tells of one scan; where it cannot, why not."""
-        self._write_task(study, device, folder)
-        log, own_number = folder / "log.txt", str(os.getpid())
-        with open(log, "wb") as errors:
-            process = subprocess.Popen(
-                [sys.executable, "-m", _WORKER, COMMAND, str(folder / "task.json"), "--stop-with-parent", own_number],
-                cwd=_LIBRARY,  # Python looks here first for the engine
-                env=self._environment(),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-                **self._apart(),
-            )
-        try:
-            while process.poll() is None:
-                # It writes nowhere but in our folder, so that there is nothing that it would have to tidy up.
-                self._stop_if_asked()
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(_POLL_SECONDS)
-        finally:
-            process.kill()
-            process.wait()
-            with suppress(OSError):
-                process.stdin.close()
-        with suppress(OSError, ValueError):
-            if process.returncode == 0:
-                return json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        return {"status": FAILED, "message": _last_words(process.returncode, log)}
-
-    def _write_task(self, study: Study, device: str, folder: Path) -> None:
-        settings = self.settings
-        task = Task(
-            name=study.name,
-            source=str(study.source),
-            volume=study.file(settings.format).name,
-            thumbnail=study.file("png").name,
-            model=settings.model,
-            goal={"factor": settings.factor, "spacing": settings.spacing, "isotropic": settings.isotropic},
-            axis=settings.axis,
-            acquisition=settings.acquisition,
-            device=device,
-            precision=settings.precision,
-            memory=self.memory,
-            selfcheck=settings.selfcheck,
-        )
-        (folder / "task.json").write_text(json.dumps(asdict(task)), encoding="utf-8")
-
-    def _environment(self) -> dict[str, str]:
-        folders = [str(_LIBRARY), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "PYTHONUTF8": "1"}
-        if self.jobs > 1:
-            threads = str(max(1, _cores() // self.jobs))
-            environment = {**dict.fromkeys(_THREAD_VARIABLES, threads), **environment}
-        return environment
-
-    def _apart(self) -> dict[str, Any]:
-        """Keys pressed in the terminal reach this process only; the lock is held until the last process has ended."""
-        if os.name == "posix":
-            return {"start_new_session": True, "pass_fds": () if self.lock is None else (self.lock,)}
-        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
-
-    def _settings_on_record(self) -> dict[str, Any]:
-        # Where the model lies, and whose computer that is, does not change the result; its weights do.
-        settings = {**asdict(self.settings), "model": self.model_sha256}
-        return {**settings, "program": __version__}
-
-    def _without_folders(self, message: str, folder: Path) -> str:
-        """The sentence, naming files as the summary does: below the input folder, and nothing of this computer."""
-        for place, name in ((folder, ""), (self.source, ".")):
-            message = message.replace(f"{place}{os.sep}", "").replace(str(place), name)
-        return message
-
-    def _stop_if_asked(self) -> None:
-        if self.stopping.is_set():
-            raise Cancelled
+    def _settle(self, number: int, told: Outcome) -> Row:
+        """What became of a scan, once that has its final names."""
+        study = self.studies[number]
+        if told["status"] == ENHANCED:
+            try:
+                _put_in_place(study, Path(told["folder"]), told["record"])
+            except OSError as error:
+                return Row(study.name, FAILED, message=unwritable_message(error))
+        if "record" in told:
+            return _row(study, told["record"], self.target, told["status"])
+        return Row(study.name, told["status"], message=told["message"])
 
 
 @dataclass
@@ -431,21 +335,23 @@ class _Summary:
 
     target: Path
     staging: Path
-    total: int
+    names: Sequence[str]
     rows: list[Row] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
     due: float = -math.inf
 
-    def add(self, row: Row, order: dict[str, int]) -> None:
-        self.rows.append(row)
-        self.rows.sort(key=lambda row: order[row.scan])
+    def __post_init__(self) -> None:
+        self._order = {name: number for number, name in enumerate(self.names)}
+
+    def add(self, row: Row) -> None:
+        insort(self.rows, row, key=lambda row: self._order[row.scan])
         if time.monotonic() >= self.due:
             self.write()
 
     def write(self) -> None:
         began = time.monotonic()
         try:
-            write_summary(self.target, self.staging, self.rows, self.total)
+            write_summary(self.target, self.staging, self.rows, len(self.names))
         except OSError as error:
             reason = error.strerror or error
             raise InputError(
@@ -458,53 +364,26 @@ class _Summary:
         worked = sum(row.status != ENHANCED_BEFORE for row in self.rows)
         if not worked:
             return None
-        return (time.monotonic() - self.began) / worked * (self.total - len(self.rows))
+        return (time.monotonic() - self.began) / worked * (len(self.names) - len(self.rows))
 
 
-def read_record(study: Study) -> dict[str, Any] | None:
-    """The record of a study, or None where there is none that can be read."""
-    with suppress(OSError, ValueError):
-        record = json.loads(study.record.read_text(encoding="utf-8"))
-        if isinstance(record, dict) and {"fingerprint", "output", "report", "seconds"} <= set(record):
-            return record
-    return None
+def _put_in_place(study: Study, folder: Path, record: dict[str, Any]) -> None:
+    """Give a finished scan its final names, so that at no moment a record stands beside an output that is not its own.
 
-
-def is_done(study: Study, record: dict[str, Any] | None, what: dict[str, Any]) -> bool:
-    """Whether the output is there, and comes from this very scan and these very settings."""
-    if record is None or record["fingerprint"] != fingerprint_of(what):
-        return False
-    output = study.record.with_name(record["output"]["file"])
-    return output.is_file() and output.stat().st_size == record["output"]["bytes"]
-
-
-def _put_in_place(
-    study: Study, folder: Path, volume: Path, record: dict[str, Any], former: dict[str, Any] | None
-) -> None:
-    """Give a finished scan its final names, so that at no moment a record stands beside a volume that is not its own.
-
-    A record whose volume is missing counts for nothing, so the former volume goes first and the new one comes last.
+    A record whose output is missing counts for nothing, so the former output goes first and the new one comes last.
     """
-    written = folder / study.record.name
-    written.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    for file in (written, volume):
-        _to_disk(file)
     study.place.parent.mkdir(parents=True, exist_ok=True)
+    former = read_record(study)
     if former is not None:
         # A name in a file is not to be trusted with more than the files of this study.
         name = Path(str(former["output"]["file"])).name
         if name in {study.file(ending).name for ending in FORMATS}:
-            study.record.with_name(name).unlink(missing_ok=True)
-    thumbnail = study.file("png")
-    os.replace(folder / thumbnail.name, thumbnail)
-    os.replace(written, study.record)
-    os.replace(volume, study.place.with_name(volume.name))
-
-
-def _to_disk(file: Path) -> None:
-    # A power cut must not leave a name without its content.
-    with open(file, "rb+") as stream:
-        os.fsync(stream.fileno())
+            with suppress(FileNotFoundError):
+                os.replace(study.record.with_name(name), folder / "former")
+    output = record["output"]["file"]
+    for file in (study.file("png"), study.record, study.record.with_name(output)):
+        os.replace(folder / file.name, file)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _row(study: Study, record: dict[str, Any], target: Path, status: str) -> Row:
@@ -535,26 +414,15 @@ def _sentence(row: Row, number: int, total: int) -> str:
     return f"{number} of {total}: {row.scan}: {row.status}{seconds}{': ' if row.message else ''}{row.message}"
 
 
-def _next(done: queue.SimpleQueue, should_cancel: Callable[[], bool]) -> Row:
+def _next(done: Outcomes, should_cancel: Callable[[], bool]) -> tuple[int, Outcome]:
     while True:
         if should_cancel():
             raise Cancelled("What was finished is kept: add --resume to go on.")
         with suppress(queue.Empty):
-            return done.get(timeout=_POLL_SECONDS)
-
-
-def _last_words(code: int, log: Path) -> str:
-    told = [
-        line.removeprefix("error: ")
-        for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
-        if line.startswith("error: ")
-    ]
-    if told:
-        return told[-1]
-    if code < 0:
-        name = signal.Signals(-code).name if -code in {number.value for number in signal.Signals} else str(-code)
-        return f"Its process was ended by {name}, perhaps for lack of memory: use fewer --jobs or less --memory."
-    return f"Its process ended with {code} and said nothing: try it again by itself with xviewsynth enhance."
+            number, told = done.get(timeout=_POLL_SECONDS)
+            if isinstance(told, Exception):
+                raise told
+            return number, told
 
 
 def _cores() -> int:
@@ -569,7 +437,6 @@ def _output_folder(target: Path) -> Iterator[tuple[Path, int | None]]:
 
     Gives a hidden folder in it, empty whatever a batch that was killed has left there, and what holds the lock.
     """
-    staging = target / _STAGING
     try:
         target.mkdir(parents=True, exist_ok=True)
         lock = _lock(target)
@@ -577,11 +444,9 @@ def _output_folder(target: Path) -> Iterator[tuple[Path, int | None]]:
         reason = error.strerror or error
         raise InputError(f"{target} cannot be used ({reason}): choose another folder for the outputs.") from error
     try:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(exist_ok=True)
-        yield staging, lock
+        with named_staging_folder(target / _STAGING) as staging:
+            yield staging, lock
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
         if lock is not None:
             os.close(lock)
 

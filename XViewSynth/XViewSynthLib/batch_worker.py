@@ -1,6 +1,6 @@
 """One scan of a batch, enhanced in a process of its own: ``python -m XViewSynthLib.batch_worker one TASK.json``.
 
-What comes out lies beside the task, in the batch's own folder: the volume, its thumbnail, and `RESULT`. The batch puts
+What comes out lies beside the task, in the batch's own folder: the output, its thumbnail, and `RESULT`. The batch puts
 it in its place, so that a process which ends halfway, for whatever reason, leaves nothing there.
 """
 
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import InputError
 
 if TYPE_CHECKING:
+    from .dicom_writing import Source
     from .enhancement import Enhanced
     from .job import Job
     from .models import Model
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
 COMMAND = "one"
 RESULT = "result.json"
 ENHANCED, REFUSED, FAILED = "enhanced", "refused", "failed"
+# A folder with a series; its name ends so.
+DICOM = "dicom"
 # Endings of what can be written; not .mhd, which would be two files.
-FORMATS = ("nrrd", "nii.gz", "nii", "mha")
+FORMATS = ("nrrd", "nii.gz", "nii", "mha", DICOM)
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ class Task:
     Attributes:
         name: of the scan, relative to the folder that is searched: the only name that is told on.
         source: the scan.
-        volume: file name of the enhanced volume.
+        output: name of the file, or of the DICOM folder, to write.
+        dicom: whether it is a DICOM series, for which the scan must be one.
         thumbnail: file name of its picture.
         model: folder of the model.
         goal: "factor", "spacing" and "isotropic", as for `enhance`.
@@ -46,7 +50,8 @@ class Task:
 
     name: str
     source: str
-    volume: str
+    output: str
+    dicom: bool
     thumbnail: str
     model: str
     goal: dict[str, Any]
@@ -69,11 +74,11 @@ def enhance_one(task: Task, folder: Path, should_cancel: Callable[[], bool] | No
         Cancelled: `should_cancel` said so.
     """
     try:
-        scan, model = _qualified(task)
+        scan, series, model = _qualified(task)
     except InputError as problem:
         return {"status": REFUSED, "message": str(problem)}
     try:
-        return _enhanced(task, folder, scan, model, should_cancel)
+        return _enhanced(task, folder, scan, series, model, should_cancel)
     except InputError as problem:
         return {"status": FAILED, "message": str(problem)}
 
@@ -95,8 +100,8 @@ def _run(arguments: argparse.Namespace, job: Job) -> None:
     (folder / RESULT).write_text(json.dumps(result), encoding="utf-8")
 
 
-def _qualified(task: Task) -> tuple[Volume, Model]:
-    """The scan, if nothing in it or about it speaks against enhancing it.
+def _qualified(task: Task) -> tuple[Volume, Source | None, Model]:
+    """The scan, if nothing in it or about it speaks against enhancing it, and for DICOM output the series it is.
 
     Raises:
         InputError: something does.
@@ -107,6 +112,7 @@ def _qualified(task: Task) -> tuple[Volume, Model]:
     from .reading import read_volume
     from .streams import quiet_libraries
 
+    series = _open_source(task.source) if task.dicom else None
     with quiet_libraries():
         scan = read_volume(task.source)
     grid = settle_grid(scan, axis=task.axis, **task.goal)
@@ -119,11 +125,22 @@ def _qualified(task: Task) -> tuple[Volume, Model]:
 
     model = load_model(Path(task.model))
     check_known_factor(model, grid.factor)
-    return scan, model
+    return scan, series, model
+
+
+def _open_source(source: str) -> Source:
+    from .dicom_writing import open_source
+
+    return open_source(source)
 
 
 def _enhanced(
-    task: Task, folder: Path, scan: Volume, model: Model, should_cancel: Callable[[], bool] | None
+    task: Task,
+    folder: Path,
+    scan: Volume,
+    series: Source | None,
+    model: Model,
+    should_cancel: Callable[[], bool] | None,
 ) -> dict[str, Any]:
     from .cli import describe_enhanced
     from .enhancement import enhance
@@ -142,11 +159,21 @@ def _enhanced(
     }
     enhanced: Enhanced = enhance(scan, **task.goal, **settings)
     with quiet_libraries():
-        write_volume(enhanced.volume, folder / task.volume)
+        if series:
+            _write_series(enhanced, series, folder / task.output)
+        else:
+            write_volume(enhanced.volume, folder / task.output)
         write_thumbnail(folder / task.thumbnail, scan, enhanced.volume, enhanced.axis)
-    report = describe_enhanced(task.name, task.volume, scan, enhanced)
+    report = describe_enhanced(task.name, task.output, scan, enhanced)
     del enhanced
     return {"status": ENHANCED, "report": report, "selfcheck": _check(scan, settings) if task.selfcheck else None}
+
+
+def _write_series(enhanced: Enhanced, series: Source, folder: Path) -> None:
+    from .dicom_writing import write_files
+
+    folder.mkdir()
+    write_files(enhanced, series, folder)
 
 
 def _check(scan: Volume, settings: dict[str, Any]) -> dict[str, Any]:

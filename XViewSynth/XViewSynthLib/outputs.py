@@ -36,6 +36,18 @@ def staging_folder(parent: Path) -> Iterator[Path]:
         _remove(folder)
 
 
+@contextmanager
+def named_staging_folder(folder: Path) -> Iterator[Path]:
+    """As `staging_folder`, where a process that was killed may have left one of that name, which is removed."""
+    _remove(folder)
+    folder.mkdir(exist_ok=True)
+    _staging_folders.add(folder)
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+
+
 def remove_staging_folders() -> None:
     """Remove every staging folder of this process, for a process that leaves without waiting for its threads.
 

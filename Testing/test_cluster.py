@@ -1,0 +1,248 @@
+"""A batch on a Dask cluster: the same outputs, whatever befalls a worker, and what is said where it cannot be."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from dask_cluster import LIBRARY, local_cluster
+from scans import affine_from, anatomy
+from test_batch import LIMIT_SECONDS, SITE, enhance_all, hidden, table, wait_until
+from XViewSynthLib import InputError, Volume, __version__, cluster, write_volume
+from XViewSynthLib.batch_step import Step
+from XViewSynthLib.cli import main
+from XViewSynthLib.models import model_card
+
+distributed = pytest.importorskip("distributed")
+
+PATIENCE_SECONDS = 900.0
+
+
+@pytest.fixture
+def site(tmp_path) -> dict[str, str]:
+    """Variables with which the processes of a batch fare as their scans are called."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(SITE)
+    return {"PYTHONPATH": os.pathsep.join([str(LIBRARY), str(tmp_path / "site")])}
+
+
+def write_scans(folder: Path, *names: str) -> Path:
+    folder.mkdir()
+    for seed, name in enumerate(names):
+        write_volume(Volume(anatomy((8, 20, 18), seed), affine_from()), folder / f"{name}.nrrd")
+    return folder
+
+
+def processes_at_work(worker: subprocess.Popen) -> list[psutil.Process]:
+    return [child for child in psutil.Process(worker.pid).children() if "batch_worker" in " ".join(child.cmdline())]
+
+
+def words_of(processes: list[psutil.Process]) -> list[str]:
+    return [word for process in processes for word in process.cmdline()]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals between processes")
+class TestCluster:
+    def test_a_worker_that_dies_costs_no_scan_and_the_outputs_are_those_of_one_computer(
+        self, site, tmp_path, tiny_model
+    ):
+        source = write_scans(tmp_path / "in", "1", "2", "slow")
+        (source / "broken.nrrd").write_bytes(b"NRRD0004\nnothing")
+        target = tmp_path / "out"
+        with local_cluster(2, site) as dask:
+            batch = start(source, target, tiny_model, dask.address, site)
+            wait_until(lambda: list(target.rglob("waiting")), PATIENCE_SECONDS)
+            task = str(next(target.rglob("waiting")).with_name("task.json"))
+            (victim,) = (worker for worker in dask.workers if task in words_of(processes_at_work(worker)))
+            orphans = processes_at_work(victim)
+            # From here on it is as quick as the others, wherever it is done.
+            (tmp_path / "site" / "sitecustomize.py").write_text("")
+            victim.kill()
+            assert batch.wait(PATIENCE_SECONDS) == 0, batch.stderr.read()
+            batch.stdout.close(), batch.stderr.close()
+            assert psutil.wait_procs(orphans, 20)[1] == []
+            assert hidden(target) == []
+            before = {path: path.stat().st_mtime_ns for path in target.rglob("*.enhanced.*")}
+            assert main([*words(source, target, tiny_model), "--dask", dask.address, "--resume"]) == 0
+        assert {path: path.stat().st_mtime_ns for path in target.rglob("*.enhanced.*")} == before
+        rows = table(target)
+        assert rows.pop("broken.nrrd")["status"] == "refused"
+        assert {name: row["status"] for name, row in rows.items()} == dict.fromkeys(rows, "enhanced before")
+        assert len(rows) == 3
+        alone = tmp_path / "alone"
+        assert enhance_all(source, alone, tiny_model) == 0
+        for file in ("1.nrrd.enhanced.nrrd", "slow.nrrd.enhanced.nrrd", "slow.nrrd.enhanced.png"):
+            assert (alone / file).read_bytes() == (target / file).read_bytes()
+
+    def test_a_cancelled_batch_leaves_nothing_at_work(self, site, tmp_path, tiny_model):
+        source, target = write_scans(tmp_path / "in", "slow 1"), tmp_path / "out"
+        with local_cluster(1, site) as dask:
+            batch = start(source, target, tiny_model, dask.address, site)
+            wait_until(lambda: list(target.rglob("waiting")), PATIENCE_SECONDS)
+            at_work = processes_at_work(dask.workers[0])
+            began = time.monotonic()
+            batch.send_signal(signal.SIGTERM)
+            assert batch.wait(PATIENCE_SECONDS) == 3
+            assert time.monotonic() - began < LIMIT_SECONDS
+            assert b"Cancelled. What was finished is kept: add --resume" in batch.stderr.read()
+            batch.stdout.close(), batch.stderr.close()
+            assert sorted(os.listdir(target)) == ["summary.csv", "summary.html"]
+            assert psutil.wait_procs(at_work, 20)[1] == []
+            assert dask.workers[0].poll() is None
+
+    def test_a_scheduler_that_goes_is_told(self, site, tmp_path, tiny_model):
+        source, target = write_scans(tmp_path / "in", "slow 1"), tmp_path / "out"
+        with local_cluster(1, site) as dask:
+            batch = start(source, target, tiny_model, dask.address, site)
+            wait_until(lambda: list(target.rglob("waiting")), PATIENCE_SECONDS)
+            dask.scheduler.kill()
+            assert batch.wait(PATIENCE_SECONDS) == 2
+            assert b"has gone: start it again, then add --resume" in batch.stderr.read()
+            batch.stdout.close(), batch.stderr.close()
+
+
+def words(source: Path, target: Path, model: Path) -> list[str]:
+    options = ["--factor", "2", "--model", str(model), "--device", "cpu", "--progress", "none"]
+    return ["batch", str(source), str(target), *options]
+
+
+def start(source: Path, target: Path, model: Path, address: str, environment: dict[str, str]) -> subprocess.Popen:
+    command = [sys.executable, "-m", "XViewSynthLib", *words(source, target, model), "--dask", address]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env={**os.environ, **environment}, **pipes)
+
+
+class TestWrongArguments:
+    @pytest.mark.parametrize("address", ["8786", "tcp://", "tcp://node", "http://node:8786", "tcp://node:port"])
+    def test_what_is_no_address(self, address):
+        with pytest.raises(InputError, match="no address of a Dask scheduler: give one such as tcp://"):
+            cluster.check_address(address)
+
+    @pytest.mark.parametrize("address", ["tcp://node:8786", "tls://10.0.0.1:8786", "tcp://[::1]:8786"])
+    def test_addresses(self, address):
+        cluster.check_address(address)
+
+    def test_without_dask_it_says_how_to_get_it(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "distributed", None)
+        with pytest.raises(InputError, match=r"pip install 'xviewsynth\[cluster\]'"):
+            cluster.check_address("tcp://node:8786")
+
+    def test_jobs_are_the_workers_own_affair(self, tmp_path, tiny_model, capsys):
+        place = words(tmp_path, tmp_path / "out", tiny_model)
+        assert main([*place, "--dask", "tcp://127.0.0.1:1", "--jobs", "2"]) == 2
+        assert "leave --jobs out" in capsys.readouterr().err
+
+    def test_nobody_there(self, tmp_path, tiny_model, capsys, monkeypatch):
+        monkeypatch.setattr(cluster, "_CONNECTING_SECONDS", 0.5)
+        source = write_scans(tmp_path / "in", "1")
+        assert main([*words(source, tmp_path / "out", tiny_model), "--dask", "tcp://127.0.0.1:1"]) == 2
+        assert "No Dask scheduler answers at tcp://127.0.0.1:1" in capsys.readouterr().err
+        assert os.listdir(tmp_path / "out") == []
+
+
+@pytest.fixture
+def step(tmp_path, tiny_model) -> Step:
+    """A scan to enhance, in folders that are there."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out" / "staging").mkdir(parents=True)
+    (tmp_path / "out" / "staging" / "token.txt").write_text("abc")
+    return Step(
+        name="a.nrrd",
+        source=str(tmp_path / "in" / "a.nrrd"),
+        place=str(tmp_path / "out" / "a.nrrd.enhanced"),
+        root=str(tmp_path / "in"),
+        staging=str(tmp_path / "out" / "staging"),
+        settings={"model": model_card(tiny_model)["weights_sha256"]},
+        model=str(tiny_model),
+        device="cpu",
+        memory=None,
+        threads=None,
+    )
+
+
+class TestLook:
+    """What a worker is asked before it gets a scan."""
+
+    def look(self, step: Step, **changes: str) -> str | None:
+        plain = json.loads(json.dumps(asdict(step)))
+        return cluster.look(plain, **{"model": step.model, "token": "abc", "version": __version__, **changes})
+
+    def test_nothing_amiss(self, step):
+        assert self.look(step) is None
+
+    def test_another_version(self, step):
+        assert "install the same version" in self.look(step, version="0.0.1")
+
+    def test_no_input_folder(self, step):
+        Path(step.root).rmdir()
+        assert self.look(step) == f"does not see {step.root}: mount it there under the same name."
+
+    def test_no_output_folder(self, step):
+        (Path(step.staging) / "token.txt").unlink()
+        assert "does not see" in self.look(step)
+
+    def test_another_folder_of_the_same_name(self, step):
+        assert "has another folder" in self.look(step, token="xyz")
+
+    def test_another_model_of_the_same_name(self, step):
+        step.settings["model"] = "0" * 64
+        assert "lacks the model" in self.look(step)
+
+    @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="nothing is forbidden to this user")
+    def test_a_folder_that_cannot_be_written_to(self, step):
+        os.chmod(step.staging, 0o500)
+        assert "cannot write to" in self.look(step)
+
+
+class TestWorkers:
+    def test_one_that_cannot_do_its_part_says_why_and_leaves_the_scan_to_others(self, step, monkeypatch):
+        heard = []
+        worker = SimpleNamespace(
+            address="tcp://node:1",
+            state=SimpleNamespace(tasks={"key": SimpleNamespace(state="executing")}),
+            get_current_task=lambda: "key",
+            log_event=lambda *event: heard.append(event),
+        )
+        monkeypatch.setattr("distributed.get_worker", lambda: worker)
+        monkeypatch.setattr(cluster, "_STANDING_BACK_SECONDS", 0.1)
+        with pytest.raises(distributed.Reschedule):
+            cluster.take_step_here(asdict(step), model=step.model, token="xyz", version=__version__, topic="topic")
+        ((topic, sentence),) = heard
+        assert topic == "topic"
+        assert sentence.startswith("The worker tcp://node:1 has another folder")
+
+    @pytest.mark.parametrize(
+        ("answer", "sentence"),
+        [
+            (ModuleNotFoundError("No module named 'XViewSynthLib'"), f"has no XViewSynth.*install {__version__} there"),
+            (OSError("Timed out"), "does not answer .Timed out.: restart it"),
+            ("does not see /in: mount it.", "The worker tcp://node:1 does not see /in: mount it."),
+        ],
+    )
+    def test_are_asked_before_the_batch_begins(self, answer, sentence):
+        client = SimpleNamespace(run=lambda *_, **__: {"tcp://node:0": None, "tcp://node:1": answer})
+        with pytest.raises(InputError, match=sentence):
+            cluster._check_workers(client, {}, {})
+
+    def test_a_scan_that_takes_every_worker_with_it_fails(self):
+        error = distributed.KilledWorker("key", SimpleNamespace(address="tcp://node:1"), 3)
+        told = cluster._outcome(SimpleNamespace(status="error", exception=lambda: error))
+        assert told["status"] == "failed"
+        assert "perhaps for lack of memory" in told["message"]
+
+    def test_each_sentence_is_passed_on_once(self):
+        said = []
+        tell = cluster._teller(said.append)
+        for event in ((1.0, "a"), (2.0, "a"), (3.0, "b")):
+            tell(event)
+        assert said == ["a", "b"]

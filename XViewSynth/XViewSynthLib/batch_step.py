@@ -1,0 +1,307 @@
+"""One scan of a batch, as any computer that sees its files can take it: recognise it as done, or enhance it.
+
+What was made waits in the batch's hidden folder. The batch alone gives it its final name, so it makes no difference
+that a computer which seemed lost, and whose scan another has taken over, comes to its end after all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .batch_worker import COMMAND, DICOM, ENHANCED, FAILED, REFUSED, RESULT, Task
+from .fingerprints import fingerprint_of, fingerprint_of_file, fingerprint_of_scan
+from .outputs import STAGING_PREFIX
+
+ENHANCED_BEFORE = "enhanced before"
+
+# What `take_step` tells, and where crews put that, with the number of the step.
+Outcome = dict[str, Any]
+Outcomes = queue.SimpleQueue
+
+_WORKER = f"{__package__}.batch_worker"
+_LIBRARY = Path(__file__).resolve().parents[1]
+_POLL_SECONDS = 0.05
+# A process that was killed does nothing more; only its memory takes a while to be given back.
+_DYING_SECONDS = 0.5
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A scan, and where what becomes of it goes.
+
+    Attributes:
+        name: path below the input folder; "." for that folder itself.
+        source: file, or folder of a DICOM series.
+        place: the output without its ending.
+    """
+
+    name: str
+    source: Path
+    place: Path
+
+    def file(self, ending: str) -> Path:
+        """The output, thumbnail or record."""
+        return self.place.with_name(f"{self.place.name}.{ending}")
+
+    @property
+    def record(self) -> Path:
+        """Of what was done, and to what."""
+        return self.file("json")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A scan, and what is to be done to it, in plain values that JSON can hold.
+
+    Attributes:
+        name, source, place: of the `Study`.
+        root: the input folder, which no message names.
+        staging: the batch's hidden folder.
+        settings: as they are put on record: what decides on the result, with the weights' checksum as "model".
+        model: folder of the model.
+        device: what it is enhanced on.
+        memory: bytes that it may take, or None for what is free.
+        threads: CPU threads that it may use unless the environment says so, or None for all.
+    """
+
+    name: str
+    source: str
+    place: str
+    root: str
+    staging: str
+    settings: dict[str, Any]
+    model: str
+    device: str
+    memory: int | None
+    threads: int | None
+
+    @property
+    def study(self) -> Study:
+        """The scan and its outputs."""
+        return Study(self.name, Path(self.source), Path(self.place))
+
+
+def take_step(step: Step, stop_if_asked: Callable[[], None], lock: int | None = None) -> Outcome:
+    """Enhance a scan unless that has been done, in a process of its own.
+
+    Args:
+        step: what to do.
+        stop_if_asked: called many times a second; raises `Cancelled` to end the work.
+        lock: a descriptor that the process holds open to its end.
+
+    Returns:
+        "status": "enhanced before", "enhanced", "refused" or "failed"; with the first two "record"; with the second
+        "folder", where output, thumbnail and record wait; with the last two "message".
+
+    Raises:
+        Cancelled: `stop_if_asked` said so.
+    """
+    study = step.study
+    try:
+        checksum = fingerprint_of_scan(study.source, stop_if_asked)
+    except OSError as error:
+        reason = error.strerror or error
+        return _told(REFUSED, f"{study.name} cannot be read ({reason}): check the file and its permissions.")
+    what = {"input_sha256": checksum, "settings": step.settings}
+    record = read_record(study)
+    if is_done(study, record, what):
+        return {"status": ENHANCED_BEFORE, "record": record}
+    output = study.file(step.settings["format"])
+    if (record is None or record["output"]["file"] != output.name) and os.path.lexists(output):
+        return _told(FAILED, f"{output.name} exists already and is not of a batch: move it away.")
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=step.staging))
+    except OSError as error:
+        return _unwritable(error)
+    finished = False
+    try:
+        told = _enhance(step, folder, what, stop_if_asked, lock)
+        finished = told["status"] == ENHANCED
+        return told
+    except OSError as error:
+        return _unwritable(error)
+    finally:
+        if not finished:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_record(study: Study) -> dict[str, Any] | None:
+    """The record of a study, or None where there is none that can be read."""
+    with suppress(OSError, ValueError):
+        record = json.loads(study.record.read_text(encoding="utf-8"))
+        if isinstance(record, dict) and {"fingerprint", "output", "report", "seconds"} <= set(record):
+            return record
+    return None
+
+
+def is_done(study: Study, record: dict[str, Any] | None, what: dict[str, Any]) -> bool:
+    """Whether the output is there, and comes from this very scan and these very settings."""
+    if record is None or record["fingerprint"] != fingerprint_of(what):
+        return False
+    output = study.record.with_name(record["output"]["file"])
+    return output.exists() and _size(output) == record["output"]["bytes"]
+
+
+def defect(error: BaseException) -> Outcome:
+    """What to tell of a scan that a defect of ours has stopped."""
+    what = f"{type(error).__name__}: {error}"
+    return _told(FAILED, f"This is a defect of XViewSynth, please report it: {what}")
+
+
+def unwritable_message(error: OSError) -> str:
+    """What to say of a scan whose output cannot be written."""
+    return f"Its output cannot be written ({error.strerror or error}): make room for it."
+
+
+def _told(status: str, message: str) -> Outcome:
+    return {"status": status, "message": message}
+
+
+def _unwritable(error: OSError) -> Outcome:
+    return _told(FAILED, unwritable_message(error))
+
+
+def _enhance(
+    step: Step, folder: Path, what: dict[str, Any], stop_if_asked: Callable[[], None], lock: int | None
+) -> dict[str, Any]:
+    began = time.monotonic()
+    study = step.study
+    result = _run_process(step, folder, stop_if_asked, lock)
+    if result["status"] != ENHANCED:
+        return _told(result["status"], _without_folders(result["message"], folder, step.root))
+    stop_if_asked()
+    output = folder / study.file(step.settings["format"]).name
+    fingerprint = fingerprint_of_scan if output.is_dir() else fingerprint_of_file
+    record = {
+        "program": f"xviewsynth {__version__}",
+        "scan": study.name,
+        "fingerprint": fingerprint_of(what),
+        **what,
+        "output": {"file": output.name, "bytes": _size(output), "sha256": fingerprint(output, stop_if_asked)},
+        "seconds": round(time.monotonic() - began, 2),
+        "report": result["report"],
+        "selfcheck": result["selfcheck"],
+    }
+    written = folder / study.record.name
+    written.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    for file in (written, *_files(output)):
+        stop_if_asked()
+        _to_disk(file)
+    return {"status": ENHANCED, "record": record, "folder": str(folder)}
+
+
+def _run_process(step: Step, folder: Path, stop_if_asked: Callable[[], None], lock: int | None) -> dict[str, Any]:
+    """What the process tells of one scan; where it cannot, why not."""
+    _write_task(step, folder)
+    log, own_number = folder / "log.txt", str(os.getpid())
+    with open(log, "wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", _WORKER, COMMAND, str(folder / "task.json"), "--stop-with-parent", own_number],
+            cwd=_LIBRARY,  # Python looks here first for the engine
+            env=_environment(step.threads),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            **_apart(lock),
+        )
+    try:
+        while process.poll() is None:
+            # It writes nowhere but in our folder, so that there is nothing that it would have to tidy up.
+            stop_if_asked()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_POLL_SECONDS)
+    finally:
+        process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_DYING_SECONDS)
+        with suppress(OSError):
+            process.stdin.close()
+    with suppress(OSError, ValueError):
+        if process.returncode == 0:
+            return json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    return _told(FAILED, _last_words(process.returncode, log))
+
+
+def _write_task(step: Step, folder: Path) -> None:
+    settings, study = step.settings, step.study
+    task = Task(
+        name=study.name,
+        source=step.source,
+        output=study.file(settings["format"]).name,
+        dicom=settings["format"] == DICOM,
+        thumbnail=study.file("png").name,
+        model=step.model,
+        goal={name: settings[name] for name in ("factor", "spacing", "isotropic")},
+        axis=settings["axis"],
+        acquisition=settings["acquisition"],
+        device=step.device,
+        precision=settings["precision"],
+        memory=step.memory,
+        selfcheck=settings["selfcheck"],
+    )
+    (folder / "task.json").write_text(json.dumps(asdict(task)), encoding="utf-8")
+
+
+def _environment(threads: int | None) -> dict[str, str]:
+    folders = [str(_LIBRARY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "PYTHONUTF8": "1"}
+    if threads is not None:
+        environment = {**dict.fromkeys(_THREAD_VARIABLES, str(threads)), **environment}
+    return environment
+
+
+def _apart(lock: int | None) -> dict[str, Any]:
+    """Keys pressed in the terminal reach this process only; the lock is held until the last process has ended."""
+    if os.name == "posix":
+        return {"start_new_session": True, "pass_fds": () if lock is None else (lock,)}
+    return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+
+
+def _without_folders(message: str, folder: Path, root: str) -> str:
+    """The sentence, naming files as the summary does: below the input folder, and nothing of this computer."""
+    for place, name in ((str(folder), ""), (root, ".")):
+        message = message.replace(f"{place}{os.sep}", "").replace(place, name)
+    return message
+
+
+def _files(output: Path) -> list[Path]:
+    return sorted(output.iterdir()) if output.is_dir() else [output]
+
+
+def _size(output: Path) -> int:
+    return sum(file.stat().st_size for file in _files(output))
+
+
+def _to_disk(file: Path) -> None:
+    # A power cut must not leave a name without its content.
+    with open(file, "rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+def _last_words(code: int, log: Path) -> str:
+    told = [
+        line.removeprefix("error: ")
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
+        if line.startswith("error: ")
+    ]
+    if told:
+        return told[-1]
+    if code < 0:
+        name = signal.Signals(-code).name if -code in {number.value for number in signal.Signals} else str(-code)
+        return f"Its process was ended by {name}, perhaps for lack of memory: use fewer --jobs or less --memory."
+    return f"Its process ended with {code} and said nothing: try it again by itself with xviewsynth enhance."
