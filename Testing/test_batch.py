@@ -95,6 +95,17 @@ def places(tmp_path_factory, tiny_model) -> tuple[Path, Path]:
     return source, place / "out"
 
 
+@pytest.fixture(scope="module")
+def dicom_places(tmp_path_factory, tiny_model) -> tuple[Path, Path]:
+    """The folders of a batch with DICOM output, over a series and a file."""
+    place = tmp_path_factory.mktemp("dicom")
+    study = {"StudyInstanceUID": "1.2.3.4", "FrameOfReferenceUID": "1.2.3.5"}
+    write_dicom_series(place / "in" / "series", small_scan(1), **study)
+    write_volume(small_scan(), place / "in" / "scan.nrrd")
+    assert enhance_all(place / "in", place / "out", tiny_model, "--format", "dicom") == 0
+    return place / "in", place / "out"
+
+
 @pytest.fixture
 def copies(places, tmp_path) -> tuple[Path, Path]:
     """The same folders to be changed, without what does not qualify."""
@@ -152,37 +163,27 @@ class TestOutputs:
 
 
 class TestDicomOutputs:
-    @pytest.fixture(scope="class")
-    def folders(self, tmp_path_factory, tiny_model) -> tuple[Path, Path]:
-        """The folders of a batch with DICOM output, over a series and a file."""
-        place = tmp_path_factory.mktemp("dicom")
-        study = {"StudyInstanceUID": "1.2.3.4", "FrameOfReferenceUID": "1.2.3.5"}
-        write_dicom_series(place / "in" / "series", small_scan(1), **study)
-        write_volume(small_scan(), place / "in" / "scan.nrrd")
-        assert enhance_all(place / "in", place / "out", tiny_model, "--format", "dicom") == 0
-        return place / "in", place / "out"
+    def test_are_a_series_of_the_same_study(self, dicom_places):
+        enhanced = read_volume(dicom_places[1] / "series.enhanced.dicom")
+        np.testing.assert_array_equal(enhanced.voxels[::2], read_volume(dicom_places[0] / "series").voxels)
+        assert len(list((dicom_places[1] / "series.enhanced.dicom").glob("XV*.dcm"))) == 15
 
-    def test_are_a_series_of_the_same_study(self, folders):
-        enhanced = read_volume(folders[1] / "series.enhanced.dicom")
-        np.testing.assert_array_equal(enhanced.voxels[::2], read_volume(folders[0] / "series").voxels)
-        assert len(list((folders[1] / "series.enhanced.dicom").glob("XV*.dcm"))) == 15
-
-    def test_are_refused_to_what_is_no_series(self, folders):
-        row = table(folders[1])["scan.nrrd"]
+    def test_are_refused_to_what_is_no_series(self, dicom_places):
+        row = table(dicom_places[1])["scan.nrrd"]
         assert row["status"] == "refused"
         assert row["message"].startswith("scan.nrrd is no DICOM series, so there is no study to add slices to")
 
-    def test_are_known_again_and_done_again_where_a_slice_is_missing(self, folders, tiny_model):
-        output = folders[1] / "series.enhanced.dicom"
-        study = Study("series", folders[0] / "series", folders[1] / "series.enhanced")
+    def test_are_known_again_and_done_again_where_a_slice_is_missing(self, dicom_places, tiny_model):
+        output = dicom_places[1] / "series.enhanced.dicom"
+        study = Study("series", dicom_places[0] / "series", dicom_places[1] / "series.enhanced")
         record = read_record(study)
         what = {key: record[key] for key in ("input_sha256", "settings")}
         assert is_done(study, record, what)
         (output / "XV00002.dcm").unlink()
         assert not is_done(study, record, what)
-        assert enhance_all(*folders, tiny_model, "--format", "dicom", "--resume") == 0
+        assert enhance_all(*dicom_places, tiny_model, "--format", "dicom", "--resume") == 0
         assert len(list(output.glob("XV*.dcm"))) == 15
-        assert hidden(folders[1]) == []
+        assert hidden(dicom_places[1]) == []
 
 
 class TestSummary:

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,8 +61,10 @@ class TestCluster:
         source = write_scans(tmp_path / "in", "1", "2", "slow")
         (source / "broken.nrrd").write_bytes(b"NRRD0004\nnothing")
         target = tmp_path / "out"
-        with local_cluster(2, site) as dask:
-            batch = start(source, target, tiny_model, dask.address, site)
+        with (
+            local_cluster(2, site) as dask,
+            started(source, target, tiny_model, dask.address, site) as batch,
+        ):
             wait_until(lambda: list(target.rglob("waiting")), PATIENCE_SECONDS)
             task = str(next(target.rglob("waiting")).with_name("task.json"))
             (victim,) = (worker for worker in dask.workers if task in words_of(processes_at_work(worker)))
@@ -69,7 +73,6 @@ class TestCluster:
             (tmp_path / "site" / "sitecustomize.py").write_text("")
             victim.kill()
             assert batch.wait(PATIENCE_SECONDS) == 0, batch.stderr.read()
-            batch.stdout.close(), batch.stderr.close()
             assert psutil.wait_procs(orphans, 20)[1] == []
             assert hidden(target) == []
             before = {path: path.stat().st_mtime_ns for path in target.rglob("*.enhanced.*")}
@@ -86,8 +89,10 @@ class TestCluster:
 
     def test_a_cancelled_batch_leaves_nothing_at_work(self, site, tmp_path, tiny_model):
         source, target = write_scans(tmp_path / "in", "slow 1"), tmp_path / "out"
-        with local_cluster(1, site) as dask:
-            batch = start(source, target, tiny_model, dask.address, site)
+        with (
+            local_cluster(1, site) as dask,
+            started(source, target, tiny_model, dask.address, site) as batch,
+        ):
             wait_until(lambda: list(target.rglob("waiting")), PATIENCE_SECONDS)
             at_work = processes_at_work(dask.workers[0])
             began = time.monotonic()
@@ -95,20 +100,20 @@ class TestCluster:
             assert batch.wait(PATIENCE_SECONDS) == 3
             assert time.monotonic() - began < LIMIT_SECONDS
             assert b"Cancelled. What was finished is kept: add --resume" in batch.stderr.read()
-            batch.stdout.close(), batch.stderr.close()
             assert sorted(os.listdir(target)) == ["summary.csv", "summary.html"]
             assert psutil.wait_procs(at_work, 20)[1] == []
             assert dask.workers[0].poll() is None
 
     def test_a_scheduler_that_goes_is_told(self, site, tmp_path, tiny_model):
         source, target = write_scans(tmp_path / "in", "slow 1"), tmp_path / "out"
-        with local_cluster(1, site) as dask:
-            batch = start(source, target, tiny_model, dask.address, site)
+        with (
+            local_cluster(1, site) as dask,
+            started(source, target, tiny_model, dask.address, site) as batch,
+        ):
             wait_until(lambda: list(target.rglob("waiting")), PATIENCE_SECONDS)
             dask.scheduler.kill()
             assert batch.wait(PATIENCE_SECONDS) == 2
             assert b"has gone: start it again, then add --resume" in batch.stderr.read()
-            batch.stdout.close(), batch.stderr.close()
 
 
 def words(source: Path, target: Path, model: Path) -> list[str]:
@@ -116,10 +121,18 @@ def words(source: Path, target: Path, model: Path) -> list[str]:
     return ["batch", str(source), str(target), *options]
 
 
-def start(source: Path, target: Path, model: Path, address: str, environment: dict[str, str]) -> subprocess.Popen:
+@contextmanager
+def started(
+    source: Path, target: Path, model: Path, address: str, environment: dict[str, str]
+) -> Iterator[subprocess.Popen]:
+    """A batch on a cluster, in a process that does not outlive the test."""
     command = [sys.executable, "-m", "XViewSynthLib", *words(source, target, model), "--dask", address]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, env={**os.environ, **environment}, **pipes)
+    with subprocess.Popen(command, env={**os.environ, **environment}, **pipes) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 class TestWrongArguments:

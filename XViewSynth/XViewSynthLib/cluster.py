@@ -107,8 +107,9 @@ def cluster_crew(
             yield
         finally:
             leaving.set()
-            with suppress(Exception):  # a scheduler that has gone need not be told
-                client.cancel(futures)
+            with suppress(Exception):
+                if client.status == "running":  # a scheduler that has gone need not be told
+                    client.cancel(futures)
 
 
 def take_step_here(step: dict[str, Any], *, model: str, token: str, version: str, topic: str) -> Outcome:
