@@ -93,7 +93,9 @@ class TestPackaging:
 
     @each_module
     def test_every_library_file_is_installed(self, module):
-        libraries = [path for kind in ("Lib", "Scene") for path in files_below(module, module.name + kind, ".py")]
+        libraries = [
+            path for kind in ("Lib", "Scene", "Web") for path in files_below(module, module.name + kind, ".py")
+        ]
         assert sorted(cmake_list(module, "LIBRARY")) == sorted(libraries)
 
     def test_modules_do_not_overwrite_each_others_files(self):
