@@ -581,7 +581,7 @@ def until(condition):
 
 
 def text(page, test_id):
-    return page.get_by_test_id(test_id).inner_text()
+    return page.get_by_test_id(test_id).inner_text().strip()
 
 
 @draws
