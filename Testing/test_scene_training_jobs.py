@@ -26,11 +26,13 @@ from XViewSynthTrainScene.study import FolderSearch, loaded_candidates, scan_fro
 TIMEOUT_SECONDS = 60
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no shell scripts")
 
+# Comes when the script listens to signals, and not before.
+TRAINS = 'echo \'{"stage": "training", "done": 1, "total": 5, "seconds_left": 8.0}\''
 # Stops as the real one does: with a checkpoint and exit code 3.
 WAITS = (
     'touch "$RUN/config.json"',
-    'echo \'{"stage": "training", "done": 1, "total": 5, "seconds_left": 8.0}\'',
     "trap 'touch \"$RUN/checkpoint.safetensors\"; exit 3' TERM",
+    TRAINS,
     "while true; do sleep 0.02; done",
 )
 
@@ -177,8 +179,9 @@ class TestRun:
         assert arguments()[2:8] == ["train", "--output", str(folder), "--resume", "--device", "cpu"]
 
     def test_one_that_was_done_before_it_heard_is_done(self, scans, folder, python):
-        run = begin(TrainingRun(scans, folder, settings(), python=python("trap '' TERM", "sleep 0.5", "finish")))
-        wait(run, lambda state: state.status == "running")
+        deaf = python("trap '' TERM", TRAINS, "sleep 0.5", "finish")
+        run = begin(TrainingRun(scans, folder, settings(), python=deaf))
+        wait(run, lambda state: state.stage == "training")
         run.stop()
         assert wait(run).status == "done"
 
