@@ -2,7 +2,7 @@
 
     python Testing/benchmarks/kill_batch.py [FOLDER] [--kills 10] [--jobs 2] [--seed 0] [--factor 2] [--model standard]
 
-Enhances the scans below FOLDER; without it, a few pieces of the bundled scan and files that are no scans. Prints, as
+Enhances the scans below FOLDER; without it, pieces of the bundled scan and files that are no scans. Prints, as
 JSON, when the batch was killed, how many scans were done by then, whether the outputs are the same byte for byte,
 whether any scan was enhanced twice, and what was left behind. Exits with 1 where one of these is not as it should be.
 """
@@ -25,7 +25,9 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "XViewSynth"
 SCAN = ROOT / "Resources" / "SampleData" / "ChestCT.nrrd"
-PIECES, SLICES, PIXELS = 4, 5, 32
+PIECES, SLICES, PIXELS = 12, 5, 32
+# Of an undisturbed batch: long enough to get some scans done, too short for ten attempts to do them all.
+LATEST_KILL = 0.25
 DONE, SOME_FAILED = 0, 4
 ORPHAN_SECONDS = 10.0
 
@@ -73,15 +75,13 @@ def make_scans(folder: Path) -> Path:
 
 def kill_and_resume(output: Path, command: list[str], count: int, seconds: float, draw: random.Random) -> dict:
     """Kill a batch `count` times and let the last attempt come to its end; what was seen meanwhile."""
-    # About so many attempts share the work; each begins with a second or two of its own.
-    latest = max(2 * seconds / max(count, 1), 5.0)
     kills, written, twice, orphans = [], {}, [], 0
     while True:
         process = start(output, [*command, "--resume"])
         if len(kills) == count:
             process.wait()
         else:
-            moment = draw.uniform(0, latest)
+            moment = draw.uniform(0, LATEST_KILL * seconds)
             killed = False
             try:
                 process.wait(moment)
@@ -99,7 +99,9 @@ def kill_and_resume(output: Path, command: list[str], count: int, seconds: float
         written = {name: when for name, when in now.items() if f"{name[:-5]}.json" in done}
         if len(kills) == count:
             return {"kills": kills, "done_twice": twice, "orphans": orphans}
-        kills.append({"after_seconds": round(moment, 2), "killed": killed, "scans_done": len(written)})
+        # An attempt that had come to its end by then was not killed; the next one may be.
+        if killed:
+            kills.append({"after_seconds": round(moment, 2), "scans_done": len(written)})
 
 
 def compare(whole: Path, killed: Path) -> dict:
