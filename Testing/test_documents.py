@@ -278,7 +278,8 @@ class TestHardware:
             )
 
     def test_a_new_measurement_gets_a_line(self, table):
-        record = {**table.read_records()[0], "machine": "a GPU", "gpu_bytes": 2.5e9}
+        measured = {"seconds": 57, "memory_bytes": 8e8, "memory_of": "beyond input and output", "gpu_bytes": 2.5e9}
+        record = {**table.read_records()[0], "machine": "a GPU", **measured}
         page = table.with_table(table.PAGE.read_text(encoding="utf-8"), [record])
         assert "| a GPU | 57 | 0.8 GB beyond input and output; 2.5 GB on the GPU |" in page
 
