@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from dask_cluster import LIBRARY, local_cluster
+from dask_cluster import LIBRARY, Cluster, local_cluster
 from scans import affine_from, anatomy
 from test_batch import LIMIT_SECONDS, SITE, enhance_all, hidden, table, wait_until
 from XViewSynthLib import InputError, Volume, __version__, cluster, write_volume
@@ -88,12 +88,8 @@ class TestCluster:
             assert (alone / file).read_bytes() == (target / file).read_bytes()
 
     def test_a_cancelled_batch_leaves_nothing_at_work(self, site, tmp_path, tiny_model):
-        source, target = write_scans(tmp_path / "in", "slow 1"), tmp_path / "out"
-        with (
-            local_cluster(1, site) as dask,
-            started(source, target, tiny_model, dask.address, site) as batch,
-        ):
-            wait_until(lambda: list(target.rglob("waiting")), PATIENCE_SECONDS)
+        target = tmp_path / "out"
+        with at_work_on_a_scan(tmp_path, site, tiny_model) as (dask, batch):
             at_work = processes_at_work(dask.workers[0])
             began = time.monotonic()
             batch.send_signal(signal.SIGTERM)
@@ -105,12 +101,7 @@ class TestCluster:
             assert dask.workers[0].poll() is None
 
     def test_a_scheduler_that_goes_is_told(self, site, tmp_path, tiny_model):
-        source, target = write_scans(tmp_path / "in", "slow 1"), tmp_path / "out"
-        with (
-            local_cluster(1, site) as dask,
-            started(source, target, tiny_model, dask.address, site) as batch,
-        ):
-            wait_until(lambda: list(target.rglob("waiting")), PATIENCE_SECONDS)
+        with at_work_on_a_scan(tmp_path, site, tiny_model) as (dask, batch):
             dask.scheduler.kill()
             assert batch.wait(PATIENCE_SECONDS) == 2
             assert b"has gone: start it again, then add --resume" in batch.stderr.read()
@@ -133,6 +124,15 @@ def started(
             yield process
         finally:
             process.kill()
+
+
+@contextmanager
+def at_work_on_a_scan(folder: Path, site: dict[str, str], model: Path) -> Iterator[tuple[Cluster, subprocess.Popen]]:
+    """A cluster of one worker, in the midst of a batch of one slow scan from folder/in to folder/out."""
+    source, target = write_scans(folder / "in", "slow 1"), folder / "out"
+    with local_cluster(1, site) as dask, started(source, target, model, dask.address, site) as batch:
+        wait_until(lambda: list(target.rglob("waiting")), PATIENCE_SECONDS)
+        yield dask, batch
 
 
 class TestWrongArguments:

@@ -104,6 +104,13 @@ def add_model_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device``."""
+    parser.add_argument(
+        "--device", default="auto", metavar="auto|cpu|cuda|cuda:1|mps", help="auto: a GPU if there is one"
+    )
+
+
 def positive(unit: str) -> Callable[[str], float]:
     """An argument type: a finite number above 0 of the given unit."""
 
@@ -243,9 +250,7 @@ def _add_work_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_device_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--device", default="auto", metavar="auto|cpu|cuda|cuda:1|mps", help="auto: a GPU if there is one"
-    )
+    add_device_option(parser)
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
 
 

@@ -92,6 +92,24 @@ def describe_seconds(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def describe_time_left(seconds: float | None) -> str:
+    """The time left in words; "" where nobody knows it.
+
+    >>> describe_time_left(7.4), describe_time_left(None)
+    ('7 s left', '')
+    """
+    return "" if seconds is None else f"{describe_seconds(seconds)} left"
+
+
+def describe_stage(stage: str) -> str:
+    """A stage as the beginning of a line.
+
+    >>> describe_stage("coronal view")
+    'Coronal view'
+    """
+    return stage[:1].upper() + stage[1:]
+
+
 def _quiet_when_closed(show: Report, stream: TextIO) -> Report:
     """Serialise calls from several threads, and fall silent once the reader has closed its end."""
     lock = threading.Lock()
@@ -116,8 +134,8 @@ def _once_per_stage(messages: TextIO) -> Report:
     def show(step: Progress) -> None:
         if step.stage not in shown:
             shown.add(step.stage)
-            left = "" if step.seconds_left is None else f" ({describe_seconds(step.seconds_left)} left)"
-            print(f"{step.stage}{left}", file=messages, flush=True)
+            left = describe_time_left(step.seconds_left)
+            print(f"{step.stage} ({left})" if left else step.stage, file=messages, flush=True)
 
     return show
 
@@ -143,7 +161,7 @@ def _bar(messages: TextIO) -> Iterator[Report]:
             )
         bar.n = step.done
         if step.seconds_left is not None:
-            bar.postfix = f"{describe_seconds(step.seconds_left)} left"
+            bar.postfix = describe_time_left(step.seconds_left)
         bar.refresh()
 
     try:

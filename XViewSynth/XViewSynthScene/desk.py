@@ -8,7 +8,7 @@ from typing import Any
 
 import slicer
 
-from XViewSynthLib.progress import describe_seconds
+from XViewSynthLib.progress import describe_stage, describe_time_left
 
 _LOOK_SECONDS = 0.02
 
@@ -34,8 +34,7 @@ def show_progress(bar: Any, label: Any, state: Any | None) -> None:
     known = state.total > 1
     bar.setRange(0, state.total if known else 0)
     bar.setValue(state.done if known else 0)
-    left = "" if state.seconds_left is None else f", {describe_seconds(state.seconds_left)} left"
-    label.text = state.stage[:1].upper() + state.stage[1:] + left
+    label.text = ", ".join(filter(None, (describe_stage(state.stage), describe_time_left(state.seconds_left))))
 
 
 def make_timer(qt: Any, milliseconds: int, slot: Callable[[], None], single_shot: bool = False) -> Any:

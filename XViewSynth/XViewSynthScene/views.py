@@ -85,7 +85,7 @@ def _row_description(row: str) -> str:
     for plane, look in PLANES.items():
         properties = {
             "orientation": plane,
-            "viewlabel": _label(row, plane),
+            "viewlabel": view_label(row, plane),
             "viewcolor": look.color,
             "viewgroup": VIEW_GROUP,
         }
@@ -96,7 +96,12 @@ def _row_description(row: str) -> str:
     return '<layout type="horizontal" split="true">' + "".join(f"<item>{item}</item>" for item in items) + "</layout>"
 
 
-def _label(row: str, plane: str) -> str:
+def view_label(row: str, plane: str) -> str:
+    """What a view is labelled with: two letters at most.
+
+    >>> view_label("Original", "Axial"), view_label("Enhanced", "Axial")
+    ('A', 'A+')
+    """
     # Slicer labels second views of a plane so; the label has room for two letters.
     return PLANES[plane].label + ("+" if row == ENHANCED else "")
 
@@ -321,7 +326,7 @@ class LinkedViews(VTKObservationMixin):
         row, plane = next((row, plane) for row in ROWS for plane in PLANES if view_name(row, plane) == name)
         node, composite = view.slice_node, view.composite_node
         node.SetViewGroup(VIEW_GROUP)
-        node.SetLayoutLabel(_label(row, plane))
+        node.SetLayoutLabel(view_label(row, plane))
         turn_to_plane(self._scene, node, plane, self._enhanced)
         composite.SetLinkedControl(True)
         composite.SetHotLinkedControl(True)

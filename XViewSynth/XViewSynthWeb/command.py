@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from XViewSynthLib.cli import add_model_option, add_stop_option
+from XViewSynthLib.cli import add_device_option, add_model_option, add_stop_option
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.models import model_folder
 from XViewSynthLib.streams import quiet_libraries
@@ -43,9 +43,7 @@ def register_view(subparsers: argparse._SubParsersAction) -> None:
         help="of the enhancement: tells the synthetic slices (default: those that hold no slice of SCAN)",
     )
     add_model_option(parser)
-    parser.add_argument(
-        "--device", default="auto", metavar="auto|cpu|cuda|cuda:1|mps", help="for the enhancement (default: auto)"
-    )
+    add_device_option(parser)
     parser.add_argument("--host", help="let other computers connect to this name or number of this one; needs --token")
     parser.add_argument("--port", type=_port, default=0, metavar="N", help="default: 0, any that is free")
     parser.add_argument(

@@ -15,7 +15,7 @@ from trame_vuetify.ui.vuetify3 import VAppLayout
 from trame_vuetify.widgets import vuetify3 as v
 
 from XViewSynthScene.overlay import FAINT_HU, FULL_HU, doubt_color
-from XViewSynthScene.views import ENHANCED, PLANES, ROWS, VIEW_GROUP, view_name
+from XViewSynthScene.views import PLANES, ROWS, VIEW_GROUP, view_label, view_name, view_names
 
 from .content import Content
 from .style import STYLE
@@ -63,11 +63,10 @@ class Page:
     async def close(self) -> None:
         """Stop drawing."""
         self.viewer.close()
-        for row in ROWS:
-            for plane in PLANES:
-                view = self._factory.get_factory_view(view_name(row, plane))
-                await view.view_adapter.close()
-                view.slicer_view.finalize()
+        for name in view_names():
+            view = self._factory.get_factory_view(name)
+            await view.view_adapter.close()
+            view.slicer_view.finalize()
 
     def _make_view(self, row: str, plane: str) -> None:
         look = PLANES[plane]
@@ -202,7 +201,7 @@ class Page:
             for edge in ("left", "right", "top", "bottom"):
                 html.Div(f"{{{{ {edges}.{edge} }}}}", classes=f"xvs-edge xvs-{edge}", **_named(f"{edge}-{row}-{plane}"))
             html.Div(
-                PLANES[plane].label + ("+" if row == ENHANCED else ""),
+                view_label(row, plane),
                 classes="xvs-label",
                 style=f"background: {PLANES[plane].color}",
             )

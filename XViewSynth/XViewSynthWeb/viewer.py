@@ -19,7 +19,7 @@ from slicer.util import VTKObservationMixin
 
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.models import STANDARD, model_card
-from XViewSynthLib.progress import describe_seconds
+from XViewSynthLib.progress import describe_stage, describe_time_left
 from XViewSynthLib.volume import Volume
 from XViewSynthScene.jobs import CANCELLED, DONE, EnhanceSettings, JobState
 from XViewSynthScene.marks import BETWEEN, OBSERVED, SYNTHETIC, TEXTS, ijk_to_world
@@ -27,7 +27,16 @@ from XViewSynthScene.overlay import DEFAULT_OPACITY
 from XViewSynthScene.provenance import Provenance, read_provenance
 from XViewSynthScene.runs import EnhanceRun, look_ahead
 from XViewSynthScene.sentences import describe_outlook, describe_result
-from XViewSynthScene.views import ENHANCED, ORIGINAL, PLANES, ROWS, LinkedViews, axis_across, share_window_level
+from XViewSynthScene.views import (
+    ENHANCED,
+    ORIGINAL,
+    PLANES,
+    ROWS,
+    LinkedViews,
+    axis_across,
+    share_window_level,
+    view_name,
+)
 from XViewSynthScene.volumes import SCALAR_VOLUME, array_from_matrix, set_voxels_and_geometry
 
 from .content import Content
@@ -230,7 +239,7 @@ class Viewer(VTKObservationMixin):
             f"edges_{plane}": edge_letters(to_ras),
         }
         for row in ROWS:
-            mark = self._views.marks[f"XVS{row}{plane}"]
+            mark = self._views.marks[view_name(row, plane)]
             told[f"mark_{row}_{plane}"] = mark.text
             kinds = [kind for kind in (OBSERVED, SYNTHETIC, BETWEEN) if mark.text.endswith(TEXTS[kind])]
             told[f"kind_{row}_{plane}"] = kinds[0] if kinds else "plain"
@@ -240,12 +249,11 @@ class Viewer(VTKObservationMixin):
         told = {"status": IDLE, "stage": "", "percent": 0, "time_left": "", "outlook": "", "possible": True}
         if self._run is not None:
             state = self._state
-            left = state.seconds_left
             return told | {
                 "status": STOPPING if self._stopping else RUNNING,
-                "stage": state.stage[:1].upper() + state.stage[1:],
+                "stage": describe_stage(state.stage),
                 "percent": round(100 * state.done / max(state.total, 1)),
-                "time_left": "" if left is None else f"{describe_seconds(left)} left",
+                "time_left": describe_time_left(state.seconds_left),
             }
         return told if self.has_enhanced else told | self._outlook
 

@@ -88,10 +88,10 @@ def _add_scans(parser: argparse.ArgumentParser, count: str) -> None:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    from XViewSynthLib.cli import add_progress_option, add_stop_option
+    from XViewSynthLib.cli import add_device_option, add_progress_option, add_stop_option
 
     parser.add_argument("--settings", type=Path, metavar="FILE.json", help="any other setting of TrainingConfig")
-    parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda|cuda:1|mps")
+    add_device_option(parser)
     add_progress_option(parser)
     add_stop_option(parser)
 

@@ -121,18 +121,13 @@ class Sampler:
         pool = self.in_plane if self.in_plane and random.random() < self.config.in_plane_share else self.along
         while not any(self._fits(material, factor) for material in pool):
             factor -= 1
-        coarser = [material for material in pool if self._fits(material, factor, factor)]
-        scaled = (
-            bool(coarser) and np.random.default_rng([self.config.seed, step, 4]).random() < self.config.scaled_share
-        )
-        if scaled:
-            return self._draw(random, coarser, factor, self.config.slices, scale=factor)
-        return self._draw(random, pool, factor, self.config.slices)
+        can_scale = any(self._fits(material, factor, factor) for material in pool)
+        scale = factor if can_scale and self._happens(self.config.scaled_share, step, 4) else 1
+        return self._draw(random, pool, factor, self.config.slices, scale)
 
     def rehearses(self, step: int) -> bool:
         """Whether a step is one of those that rehearse."""
-        random = np.random.default_rng([self.config.seed, step, 2])
-        return random.random() < self.config.rehearsal_share
+        return self._happens(self.config.rehearsal_share, step, 2)
 
     def own_gaps(self, step: int) -> Blocks:
         """Blocks for rehearsal: the scan itself, and a factor by which to fill its gaps."""
@@ -144,6 +139,10 @@ class Sampler:
         """Blocks for level 1 and beyond: the scan itself, between whose slices nobody has looked."""
         random = np.random.default_rng([self.config.seed, step, 1])
         return self._draw(random, self.along, 1, max(_FEWEST_SLICES, self.config.slices // 2))
+
+    def _happens(self, share: float, step: int, stream: int) -> bool:
+        # By a stream of its own: what else a step draws does not depend on it.
+        return np.random.default_rng([self.config.seed, step, stream]).random() < share
 
     def _draw_factor(self, random: np.random.Generator) -> int:
         shares = self.config.factor_shares
