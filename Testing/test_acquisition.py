@@ -7,7 +7,15 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from XViewSynthLib.acquisition import acquisition_axis, cut_to_factor, resolve_acquisition, thin
+from XViewSynthLib.acquisition import (
+    acquisition_axis,
+    average,
+    cut_to_factor,
+    resolve_acquisition,
+    resolve_profile,
+    thin,
+)
+from XViewSynthLib.slice_profile import SliceProfile
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.volume import Volume
 
@@ -116,27 +124,75 @@ class TestThin:
             thin(_scan(), 1)
 
 
+class TestAverage:
+    def test_lies_on_the_grid_of_the_thinned_scan(self):
+        scan = _scan()
+        averaged, thinned = average(scan, 3), thin(scan, 3)
+        assert averaged.voxels.shape == thinned.voxels.shape
+        assert np.array_equal(averaged.affine, thinned.affine)
+        assert averaged.voxels.dtype == scan.voxels.dtype
+
+    def test_is_the_mean_of_the_slices_around_each_position(self):
+        scan = _scan()
+        fine = cut_to_factor(scan, 3).voxels.astype(float)
+        assert np.array_equal(average(scan, 3).voxels[1], np.rint(fine[2:5].mean(axis=0)))
+
+    def test_with_an_even_factor_the_outer_slices_count_half(self):
+        scan = _scan()
+        fine = cut_to_factor(scan, 2).voxels.astype(float)
+        assert np.array_equal(average(scan, 2).voxels[1], np.rint(fine[1] / 4 + fine[2] / 2 + fine[3] / 4))
+
+    def test_says_how_thick_its_slices_are(self):
+        assert average(_scan(spacing=(0.8, 0.8, 1.5)), 4).slice_thickness == pytest.approx(6)
+        assert average(_scan(spacing=(0.8, 0.8, 1.5)), 4, profile=SliceProfile(0.5)).slice_thickness == pytest.approx(3)
+
+    def test_padding_stays_padding_and_is_averaged_as_air(self):
+        scan = _scan()
+        voxels = scan.voxels.copy()
+        voxels[:, :2] = -3024
+        voxels[3, 2] = -3024  # within the average of slice 2
+        averaged = average(scan.with_voxels(voxels), 2).voxels
+        assert (averaged[:, :2] == -3024).all()
+        assert averaged[1, 2].min() >= -1024
+
+    def test_what_is_stored_backwards_gives_the_same_slices(self):
+        scan = _scan()
+        flip = np.diag([1.0, 1, -1, 1])
+        flip[2, 3] = scan.slices("K") - 1
+        backwards = Volume(scan.voxels[::-1], scan.affine @ flip)
+        assert np.array_equal(average(backwards, 4).voxels[::-1], average(scan, 4).voxels)
+
+
 class TestResolveAcquisition:
-    def test_gap_needs_no_remark(self):
-        assert resolve_acquisition(_scan(), "gap") == ("gap", None)
+    def test_what_is_requested_counts(self):
+        assert resolve_acquisition(_scan(thickness=5.0), "K", "gap") == "gap"
+        assert resolve_acquisition(_scan(), "K", "thick") == "thick"
 
-    def test_auto_says_that_gap_is_all_there_is(self):
-        name, note = resolve_acquisition(_scan(), "auto")
-        assert name == "gap"
-        assert "not available yet" in note
-
-    def test_auto_warns_of_thick_slices(self):
-        _, note = resolve_acquisition(_scan(spacing=(0.8, 0.8, 5.0), thickness=5.0))
-        assert "5 mm thick and 5 mm apart" in note
-
-    def test_auto_does_not_warn_of_thin_ones(self):
-        _, note = resolve_acquisition(_scan(spacing=(0.8, 0.8, 5.0), thickness=1.0))
-        assert "mm" not in note
-
-    def test_thick_is_refused(self):
-        with pytest.raises(InputError, match="use --acquisition gap"):
-            resolve_acquisition(_scan(), "thick")
+    @pytest.mark.parametrize(
+        ("thickness", "expected"), [(5.0, "thick"), (8.0, "thick"), (3.0, "thick"), (2.9, "gap"), (None, "gap")]
+    )
+    def test_auto_believes_the_scan(self, thickness, expected):
+        assert resolve_acquisition(_scan(spacing=(0.8, 0.8, 5.0), thickness=thickness), "K") == expected
 
     def test_unknown(self):
         with pytest.raises(InputError, match="'box' does not exist"):
-            resolve_acquisition(_scan(), "box")
+            resolve_acquisition(_scan(), "K", "box")
+
+
+class TestResolveProfile:
+    def test_the_scan_tells_its_thickness(self):
+        profile = resolve_profile(_scan(spacing=(0.8, 0.8, 4.0), thickness=5.0), "K")
+        assert profile == SliceProfile(1.25, "box")
+
+    def test_slices_of_unknown_thickness_touch(self):
+        assert resolve_profile(_scan(spacing=(0.8, 0.8, 4.0)), "K", shape="gaussian") == SliceProfile(1.0, "gaussian")
+
+    @pytest.mark.parametrize(("thickness", "ratio"), [(0.1, 0.5), (20.0, 2.0)])
+    def test_what_the_scan_says_is_kept_within_what_models_know(self, thickness, ratio):
+        assert resolve_profile(_scan(spacing=(0.8, 0.8, 4.0), thickness=thickness), "K").thickness == ratio
+
+    def test_what_the_user_says_counts_and_is_checked(self):
+        scan = _scan(spacing=(0.8, 0.8, 4.0), thickness=5.0)
+        assert resolve_profile(scan, "K", thickness=3.0).thickness == 0.75
+        with pytest.raises(InputError, match="Slices 4 mm apart are 2 to 8 mm thick, not 9 mm"):
+            resolve_profile(scan, "K", thickness=9.0)

@@ -231,10 +231,10 @@ class CrampedNetwork(ThreeViewNetwork):
 
     room = 2
 
-    def residual(self, view, observed, factor, gap_ratio, part=slice(None)):
+    def residual(self, view, observed, factor, gap_ratio, part=slice(None), profile=None):
         if part.stop is not None and part.stop - part.start > self.room:
             raise torch.OutOfMemoryError("out of memory")
-        return super().residual(view, observed, factor, gap_ratio, part)
+        return super().residual(view, observed, factor, gap_ratio, part, profile)
 
 
 class TestOutOfMemory:
@@ -286,6 +286,10 @@ class TestBadInput:
         with pytest.raises(InputError, match="no model 'nonesuch'"):
             enhance(scan, 2, model="nonesuch")
 
-    def test_thick_model_is_not_there_yet(self, scan, model):
-        with pytest.raises(InputError, match="--acquisition gap"):
+    def test_a_model_for_the_other_acquisition(self, scan, model):
+        with pytest.raises(InputError, match="small was trained for thin slices far apart .gap., not for thick slices"):
             enhance(scan, 2, model=model, acquisition="thick")
+
+    def test_an_unknown_acquisition(self, scan, model):
+        with pytest.raises(InputError, match="'box' does not exist: choose auto, gap, thick"):
+            enhance(scan, 2, model=model, acquisition="box")

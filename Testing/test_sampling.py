@@ -41,8 +41,8 @@ class TestBlocks:
         blocks = Sampler([fine_scan()], CONFIG).thinned(0)
         s = blocks.factor
         assert blocks.observed.shape == (2, 5, 16, 16)
-        assert blocks.dropped.shape == (2, 4, s - 1, 16, 16)
-        assert torch.equal(blocks.dropped[:, 2, 0], blocks.slices[:, 2 * s + 1])
+        assert blocks.truth.shape == (2, 4, s - 1, 16, 16)
+        assert torch.equal(blocks.truth[:, 2, 0], blocks.slices[:, 2 * s + 1])
         assert torch.equal(blocks.observed[:, 3], blocks.slices[:, 3 * s])
 
     def test_depend_on_seed_and_step_alone(self):

@@ -108,7 +108,7 @@ class TestRehearsal:
         blocks = answered(teacher, gaps)
         views = teacher(gaps.slices, 2, gaps.slice_ratio)
         assert torch.equal(blocks.observed, gaps.slices)
-        assert torch.equal(blocks.dropped, views.mean(dim=0))
+        assert torch.equal(blocks.truth, views.mean(dim=0))
         assert torch.equal(blocks.slice_ratio, gaps.slice_ratio / 2)
 
     def test_brings_a_run_nearer_to_what_it_began_with(self, scans, tmp_path):
@@ -118,7 +118,7 @@ class TestRehearsal:
         def drift(share: float) -> float:
             config = replace(CONFIG, steps=40, cross_view_from=1.0, rehearsal_share=share)
             trained = Trainer(scans, config, tmp_path / f"run {share}", start=start.state_dict()).run()
-            pairs = [(answered(trained, gap).dropped, answered(start, gap).dropped) for gap in gaps]
+            pairs = [(answered(trained, gap).truth, answered(start, gap).truth) for gap in gaps]
             return sum((now - before).abs().mean().item() for now, before in pairs)
 
         assert drift(0.5) < 0.8 * drift(0.0)

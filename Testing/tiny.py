@@ -29,11 +29,11 @@ def make_card(**changes: object) -> dict:
     }
 
 
-def make_network(seed: int = 0) -> ThreeViewNetwork:
+def make_network(seed: int = 0, **changes: int) -> ThreeViewNetwork:
     """Its students answer with more than the spline, which is all that an untrained one knows, and heed the gaps."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = ThreeViewNetwork(**NETWORK)
+        network = ThreeViewNetwork(**NETWORK, **changes)
         for student in (network.axial, network.pixelwise):
             torch.nn.init.normal_(student.trunk.condition.weight, std=0.3)
             for head in student.heads.values():

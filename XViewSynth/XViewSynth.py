@@ -192,7 +192,7 @@ class XViewSynthParameterNode:
     inputVolume - The scan to enhance.
     outputVolume - Gets the result; None for a new volume.
     goal, factor, spacing - How many slices to make; spacing in mm.
-    model - Name or folder of the model.
+    model - Name or folder of the model, or "auto" for the one that ships for the acquisition.
     device, acquisition, axis - As the command line's options of these names.
     memory - The most memory to take, GB; 0 for what is free.
     showViews - Whether the linked views open when a result is there.
@@ -207,7 +207,7 @@ class XViewSynthParameterNode:
     goal: Goal = Goal.AUTOMATIC
     factor: Annotated[int, WithinRange(2, 8)] = 4
     spacing: Annotated[float, WithinRange(0.1, 10.0)] = 1.0
-    model: str = "standard"
+    model: str = "auto"
     device: Device = Device.AUTOMATIC
     acquisition: Acquisition = Acquisition.AUTOMATIC
     axis: Axis = Axis.AUTOMATIC
@@ -610,13 +610,14 @@ class XViewSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     # Models, and the input's changes
 
     def _listModels(self):
-        names = self.logic.modelNames()
-        shown = tuple(self.ui.modelSelector.itemText(index) for index in range(self.ui.modelSelector.count))
-        if shown != tuple(names):
-            wasBlocked = self.ui.modelSelector.blockSignals(True)
-            self.ui.modelSelector.clear()
-            self.ui.modelSelector.addItems(names)
-            self.ui.modelSelector.blockSignals(wasBlocked)
+        names = ["auto", *self.logic.modelNames()]
+        selector = self.ui.modelSelector
+        if [selector.itemData(index) for index in range(selector.count)] != names:
+            wasBlocked = selector.blockSignals(True)
+            selector.clear()
+            for name in names:
+                selector.addItem(_("Standard for the acquisition") if name == "auto" else name, name)
+            selector.blockSignals(wasBlocked)
 
     def _selectModel(self):
         """Show the chosen model; one that is not installed here stays chosen and is shown as well."""
@@ -624,15 +625,15 @@ class XViewSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         selector, model = self.ui.modelSelector, self._parameterNode.model
         wasBlocked = selector.blockSignals(True)
-        if selector.findText(model) < 0:
-            selector.addItem(model)
-        selector.setCurrentIndex(selector.findText(model))
+        if selector.findData(model) < 0:
+            selector.addItem(model, model)
+        selector.setCurrentIndex(selector.findData(model))
         selector.blockSignals(wasBlocked)
 
     def onModelSelected(self, index):
         """The user has chosen another model."""
         if self._parameterNode and index >= 0:
-            self._parameterNode.model = self.ui.modelSelector.itemText(index)
+            self._parameterNode.model = self.ui.modelSelector.itemData(index)
 
     def _observeInput(self):
         """Hear of what happens to the scan itself: other voxels, a transform."""
@@ -668,7 +669,7 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         factor=None,
         spacing=None,
         isotropic=False,
-        model="standard",
+        model="auto",
         device="auto",
         acquisition="auto",
         axis="auto",
@@ -686,7 +687,7 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         :param factor: 2 to 8, how many times closer the slices get.
         :param spacing: the distance of slices to reach, mm.
         :param isotropic: bring the slices as close as the pixels in them.
-        :param model: name or folder of a model.
+        :param model: name or folder of a model; "auto" for the one that ships for the acquisition.
         :param device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         :param acquisition: "auto", "gap" or "thick".
         :param axis: "auto", "I", "J" or "K", the axis that gets more slices.
@@ -723,7 +724,7 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         self,
         node,
         factor=None,
-        model="standard",
+        model="auto",
         device="auto",
         acquisition="auto",
         axis="auto",

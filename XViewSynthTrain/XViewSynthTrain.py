@@ -120,7 +120,8 @@ class XViewSynthTrainParameterNode:
 
     studyFolder - Where to look for scans; empty for loaded volumes alone.
     studyChoices - JSON: by key of a scan, whether to train on it, to hold it out, or neither; to train unless said.
-    startModel - Name of the model to start from; empty to start from scratch.
+    startModel - Name of the model to start from, "auto" for the one that ships for the acquisition; empty to start from
+      scratch.
     runFolder - Full path of the run's folder.
     acquisition, device - As the command line's options of these names.
     factorGoal, lowestFactor, highestFactor - Which factors to train and judge at.
@@ -133,7 +134,7 @@ class XViewSynthTrainParameterNode:
 
     studyFolder: str = ""
     studyChoices: str = "{}"
-    startModel: str = "standard"
+    startModel: str = "auto"
     runFolder: str = ""
     acquisition: Acquisition = Acquisition.GAP
     device: Device = Device.AUTOMATIC
@@ -690,14 +691,15 @@ class XViewSynthTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _listModels(self):
         """Offer the installed models, and to start from scratch."""
-        names = [*self.logic.modelNames(), ""]
+        names = ["auto", *self.logic.modelNames(), ""]
         selector = self.ui.modelSelector
         shown = [selector.itemData(index) for index in range(selector.count)]
         if shown != names:
             wasBlocked = selector.blockSignals(True)
             selector.clear()
+            titles = {"auto": _("Standard for the acquisition"), "": _("From scratch")}
             for name in names:
-                selector.addItem(name or _("From scratch"), name)
+                selector.addItem(titles.get(name, name), name)
             selector.blockSignals(wasBlocked)
 
     def _selectModel(self):

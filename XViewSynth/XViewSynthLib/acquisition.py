@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
+import numpy as np
+
 from .errors import InputError
 from .orientation import to_slices
+from .quality import LOWEST_HU, PADDING_BELOW_HU
+from .slice_profile import THICKNESS_RANGE, Shape, SliceProfile, averaging_weights
 from .volume import AXES, SPACING_TOLERANCE, Axis, Volume, affine_column, array_axis
 
-ACQUISITIONS = ("auto", "gap", "thick")
+#: "gap": slices are thin and far apart. "thick": slices are averages over their thickness.
+Acquisition = Literal["gap", "thick"]
+ACQUISITIONS = ("auto", *get_args(Acquisition))
+
+# Thickness over distance from which slices count as averages.
+_THICK_FROM = 0.6
 
 
 def acquisition_axis(volume: Volume, requested: str = "auto") -> Axis:
@@ -62,23 +73,82 @@ def thin(volume: Volume, factor: int, axis: str = "auto") -> Volume:
     return _sliced(volume, axis, start, stop, step=factor)
 
 
-def resolve_acquisition(volume: Volume, requested: str = "auto") -> tuple[str, str | None]:
-    """The acquisition model to use, and what the user should know about the choice, if anything.
+def average(volume: Volume, factor: int, axis: str = "auto", profile: SliceProfile | None = None) -> Volume:
+    """Thick slices as a scanner would have averaged them from thin ones (the thick model), as far apart as `thin`'s.
+
+    Args:
+        volume: a scan with thin slices, HU.
+        factor: distance of the thick slices, in thin ones.
+        axis: "auto" is the axis along which the slices were acquired.
+        profile: of the thick slices; by default boxes that touch. Beyond the first and last slice the body is taken
+            to be mirrored.
+
+    Returns:
+        The grid of `thin`. Voxels are rounded to the type of the scan, as a scanner does. Padding, such as -3024, is
+        averaged as air, and stays where the middle of the slice is padded.
 
     Raises:
-        InputError: unknown, or one that no model here was trained for.
+        InputError: the scan has no slice to drop.
+    """
+    profile = profile or SliceProfile()
+    axis = acquisition_axis(volume, axis)
+    thick, cut = thin(volume, factor, axis), cut_to_factor(volume, factor, axis)
+    dimension = array_axis(axis)
+    fine, middle = (np.moveaxis(part.voxels, dimension, 0) for part in (cut, thick))
+    weights = averaging_weights(len(middle), factor, profile)
+    averaged = np.empty(middle.shape, middle.dtype)
+    for index, row in enumerate(weights):
+        used = np.flatnonzero(row)
+        near = fine[used[0] : used[-1] + 1].astype(np.float32).clip(min=LOWEST_HU)
+        slice_ = np.tensordot(row[used[0] : used[-1] + 1], near, axes=1)
+        slice_ = np.rint(slice_) if np.issubdtype(averaged.dtype, np.integer) else slice_
+        averaged[index] = np.where(middle[index] < PADDING_BELOW_HU, middle[index], slice_)
+    thickness = profile.thickness * thick.spacing_along(axis)
+    return Volume(np.moveaxis(averaged, 0, dimension), thick.affine, thickness)
+
+
+def resolve_acquisition(volume: Volume, axis: Axis, requested: str = "auto") -> Acquisition:
+    """How the slices along an axis were acquired.
+
+    "auto" believes the scan: slices that are at least 0.6 of their distance thick are averages ("thick"), thinner ones
+    and those of unknown thickness are samples ("gap").
+
+    Raises:
+        InputError: there is no such acquisition.
     """
     if requested not in ACQUISITIONS:
-        raise InputError(f"Acquisition {requested!r} does not exist: choose auto or gap.")
-    if requested == "thick":
-        raise InputError("The thick-slice acquisition model is not available yet: use --acquisition gap.")
-    if requested == "gap":
-        return "gap", None
-    note = "Slices were taken as thin and far apart (gap): the thick-slice model is not available yet."
-    thickness, distance = volume.slice_thickness, max(volume.spacing)
-    if thickness is not None and thickness > 0.5 * distance:
-        note += f" These slices are {thickness:g} mm thick and {distance:g} mm apart, so details may come out too soft."
-    return "gap", note
+        raise InputError(f"Acquisition {requested!r} does not exist: choose {', '.join(ACQUISITIONS)}.")
+    if requested != "auto":
+        return requested
+    thickness = volume.slice_thickness
+    is_thick = thickness is not None and thickness >= _THICK_FROM * volume.spacing_along(axis)
+    return "thick" if is_thick else "gap"
+
+
+def resolve_profile(volume: Volume, axis: Axis, thickness: float | None = None, shape: Shape = "box") -> SliceProfile:
+    """The slice profile of a thick scan.
+
+    Args:
+        volume: the scan.
+        axis: along which its slices lie.
+        thickness: mm; by default what the scan says, or else the distance of the slices.
+        shape: of the profile.
+
+    Raises:
+        InputError: unknown shape, or a given thickness that is not 0.5 to 2 times the distance.
+    """
+    distance = volume.spacing_along(axis)
+    thinnest, thickest = THICKNESS_RANGE
+    if thickness is None:
+        ratio = min(max((volume.slice_thickness or distance) / distance, thinnest), thickest)
+    else:
+        ratio = thickness / distance
+        if not thinnest <= ratio <= thickest:
+            raise InputError(
+                f"Slices {distance:g} mm apart are {thinnest * distance:g} to {thickest * distance:g} mm thick, not "
+                f"{thickness:g} mm: leave the thickness out, or take the slices as thin and far apart (gap)."
+            )
+    return SliceProfile(ratio, shape)
 
 
 def _equal(first: float, second: float) -> bool:

@@ -37,7 +37,7 @@ from .batch_worker import ENHANCED, FAILED, FORMATS
 from .cluster import check_address, cluster_crew
 from .errors import Cancelled, InputError
 from .finding import scan_paths
-from .models import model_card, model_folder
+from .models import AUTOMATIC, known_factors, model_folder, model_identity
 from .outputs import STAGING_PREFIX, named_staging_folder
 from .progress import Progress, Report
 from .selfcheck import GAINS
@@ -73,7 +73,7 @@ class Settings:
     spacing: float | None = None
     isotropic: bool = False
     axis: str = "auto"
-    model: str = "standard"
+    model: str = AUTOMATIC
     acquisition: str = "auto"
     device: str = "auto"
     precision: str = "auto"
@@ -129,11 +129,11 @@ def run_batch(
             )
     tell = progress or (lambda step: None)
     tell(Progress("searching", 0, 1))
-    model = model_folder(settings.model).resolve()
-    card = model_card(model)
-    if settings.factor is not None and settings.factor not in card["factors"]:
-        known = ", ".join(str(factor) for factor in card["factors"])
-        raise InputError(f"{card['name']} was trained for factors {known}: choose one of these or another model.")
+    model = settings.model if settings.model == AUTOMATIC else str(model_folder(settings.model).resolve())
+    identity, factors = model_identity(model), known_factors(model)
+    if settings.factor is not None and settings.factor not in factors:
+        known = ", ".join(str(factor) for factor in factors)
+        raise InputError(f"{settings.model} was trained for factors {known}: choose one of these or another model.")
     source, target = Path(os.path.abspath(source)), Path(os.path.abspath(target))
     studies = find_studies(source, target, should_cancel)
     with _output_folder(target) as (staging, lock):
@@ -144,8 +144,8 @@ def run_batch(
             "root": str(source),
             "staging": str(staging),
             # Where the model lies, and whose computer that is, does not change the result; its weights do.
-            "settings": {**asdict(settings), "model": card["weights_sha256"], "program": __version__},
-            "model": str(model),
+            "settings": {**asdict(settings), "model": identity, "program": __version__},
+            "model": model,
             "device": settings.device,
             "memory": memory,
             "threads": None,

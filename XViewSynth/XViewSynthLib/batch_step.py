@@ -73,7 +73,7 @@ class Step:
         root: the input folder, which no message names.
         staging: the batch's hidden folder.
         settings: as they are put on record: what decides on the result, with the weights' checksum as "model".
-        model: folder of the model.
+        model: folder of the model, or "auto".
         device: what it is enhanced on.
         memory: bytes that it may take, or None for what is free.
         threads: CPU threads that it may use unless the environment says so, or None for all.

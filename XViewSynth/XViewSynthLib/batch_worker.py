@@ -106,7 +106,6 @@ def _qualified(task: Task) -> tuple[Volume, Source | None, Model]:
     Raises:
         InputError: something does.
     """
-    from .acquisition import resolve_acquisition
     from .checks import check_values
     from .grid import settle_grid
     from .reading import read_volume
@@ -116,14 +115,14 @@ def _qualified(task: Task) -> tuple[Volume, Source | None, Model]:
     with quiet_libraries():
         scan = read_volume(task.source)
     grid = settle_grid(scan, axis=task.axis, **task.goal)
-    resolve_acquisition(scan, task.acquisition)
     check_values(scan.voxels)
 
     # Takes seconds, which a scan that is refused need not wait for.
-    from .models import load_model
-    from .plan import check_known_factor
+    from .models import choose_model
+    from .plan import check_acquisition, check_known_factor
 
-    model = load_model(Path(task.model))
+    model = choose_model(scan, grid.axis, task.model, task.acquisition)
+    check_acquisition(model, task.acquisition)
     check_known_factor(model, grid.factor)
     return scan, series, model
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import baselines, quality
+from .acquisition import ACQUISITIONS, Acquisition
 from .checks import check_factor
 from .errors import InputError
 from .outputs import Outputs
@@ -46,9 +47,12 @@ _FEWEST_FOR_A_TEST = 6
 _MOST_FOR_ALL_SIGNS = 16
 _RANDOM_SIGNS = 100_000
 
+_DEGRADATIONS = {
+    "gap": "Truth: thin slices, all but every s-th dropped (gap model), new slices only are counted.",
+    "thick": "Truth: thin slices, averaged over boxes of s around every s-th position (thick model), all are counted.",
+}
 _PROTOCOL = (
-    "Truth: thin slices, all but every s-th dropped (gap model).",
-    "Counted: new slices only, inside the field of view, HU clipped to [-1024, 3071], PSNR for a range of 4096 HU.",
+    "Counted: inside the field of view, HU clipped to [-1024, 3071], PSNR for a range of 4096 HU.",
     "MAE is inside the body; SSIM (11 x 11 Gaussian, sigma 1.5) is the mean of axial, coronal and sagittal planes;",
     "noise is that of new over observed slices (1 = no flicker when scrolling).",
     "Gains are in dB on the same voxels.",
@@ -95,7 +99,9 @@ def run_bench(
         out_folder: made if missing.
         axis: along which slices are dropped, "auto" for the axis they were acquired along.
         ablation: a folder with model folders <arm>/seed<k>/, measured on the same voxels.
-        acquisition, device, precision, memory: as for `enhance`.
+        acquisition: "gap" to drop slices, "thick" to average them; "auto" as the first model was trained. A model for
+            the other one takes what is left for what it knows.
+        device, precision, memory: as for `enhance`.
         overwrite: whether files of an earlier run may be replaced.
         progress: receives a `Progress` per measurement.
         should_cancel: asked several times a second.
@@ -111,6 +117,8 @@ def run_bench(
 
     scans, out_folder = [Path(scan) for scan in scans], Path(out_folder)
     factors = [check_factor(factor) for factor in factors]
+    if acquisition not in ACQUISITIONS:
+        raise InputError(f"Acquisition {acquisition!r} does not exist: choose {', '.join(ACQUISITIONS)}.")
     if not (scans and factors and (models or ablation)):
         raise InputError("There is nothing to measure: name at least one scan, one factor and one model.")
     _check_writable(out_folder, scans, overwrite)
@@ -119,16 +127,19 @@ def run_bench(
     loaded = _load_models(models)
     arms = _load_arms(Path(ablation)) if ablation is not None else {}
     _check_factors([*loaded, *(model for seeds in arms.values() for model in seeds.values())], factors)
-    options = {"acquisition": acquisition, "device": device, "precision": precision, "memory": memory}
+    if acquisition == "auto":
+        acquisition = [*loaded, *(model for seeds in arms.values() for model in seeds.values())][0].card["acquisition"]
+    options = {"device": device, "precision": precision, "memory": memory}
     trained = sum(len(seeds) for seeds in arms.values())
     tell = _teller(progress, len(scans) * len(factors) * (len(baselines.METHODS) + len(loaded) + trained) + 1)
     runs, ablation_runs = [], []
-    for scan, trial in _trials(scans, factors, axis):
+    for scan, trial in _trials(scans, factors, axis, acquisition):
         run, better = _run(scan, trial, loaded, options, tell, should_cancel)
         runs.append(run)
         ablation_runs += _run_arms(scan, trial, arms, better, options, tell, should_cancel)
     report = {
-        "protocol": list(_PROTOCOL),
+        "acquisition": acquisition,
+        "protocol": [_DEGRADATIONS[acquisition], *_PROTOCOL],
         "machine": _machine(),
         "runs": runs,
         "summary": summarise(runs),
@@ -284,14 +295,16 @@ def _check_factors(models: Iterable[Model], factors: Sequence[int]) -> None:
                 )
 
 
-def _trials(scans: Sequence[Path], factors: Sequence[int], axis: str) -> Iterable[tuple[Path, Trial]]:
+def _trials(
+    scans: Sequence[Path], factors: Sequence[int], axis: str, acquisition: Acquisition
+) -> Iterable[tuple[Path, Trial]]:
     from .reading import read_volume
 
     for scan in scans:
         volume = read_volume(scan)
         for factor in factors:
             try:
-                trial = drop_slices(volume, factor, axis)
+                trial = drop_slices(volume, factor, axis, acquisition)
             except InputError as error:
                 raise InputError(f"{scan.name}: {error}") from error
             yield scan, trial

@@ -25,7 +25,10 @@ from .batch_worker import FAILED, FORMATS
 from .errors import InputError
 from .job import CANCELLED, Job, run
 from .models import (
+    AUTOMATIC,
     STANDARD,
+    check_model,
+    choose_model,
     export_model,
     import_model,
     list_models,
@@ -100,7 +103,10 @@ def add_stop_option(parser: argparse.ArgumentParser) -> None:
 def add_model_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--model``."""
     parser.add_argument(
-        "--model", default=STANDARD, metavar="NAME|FOLDER", help="what predicts the slices (default: %(default)s)"
+        "--model",
+        default=AUTOMATIC,
+        metavar="NAME|FOLDER",
+        help="what predicts the slices (default: the model that ships for the scan's acquisition)",
     )
 
 
@@ -211,6 +217,7 @@ def _add_enhance(commands: argparse._SubParsersAction) -> None:
     _add_goal(parser)
     add_model_option(parser)
     _add_work_options(parser)
+    _add_profile_options(parser)
     parser.add_argument(
         "--dicom",
         action="store_true",
@@ -241,11 +248,31 @@ def _add_work_options(parser: argparse.ArgumentParser) -> None:
     """What is in the scan, and where and with how much memory to work on it."""
     parser.add_argument("--axis", choices=("auto", "I", "J", "K"), default="auto", help="auto: the largest spacing")
     parser.add_argument(
-        "--acquisition", choices=("auto", "gap", "thick"), default="auto", help="thin slices far apart, or averages"
+        "--acquisition",
+        choices=("auto", "gap", "thick"),
+        default="auto",
+        help="thin slices far apart, or averages over thick ones (auto: as the model was trained, or what the scan "
+        "says of itself)",
     )
     _add_device_options(parser)
     parser.add_argument(
         "--memory", type=positive("gigabytes"), metavar="GB", help="the most memory to take (default: what is free)"
+    )
+
+
+def _add_profile_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--thickness",
+        type=positive("millimetres"),
+        metavar="MM",
+        help="of thick slices (default: what the scan says, or else their distance)",
+    )
+    parser.add_argument(
+        "--profile",
+        choices=("box", "gaussian"),
+        default="box",
+        help="how thick slices average: evenly, or fading out with the thickness as full width at half maximum "
+        "(default: %(default)s)",
     )
 
 
@@ -265,7 +292,7 @@ def _enhance(arguments: argparse.Namespace, job: Job) -> None:
         output = add_output(outputs, arguments.output)
         disagreement = arguments.disagreement and _add_volume_output(outputs, arguments.disagreement)
         report = arguments.report and _add_report_output(outputs, arguments.report)
-        model_folder(arguments.model)
+        check_model(arguments.model)
         source = _open_source(arguments.input, job) if arguments.dicom else None
 
         scan = _read(arguments.input, job)
@@ -274,7 +301,7 @@ def _enhance(arguments: argparse.Namespace, job: Job) -> None:
         from .plan import make_plan
         from .writing import write_volume
 
-        model = load_model(arguments.model)
+        model = choose_model(scan, arguments.axis, arguments.model, arguments.acquisition)
         plan = make_plan(
             scan,
             model,
@@ -283,6 +310,8 @@ def _enhance(arguments: argparse.Namespace, job: Job) -> None:
             isotropic=arguments.isotropic,
             axis=arguments.axis,
             acquisition=arguments.acquisition,
+            thickness=arguments.thickness,
+            profile=arguments.profile,
             device=arguments.device,
             precision=arguments.precision,
             memory=_bytes(arguments.memory),
@@ -481,7 +510,7 @@ def _add_selfcheck(commands: argparse._SubParsersAction) -> None:
 def _selfcheck(arguments: argparse.Namespace, job: Job) -> None:
     with Outputs(arguments.overwrite, [arguments.input]) as outputs:
         report_file = arguments.report and _add_report_output(outputs, arguments.report)
-        model_folder(arguments.model)
+        check_model(arguments.model)
 
         scan = _read(arguments.input, job)
 
@@ -545,13 +574,14 @@ def _add_speed(commands: argparse._SubParsersAction) -> None:
 
 
 def _speed(arguments: argparse.Namespace, job: Job) -> None:
-    model_folder(arguments.model)
+    name = STANDARD if arguments.model == AUTOMATIC else arguments.model
+    model_folder(name)
 
     from .hardware import resolve_device, resolve_precision
     from .plan import check_known_factor, seconds_per_voxel
 
     device, precision = resolve_device(arguments.device), resolve_precision(arguments.precision)
-    model = load_model(arguments.model)
+    model = load_model(name)
     factor = arguments.factor or min(model.card["factors"])
     check_known_factor(model, factor)
     job.stop_if_asked()

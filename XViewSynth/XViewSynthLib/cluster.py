@@ -23,7 +23,7 @@ from . import __version__
 from .batch_step import Outcome, Outcomes, Step, defect, take_step
 from .batch_worker import FAILED
 from .errors import Cancelled, InputError
-from .models import model_card, model_folder
+from .models import AUTOMATIC, model_folder, model_identity
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -131,7 +131,7 @@ def take_step_here(step: dict[str, Any], *, model: str, token: str, version: str
             worker.log_event(topic, f"The worker {worker.address} {problem}")
             _stand_back(stop_if_asked)
             raise Reschedule
-        return take_step(replace(order, model=str(_model_here(order, model))), stop_if_asked)
+        return take_step(replace(order, model=_model_here(order, model)), stop_if_asked)
     except Cancelled:
         return {"status": FAILED, "message": "It was stopped."}  # which nobody hears
 
@@ -167,11 +167,11 @@ def look(step: dict[str, Any], *, model: str, token: str, version: str) -> str |
     return None
 
 
-def _model_here(step: Step, name: str) -> Path:
-    for folder in (step.model, name):
+def _model_here(step: Step, name: str) -> str:
+    for model in (step.model, name):
         with suppress(InputError):
-            if model_card(folder)["weights_sha256"] == step.settings["model"]:
-                return model_folder(folder)
+            if model_identity(model) == step.settings["model"]:
+                return model if model == AUTOMATIC else str(model_folder(model))
     raise InputError(f"{name} is missing or another one; import it there, or keep it in a folder that all see.")
 
 

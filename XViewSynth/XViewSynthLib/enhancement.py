@@ -16,15 +16,17 @@ from .baselines import interpolation_weights, weights_at
 from .errors import Cancelled
 from .grid import resampled_positions
 from .hardware import PRECISIONS, peak_bytes
-from .models import STANDARD, Model, load_model
+from .models import AUTOMATIC, Model, choose_model
 from .networks import INTENSITY_RANGE, VIEWS, to_hu, to_network_units
 from .orientation import to_slices
 from .plan import Plan, make_plan
 from .progress import Progress
+from .slice_profile import Shape, SliceProfile, averaging_weights, correcting_weights, preserving_weights
 from .volume import Axis, Volume, affine_column, array_axis
 
 # The spline's weights fall by a factor of 3.7 a slice: what lies further away than this changes no HU.
 _SPLINE_REACH = 12
+_NEGLIGIBLE_WEIGHT = 1e-7
 # Below air by more than noise: what scanners write outside their field of view (-1500, -2000, -2048, -3024).
 _PADDING_BELOW = -1200.0
 # In-plane Gaussian over which the views' variance is averaged, pixels. On scans of the training set, the rank
@@ -39,15 +41,15 @@ class Enhanced:
     Attributes:
         volume: the scan with its synthetic slices, of the input's scalar type.
         disagreement: float32 HU, on the same grid: standard deviation of the three views, smoothed in plane;
-            0 on observed slices.
+            0 on slices that are observed ones.
         axis: the axis that got more slices.
         factor: how many times more.
-        synthetic_slices: indices along `axis` of the slices that were not observed.
+        synthetic_slices: indices along `axis` of the slices that were not observed; all, where slices are thick.
         plan: what was planned, and done unless `notes` say otherwise.
         seconds: time taken.
         peak_memory_bytes: most memory the process has held so far.
         model: what predicted the slices.
-        acquisition: "gap".
+        acquisition: "gap" or "thick".
         notes: what the user should know, each a sentence.
         views: float32 volume in HU of each view ("axial", "coronal", "sagittal") when asked for, else None.
     """
@@ -73,8 +75,10 @@ def enhance(
     spacing: float | None = None,
     isotropic: bool = False,
     axis: str = "auto",
-    model: str | Model = STANDARD,
+    model: str | Model = AUTOMATIC,
     acquisition: str = "auto",
+    thickness: float | None = None,
+    profile: Shape = "box",
     device: str = "auto",
     precision: str = "auto",
     memory: int | None = None,
@@ -85,10 +89,11 @@ def enhance(
 ) -> Enhanced:
     """Give a thick scan its missing slices.
 
-    The first `factor` to `memory` are those of `make_plan`.
+    What is not named below is as for `make_plan`.
 
     Args:
-        model: name or folder of a model, or a loaded one.
+        model: name or folder of a model, or a loaded one; "auto" is the one that ships for the acquisition.
+        acquisition: "gap" or "thick"; "auto" is that of the model, and for model "auto" what the scan says of itself.
         keep_views: also return the answer of each view.
         plan: carry out this plan, made by `make_plan` for this scan and model, instead of making one.
         progress: told what is being done, and how many seconds are left.
@@ -98,11 +103,13 @@ def enhance(
         InputError: the request cannot be met, or the scan cannot be enhanced.
         Cancelled: `should_cancel` said so.
 
-    Observed slices come out bit for bit, unless the plan resamples. Padding stays padding: a voxel between two padded
-    ones is padded as well.
+    Thin observed slices come out bit for bit, unless the plan resamples. Thick ones are met on average: what the
+    scanner would have made of the result is the input, to within rounding and what overlapping slices hardly see.
+    Padding stays padding: a voxel between two padded ones is padded as well.
     """
     began = time.perf_counter()
-    model = model if isinstance(model, Model) else load_model(model)
+    if not isinstance(model, Model):
+        model = choose_model(volume, axis, model, acquisition)
     if plan is None:
         plan = make_plan(
             volume,
@@ -112,6 +119,8 @@ def enhance(
             isotropic=isotropic,
             axis=axis,
             acquisition=acquisition,
+            thickness=thickness,
+            profile=profile,
             device=device,
             precision=precision,
             memory=memory,
@@ -119,15 +128,21 @@ def enhance(
     report = _Reporter(plan, progress, should_cancel)
     scan, order = to_slices(volume, plan.axis)
     students = _run_students(scan, _gap_ratio(volume, plan.axis), model, plan, report, keep_views)
-    enhanced = fuse(scan, students.mean, plan.factor, report)
-    disagreement = _disagreement(students.variance, plan.factor, report)
-    grid = replace(volume, voxels=order.restore(enhanced), affine=volume.upsampled_affine(plan.axis, plan.factor))
+    enhanced = fuse(scan, students.mean, plan.factor, plan.profile, report)
+    observed = _observed(len(enhanced), plan)
+    disagreement = _disagreement(students.variance, observed, report)
+    grid = replace(
+        volume,
+        voxels=order.restore(enhanced),
+        affine=volume.upsampled_affine(plan.axis, plan.factor),
+        slice_thickness=_resulting_thickness(volume, plan),
+    )
     result = Enhanced(
         volume=grid,
         disagreement=grid.with_voxels(order.restore(disagreement)),
         axis=plan.axis,
         factor=plan.factor,
-        synthetic_slices=tuple(index for index in range(len(enhanced)) if index % plan.factor),
+        synthetic_slices=tuple(index for index in range(len(enhanced)) if index not in observed),
         plan=plan,
         seconds=0.0,
         peak_memory_bytes=0,
@@ -135,7 +150,7 @@ def enhance(
         acquisition=plan.acquisition,
         notes=plan.notes + tuple(report.notes),
         views={
-            view: grid.with_voxels(order.restore(fuse(scan, residual, plan.factor, report, np.float32)))
+            view: grid.with_voxels(order.restore(fuse(scan, residual, plan.factor, plan.profile, report, np.float32)))
             for view, residual in students.views.items()
         }
         if keep_views
@@ -148,7 +163,10 @@ def enhance(
 
 @dataclass(frozen=True)
 class _Students:
-    """Answers as what the spline misses, in network units: (gaps, s - 1, rows, columns) float32."""
+    """Answers as what the spline misses, in network units: (s gaps + 1, rows, columns) float32.
+
+    0 where thin slices were observed.
+    """
 
     mean: Tensor
     variance: Tensor
@@ -178,6 +196,16 @@ class _Reporter:
             self._progress(Progress(stage, done, total, max(0.0, whole - elapsed)))
 
 
+def _observed(slices: int, plan: Plan) -> range:
+    """Which slices of the result are observed ones."""
+    return range(0, slices, plan.factor) if plan.profile is None else range(0)
+
+
+def _resulting_thickness(volume: Volume, plan: Plan) -> float | None:
+    """Synthetic slices look as thick as observed ones that are thin, and touch where those are thick."""
+    return volume.slice_thickness if plan.profile is None else volume.spacing_along(plan.axis) / plan.factor
+
+
 def _gap_ratio(volume: Volume, axis: Axis) -> float:
     return volume.spacing_along(axis) / volume.pixel_spacing(axis)
 
@@ -189,29 +217,45 @@ def _run_students(
     observed = to_network_units(torch.from_numpy(np.array(scan, dtype=np.float32, order="C")))
     # The students take pixels two by two.
     observed = torch.nn.functional.pad(observed, (0, columns % 2, 0, rows % 2), mode="replicate")
-    total = torch.zeros(slices - 1, plan.factor - 1, rows, columns)
+    total = torch.zeros(plan.factor * (slices - 1) + 1, rows, columns)
     squares = torch.zeros_like(total)
     kept: dict[str, Tensor] = {}
     for index, view in enumerate(VIEWS):
         answer = torch.zeros_like(total) if keep_views else None
         for part, residual, done, whole in _predict(view, observed, gap_ratio, model, plan, report):
             residual = residual[..., : rows - (part[2].start or 0), : columns - (part[3].start or 0)]
-            total[part] += residual
-            squares[part] += residual.square()
+            _add(total, part, residual, plan.factor)
+            _add(squares, part, residual.square(), plan.factor)
             if answer is not None:
-                answer[part] = residual
+                _add(answer, part, residual, plan.factor)
             report(f"{view} view", done, whole, (index + done / whole) / len(VIEWS))
         if answer is not None:
             kept[view] = answer
+    if plan.profile is not None:
+        # What lies where two gaps meet has been answered twice.
+        for answers in (total, squares, *kept.values()):
+            answers[plan.factor : -1 : plan.factor] /= 2
     mean = total.div_(len(VIEWS))
     variance = squares.div_(len(VIEWS)).sub_(mean.square()).clamp_(min=0)
     return _Students(mean, variance, kept)
 
 
+def _add(slices: Tensor, part: tuple[slice, ...], residual: Tensor, factor: int) -> None:
+    """Add a tile (gaps, s - 1 or s + 1, rows, columns) to what it answers of (s gaps + 1, rows, columns)."""
+    gaps, _, rows, columns = part
+    # Each gap with the observed slice that it begins with, and that one alone with which it ends.
+    begun = slices[:-1].unflatten(0, (-1, factor))[gaps, :, rows, columns]
+    if residual.shape[1] < factor:
+        begun[:, 1:] += residual
+    else:
+        begun += residual[:, :-1]
+        slices[factor::factor][gaps, rows, columns] += residual[:, -1]
+
+
 def _predict(
     view: str, observed: Tensor, gap_ratio: float, model: Model, plan: Plan, report: _Reporter
 ) -> Iterator[tuple[tuple[slice, ...], Tensor, int, int]]:
-    """Yield tiles: place in (gaps, s - 1, rows, columns), the answer on the CPU, planes done, and planes in all.
+    """Yield tiles: place in (gaps, positions, rows, columns), the answer on the CPU, planes done, and planes in all.
 
     A GPU that runs out of memory gets smaller tiles; when even the smallest does not fit, the CPU takes over.
     """
@@ -234,7 +278,7 @@ def _predict(
                     network = model.network.to(device, memory_format=torch.channels_last)
                     ratio = torch.tensor([gap_ratio], device=device)
                     placed = observed[None].to(device)
-                residual = network.residual(view, placed, plan.factor, ratio, part)[0].float().cpu()
+                residual = network.residual(view, placed, plan.factor, ratio, part, plan.profile)[0].float().cpu()
         except torch.OutOfMemoryError:
             if tile > least:
                 tile = max(least, tile // 2 // least * least)
@@ -267,15 +311,19 @@ def fuse(
     scan: np.ndarray,
     residual: Tensor,
     factor: int,
+    profile: SliceProfile | None = None,
     report: Callable | None = None,
     dtype: np.dtype | type | None = None,
 ) -> np.ndarray:
-    """Interleave the observed slices with spline plus residual.
+    """Add what the spline misses to the spline, and hold to what was observed.
+
+    Thin observed slices stay as they are; the average of thick ones is met.
 
     Args:
         scan: (slices, rows, columns) observed, HU.
-        residual: (slices - 1, s - 1, rows, columns) float32, network units.
+        residual: (s (slices - 1) + 1, rows, columns) float32, network units.
         factor: up-sampling factor s.
+        profile: of the slices where they are thick.
         report: `_Reporter` of the work.
         dtype: scalar type of the result; default is that of `scan`.
 
@@ -283,22 +331,66 @@ def fuse(
         (s (slices - 1) + 1, rows, columns).
     """
     slices, rows, columns = scan.shape
-    result = np.empty((factor * (slices - 1) + 1, rows, columns), dtype or scan.dtype)
-    result[::factor] = scan
-    weights = interpolation_weights(slices, factor, "cubic")
-    # The spline must not ring at the rim of the padding, nor any answer leave the range of the scan.
+    result = np.empty(residual.shape, dtype or scan.dtype)
+    # The spline must not ring at the rim of the padding, nor any answer leave the range of the scan, which of averages
+    # is narrower than that of thin slices.
     lowest, highest = max(float(scan.min()), INTENSITY_RANGE[0]), float(scan.max())
-    for gap in range(slices - 1):
-        near = slice(max(0, gap - _SPLINE_REACH), gap + 2 + _SPLINE_REACH)
+    if profile is None:
+        weights, missed = interpolation_weights(slices, factor, "cubic"), None
+    else:
+        weights = preserving_weights(slices, factor, profile)
+        lowest, highest = INTENSITY_RANGE[0], max(highest, INTENSITY_RANGE[1])
+        missed = _Missed(scan.clip(min=lowest), residual, factor, profile, weights)
+    for index in range(len(result)):
+        below, above, position = index // factor, -(-index // factor), index % factor / factor
+        if profile is None and below == above:
+            result[index] = scan[below]
+            continue
+        near = _used(weights[index])
         source = scan[near].astype(np.float32).clip(min=lowest).reshape(-1, rows * columns)
-        between = slice(gap * factor + 1, (gap + 1) * factor)
-        spline = (weights[between, near] @ source).reshape(-1, rows, columns)
-        synthetic = (spline + to_hu(residual[gap]).numpy()).clip(lowest, highest)
-        for index, answer in enumerate(synthetic, start=1):
-            result[gap * factor + index] = _with_padding(answer, scan[gap], scan[gap + 1], index / factor, result.dtype)
+        answer = (weights[index, near] @ source).reshape(rows, columns) + to_hu(residual[index]).numpy()
+        if missed is not None:
+            answer -= missed.at(index)
+        answer = answer.clip(lowest, highest)
+        result[index] = _with_padding(answer, scan[below], scan[above], position, result.dtype)
         if report is not None:
             report.stop_if_asked()
     return result
+
+
+class _Missed:
+    """How much a thin slice must change so that the averages of all are the thick slices.
+
+    Args:
+        scan: (slices, rows, columns) observed, HU.
+        residual: (s (slices - 1) + 1, rows, columns) float32, network units.
+        factor: up-sampling factor s.
+        profile: of the observed slices.
+        spline: (s (slices - 1) + 1, slices), to which the residual is added.
+    """
+
+    def __init__(self, scan: np.ndarray, residual: Tensor, factor: int, profile: SliceProfile, spline: np.ndarray):
+        slices = len(scan)
+        averages = averaging_weights(slices, factor, profile)
+        self._weights = correcting_weights(slices, factor, profile)
+        # The averages of the spline, which are the scan's but where slices overlap.
+        spline = averages @ spline - np.eye(slices, dtype=np.float32)
+        self._averages = np.empty(scan.shape, np.float32)
+        for index, (row, by_slice) in enumerate(zip(averages, spline)):
+            near, close = _used(row), _used(by_slice)
+            self._averages[index] = np.tensordot(row[near], to_hu(residual[near]).numpy(), axes=1)
+            self._averages[index] += np.tensordot(by_slice[close], scan[close].astype(np.float32), axes=1)
+
+    def at(self, index: int) -> np.ndarray:
+        """(rows, columns) HU, to be taken from thin slice `index`."""
+        near = _used(self._weights[index])
+        return np.tensordot(self._weights[index, near], self._averages[near], axes=1)
+
+
+def _used(weights: np.ndarray) -> slice:
+    """From the first to the last weight that changes any HU."""
+    used = np.flatnonzero(np.abs(weights) > _NEGLIGIBLE_WEIGHT)
+    return slice(used[0], used[-1] + 1) if used.size else slice(0, 0)
 
 
 def _with_padding(answer: np.ndarray, below: np.ndarray, above: np.ndarray, position: float, dtype) -> np.ndarray:
@@ -309,21 +401,20 @@ def _with_padding(answer: np.ndarray, below: np.ndarray, above: np.ndarray, posi
     return np.where(padded, below if position <= 0.5 else above, answer).astype(dtype)
 
 
-def _disagreement(variance: Tensor, factor: int, report: _Reporter) -> np.ndarray:
-    """Standard deviation of the views in HU, (s (slices - 1) + 1, rows, columns) float32; 0 on observed slices.
+def _disagreement(variance: Tensor, observed: range, report: _Reporter) -> np.ndarray:
+    """Standard deviation of the views in HU, the shape of `variance`, float32; 0 on observed slices.
 
     Three answers say little about the doubt at one voxel, so the variance is averaged over its neighbours in plane.
     """
-    gaps, _, rows, columns = variance.shape
-    result = np.zeros((factor * gaps + 1, rows, columns), np.float32)
+    result = np.zeros(variance.shape, np.float32)
     reach = math.ceil(3 * _DOUBT_SIGMA)
     taps = torch.exp(-torch.arange(-reach, reach + 1.0).square() / (2 * _DOUBT_SIGMA**2))
     taps = taps / taps.sum()
-    for gap in range(gaps):
-        slices = torch.nn.functional.pad(variance[gap, :, None], [reach] * 4, mode="replicate")
-        slices = torch.nn.functional.conv2d(slices, taps.view(1, 1, -1, 1))
-        slices = torch.nn.functional.conv2d(slices, taps.view(1, 1, 1, -1))
-        result[gap * factor + 1 : (gap + 1) * factor] = to_hu(slices[:, 0].sqrt()).numpy()
+    for index in (index for index in range(len(result)) if index not in observed):
+        plane = torch.nn.functional.pad(variance[index, None, None], [reach] * 4, mode="replicate")
+        plane = torch.nn.functional.conv2d(plane, taps.view(1, 1, -1, 1))
+        plane = torch.nn.functional.conv2d(plane, taps.view(1, 1, 1, -1))
+        result[index] = to_hu(plane[0, 0].sqrt()).numpy()
         report.stop_if_asked()
     return result
 
@@ -343,6 +434,7 @@ def _resampled(enhanced: Enhanced, volume: Volume, resample_to: float) -> Enhanc
         return replace(grid, voxels=np.moveaxis(moved, 0, dimension), affine=affine)
 
     on_observed = np.isclose(positions / factor, np.round(positions / factor), rtol=0, atol=1e-6)
+    on_observed &= enhanced.plan.profile is None
     return replace(
         enhanced,
         volume=resample(enhanced.volume),

@@ -30,8 +30,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .networks import ThreeViewNetwork
+    from .volume import Volume
 
+#: In place of a name: the model that ships for the acquisition of the scan.
+AUTOMATIC = "auto"
 STANDARD = "standard"
+STANDARD_THICK = "standard-thick"
+_SHIPPED_FOR = {"gap": STANDARD, "thick": STANDARD_THICK}
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "card.json"
 SCHEMA_VERSION = "1"
@@ -109,6 +114,64 @@ def model_folder(model: str | os.PathLike[str]) -> Path:
         pass
     names = ", ".join(entry.name for entry in list_models()) or "none is installed"
     raise InputError(f"There is no model {str(model)!r}: choose one of those installed ({names}) or a model folder.")
+
+
+def choose_model(
+    volume: Volume, axis: str = "auto", model: str | os.PathLike[str] = AUTOMATIC, acquisition: str = "auto"
+) -> Model:
+    """Read the model that is asked for, or the one that ships for the acquisition of a scan.
+
+    Args:
+        volume: the scan.
+        axis: "auto" or the axis to enhance along.
+        model: "auto", or name or folder of a model.
+        acquisition: "auto" for what the scan says of itself, "gap" or "thick".
+
+    Raises:
+        InputError: as for `load_model`.
+    """
+    from .acquisition import resolve_acquisition
+
+    if model == AUTOMATIC:
+        model = shipped_for(resolve_acquisition(volume, volume.resolve_axis(axis), acquisition))
+    return load_model(model)
+
+
+def shipped_for(acquisition: str) -> str:
+    """Name of the model that ships for "gap" or "thick".
+
+    Raises:
+        InputError: there is no such acquisition.
+    """
+    if acquisition not in _SHIPPED_FOR:
+        raise InputError(f"Acquisition {acquisition!r} does not exist: choose {' or '.join(_SHIPPED_FOR)}.")
+    return _SHIPPED_FOR[acquisition]
+
+
+def check_model(model: str | os.PathLike[str]) -> None:
+    """Raise `InputError` where no model has that name or folder; "auto" always will."""
+    if model != AUTOMATIC:
+        model_folder(model)
+
+
+def model_identity(model: str | os.PathLike[str]) -> str:
+    """What decides on the answers of a model: the checksum of its weights, of "auto" those of all that may be chosen.
+
+    Raises:
+        InputError: as for `load_model`.
+    """
+    names = _SHIPPED_FOR.values() if model == AUTOMATIC else (model,)
+    return " ".join(model_card(name)["weights_sha256"] for name in names)
+
+
+def known_factors(model: str | os.PathLike[str]) -> list[int]:
+    """The factors that a model was trained for, of "auto" those that all know that may be chosen.
+
+    Raises:
+        InputError: as for `load_model`.
+    """
+    names = _SHIPPED_FOR.values() if model == AUTOMATIC else (model,)
+    return sorted(set.intersection(*(set(model_card(name)["factors"]) for name in names)))
 
 
 def model_card(model: str | os.PathLike[str]) -> dict[str, Any]:

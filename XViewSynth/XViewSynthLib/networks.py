@@ -4,6 +4,10 @@ Each student sees the observed slices, starts from their cubic spline and predic
 serves every factor; each factor has a head of its own, which gives all the slices of a gap at once. (A head that is
 asked for one position at a time serves every factor too, but learns many times more slowly.)
 
+Students of thick slices start from a spline that meets the observed averages. As an average is no thin slice, they
+predict the thin slices at the observed positions as well: each gap is answered with both its ends, and where two gaps
+meet, the mean of their answers counts.
+
 The views are those of Fang et al., "Incremental Cross-view Mutual Distillation for Self-supervised Medical CT
 Synthesis", CVPR 2022; the networks are our own.
 """
@@ -15,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .baselines import interpolation_weights
+from .slice_profile import SliceProfile, preserving_weights
 
 VIEWS = ("axial", "coronal", "sagittal")
 
@@ -49,6 +54,37 @@ def spline_between(observed: Tensor, factor: int) -> Tensor:
     return torch.einsum("gpk,bkhw->bgphw", weights, observed)
 
 
+def spline_through(observed: Tensor, factor: int, profile: SliceProfile) -> Tensor:
+    """Thin slices on a spline whose averages are the thick slices observed.
+
+    Args:
+        observed: (batch, slices, rows, columns), any unit, at least 4 slices.
+        factor: up-sampling factor s.
+        profile: of the observed slices.
+
+    Returns:
+        (batch, s (slices - 1) + 1, rows, columns) in the unit of `observed`.
+    """
+    weights = torch.as_tensor(preserving_weights(observed.shape[1], factor, profile).copy())
+    return torch.einsum("tk,bkhw->bthw", weights.to(observed), observed)
+
+
+def join_gaps(answers: Tensor) -> Tensor:
+    """Put gaps that were answered with both their ends one after the other; shared ends become their mean.
+
+    Args:
+        answers: (batch, gaps, s + 1, rows, columns).
+
+    Returns:
+        (batch, s gaps + 1, rows, columns).
+    """
+    factor = answers.shape[2] - 1
+    joined = torch.cat([answers[:, :, :-1].flatten(1, 2), answers[:, -1:, -1]], dim=1)
+    joined[:, factor:-1:factor] += answers[:, :-1, -1]
+    joined[:, factor:-1:factor] /= 2
+    return joined
+
+
 def interleave(observed: Tensor, synthetic: Tensor) -> Tensor:
     """Put the synthetic slices between the observed ones.
 
@@ -71,6 +107,7 @@ class ThreeViewNetwork(nn.Module):
         axial_blocks: residual blocks of the slice-wise student.
         pixel_blocks: residual blocks of the pixel-wise student, shared by the coronal and sagittal views.
         factors: the up-sampling factors that the students have a head for.
+        thick: 1 for slices that are averages over their thickness, 0 for thin slices with gaps between them.
     """
 
     def __init__(
@@ -79,12 +116,21 @@ class ThreeViewNetwork(nn.Module):
         axial_blocks: int = 4,
         pixel_blocks: int = 4,
         factors: Sequence[int] = (2, 3, 4, 5, 6, 7, 8),
+        thick: int = 0,
     ):
         super().__init__()
-        self.axial = SliceWiseStudent(channels, axial_blocks, factors)
-        self.pixelwise = PixelWiseStudent(channels, pixel_blocks, factors)
+        self.thick = bool(thick)
+        self.axial = SliceWiseStudent(channels, axial_blocks, factors, self.thick)
+        self.pixelwise = PixelWiseStudent(channels, pixel_blocks, factors, self.thick)
 
-    def forward(self, observed: Tensor, factor: int, gap_ratio: Tensor, views: Sequence[str] = VIEWS) -> Tensor:
+    def forward(
+        self,
+        observed: Tensor,
+        factor: int,
+        gap_ratio: Tensor,
+        views: Sequence[str] = VIEWS,
+        profile: SliceProfile | None = None,
+    ) -> Tensor:
         """Predict the synthetic slices in every view.
 
         Args:
@@ -92,55 +138,96 @@ class ThreeViewNetwork(nn.Module):
             factor: up-sampling factor s, one of those the network was made for.
             gap_ratio: (batch,) distance between observed slices over the in-plane pixel spacing (both mm).
             views: which views to compute, of `VIEWS`.
+            profile: of the observed slices, where they are thick.
 
         Returns:
-            (views, batch, slices - 1, s - 1, rows, columns) in network units.
+            In network units, of thin slices what lies between them, (views, batch, slices - 1, s - 1, rows, columns);
+            of thick slices everything, (views, batch, s (slices - 1) + 1, rows, columns).
         """
-        base = spline_between(observed, factor)
-        return torch.stack([base + self.residual(view, observed, factor, gap_ratio) for view in views])
+        answers = [self.residual(view, observed, factor, gap_ratio, profile=profile) for view in views]
+        if self.thick:
+            return spline_through(observed, factor, profile) + torch.stack([join_gaps(answer) for answer in answers])
+        return spline_between(observed, factor) + torch.stack(answers)
+
+    def complete(self, observed: Tensor, synthetic: Tensor) -> Tensor:
+        """All slices in their order, given those observed and an answer of `forward` in one view or their mean."""
+        return synthetic if self.thick else interleave(observed, synthetic)
 
     def residual(
-        self, view: str, observed: Tensor, factor: int, gap_ratio: Tensor, part: slice = slice(None)
+        self,
+        view: str,
+        observed: Tensor,
+        factor: int,
+        gap_ratio: Tensor,
+        part: slice = slice(None),
+        profile: SliceProfile | None = None,
     ) -> Tensor:
         """Predict, in one view, what the spline misses.
 
         Args:
             view: one of `VIEWS`.
-            observed, factor, gap_ratio: as for `forward`.
+            observed, factor, gap_ratio, profile: as for `forward`.
             part: which gaps (axial), rows (coronal) or columns (sagittal) to predict, rows and columns in even
                 numbers. Parts joined give exactly the whole.
 
         Returns:
-            (batch, slices - 1, s - 1, rows, columns), of the gaps, rows or columns in `part` only, in network units;
-            to be added to `spline_between`.
+            (batch, slices - 1, s - 1, rows, columns), or s + 1 in place of s - 1 for thick slices, of the gaps, rows
+            or columns in `part` only, in network units; to be added to `spline_between`, or `spline_through` once
+            joined by `join_gaps`.
         """
+        condition = self._condition(factor, gap_ratio, profile)
         if view == "axial":
-            return self.axial(observed, factor, gap_ratio, part)
+            return self.axial(observed, factor, condition, part)
         if view == "coronal":
-            return self.pixelwise(observed, factor, gap_ratio, part)
+            return self.pixelwise(observed, factor, condition, part)
         if view == "sagittal":
-            return self.pixelwise(observed.transpose(2, 3), factor, gap_ratio, part).transpose(3, 4)
+            return self.pixelwise(observed.transpose(2, 3), factor, condition, part).transpose(3, 4)
         raise ValueError(f"{view!r} is not a view; choose one of {', '.join(VIEWS)}.")
+
+    def adopt_trunks(self, other: "ThreeViewNetwork") -> None:
+        """Take over what another network sees in scans, whatever it was trained to answer; the heads stay.
+
+        Raises:
+            ValueError: the networks differ in their size.
+        """
+        for mine, theirs in ((self.axial, other.axial), (self.pixelwise, other.pixelwise)):
+            state = theirs.trunk.state_dict()
+            # The thickness, which networks for thin slices are not told, comes last.
+            known = state["condition.weight"]
+            wider = mine.trunk.condition.weight.detach().clone()
+            try:
+                wider[:, : known.shape[1]] = known[:, : wider.shape[1]]
+                mine.trunk.load_state_dict(state | {"condition.weight": wider})
+            except RuntimeError as error:
+                raise ValueError("the networks differ in their size") from error
+        self.pixelwise.across_gap.load_state_dict(other.pixelwise.across_gap.state_dict())
+
+    def _condition(self, factor: int, gap_ratio: Tensor, profile: SliceProfile | None) -> Tensor:
+        """(batch, 2), for thick slices (batch, 3): what the students are told beside the slices."""
+        told = [torch.full_like(gap_ratio, factor), gap_ratio]
+        if self.thick:
+            told.append(torch.full_like(gap_ratio, profile.thickness))
+        return torch.stack(told, dim=1).log2()
 
 
 class SliceWiseStudent(nn.Module):
     """Axial view: from the two observed slices on either side of a gap, the slices in it."""
 
-    def __init__(self, channels: int, blocks: int, factors: Sequence[int]):
+    def __init__(self, channels: int, blocks: int, factors: Sequence[int], thick: bool):
         super().__init__()
-        self.trunk = Trunk(4 * 4, channels, blocks)
-        self.heads = _heads(channels, factors)
+        self.trunk = Trunk(4 * 4, channels, blocks, 2 + thick)
+        self.heads = _heads(channels, factors, thick)
 
-    def forward(self, observed: Tensor, factor: int, gap_ratio: Tensor, part: slice) -> Tensor:
+    def forward(self, observed: Tensor, factor: int, condition: Tensor, part: slice) -> Tensor:
         batch, slices, rows, columns = observed.shape
         first = torch.arange(slices - 1, device=observed.device)[part]
         neighbours = torch.stack([first - 1, first, first + 1, first + 2], dim=1)
         # The spline is mirrored at both ends; the network sees the same world.
         neighbours = (slices - 1 - (slices - 1 - neighbours.abs()).abs()).clamp(min=0)
         stacks = functional.pixel_unshuffle(observed[:, neighbours].flatten(0, 1), 2)
-        features = self.trunk(_fast_layout(stacks), factor, gap_ratio.repeat_interleave(len(first)))
+        features = self.trunk(_fast_layout(stacks), condition.repeat_interleave(len(first), dim=0))
         between = functional.pixel_shuffle(self.heads[str(factor)](features), 2)
-        return between.view(batch, len(first), factor - 1, rows, columns)
+        return between.view(batch, len(first), -1, rows, columns)
 
 
 class PixelWiseStudent(nn.Module):
@@ -149,13 +236,13 @@ class PixelWiseStudent(nn.Module):
     The pair shares one pass and sees one more row on either side, so that each plane has its neighbours.
     """
 
-    def __init__(self, channels: int, blocks: int, factors: Sequence[int]):
+    def __init__(self, channels: int, blocks: int, factors: Sequence[int], thick: bool):
         super().__init__()
-        self.trunk = Trunk(4 * 2, channels, blocks)
+        self.trunk = Trunk(4 * 2, channels, blocks, 2 + thick)
         self.across_gap = nn.Conv2d(channels, channels, (2, 1))
-        self.heads = _heads(channels, factors)
+        self.heads = _heads(channels, factors, thick)
 
-    def forward(self, observed: Tensor, factor: int, gap_ratio: Tensor, part: slice) -> Tensor:
+    def forward(self, observed: Tensor, factor: int, condition: Tensor, part: slice) -> Tensor:
         observed = _with_neighbours(observed, part)
         batch, slices, rows, columns = observed.shape
         rows -= 2
@@ -163,28 +250,27 @@ class PixelWiseStudent(nn.Module):
         # (batch, slices, pairs, columns, plane) -> (batch pairs, plane column-parity, slices, columns / 2)
         planes = planes.unflatten(3, (columns // 2, 2)).permute(0, 2, 5, 4, 1, 3)
         planes = planes.reshape(batch * rows // 2, 8, slices, columns // 2)
-        features = self.trunk(_fast_layout(planes), factor, gap_ratio.repeat_interleave(rows // 2))
+        features = self.trunk(_fast_layout(planes), condition.repeat_interleave(rows // 2, dim=0))
         between = self.heads[str(factor)](self.across_gap(features))
-        between = between.view(batch, rows // 2, factor - 1, 2, 2, slices - 1, columns // 2)
+        between = between.view(batch, rows // 2, -1, 2, 2, slices - 1, columns // 2)
         # (batch, pair, position, plane, column-parity, gap, column / 2) -> (batch, gap, position, rows, columns)
-        return between.permute(0, 5, 2, 1, 3, 6, 4).reshape(batch, slices - 1, factor - 1, rows, columns)
+        return between.permute(0, 5, 2, 1, 3, 6, 4).reshape(batch, slices - 1, -1, rows, columns)
 
 
 class Trunk(nn.Module):
-    """Plain residual blocks; the factor and the gap ratio shift the features of the first layer."""
+    """Plain residual blocks; the condition shifts the features of the first layer."""
 
-    def __init__(self, inputs: int, channels: int, blocks: int):
+    def __init__(self, inputs: int, channels: int, blocks: int, conditions: int):
         super().__init__()
         self.head = nn.Conv2d(inputs, channels, 3, padding=1)
-        self.condition = nn.Linear(2, channels)
+        self.condition = nn.Linear(conditions, channels)
         # A shift of the usual size would drown the images: every rectifier stays on one side, the students are linear
         # filters, and training takes hours to get away from there.
         nn.init.zeros_(self.condition.weight)
         nn.init.zeros_(self.condition.bias)
         self.blocks = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
 
-    def forward(self, images: Tensor, factor: int, gap_ratio: Tensor) -> Tensor:
-        condition = torch.stack([torch.full_like(gap_ratio, factor), gap_ratio], dim=1).log2()
+    def forward(self, images: Tensor, condition: Tensor) -> Tensor:
         return self.blocks(self.head(images) + self.condition(condition)[:, :, None, None])
 
 
@@ -203,11 +289,14 @@ class ResidualBlock(nn.Module):
         return self.leave(hidden).add_(features)
 
 
-def _heads(channels: int, factors: Sequence[int]) -> nn.ModuleDict:
-    """For each factor s the last layer, which gives s - 1 slices from the features: 4 pixels for each place."""
+def _heads(channels: int, factors: Sequence[int], thick: bool) -> nn.ModuleDict:
+    """For each factor s the last layer, which gives the slices of a gap from the features: 4 pixels for each place.
+
+    These are s - 1 slices, and s + 1 where both ends of the gap are to be answered.
+    """
     heads = {}
     for factor in factors:
-        head = nn.Conv2d(channels, (factor - 1) * 4, 3, padding=1)
+        head = nn.Conv2d(channels, (factor + 1 if thick else factor - 1) * 4, 3, padding=1)
         # An untrained student answers with the spline.
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)

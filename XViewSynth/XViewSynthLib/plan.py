@@ -8,15 +8,17 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from .acquisition import resolve_acquisition
+from .acquisition import ACQUISITIONS, Acquisition, resolve_acquisition, resolve_profile
 from .checks import check_values
 from .errors import InputError
 from .grid import settle_grid
 from .hardware import PRECISIONS, free_bytes, process_bytes, resolve_device, resolve_precision
 from .models import Model
 from .networks import VIEWS
+from .slice_profile import Shape, SliceProfile
 from .volume import Axis, Volume
 
+_IN_WORDS = {"gap": "thin slices far apart", "thick": "thick slices"}
 # Live float32 feature maps of a tile at the network's widest point, and what convolution kernels take beside them.
 _LIVE_FEATURE_MAPS = 8
 # A smaller tile does not save memory worth having; a larger one makes cancelling and the progress bar sluggish.
@@ -34,7 +36,8 @@ class Plan:
         resample_to: spacing in mm that is reached by resampling after the factor, or None when the factor suffices.
         output_shape: (K, J, I) of the result.
         output_spacing: (I, J, K) of the result, mm.
-        acquisition: "gap": slices are thin and far apart.
+        acquisition: "gap": slices are thin and far apart; "thick": they are averages over their thickness.
+        profile: of thick slices, else None.
         device: where the students compute.
         precision: their arithmetic.
         tile_voxels: observed voxels computed at once.
@@ -49,6 +52,7 @@ class Plan:
     output_shape: tuple[int, int, int]
     output_spacing: tuple[float, float, float]
     acquisition: str
+    profile: SliceProfile | None
     device: str
     precision: str
     tile_voxels: int
@@ -70,6 +74,8 @@ def make_plan(
     isotropic: bool = False,
     axis: str = "auto",
     acquisition: str = "auto",
+    thickness: float | None = None,
+    profile: Shape = "box",
     device: str = "auto",
     precision: str = "auto",
     memory: int | None = None,
@@ -86,7 +92,9 @@ def make_plan(
         spacing: distance of slices to reach, mm.
         isotropic: reach the in-plane pixel spacing.
         axis: "auto" is the axis with the largest spacing.
-        acquisition: "auto" or "gap".
+        acquisition: "auto" is that of the model; "gap" or "thick" must be.
+        thickness: of thick slices, mm; by default what the scan says, or else the distance of the slices.
+        profile: shape of thick slices, "box" or "gaussian".
         device, precision: as in `hardware`.
         memory: bytes the whole process may take; default is what is free.
 
@@ -94,10 +102,11 @@ def make_plan(
         InputError: the request cannot be met, or the scan cannot be enhanced.
     """
     grid = settle_grid(volume, factor=factor, spacing=spacing, isotropic=isotropic, axis=axis)
-    acquisition, acquisition_note = resolve_acquisition(volume, acquisition)
-    notes = [acquisition_note] if acquisition_note else []
-    check_values(volume.voxels)
     chosen_axis, factor, resample_to = grid.axis, grid.factor, grid.resample_to
+    acquisition = check_acquisition(model, acquisition)
+    thick = resolve_profile(volume, chosen_axis, thickness, profile) if acquisition == "thick" else None
+    notes = _acquisition_notes(volume, chosen_axis, acquisition, thick)
+    check_values(volume.voxels)
     check_known_factor(model, factor)
     if resample_to is not None:
         step = volume.spacing_along(chosen_axis)
@@ -107,6 +116,7 @@ def make_plan(
         )
     where, arithmetic = resolve_device(device), resolve_precision(precision)
     tile, peak = _fit_memory(volume, chosen_axis, factor, model, where, memory)
+    seconds = _expected_seconds(volume, chosen_axis, factor, model, where, arithmetic)
     return Plan(
         axis=chosen_axis,
         factor=factor,
@@ -114,10 +124,11 @@ def make_plan(
         output_shape=grid.shape,
         output_spacing=grid.spacing,
         acquisition=acquisition,
+        profile=thick,
         device=str(where),
         precision=arithmetic,
         tile_voxels=tile,
-        expected_seconds=_expected_seconds(volume, chosen_axis, factor, model, where, arithmetic),
+        expected_seconds=seconds,
         expected_peak_bytes=peak,
         notes=tuple(notes),
     )
@@ -134,6 +145,46 @@ def check_known_factor(model: Model, factor: int) -> None:
         raise InputError(f"Choose another model: {model.name} was trained for factors {trained}, not {factor}.")
 
 
+def check_acquisition(model: Model, requested: str = "auto") -> Acquisition:
+    """The acquisition that a model was trained for.
+
+    Raises:
+        InputError: another one is requested, or one that does not exist.
+    """
+    trained = model.card["acquisition"]
+    if requested not in ACQUISITIONS:
+        raise InputError(f"Acquisition {requested!r} does not exist: choose {', '.join(ACQUISITIONS)}.")
+    if requested not in ("auto", trained):
+        raise InputError(
+            f"Choose another model: {model.name} was trained for {_IN_WORDS[trained]} ({trained}), not for "
+            f"{_IN_WORDS[requested]} ({requested})."
+        )
+    return trained
+
+
+def _acquisition_notes(volume: Volume, axis: Axis, acquisition: Acquisition, profile: SliceProfile | None) -> list[str]:
+    """What the user should know of how the slices were taken, each a sentence."""
+    thickness, distance = volume.slice_thickness, volume.spacing_along(axis)
+    if profile is not None:
+        width = profile.thickness * distance
+        known = "" if thickness is not None else ", which is a guess as the scan does not tell"
+        return [
+            f"Slices were taken as averages over {width:.3g} mm{known}: they are met on average, and all slices of the "
+            "result are synthetic."
+        ]
+    if thickness is None:
+        return [
+            "The scan does not tell how thick its slices are; they were taken as thin and far apart (gap). If they "
+            'touch, the acquisition "thick" shows more detail.'
+        ]
+    if resolve_acquisition(volume, axis) == "thick":
+        return [
+            f"Slices were taken as thin and far apart (gap), but are {thickness:g} mm thick and {distance:g} mm apart: "
+            'the acquisition "thick" shows more detail.'
+        ]
+    return []
+
+
 def seconds_per_voxel(model: Model, factor: int, device: torch.device, precision: str) -> float:
     """Seconds that enhancing takes here for each observed voxel below which slices are missing.
 
@@ -148,10 +199,11 @@ def seconds_per_voxel(model: Model, factor: int, device: torch.device, precision
     network = model.network.to(device, memory_format=torch.channels_last)
     piece = torch.zeros(1, slices, pixels, pixels, device=device)
     ratio = torch.ones(1, device=device)
+    profile = SliceProfile() if model.network.thick else None
     with torch.inference_mode(), torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32"):
         for _ in range(2):  # the first pass pays for choosing kernels
             start = time.perf_counter()
-            network(piece, factor, ratio, VIEWS).sum().item()
+            network(piece, factor, ratio, VIEWS, profile).sum().item()
             seconds = time.perf_counter() - start
     return seconds / (pixels * pixels * (slices - 1))
 

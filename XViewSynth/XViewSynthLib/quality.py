@@ -66,7 +66,8 @@ class Reference:
         slices: its voxels.
         in_view: bool, inside the field of view.
         body: bool, inside the body.
-        is_new: (slices,) bool, not observed: index along the slices not divisible by the factor.
+        is_new: (slices,) bool, not observed: index along the slices not divisible by the factor; all, where the
+            candidates were made from thick slices.
         spacing: mm along slices, rows and columns.
         axis: along which the slices lie.
         order: how `slices` came from the voxels.
@@ -82,8 +83,14 @@ class Reference:
     order: SliceOrder
 
 
-def make_reference(truth: Volume, factor: int, axis: Axis) -> Reference:
+def make_reference(truth: Volume, factor: int, axis: Axis, acquisition: str = "gap") -> Reference:
     """Prepare the truth for any number of calls of `score`.
+
+    Args:
+        truth: the scan that lost slices.
+        factor: how many times fewer were left.
+        axis: along which.
+        acquisition: "gap" where those left are slices of the truth, "thick" where they are averages.
 
     Raises:
         InputError: the slices do not begin and end with an observed one (see `acquisition.cut_to_factor`).
@@ -99,7 +106,7 @@ def make_reference(truth: Volume, factor: int, axis: Axis) -> Reference:
         slices=slices,
         in_view=field_of_view(slices),
         body=body_mask(slices, spacing),
-        is_new=np.arange(len(slices)) % factor != 0,
+        is_new=(np.arange(len(slices)) % factor != 0) | (acquisition == "thick"),
         spacing=spacing,
         axis=axis,
         order=order,

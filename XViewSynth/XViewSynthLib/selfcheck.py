@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from . import baselines, quality
-from .acquisition import acquisition_axis, cut_to_factor, thin
+from .acquisition import Acquisition, acquisition_axis, average, cut_to_factor, thin
 from .checks import MINIMUM_SLICES, check_enhanceable
 from .errors import Cancelled, InputError
+from .models import AUTOMATIC
 from .progress import Progress, Report
 from .volume import Axis, Volume
 
@@ -35,16 +36,18 @@ class Trial:
     """A scan that lost slices on purpose.
 
     Attributes:
-        observed: what is left: every `factor`-th slice.
+        observed: what is left: every `factor`-th slice, or as many averages.
         reference: the whole, and which voxels of it count.
         factor: what leads back from the one to the other.
         axis: along which slices were dropped.
+        acquisition: "gap" or "thick", how what is left is to be taken.
     """
 
     observed: Volume
     reference: quality.Reference
     factor: int
     axis: Axis
+    acquisition: Acquisition = "gap"
 
 
 def selfcheck(
@@ -52,7 +55,7 @@ def selfcheck(
     factor: int | None = None,
     *,
     axis: str = "auto",
-    model: str | Model = "standard",
+    model: str | Model = AUTOMATIC,
     acquisition: str = "auto",
     device: str = "auto",
     precision: str = "auto",
@@ -62,13 +65,15 @@ def selfcheck(
 ) -> dict[str, Any]:
     """Drop slices of `volume`, restore them with the model and by interpolation, and measure all on those slices.
 
-    The slices dropped are further apart than those the scan really lacks, so the figures are on the careful side.
+    Where slices are thick, `factor` of them are averaged in place of dropping all but one, and all of them are
+    measured. What is restored is further apart than what the scan really lacks, so the figures are on the careful side.
 
     Args:
         volume: the scan, HU.
-        factor: all but every `factor`-th slice are dropped; 2 by default, which is nearest to the scan as it is.
+        factor: all but every `factor`-th slice are dropped, or so many averaged; 2 by default, which is nearest to the
+            scan as it is.
         axis: along which to drop, "auto" for the axis the slices were acquired along.
-        model: name or folder of a model, or a loaded one.
+        model: name or folder of a model, a loaded one, or "auto".
         acquisition, device, precision, memory: as for `enhance`.
         progress: receives a `Progress` per step.
         should_cancel: asked several times a second; true ends the work.
@@ -82,12 +87,14 @@ def selfcheck(
         InputError: the scan or a request is unsuitable, such as a scan with too few slices.
         Cancelled: `should_cancel` said so.
     """
-    from .models import Model, load_model
-    from .plan import make_plan
+    from .models import Model, choose_model
+    from .plan import check_acquisition, make_plan
 
     began = time.perf_counter()
-    model = model if isinstance(model, Model) else load_model(model)
-    trial = drop_slices(volume, DEFAULT_FACTOR if factor is None else factor, axis)
+    if not isinstance(model, Model):
+        model = choose_model(volume, acquisition_axis(volume, axis), model, acquisition)
+    acquisition = check_acquisition(model, acquisition)
+    trial = drop_slices(volume, DEFAULT_FACTOR if factor is None else factor, axis, acquisition)
     plan = make_plan(
         trial.observed,
         model,
@@ -133,8 +140,8 @@ def selfcheck(
     }
 
 
-def drop_slices(volume: Volume, factor: int, axis: str = "auto") -> Trial:
-    """Take slices away from a scan and remember them.
+def drop_slices(volume: Volume, factor: int, axis: str = "auto", acquisition: Acquisition = "gap") -> Trial:
+    """Take slices away from a scan, or average them where they are thick, and remember them.
 
     Raises:
         InputError: the scan cannot be enhanced, or too few slices would be left.
@@ -147,8 +154,9 @@ def drop_slices(volume: Volume, factor: int, axis: str = "auto") -> Trial:
             f"The scan has {volume.slices(chosen)} slices along {chosen}, of which a factor of {factor} leaves {left}, "
             f"and at least {MINIMUM_SLICES} are needed: use a smaller factor or a longer scan."
         )
-    truth = cut_to_factor(volume, factor, chosen)
-    return Trial(thin(volume, factor, chosen), quality.make_reference(truth, factor, chosen), factor, chosen)
+    reference = quality.make_reference(cut_to_factor(volume, factor, chosen), factor, chosen, acquisition)
+    observed = (average if acquisition == "thick" else thin)(volume, factor, chosen)
+    return Trial(observed, reference, factor, chosen, acquisition)
 
 
 def measure_baseline(

@@ -30,7 +30,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from XViewSynthLib.errors import Cancelled, InputError
-from XViewSynthLib.models import STANDARD, model_folder
+from XViewSynthLib.models import AUTOMATIC, model_folder
 from XViewSynthLib.volume import Volume, affine_column
 
 from .processes import Worker, start_worker, worker_environment
@@ -84,7 +84,7 @@ class SpeedSettings:
     """What to measure; every field as the option of ``xviewsynth speed`` of that name."""
 
     factor: int | None = None
-    model: str = STANDARD
+    model: str = AUTOMATIC
     device: str = "auto"
     precision: str = "auto"
 
@@ -95,8 +95,8 @@ class SpeedSettings:
             InputError: there is no such model.
         """
         # The worker has another working folder.
-        model = model_folder(self.model).absolute()
-        options = ["--model", str(model), "--device", self.device, "--precision", self.precision]
+        model = AUTOMATIC if self.model == AUTOMATIC else str(model_folder(self.model).absolute())
+        options = ["--model", model, "--device", self.device, "--precision", self.precision]
         return options if self.factor is None else [*options, "--factor", str(self.factor)]
 
 

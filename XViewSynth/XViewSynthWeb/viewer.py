@@ -18,7 +18,7 @@ import vtk
 from slicer.util import VTKObservationMixin
 
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.models import STANDARD, model_card
+from XViewSynthLib.models import AUTOMATIC, known_factors
 from XViewSynthLib.progress import describe_stage, describe_time_left
 from XViewSynthLib.volume import Volume
 from XViewSynthScene.jobs import CANCELLED, DONE, EnhanceSettings, JobState
@@ -68,7 +68,7 @@ class Viewer(VTKObservationMixin):
         scene: slicer.vtkMRMLScene,
         application_logic: slicer.vtkMRMLApplicationLogic,
         content: Content,
-        model: str = STANDARD,
+        model: str = AUTOMATIC,
         device: str = "auto",
         on_change: Callable[[], None] = lambda: None,
     ):
@@ -119,7 +119,7 @@ class Viewer(VTKObservationMixin):
 
     def factors(self) -> list[int]:
         """Factors that the model knows, and 0 for the smallest one that is enough."""
-        return [AUTOMATIC_FACTOR, *model_card(self._model)["factors"]]
+        return [AUTOMATIC_FACTOR, *known_factors(self._model)]
 
     def scroll(self, plane: str, index: int) -> None:
         """Let both views of a plane show a slice of the finer volume, counted from 0 along its own axis."""

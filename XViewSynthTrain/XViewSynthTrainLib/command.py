@@ -21,7 +21,9 @@ def register_train(subparsers: argparse._SubParsersAction) -> None:
     )
     _add_scans(parser, "*")
     parser.add_argument("--output", required=True, type=Path, metavar="RUN_FOLDER")
-    parser.add_argument("--from", dest="start", metavar="MODEL", help="start from a model, by name or folder")
+    parser.add_argument(
+        "--from", dest="start", metavar="MODEL", help="start from a model, by name or folder; auto: the one that ships"
+    )
     parser.add_argument("--name", default="trained", help="name of the new model (default: %(default)s)")
     parser.add_argument(
         "--resume", action="store_true", help="go on where the run in RUN_FOLDER stopped; it knows its scans"
@@ -48,6 +50,12 @@ def register_train(subparsers: argparse._SubParsersAction) -> None:
         type=_whole,
         metavar="N",
         help="train only for this factor; may be repeated (default: 2 to 8)",
+    )
+    parser.add_argument(
+        "--acquisition",
+        choices=("gap", "thick"),
+        help="learn to fill gaps between thin slices, or to take averages over thick slices apart (default: as the "
+        "model to start from, else gap)",
     )
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=_whole, metavar="N", help="length of the run (default: 4000)")
@@ -154,7 +162,7 @@ def _settings(arguments: argparse.Namespace) -> dict:
         if not isinstance(settings, dict):
             raise InputError(f"Check --settings: {arguments.settings} must hold an object with named settings.")
     given = vars(arguments)
-    settings |= {name: given[name] for name in ("steps", "gamma", "seed") if given.get(name) is not None}
+    settings |= {name: given[name] for name in ("steps", "gamma", "seed", "acquisition") if given.get(name) is not None}
     if given.get("no_cross_view"):
         settings["cross_view_from"] = 1.0
     if given.get("no_incremental"):

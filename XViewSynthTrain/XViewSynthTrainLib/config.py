@@ -7,6 +7,9 @@ from XViewSynthLib.errors import InputError
 #: Factors a run trains, and how often each is drawn. The usual ones most often.
 FACTOR_SHARES = {2: 0.30, 3: 0.15, 4: 0.30, 5: 0.10, 6: 0.06, 7: 0.03, 8: 0.06}
 
+#: How the slices are made: thin and far apart, or averages over their thickness.
+GAP, THICK = ACQUISITIONS = ("gap", "thick")
+
 #: The network of the shipped model.
 NETWORK = {"channels": 64, "axial_blocks": 4, "pixel_blocks": 4}
 
@@ -37,6 +40,8 @@ class TrainingConfig:
 
     steps: int = 4000
     seed: int = 0
+    #: Whether slices are left out ("gap") or averaged ("thick") to make the exercises, and so what is learned.
+    acquisition: str = GAP
     #: Blocks of scan a step, and their size: observed slices, rows and columns.
     batch: int = 1
     slices: int = 9
@@ -86,6 +91,11 @@ class TrainingConfig:
         _require(0 < self.gamma <= 1, "gamma must lie above 0 and at most at 1")
         _require(self.judgements >= 1, "a run must be judged at least once")
         _require(self.patience >= 0, "the patience must be at least 0")
+        _require(self.acquisition in ACQUISITIONS, f"the acquisition must be {GAP} or {THICK}")
+        _require(
+            bool(self.network.get("thick")) == (self.acquisition == THICK),
+            f'the network needs "thick": 1 for the acquisition {THICK}, and for no other',
+        )
         _require(0 <= self.overlap_share <= 1, "the share of overlapping blocks must lie between 0 and 1")
         _require(0 <= self.scaled_share <= 1, "the share of scaled blocks must lie between 0 and 1")
         _require(0 <= self.rehearsal_share < 1, "the share of rehearsing steps must lie between 0 and below 1")
@@ -106,6 +116,8 @@ class TrainingConfig:
         unknown = set(values) - {entry.name for entry in fields(cls)}
         _require(not unknown, f"unknown settings: {', '.join(sorted(unknown))}")
         values = dict(values)
+        if values.get("acquisition") == THICK and "network" not in values:
+            values["network"] = NETWORK | {"thick": 1}
         if "weights" in values:
             values["weights"] = LossWeights(**values["weights"])
         if "factor_shares" in values:

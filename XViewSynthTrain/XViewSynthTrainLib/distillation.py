@@ -1,9 +1,12 @@
 """The three levels of incremental cross-view mutual distillation (Fang et al., CVPR 2022) as one loss."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from XViewSynthLib.networks import ThreeViewNetwork, interleave, to_network_units
+from XViewSynthLib.networks import ThreeViewNetwork, to_network_units
+from XViewSynthLib.slice_profile import SliceProfile
 
 from .config import TrainingConfig
 from .losses import restoration_loss, selective_distillation, wavelet_loss
@@ -13,8 +16,8 @@ from .sampling import Blocks
 def restoration_terms(network: ThreeViewNetwork, blocks: Blocks, config: TrainingConfig) -> dict[str, Tensor]:
     """Level 0: thin the scan, restore the dropped slices; every view and their mean against what was dropped."""
     weights = config.weights
-    views = network(blocks.observed, blocks.factor, blocks.slice_ratio * blocks.factor)
-    truth = blocks.dropped
+    views = network(blocks.observed, blocks.factor, blocks.slice_ratio * blocks.factor, profile=blocks.profile)
+    truth = blocks.truth
     terms = {}
     if weights.views:
         terms["views"] = weights.views * restoration_loss(views, truth, weights.squared)
@@ -34,8 +37,8 @@ def answered(teacher: ThreeViewNetwork, gaps: Blocks) -> Blocks:
         teacher: a network that does not change.
         gaps: blocks of a scan, and the factor by which to fill their gaps.
     """
-    between = teacher(gaps.slices, gaps.factor, gaps.slice_ratio).mean(dim=0)
-    return Blocks(interleave(gaps.slices, between), gaps.factor, gaps.slice_ratio / gaps.factor)
+    answer = teacher(gaps.slices, gaps.factor, gaps.slice_ratio, profile=gaps.profile).mean(dim=0)
+    return replace(gaps, slices=teacher.complete(gaps.slices, answer), slice_ratio=gaps.slice_ratio / gaps.factor)
 
 
 def agreement_terms(
@@ -48,12 +51,14 @@ def agreement_terms(
     not make itself easier for the next.
     """
     terms = {}
-    observed, ratio = blocks.slices, blocks.slice_ratio
+    observed, ratio, profile = blocks.slices, blocks.slice_ratio, blocks.profile
     for level in range(1, increments + 2):
-        views = network(observed, 2, ratio)
+        views = network(observed, 2, ratio, profile=profile)
         terms[f"distillation_{level}"] = config.weights.distillation * cross_view_distillation(views, config)
-        observed = interleave(observed, views.mean(dim=0).detach())
+        observed = network.complete(observed, views.mean(dim=0).detach())
         ratio = ratio / 2
+        # Networks for thick slices answer with slices that touch.
+        profile = profile and SliceProfile()
     return terms
 
 

@@ -57,7 +57,8 @@ class HeldOut:
 
     Args:
         scans: at least one; none of them, nor its patient, is trained on.
-        factors: every `factor`-th slice is left; those a scan is too short for are left out for that scan.
+        factors: every `factor`-th slice is left, or so many are averaged where the model is for thick slices; those a
+            scan is too short for are left out for that scan.
         card: of the model whose networks are judged.
         device: where they compute.
         most_voxels: the middle of every slice counts, as much of it as keeps all scans and factors together below.
@@ -83,7 +84,8 @@ class HeldOut:
         for factor in factors:
             for scan in scans:
                 try:
-                    trial = drop_slices(middle_of(scan, acquisition_axis(scan), pixels), factor)
+                    middle = middle_of(scan, acquisition_axis(scan), pixels)
+                    trial = drop_slices(middle, factor, acquisition=card["acquisition"])
                 except InputError as error:
                     refusal = error
                     continue
@@ -115,9 +117,8 @@ class HeldOut:
             for method in ("linear", "cubic")
         )
         plan = make_plan(
-            trial.observed, self._untrained, factor=trial.factor, axis=trial.axis, acquisition="gap",
-            device=self._device, precision="fp32",
-        )  # fmt: skip
+            trial.observed, self._untrained, factor=trial.factor, axis=trial.axis, device=self._device, precision="fp32"
+        )
         return _Task(trial, plan, counted, linear, cubic)
 
     def restore_example(self, network: ThreeViewNetwork) -> Volume:
@@ -151,10 +152,11 @@ def write_example(held_out: HeldOut, folder: Path) -> None:
         InputError: the folder cannot be written to.
     """
     trial = held_out.example
-    slices, order = to_slices(trial.reference.volume, trial.axis)
-    nearest = (np.arange(len(slices)) + trial.factor // 2) // trial.factor * trial.factor
-    write_preview(trial.reference.volume, folder, "truth")
-    write_preview(trial.reference.volume.with_voxels(order.restore(slices[nearest])), folder, "observed")
+    truth = trial.reference.volume
+    observed, order = to_slices(trial.observed, trial.axis)
+    nearest = (np.arange(truth.slices(trial.axis)) + trial.factor // 2) // trial.factor
+    write_preview(truth, folder, "truth")
+    write_preview(truth.with_voxels(order.restore(observed[nearest])), folder, "observed")
 
 
 def write_preview(volume: Volume, folder: Path, name: str) -> None:

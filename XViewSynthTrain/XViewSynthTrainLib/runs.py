@@ -11,13 +11,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from XViewSynthLib.acquisition import acquisition_axis
 from XViewSynthLib.checks import check_enhanceable
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.hardware import resolve_device
-from XViewSynthLib.models import Model, check_name, load_model, save_model
+from XViewSynthLib.models import AUTOMATIC, Model, check_name, load_model, save_model, shipped_for
 from XViewSynthLib.networks import INTENSITY_RANGE, ThreeViewNetwork
 from XViewSynthLib.outputs import Outputs
 from XViewSynthLib.progress import Progress
@@ -25,7 +26,7 @@ from XViewSynthLib.reading import read_volume
 from XViewSynthLib.selfcheck import cancel_check
 from XViewSynthLib.volume import Volume
 
-from .config import TrainingConfig
+from .config import GAP, THICK, TrainingConfig
 from .files import MODEL_FOLDER, PREVIEW_FOLDER, SCANS_FILE
 from .heldout import VERDICT_VOXELS, WATCHED_VOXELS, Gain, HeldOut, mean_gain, write_example, write_preview
 from .regions import split_slices
@@ -39,6 +40,10 @@ HOLD_OUT_SHARE = 0.25
 _USUAL_FACTORS = (2, 4)
 # What was learned before must not be shaken off, above all about gaps narrower than those a thinned scan has.
 _FINE_TUNING = {"learning_rate": 3e-4, "rehearsal_share": 0.3}
+_USES = {
+    GAP: "thin slices between observed CT slices that are thin and far apart",
+    THICK: "thin slices from observed CT slices that are averages over their thickness",
+}
 #: Of a run's time, what all its judgements may take, and the verdict at its end.
 _JUDGING_SHARE = 0.2
 
@@ -120,7 +125,8 @@ def train(
         settings: what differs from the defaults of `TrainingConfig`.
         hold_out, hold_out_share: as for `Study`.
         name: the model's name.
-        start: name or folder of a model to start from; its network is kept.
+        start: name or folder of a model to start from, "auto" for the one that ships; its network is kept. Of a model
+            for the other acquisition the run takes over how it sees scans, and learns to answer anew.
         minutes: length of the run in place of a number of steps; measured with a few steps at the beginning.
         device: where to compute.
         resume: go on where the run in `folder` stopped; its own scans and settings count.
@@ -144,7 +150,7 @@ def train(
                 tuple(str(Path(scan).absolute()) for scan in scans),
                 tuple(str(Path(scan).absolute()) for scan in hold_out),
                 hold_out_share,
-                None if start is None else str(load_model(start).folder.absolute()),
+                None if start is None else _start_folder(start, settings or {}),
                 name,
             )
             if team.leads:
@@ -170,7 +176,8 @@ class _Run:
         self._study, self._folder, self._device, self._team = study, folder, device, team
         self._progress, self._should_cancel = progress, should_cancel
         self._began = time.monotonic()
-        self._start = load_model(study.start) if study.start is not None else None
+        # What to beat, and what to learn to see from: one model, unless it is for another acquisition.
+        self._start = self._eyes = load_model(study.start) if study.start is not None else None
         self._training, self._held_out = study.read(progress, cancel_check(should_cancel))
 
     def carry_out(self, settings: dict, minutes: float | None, resume: bool) -> dict[str, Any]:
@@ -184,7 +191,7 @@ class _Run:
             self._training,
             config,
             self._folder,
-            start=self._start_weights,
+            start=self._first_weights(config),
             device=self._device,
             resume=resume,
             judge=watch and watch.judge,
@@ -197,16 +204,26 @@ class _Run:
         trainer.run(self._progress, self._should_cancel)
         return self._close(trainer, config, watch) if self._team.leads else {}
 
-    @property
-    def _start_weights(self) -> dict[str, Tensor] | None:
-        return self._start.network.state_dict() if self._start is not None else None
+    def _first_weights(self, config: TrainingConfig) -> dict[str, Tensor] | None:
+        return self._first_network(config).state_dict() if self._eyes is not None else None
 
     def _config(self, settings: dict, resume: bool) -> TrainingConfig:
         if resume:
-            return stored_config(self._folder)
-        if self._start is not None:
-            settings = {**_FINE_TUNING, **settings, "network": self._start.card["network"]}
-        return TrainingConfig.from_dict(settings)
+            config = stored_config(self._folder)
+        elif self._eyes is None:
+            config = TrainingConfig.from_dict(settings)
+        else:
+            settings = {"acquisition": self._eyes.card["acquisition"], **settings}
+            if settings["acquisition"] == self._eyes.card["acquisition"]:
+                settings = {**_FINE_TUNING, **settings}
+            network = {name: number for name, number in self._eyes.card["network"].items() if name != "thick"}
+            thick = {} if settings["acquisition"] == GAP else {"thick": 1}
+            config = TrainingConfig.from_dict({**settings, "network": network | thick})
+        if self._eyes is not None and self._eyes.card["acquisition"] != config.acquisition:
+            self._start = None
+        if self._start is None and config.rehearsal_share:
+            raise InputError("Set the share of rehearsing steps to 0: there is no answer of a former model to keep.")
+        return config
 
     def _judges(self, config: TrainingConfig, most_voxels: int) -> HeldOut | None:
         if not (self._held_out and self._team.leads):
@@ -224,8 +241,14 @@ class _Run:
         return gains, time.monotonic() - began
 
     def _first_network(self, config: TrainingConfig) -> ThreeViewNetwork:
-        # Untrained, a network answers with the spline, whatever its seed.
-        return self._start.network if self._start else ThreeViewNetwork(**config.network).eval()
+        if self._start is not None:
+            return self._start.network
+        # Untrained, a network answers with the spline, whatever its seed and whatever it sees.
+        torch.manual_seed(config.seed)
+        network = ThreeViewNetwork(**config.network).eval()
+        if self._eyes is not None:
+            network.adopt_trunks(self._eyes.network)
+        return network
 
     def _fitted(self, config: TrainingConfig, seconds: float, judging: float) -> TrainingConfig:
         """The settings with as many steps as fit into a time, and no more judgements than it can bear."""
@@ -236,7 +259,7 @@ class _Run:
         verdict = min(share, 2 * judging * VERDICT_VOXELS / WATCHED_VOXELS)
         taken = time.monotonic() - self._began + judgements * judging + verdict
         left = max(seconds - taken, seconds / 5)
-        steps = steps_within(left, self._training, config, self._device, self._start_weights)
+        steps = steps_within(left, self._training, config, self._device, self._first_weights(config))
         return replace(config, steps=steps, judgements=judgements)
 
     def _begin(self, trainer: Trainer, watch: HeldOut, before: dict[int, Gain]) -> None:
@@ -249,7 +272,7 @@ class _Run:
         trainer.judge_start(before)
 
     def _save(self, network: ThreeViewNetwork, config: TrainingConfig) -> Model:
-        card = make_card(self._study.name, config, _training_data(self._training), self._start)
+        card = make_card(self._study.name, config, _training_data(self._training), self._eyes)
         return save_model(self._folder / MODEL_FOLDER, network, card)
 
     def _show(self, watch: HeldOut, network: ThreeViewNetwork, name: str) -> None:
@@ -338,16 +361,22 @@ def make_card(name: str, config: TrainingConfig, training_data: list[dict], bega
         "modality": "CT",
         "intensity_range_hu": list(INTENSITY_RANGE),
         "factors": sorted(config.factor_shares),
-        "acquisition": "gap",
+        "acquisition": config.acquisition,
         "network": config.network,
         "training_data": inherited + training_data,
         "training": config.to_dict() | {"started_from": began_with.sha256 if began_with is not None else None},
         "measured_gains": {},
-        "intended_use": "Research and viewing: thin slices between observed CT slices that are thin and far apart.",
+        "intended_use": f"Research and viewing: {_USES[config.acquisition]}.",
         "limitations": "Synthetic slices are a prediction and not a diagnosis; the gain on a scan unlike those it was "
         "trained on is unknown until it is checked on that scan.",
         "license": "Private: the weights may carry the conditions of the scans they were trained on.",
     }
+
+
+def _start_folder(start: str, settings: dict) -> str:
+    if start == AUTOMATIC:
+        start = shipped_for(settings.get("acquisition", GAP))
+    return str(load_model(start).folder.absolute())
 
 
 def _stage_shares(config: TrainingConfig) -> dict[tuple[float, float], float]:

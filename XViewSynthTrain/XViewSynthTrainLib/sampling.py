@@ -1,6 +1,6 @@
 """Training material: blocks of real scans, thinned as a thick acquisition would have seen them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,9 +10,10 @@ from torch import Tensor
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.networks import INTENSITY_RANGE, to_network_units
 from XViewSynthLib.orientation import to_slices
+from XViewSynthLib.slice_profile import THICKNESS_RANGE, SliceProfile, averaging_weights
 from XViewSynthLib.volume import Volume
 
-from .config import TrainingConfig
+from .config import THICK, TrainingConfig
 
 #: Fewest observed slices a block may have.
 _FEWEST_SLICES = 4
@@ -25,16 +26,22 @@ _SMALLEST_TISSUE_SHARE = 0.25
 _TISSUE_ABOVE_HU = -950
 #: Weight of either neighbour in a slice reconstructed with overlap: up to the average of three slices.
 _OVERLAP_WEIGHTS = (0.05, 1 / 3)
+#: Of steps with thick slices, the share whose slices touch, as most scanners make them; the others have any thickness.
+_TOUCHING_SHARE = 0.5
+#: Of steps with thick slices, the share whose slices fade out. Only up to touching ones: a wider Gaussian would reach
+#: beyond the margin of a block.
+_GAUSSIAN_SHARE = 0.25
 
 
 @dataclass(frozen=True)
 class Material:
-    """A scan seen along one axis: `voxels` (slices, rows, columns) in HU, spacings in mm."""
+    """A scan seen along one axis: `voxels` (slices, rows, columns) in HU, spacings in mm, thickness in spacings."""
 
     voxels: np.ndarray
     slice_spacing: float
     pixel_spacing: float
     in_plane: bool
+    thickness: float = 1.0
 
     def slices_when_thinned(self, factor: int) -> int:
         return (self.voxels.shape[0] - 1) // factor + 1
@@ -45,31 +52,37 @@ class Blocks:
     """Blocks of one step, in network units.
 
     Attributes:
-        slices: (batch, slices, rows, columns), as fine as the scan is.
-        factor: the thinning that level 0 undoes.
+        slices: (batch, s (observed slices - 1) + 1, rows, columns), as fine as the scan is.
+        observed: (batch, observed slices, rows, columns), what a scanner with fewer slices would have seen.
+        factor: s, the thinning that level 0 undoes.
         slice_ratio: (batch,) spacing of `slices` over the pixel spacing.
+        profile: of the observed slices, where they are thick.
     """
 
     slices: Tensor
+    observed: Tensor
     factor: int
     slice_ratio: Tensor
+    profile: SliceProfile | None = None
 
     @property
-    def observed(self) -> Tensor:
-        """(batch, observed slices, rows, columns): what a thick acquisition would have kept."""
-        return self.slices[:, :: self.factor]
-
-    @property
-    def dropped(self) -> Tensor:
-        """(batch, gaps, s - 1, rows, columns): what it would have missed."""
+    def truth(self) -> Tensor:
+        """What a network is to answer: the slices that were dropped, (batch, gaps, s - 1, rows, columns); of thick
+        slices all, as `slices`."""
+        if self.profile is not None:
+            return self.slices
         return self.slices[:, :-1].unflatten(1, (-1, self.factor))[:, :, 1:]
 
     def part(self, rank: int, size: int) -> "Blocks":
         """The share of one of `size` processes in the batch, which is a multiple of `size`."""
-        return Blocks(self.slices[rank::size], self.factor, self.slice_ratio[rank::size])
+        return self._each(lambda tensor: tensor[rank::size])
 
     def to(self, device: torch.device) -> "Blocks":
-        return Blocks(self.slices.to(device), self.factor, self.slice_ratio.to(device))
+        return self._each(lambda tensor: tensor.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Blocks":
+        tensors = ("slices", "observed", "slice_ratio")
+        return replace(self, **{name: change(getattr(self, name)) for name in tensors})
 
 
 def materials_of(volume: Volume) -> list[Material]:
@@ -79,7 +92,8 @@ def materials_of(volume: Volume) -> list[Material]:
     voxels = voxels.clip(*INTENSITY_RANGE).astype(np.int16)
     through = volume.spacing_along(volume.through_plane_axis)
     pixel = volume.pixel_spacing(volume.through_plane_axis)
-    materials = [Material(voxels, through, pixel, in_plane=False)]
+    thickness = float(np.clip((volume.slice_thickness or through) / through, *THICKNESS_RANGE))
+    materials = [Material(voxels, through, pixel, in_plane=False, thickness=thickness)]
     if through / pixel <= _LARGEST_ANISOTROPY:
         rest = (through + pixel) / 2
         materials += [Material(voxels.swapaxes(0, axis), pixel, rest, in_plane=True) for axis in (1, 2)]
@@ -123,7 +137,10 @@ class Sampler:
             factor -= 1
         can_scale = any(self._fits(material, factor, factor) for material in pool)
         scale = factor if can_scale and self._happens(self.config.scaled_share, step, 4) else 1
-        return self._draw(random, pool, factor, self.config.slices, scale)
+        if self.config.acquisition == THICK:
+            return self._draw_averaged(random, pool, factor, scale, self._profile(step))
+        slices, chosen = self._draw(random, pool, factor, self.config.slices, scale)
+        return Blocks(slices, slices[:, ::factor], factor, _ratios(chosen, scale))
 
     def rehearses(self, step: int) -> bool:
         """Whether a step is one of those that rehearse."""
@@ -132,13 +149,41 @@ class Sampler:
     def own_gaps(self, step: int) -> Blocks:
         """Blocks for rehearsal: the scan itself, and a factor by which to fill its gaps."""
         random = np.random.default_rng([self.config.seed, step, 3])
-        blocks = self._draw(random, self.along, 1, self.config.slices)
+        blocks = self._draw_scan(random, self.config.slices)
         return replace(blocks, factor=self._draw_factor(random))
 
     def untouched(self, step: int) -> Blocks:
         """Blocks for level 1 and beyond: the scan itself, between whose slices nobody has looked."""
         random = np.random.default_rng([self.config.seed, step, 1])
-        return self._draw(random, self.along, 1, max(_FEWEST_SLICES, self.config.slices // 2))
+        return self._draw_scan(random, max(_FEWEST_SLICES, self.config.slices // 2))
+
+    def _profile(self, step: int) -> SliceProfile:
+        random = np.random.default_rng([self.config.seed, step, 5])
+        gaussian = random.random() < _GAUSSIAN_SHARE
+        thinnest, thickest = THICKNESS_RANGE
+        touching = random.random() < _TOUCHING_SHARE
+        thickness = 1.0 if touching else random.uniform(thinnest, 1.0 if gaussian else thickest)
+        return SliceProfile(float(thickness), "gaussian" if gaussian else "box")
+
+    def _draw_averaged(
+        self, random: np.random.Generator, pool: list[Material], factor: int, scale: int, profile: SliceProfile
+    ) -> Blocks:
+        """Thick slices, and the thin ones that they are averages of."""
+        # One more on either side, so that no block ends within what a slice averages; scans too short for that end so.
+        margin = int(any(material.slices_when_thinned(factor) >= _FEWEST_SLICES + 2 for material in pool))
+        slices, chosen = self._draw(random, pool, factor, self.config.slices + 2 * margin, scale, 2 * margin)
+        kept = (slices.shape[1] - 1) // factor + 1
+        weights = torch.as_tensor(averaging_weights(kept, factor, profile).copy())
+        observed = torch.einsum("kt,bthw->bkhw", weights, slices)
+        inner, fine = slice(margin, kept - margin), slice(margin * factor, slices.shape[1] - margin * factor)
+        return Blocks(slices[:, fine], observed[:, inner], factor, _ratios(chosen, scale), profile)
+
+    def _draw_scan(self, random: np.random.Generator, count: int) -> Blocks:
+        slices, chosen = self._draw(random, self.along, 1, count)
+        profile = None
+        if self.config.acquisition == THICK:
+            profile = SliceProfile(float(np.mean([material.thickness for material in chosen])))
+        return Blocks(slices, slices, 1, _ratios(chosen), profile)
 
     def _happens(self, share: float, step: int, stream: int) -> bool:
         # By a stream of its own: what else a step draws does not depend on it.
@@ -149,17 +194,30 @@ class Sampler:
         return int(random.choice(list(shares), p=np.array(list(shares.values())) / sum(shares.values())))
 
     def _draw(
-        self, random: np.random.Generator, pool: list[Material], factor: int, observed: int, scale: int = 1
-    ) -> Blocks:
-        pool = [material for material in pool if self._fits(material, factor, scale)]
+        self,
+        random: np.random.Generator,
+        pool: list[Material],
+        factor: int,
+        observed: int,
+        scale: int = 1,
+        more: int = 0,
+    ) -> tuple[Tensor, list[Material]]:
+        """Fine slices, (batch, s (observed - 1) + 1, rows, columns) in network units, and what they come from.
+
+        `more` is how many slices beyond the fewest a material must have when thinned.
+        """
+        pool = [
+            material
+            for material in pool
+            if self._fits(material, factor, scale) and material.slices_when_thinned(factor) >= _FEWEST_SLICES + more
+        ]
         # Every voxel equally likely, up to a square root that keeps one long scan from drowning the others.
         shares = np.sqrt([material.voxels.size for material in pool])
         chosen = [pool[index] for index in random.choice(len(pool), self.config.batch, p=shares / shares.sum())]
         observed = min(observed, *(material.slices_when_thinned(factor) for material in chosen))
         depth = (observed - 1) * factor + 1
         blocks = np.stack([self._block(random, material, depth, scale) for material in chosen])
-        ratios = [material.slice_spacing / (scale * material.pixel_spacing) for material in chosen]
-        return Blocks(to_network_units(torch.from_numpy(blocks).float()), factor, torch.tensor(ratios))
+        return to_network_units(torch.from_numpy(blocks).float()), chosen
 
     def _block(self, random: np.random.Generator, material: Material, depth: int, scale: int) -> np.ndarray:
         size = (depth, scale * self.config.pixels, scale * self.config.pixels)
@@ -176,6 +234,10 @@ class Sampler:
             if random.random() < 0.5:
                 block = np.flip(block, axis)
         return block.swapaxes(1, 2) if random.random() < 0.5 else block
+
+
+def _ratios(chosen: Sequence[Material], scale: int = 1) -> Tensor:
+    return torch.tensor([material.slice_spacing / (scale * material.pixel_spacing) for material in chosen])
 
 
 def _with_coarser_pixels(block: np.ndarray, scale: int) -> np.ndarray:

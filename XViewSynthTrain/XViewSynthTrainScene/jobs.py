@@ -26,7 +26,7 @@ from typing import Any
 import slicer
 
 from XViewSynthLib.errors import Cancelled, InputError
-from XViewSynthLib.models import STANDARD, model_folder
+from XViewSynthLib.models import AUTOMATIC, model_folder, shipped_for
 from XViewSynthLib.volume import Volume
 from XViewSynthScene.jobs import CANCELLED, DONE, FAILED, PREPARING, RUNNING, JobState, check_exit
 from XViewSynthScene.processes import Program, Worker, start_worker, worker_environment
@@ -35,7 +35,7 @@ from XViewSynthTrainLib.files import SCANS_FILE
 from .folders import SCANS_FOLDER, RunFolder
 
 NAME = "The training"
-GAP, THICK = "gap", "thick"
+GAP, THICK = ACQUISITIONS = "gap", "thick"
 
 # A step of large blocks may take a minute on a slow processor, and the checkpoint after it a moment.
 TRAINING = Program("XViewSynthTrainLib", (Path(__file__).resolve().parents[1],), grace_seconds=90.0)
@@ -44,10 +44,6 @@ _POLL_SECONDS = 0.05
 
 # Left in the run folder, where they tell more than a temporary folder that is gone.
 WORKER_LOG, SETTINGS_FILE = "messages.txt", "settings.json"
-
-NO_THICK = (
-    "Models for slices that are averaged over their thickness cannot be trained yet: choose thin slices far apart."
-)
 
 
 @dataclass(frozen=True)
@@ -68,13 +64,13 @@ class TrainSettings:
     """How to train; every field as the option of ``xviewsynth train`` of that name.
 
     Attributes:
-        start: model to start from; None to start from scratch.
+        start: model to start from, "auto" for the one that ships for the acquisition; None to start from scratch.
         name: of the new model.
         minutes, steps: length of the run, by one of them.
         hold_out_share: share of the slices or scans to hold out where no scan is chosen for that, 0 to below 1.
         factors: to train and to judge at; None for those that suit the scans.
         device: where to compute.
-        acquisition: how the scans were made; "gap" alone can be trained.
+        acquisition: how the scans were made: thin slices far apart ("gap"), or averages over thick ones ("thick").
         gamma, distillation, wavelet, seed: as the library's settings of these names; None for its own choice.
         cross_view: whether the views teach each other.
         incremental: whether their answers go in again.
@@ -84,7 +80,7 @@ class TrainSettings:
         InputError: a value that cannot be meant.
     """
 
-    start: str | None = STANDARD
+    start: str | None = AUTOMATIC
     name: str = "fine-tuned"
     minutes: float | None = None
     steps: int | None = None
@@ -101,9 +97,7 @@ class TrainSettings:
     further: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.acquisition == THICK:
-            raise InputError(NO_THICK)
-        if self.acquisition != GAP:
+        if self.acquisition not in ACQUISITIONS:
             raise InputError(f"The acquisition is {GAP!r} or {THICK!r}, not {self.acquisition!r}.")
         if self.minutes is not None and self.steps is not None:
             raise InputError("Choose the length of the run in minutes or in steps, not in both.")
@@ -119,9 +113,11 @@ class TrainSettings:
             InputError: there is no model of that name.
         """
         options = ["--name", self.name, "--device", self.device, "--hold-out-share", repr(float(self.hold_out_share))]
+        options += ["--acquisition", self.acquisition]
         if self.start is not None:
             # The worker has another working folder.
-            options += ["--from", str(model_folder(self.start).absolute())]
+            start = shipped_for(self.acquisition) if self.start == AUTOMATIC else self.start
+            options += ["--from", str(model_folder(start).absolute())]
         for name in ("minutes", "steps", "gamma", "distillation", "wavelet", "seed"):
             value = getattr(self, name)
             if value is not None:

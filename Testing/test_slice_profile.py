@@ -1,0 +1,92 @@
+"""Thick slices as averages of thin ones, and what averages say about thin slices."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from XViewSynthLib import InputError
+from XViewSynthLib.slice_profile import SliceProfile, averaging_weights, correcting_weights, preserving_weights
+
+FACTORS = st.integers(2, 8)
+SLICES = st.integers(4, 20)
+# Slices that overlap by more leave out what alternates from one to the next.
+MODERATE = st.builds(SliceProfile, st.floats(0.5, 1.5), st.sampled_from(["box", "gaussian"])) | st.just(SliceProfile())
+
+
+class TestAveragingWeights:
+    @given(SLICES, FACTORS, MODERATE)
+    def test_a_uniform_body_stays_as_it_is(self, slices, factor, profile):
+        assert np.allclose(averaging_weights(slices, factor, profile).sum(axis=1), 1, atol=1e-5)
+
+    @given(SLICES, FACTORS, MODERATE)
+    def test_are_the_same_from_either_end(self, slices, factor, profile):
+        weights = averaging_weights(slices, factor, profile)
+        assert np.allclose(weights, weights[::-1, ::-1], atol=1e-6)
+
+    def test_a_box_averages_the_slices_under_it_alike(self):
+        row = averaging_weights(5, 5, SliceProfile())[2]
+        assert np.allclose(row[8:13], 0.2)
+        assert row.sum() == pytest.approx(1)
+
+    def test_a_thin_slice_half_under_a_box_counts_half(self):
+        assert np.allclose(averaging_weights(5, 4, SliceProfile())[2, 6:11], [0.125, 0.25, 0.25, 0.25, 0.125])
+
+    def test_a_gaussian_falls_to_half_at_half_its_width(self):
+        row = averaging_weights(9, 4, SliceProfile(1.0, "gaussian"))[4]
+        assert row[18] / row[16] == pytest.approx(0.5, abs=1e-3)
+
+    def test_overlapping_slices_share_thin_ones(self):
+        weights = averaging_weights(5, 4, SliceProfile(1.5))
+        assert (weights[1] * weights[2]).sum() > 0
+        assert (averaging_weights(5, 4, SliceProfile(0.5))[1] * averaging_weights(5, 4, SliceProfile(0.5))[2]).sum() == 0
+
+    def test_the_body_is_mirrored_at_the_ends(self):
+        assert np.allclose(averaging_weights(4, 3, SliceProfile())[0, :3], [1 / 3, 2 / 3, 0])
+
+
+class TestCorrectingWeights:
+    @given(SLICES, FACTORS, MODERATE, st.integers(0, 2**32 - 1))
+    def test_lead_onto_the_averages(self, slices, factor, profile, seed):
+        random = np.random.default_rng(seed)
+        averages = averaging_weights(slices, factor, profile)
+        thin, observed = random.normal(size=averages.shape[1]), random.normal(size=slices)
+        corrected = thin - correcting_weights(slices, factor, profile) @ (averages @ thin - observed)
+        assert np.allclose(averages @ corrected, observed, atol=1e-3)
+
+    @given(SLICES, FACTORS, st.floats(0.5, 2.0), st.integers(0, 2**32 - 1))
+    def test_never_lead_away_from_the_truth(self, slices, factor, thickness, seed):
+        profile, random = SliceProfile(thickness), np.random.default_rng(seed)
+        averages = averaging_weights(slices, factor, profile)
+        truth, guess = random.normal(size=(2, averages.shape[1]))
+        corrected = guess - correcting_weights(slices, factor, profile) @ (averages @ guess - averages @ truth)
+        assert np.square(corrected - truth).sum() <= np.square(guess - truth).sum() * (1 + 1e-5)
+
+
+class TestPreservingWeights:
+    @given(SLICES, FACTORS, MODERATE, st.integers(0, 2**32 - 1))
+    def test_the_scanner_would_see_what_it_saw(self, slices, factor, profile, seed):
+        observed = np.random.default_rng(seed).normal(size=slices)
+        thin = preserving_weights(slices, factor, profile) @ observed
+        assert np.allclose(averaging_weights(slices, factor, profile) @ thin, observed, atol=1e-2)
+
+    def test_bring_back_what_averaging_has_flattened(self):
+        weights = averaging_weights(12, 4, SliceProfile())
+        thin = np.sin(np.arange(weights.shape[1]) * 2 * np.pi / 18)
+        restored = preserving_weights(12, 4, SliceProfile()) @ (weights @ thin)
+        inner = slice(8, -8)
+        assert np.abs(weights @ thin).max() < 0.95
+        assert np.abs(restored - thin)[inner].max() < 0.04
+
+
+class TestSliceProfile:
+    @pytest.mark.parametrize("thickness", [0, -1, np.nan, np.inf])
+    def test_a_thickness_that_is_none(self, thickness):
+        with pytest.raises(InputError, match="above 0 slice distances"):
+            SliceProfile(thickness)
+
+    def test_an_unknown_shape(self):
+        with pytest.raises(InputError, match="'triangle' does not exist: choose box or gaussian"):
+            SliceProfile(1.0, "triangle")

@@ -1,0 +1,138 @@
+"""How a thick slice sees the body: as an average over its thickness, and what that says about thinner slices.
+
+An observed thick slice is one equation about the thin slices under it. Everything here is a matrix along the slices:
+the averaging itself, its pseudo-inverse, and a spline that meets every average.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, get_args
+
+import numpy as np
+
+from .baselines import interpolation_weights
+from .errors import InputError
+
+Shape = Literal["box", "gaussian"]
+SHAPES: tuple[Shape, ...] = get_args(Shape)
+
+#: Thickness over distance of the slices that the thick model is for.
+THICKNESS_RANGE = (0.5, 2.0)
+
+# A Gaussian is cut off at this many times its full width at half maximum (2.4 standard deviations), where it has
+# fallen to 6 % and a margin of one slice distance still holds it.
+_GAUSSIAN_REACH = 1.0
+# Slices that overlap by half hardly see what alternates from slice to slice. Directions that they see more weakly than
+# this, against the strongest, are left to the network: to restore them would amplify noise by more than its inverse.
+_WEAKEST_SEEN = 0.1
+
+
+@dataclass(frozen=True)
+class SliceProfile:
+    """The sensitivity of a slice along its normal.
+
+    Attributes:
+        thickness: in units of the distance between slices: width of a box, full width at half maximum of a Gaussian.
+        shape: "box", or "gaussian" for scanners whose slices fade out.
+
+    Raises:
+        InputError: unknown shape, or a thickness that is not a positive number.
+    """
+
+    thickness: float = 1.0
+    shape: Shape = "box"
+
+    def __post_init__(self) -> None:
+        if self.shape not in SHAPES:
+            raise InputError(f"A slice profile {self.shape!r} does not exist: choose {' or '.join(SHAPES)}.")
+        if not (np.isfinite(self.thickness) and self.thickness > 0):
+            raise InputError(f"The slice thickness must be above 0 slice distances, not {self.thickness}.")
+
+
+@lru_cache(maxsize=64)
+def averaging_weights(slices: int, factor: int, profile: SliceProfile) -> np.ndarray:
+    """The share of each thin slice in each thick one.
+
+    Args:
+        slices: number of thick slices.
+        factor: s; thin slice s k lies where thick slice k does, and reaches half a thin distance to either side.
+        profile: of the thick slices.
+
+    Returns:
+        (slices, s (slices - 1) + 1) float32. Every row sums to one. Beyond the first and last slice the body is
+        taken to be mirrored.
+
+    >>> averaging_weights(4, 3, SliceProfile())[1].round(3)
+    array([0.   , 0.   , 0.333, 0.333, 0.333, 0.   , 0.   , 0.   , 0.   , 0.   ], dtype=float32)
+    """
+    thin = factor * (slices - 1) + 1
+    weights = np.zeros((slices, thin))
+    shares = _shares(factor, profile)
+    reach = len(shares) // 2
+    for slice_index in range(slices):
+        for offset, share in zip(range(-reach, reach + 1), shares):
+            weights[slice_index, _mirrored(slice_index * factor + offset, thin)] += share
+    return _frozen(weights)
+
+
+@lru_cache(maxsize=64)
+def correcting_weights(slices: int, factor: int, profile: SliceProfile) -> np.ndarray:
+    """The smallest change of the thin slices that changes the averages by given amounts: the pseudo-inverse.
+
+    To take `correcting_weights @ (averaging_weights @ thin - observed)` away from thin slices makes them meet the
+    averages and is the orthogonal projection onto all that do, so it never leads further from the truth where the
+    truth meets them. What overlapping slices hardly see stays unchanged.
+
+    Returns:
+        (s (slices - 1) + 1, slices) float32.
+    """
+    averages = averaging_weights(slices, factor, profile).astype(np.float64)
+    return _frozen(np.linalg.pinv(averages, rcond=_WEAKEST_SEEN))
+
+
+@lru_cache(maxsize=64)
+def preserving_weights(slices: int, factor: int, profile: SliceProfile) -> np.ndarray:
+    """The share of each thick slice in each thin one, for a spline whose averages are the thick slices.
+
+    The cubic spline through the thick slices, taken as samples, is too smooth. Of all splines with its knots this is
+    the one that the scanner would have turned into the observed slices.
+
+    Returns:
+        (s (slices - 1) + 1, slices) float32. Every row sums to one.
+    """
+    spline = interpolation_weights(slices, factor, "cubic").astype(np.float64)
+    averaged = averaging_weights(slices, factor, profile).astype(np.float64) @ spline
+    # Knots moved by what their averages miss; those that overlapping slices hardly see stay where they are.
+    knots = np.eye(slices) + np.linalg.pinv(averaged, rcond=_WEAKEST_SEEN) @ (np.eye(slices) - averaged)
+    weights = spline @ knots
+    return _frozen(weights / weights.sum(axis=1, keepdims=True))
+
+
+def _shares(factor: int, profile: SliceProfile) -> np.ndarray:
+    """Shares of the thin slices from -n to n around the centre of a thick one."""
+    width = profile.thickness * factor
+    if profile.shape == "box":
+        reach = int(np.ceil((width - 1) / 2)) if width > 1 else 0
+        offsets = np.arange(-reach, reach + 1)
+        # How much of each thin slice, one wide, lies under the box.
+        shares = np.clip(width / 2 + 0.5 - np.abs(offsets), 0, 1)
+    else:
+        reach = int(np.ceil(_GAUSSIAN_REACH * width))
+        offsets = np.arange(-reach, reach + 1)
+        shares = np.exp2(-4 * (offsets / width) ** 2)
+    return shares / shares.sum()
+
+
+def _mirrored(index: int, count: int) -> int:
+    """The index within 0 to count - 1 at which a body mirrored at its outermost slices shows the same."""
+    period = 2 * (count - 1)
+    index %= period
+    return min(index, period - index)
+
+
+def _frozen(weights: np.ndarray) -> np.ndarray:
+    weights = weights.astype(np.float32)
+    weights.flags.writeable = False
+    return weights
