@@ -69,10 +69,6 @@ class TestRefusals:
         with pytest.raises(ValueError, match="no setting minuets"):
             logic.train([node], tmp_path / "run", minuets=3)
 
-    def test_thick_slices(self, logic, node, tmp_path):
-        with pytest.raises(ValueError, match="cannot be trained yet"):
-            logic.train([node], tmp_path / "run", acquisition="thick")
-
     def test_what_the_worker_refuses(self, logic, node, tmp_path):
         with pytest.raises(ValueError, match="gamma"):
             logic.train([node], tmp_path / "run", **{**OPTIONS, "gamma": 2.0})

@@ -198,10 +198,10 @@ class TestReasons:
         assert "no model" in panel.ui.useModelButton.toolTip
         assert "no report" in panel.ui.reportButton.toolTip
 
-    def test_thick_slices_are_shown_and_refused(self, panel):
+    def test_thick_slices_can_be_chosen(self, panel):
         panel.ui.acquisitionComboBox.setCurrentIndex(1)
-        assert "cannot be trained yet" in panel.ui.trainButton.toolTip
-        assert not panel.ui.trainButton.enabled
+        assert panel.ui.trainButton.enabled
+        assert panel.logic.settingsOf(panel._parameterNode)["acquisition"] == "thick"
 
     def test_an_empty_range_of_factors(self, panel):
         panel.ui.factorGoalComboBox.setCurrentIndex(1)

@@ -97,6 +97,12 @@ class TestSettings:
         assert "--hold-out-share 0.1" in text
         assert text.endswith("--no-cross-view")
 
+    @pytest.mark.parametrize(("acquisition", "model"), [("gap", "standard"), ("thick", "standard-thick")])
+    def test_the_start_is_the_model_that_ships_for_the_acquisition(self, acquisition, model):
+        options = TrainSettings(acquisition=acquisition).arguments()
+        assert Path(options[options.index("--from") + 1]).name == model
+        assert options[options.index("--acquisition") + 1] == acquisition
+
     def test_the_start_is_a_full_path(self, tiny_model):
         options = settings(start=str(tiny_model)).arguments()
         assert options[options.index("--from") + 1] == str(tiny_model)
@@ -104,7 +110,6 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("changes", "sentence"),
         [
-            ({"acquisition": "thick"}, "cannot be trained yet"),
             ({"acquisition": "other"}, "'gap' or 'thick'"),
             ({"minutes": 1.0}, "not in both"),
             ({"factors": ()}, "at least one factor"),

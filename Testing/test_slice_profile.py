@@ -41,7 +41,9 @@ class TestAveragingWeights:
     def test_overlapping_slices_share_thin_ones(self):
         weights = averaging_weights(5, 4, SliceProfile(1.5))
         assert (weights[1] * weights[2]).sum() > 0
-        assert (averaging_weights(5, 4, SliceProfile(0.5))[1] * averaging_weights(5, 4, SliceProfile(0.5))[2]).sum() == 0
+        assert (
+            averaging_weights(5, 4, SliceProfile(0.5))[1] * averaging_weights(5, 4, SliceProfile(0.5))[2]
+        ).sum() == 0
 
     def test_the_body_is_mirrored_at_the_ends(self):
         assert np.allclose(averaging_weights(4, 3, SliceProfile())[0, :3], [1 / 3, 2 / 3, 0])

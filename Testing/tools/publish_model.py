@@ -20,6 +20,16 @@ from XViewSynthTrainLib.files import CHECKPOINT_FILE
 MODELS = Path(__file__).resolve().parents[2] / "Resources" / "Models"
 _AVERAGE = "average."
 
+_DESCRIPTIONS = {
+    "gap": "Axial slice-wise, coronal and sagittal pixel-wise views for CT slices 2 to 10 mm apart.",
+    "thick": "Axial slice-wise, coronal and sagittal pixel-wise views for CT slices that are averages over 2 to 10 mm.",
+}
+_LIMITATIONS = {
+    "gap": "other parts of the body, metal and slices averaged over more than half their distance are little tested",
+    "thick": "other parts of the body and metal are little tested; what two overlapping slices hardly see, such as "
+    "details that alternate from slice to slice, is guessed",
+}
+
 #: What the shipped models were trained on. The names are those of the files, so that a benchmark can tell a scan that
 #: was trained on.
 TRAINING_DATA = [
@@ -45,6 +55,18 @@ TRAINING_DATA = [
         "doi": "10.7937/k9/tcia.2015.lo9ql9sx",
     },
 ]
+#: And what those for thick slices were trained on beside it.
+FURTHER_DATA = {
+    "gap": [],
+    "thick": [
+        {
+            "name": "leg3mm_sts013_ibsi, leg3mm_sts020_ibsi",
+            "description": "Thighs of two patients, 3.27 mm slices",
+            "license": "CC BY 3.0",
+            "source": "Validation set of the Image Biomarker Standardisation Initiative (Soft-tissue Sarcoma)",
+        },
+    ],
+}
 
 
 def main() -> None:
@@ -73,23 +95,24 @@ def describe_run(run: Path) -> dict:
 
 def make_card(arguments: argparse.Namespace, phases: list[dict]) -> dict:
     """The card of a shipped model, for `save_model`."""
+    acquisition = phases[-1].get("acquisition", "gap")
     return {
         "name": arguments.name,
         "version": arguments.version,
-        "description": "Axial slice-wise, coronal and sagittal pixel-wise views for CT slices 2 to 10 mm apart.",
+        "description": _DESCRIPTIONS[acquisition],
         "authors": "The XViewSynth developers",
         "modality": "CT",
         "intensity_range_hu": list(INTENSITY_RANGE),
         "factors": sorted(int(factor) for factor in phases[-1]["factor_shares"]),
-        "acquisition": "gap",
+        "acquisition": acquisition,
         "network": phases[-1]["network"],
-        "training_data": TRAINING_DATA,
+        "training_data": TRAINING_DATA + FURTHER_DATA[acquisition],
         "training": phases,
         "measured_gains": measured_gains(arguments.bench, arguments.name) if arguments.bench else {},
         "intended_use": "Viewing and research: slices between observed CT slices, each marked as synthetic.",
         "limitations": "Synthetic slices are a prediction and not a diagnosis: small findings between two observed "
-        "slices can be missing or misplaced. Trained on three chest scans; other parts of the body, metal and "
-        "slices averaged over more than half their distance are little tested. Check the gain on your own scan.",
+        f"slices can be missing or misplaced. Trained on few scans, mostly of the chest; {_LIMITATIONS[acquisition]}. "
+        "Check the gain on your own scan.",
         "license": "Apache-2.0",
     }
 
