@@ -15,8 +15,8 @@ from XViewSynthLib.acquisition import (
     resolve_profile,
     thin,
 )
-from XViewSynthLib.slice_profile import SliceProfile
 from XViewSynthLib.errors import InputError
+from XViewSynthLib.slice_profile import SliceProfile
 from XViewSynthLib.volume import Volume
 
 

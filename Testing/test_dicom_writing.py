@@ -27,10 +27,12 @@ from pydicom.uid import (
 )
 
 from scans import affine_from, anatomy, write_dicom_series
+from tiny import NETWORK, make_card, make_network
 from XViewSynthLib import InputError, Volume, enhance, read_volume, write_series
 from XViewSynthLib.cli import main
 from XViewSynthLib.dicom_writing import COMMENTS, OBSERVED, SYNTHETIC, open_source, write_files
 from XViewSynthLib.errors import Cancelled
+from XViewSynthLib.models import save_model
 
 STUDY, FRAME = "1.2.826.0.1.3680043.8.498.7", "1.2.826.0.1.3680043.8.498.8"
 PATIENT = {
@@ -301,6 +303,15 @@ class TestGeometry:
 
     def test_spacing_and_thickness(self, images):
         assert {(image.SpacingBetweenSlices, image.SliceThickness) for image in images} == {(2, 4)}
+
+    def test_slices_that_are_averages_are_taken_apart(self, series, made, tmp_path):
+        clinical_series(series)
+        card = make_card(name="thick", acquisition="thick", network=NETWORK | {"thick": 1})
+        model = save_model(tmp_path / "thick", make_network(thick=1), card)
+        images = made(model=model, profile="box")
+        assert {image.ImageType[3] for image in images} == {SYNTHETIC}
+        assert {(image.SpacingBetweenSlices, image.SliceThickness) for image in images} == {(2, 2)}
+        assert all(len(image.SourceImageSequence) == 2 for image in images)
 
     @pytest.mark.parametrize("axis", ["I", "J", "K"])
     def test_any_axis(self, series, tmp_path, tiny_model, axis):

@@ -240,7 +240,7 @@ def write_files(
             header.SOPInstanceUID = generate_uid(prefix=None)
             header.InstanceNumber = len(slices) - index if backwards else index + 1
             _tell_kind(header, slice_.kind, comment, enhanced)
-            _place(header, stack, index, slice_, source, enhanced.axis)
+            _place(header, stack, index, slice_, source, enhanced.axis, enhanced.acquisition)
             encoder.store(header, stack.voxels[index], slice_)
             _save(header, folder / f"XV{header.InstanceNumber:05d}.dcm")
 
@@ -470,8 +470,10 @@ def _tell_kind(header: Dataset, kind: str, comment: str, enhanced: Enhanced) -> 
             del header.DerivationCodeSequence
 
 
-def _place(header: Dataset, stack: Volume, index: int, slice_: _Slice, source: Source, axis: Axis) -> None:
-    """Where the slice lies. Its thickness stays that of the source's slices, which is what it looks like."""
+def _place(
+    header: Dataset, stack: Volume, index: int, slice_: _Slice, source: Source, axis: Axis, acquisition: str
+) -> None:
+    """Where the slice lies, and how thick it is: as the source's slices, unless these were taken apart."""
     lps = _RAS_TO_LPS @ stack.affine
     columns, rows, between = stack.spacing
     position = lps[:3, 3] + index * lps[:3, 2]
@@ -479,7 +481,9 @@ def _place(header: Dataset, stack: Volume, index: int, slice_: _Slice, source: S
     header.ImageOrientationPatient = _decimals([*(lps[:3, 0] / columns), *(lps[:3, 1] / rows)])
     header.PixelSpacing = _decimals([rows, columns])
     header.SpacingBetweenSlices = _decimals([between])
-    if axis != "K":
+    if acquisition == "thick":
+        header.SliceThickness = _decimals([stack.slice_thickness])
+    elif axis != "K":
         header.SliceThickness = _decimals([source.grid.spacing_along(axis)])
     told = [image.get("SliceLocation") for image in source.headers]
     if axis == "K" and None not in told:
