@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from scans import affine_from, anatomy
-from tiny import make_card, make_network
+from tiny import NETWORK, make_card, make_network
 from XViewSynthLib import selfcheck
 from XViewSynthLib.bench import METHODS, paired_p_value, run_bench, summarise, summarise_ablation, to_markdown
 from XViewSynthLib.errors import Cancelled, InputError
 from XViewSynthLib.models import Model, load_model, save_model
 from XViewSynthLib.reading import read_volume
+from XViewSynthLib.selfcheck import drop_slices, measure_baseline
 from XViewSynthLib.volume import Volume
 from XViewSynthLib.writing import write_volume
 
@@ -78,6 +79,34 @@ class TestRuns:
     def test_views_differ_from_their_mean(self, report):
         methods = report["runs"][0]["models"]["small"]["methods"]
         assert len({methods[name]["psnr_db"] for name in ("axial", "coronal", "sagittal", "enhanced")}) == 4
+
+
+class TestThickSlices:
+    @pytest.fixture(scope="class")
+    def thick_report(self, folder, scans, model):
+        card = make_card(name="small-thick", acquisition="thick", network=NETWORK | {"thick": 1})
+        thick = save_model(folder / "small-thick", make_network(thick=1), card)
+        return run_bench(scans[:1], [2], [thick, model], folder / "thick", device="cpu")
+
+    def test_all_methods_see_averages_and_all_slices_count(self, thick_report, scans, report):
+        assert thick_report["acquisition"] == "thick"
+        assert "averaged over boxes" in thick_report["protocol"][0]
+        run = thick_report["runs"][0]
+        trial = drop_slices(read_volume(scans[0]), 2, acquisition="thick")
+        linear, _ = measure_baseline(trial, "linear")
+        assert run["baselines"]["linear"]["psnr_db"] == pytest.approx(linear["psnr_db"])
+        assert run["baselines"]["linear"]["psnr_db"] != report["runs"][0]["baselines"]["linear"]["psnr_db"]
+
+    def test_each_model_takes_them_for_what_it_knows(self, thick_report):
+        models = thick_report["runs"][0]["models"]
+        assert {name: result["acquisition"] for name, result in models.items()} == {
+            "small-thick": "thick",
+            "small": "gap",
+        }
+
+    def test_an_unknown_acquisition(self, scans, model, tmp_path):
+        with pytest.raises(InputError, match="'box' does not exist"):
+            run_bench(scans, [2], [model], tmp_path, acquisition="box")
 
 
 class TestFiles:
