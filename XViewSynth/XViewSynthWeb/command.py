@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from XViewSynthLib.cli import add_device_option, add_model_option, add_stop_option
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.models import model_folder
+from XViewSynthLib.models import check_model
 from XViewSynthLib.streams import quiet_libraries
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def check_packages() -> None:
 
 def _view(arguments: argparse.Namespace, job: Job) -> None:
     check_packages()
-    model_folder(arguments.model)
+    check_model(arguments.model)
 
     from .access import check_address, make_access
 
