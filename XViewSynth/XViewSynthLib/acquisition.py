@@ -8,7 +8,6 @@ import numpy as np
 
 from .errors import InputError
 from .orientation import to_slices
-from .quality import LOWEST_HU, PADDING_BELOW_HU
 from .slice_profile import THICKNESS_RANGE, Shape, SliceProfile, averaging_weights
 from .volume import AXES, SPACING_TOLERANCE, Axis, Volume, affine_column, array_axis
 
@@ -90,6 +89,8 @@ def average(volume: Volume, factor: int, axis: str = "auto", profile: SliceProfi
     Raises:
         InputError: the scan has no slice to drop.
     """
+    from .quality import LOWEST_HU, PADDING_BELOW_HU
+
     profile = profile or SliceProfile()
     axis = acquisition_axis(volume, axis)
     thick, cut = thin(volume, factor, axis), cut_to_factor(volume, factor, axis)

@@ -12,7 +12,6 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from .baselines import interpolation_weights
 from .errors import InputError
 
 Shape = Literal["box", "gaussian"]
@@ -102,6 +101,8 @@ def preserving_weights(slices: int, factor: int, profile: SliceProfile) -> np.nd
     Returns:
         (s (slices - 1) + 1, slices) float32. Every row sums to one.
     """
+    from .baselines import interpolation_weights
+
     spline = interpolation_weights(slices, factor, "cubic").astype(np.float64)
     averaged = averaging_weights(slices, factor, profile).astype(np.float64) @ spline
     # Knots moved by what their averages miss; those that overlapping slices hardly see stay where they are.
