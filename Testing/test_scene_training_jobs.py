@@ -18,8 +18,10 @@ from scene import make_provenance, make_volume_node
 from training_runs import REPORT, write_run
 from XViewSynthLib import Volume, read_volume, write_volume
 from XViewSynthLib.errors import InputError
+from XViewSynthScene.jobs import temporary_folder
 from XViewSynthScene.processes import ENGINE_FOLDER, worker_environment
 from XViewSynthScene.provenance import write_provenance
+from XViewSynthTrainLib.lock import run_lock
 from XViewSynthTrainScene.jobs import TRAINING, StudyScan, TrainingRun, TrainSettings, settings_from
 from XViewSynthTrainScene.study import FolderSearch, loaded_candidates, scan_from
 
@@ -224,6 +226,36 @@ class TestRun:
         state = wait(run)
         assert (state.status, state.message) == ("failed", "The scan 'Jane Doe' is too small: choose another.")
         assert not folder.exists()
+
+    def test_two_that_are_prepared_in_one_folder_keep_their_scans_apart(self, scan, folder, python):
+        volumes = [scan, Volume(scan.voxels + 1, scan.affine)]
+        runs = [
+            TrainingRun([StudyScan("Jane", volume)], folder, settings(), python=python("finish")) for volume in volumes
+        ]
+        for run in runs:
+            begin(run)
+        for run in runs:
+            wait(run)
+        written = [read_volume(path).voxels for path in (folder / "scans").iterdir()]
+        assert sorted(int(voxels[0, 0, 0]) for voxels in written) == [int(v.voxels[0, 0, 0]) for v in volumes]
+
+    def test_one_that_did_not_begin_takes_nothing_of_another_that_does(self, scans, folder, python):
+        refused = python('echo "error: Wait." >&2', "exit 2")
+        run = TrainingRun(scans, folder, settings(further={"pixels": 16}), python=refused)
+        folder.mkdir()
+        with run_lock(folder):
+            (folder / "scans.json").write_text("{}")
+            assert wait(begin(run)).message == "Wait."
+            assert sorted(path.name for path in folder.iterdir()) == ["run.lock", "scans.json"]
+
+    def test_what_the_worker_says_is_not_left_in_the_folder(self, scans, folder, python):
+        """It may name files, so patients."""
+        before = set(Path(temporary_folder()).iterdir())
+        run = begin(TrainingRun(scans, folder, settings(), python=python("finish", "echo Jane >&2")))
+        wait(run)
+        assert run.log == "Jane"
+        assert not [path for path in folder.rglob("*") if path.is_file() and b"Jane" in path.read_bytes()]
+        assert not [path for path in set(Path(temporary_folder()).iterdir()) - before if path.name.startswith("XView")]
 
     def test_a_crash_gives_a_sentence_and_the_log(self, scans, folder, python):
         run = begin(TrainingRun(scans, folder, settings(), python=python("echo broken >&2", "kill -9 $$")))
