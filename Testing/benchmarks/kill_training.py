@@ -40,7 +40,7 @@ SETTINGS = {
 }
 BEFORE, AFTER = ("reading", "first judgement"), ("last judgement", "report")
 DURING = ("any", "checkpoint", "judgement", "model")
-LOOK_SECONDS = 0.0002
+LOOK_SECONDS = 0.0005
 TIMEOUT_SECONDS = 1800
 CLOCKS = {"seconds"}
 
@@ -78,8 +78,13 @@ def plan(count: int, steps: int, draw: random.Random) -> list[tuple[str, int]]:
     """What each kill is meant for, and the step from which on it may come."""
     during = count - len(BEFORE + AFTER)
     targets = [int((part + draw.random()) * 0.97 * steps / during) for part in range(during)]
-    planned = [(DURING[number % len(DURING)], step) for number, step in enumerate(targets)]
-    return [*((kind, 0) for kind in BEFORE), *planned, *((kind, steps) for kind in AFTER)]
+    kinds = [DURING[number % len(DURING)] for number in range(during)]
+    # A model is saved where it is the best so far, and late in a run it hardly becomes better: every other kill of the
+    # first half is for that.
+    others = iter([kind for kind in kinds if kind != "model"])
+    saving = range(0, 2 * kinds.count("model"), 2)
+    kinds = ["model" if number in saving else next(others) for number in range(during)]
+    return [*((kind, 0) for kind in BEFORE), *zip(kinds, targets, strict=True), *((kind, steps) for kind in AFTER)]
 
 
 def kill_and_resume(folder: Path, planned: list[tuple[str, int]], draw: random.Random) -> list[dict]:
@@ -124,11 +129,14 @@ class Attempt:
     """One process of a run, which is started or resumed.
 
     Attributes:
-        stage, step: what it has told last, and the last step it has told of.
+        stage: what it has told last.
+        step: the last that it or a former process has told of.
     """
 
     def __init__(self, folder: Path, name: str, resume: bool):
-        self.run, self.stage, self.step = folder / name, "starting", 0
+        self.run, self.stage = folder / name, "starting"
+        # One that is done with its steps tells of none.
+        self.step = max((entry["step"] for entry in entries(self.run)), default=0)
         libraries = [str(ROOT / "XViewSynth"), str(ROOT / "XViewSynthTrain")]
         command = [sys.executable, "-m", "XViewSynthTrainLib", "train", "--output", str(self.run)]
         command += ["--device", "cpu", "--progress", "json"]
