@@ -101,21 +101,30 @@ def kill_and_resume(folder: Path, planned: list[tuple[str, int]], draw: random.R
 
 
 def moments(run: Path, attempt: Attempt, draw: random.Random) -> dict[str, Callable[[], bool]]:
-    """How to see from outside that a process is at what a kill is meant for. Some wait for a random while."""
+    """How to see from outside that a process is at what a kill is meant for. Some wait for a random while.
+
+    What a former process has left lies there until the next one trains.
+    """
 
     def later(seconds: float) -> bool:
         time.sleep(draw.uniform(0, seconds))
         return True
 
+    def trains() -> bool:
+        return attempt.stage == "training"
+
+    def there_is(pattern: str) -> bool:
+        return any(run.glob(pattern))
+
     return {
         "reading": lambda: attempt.stage == "reading" and later(0.05),
         "first judgement": lambda: attempt.stage == "judging" and later(0.3),
-        "any": lambda: later(0.5),
-        "checkpoint": lambda: bool(list(run.glob(".xviewsynth-*/checkpoint.safetensors"))),
-        "judgement": lambda: is_judging(run) and later(0.1) and is_judging(run),
-        "model": lambda: bool(list(run.glob(".xviewsynth-*/new/card.json"))),
+        "any": lambda: trains() and later(0.5),
+        "checkpoint": lambda: trains() and there_is(".xviewsynth-*/checkpoint.safetensors"),
+        "judgement": lambda: trains() and is_judging(run) and later(0.1) and is_judging(run),
+        "model": lambda: trains() and there_is(".xviewsynth-*/new/card.json"),
         "last judgement": lambda: attempt.stage == "judging" and later(0.3),
-        "report": lambda: bool(list(run.glob(".xviewsynth-*/new/report.*"))),
+        "report": lambda: attempt.stage == "writing" and there_is(".xviewsynth-*/new/report.*"),
     }
 
 
