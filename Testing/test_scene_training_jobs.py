@@ -5,6 +5,9 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -25,6 +28,7 @@ from XViewSynthTrainLib.lock import run_lock
 from XViewSynthTrainScene.jobs import TRAINING, StudyScan, TrainingRun, TrainSettings, settings_from
 from XViewSynthTrainScene.study import FolderSearch, loaded_candidates, scan_from
 
+ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT_SECONDS = 60
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no shell scripts")
 
@@ -274,6 +278,54 @@ class TestRun:
     def test_without_an_interpreter_it_says_so(self, scans, folder, tmp_path):
         run = begin(TrainingRun(scans, folder, settings(), python=str(tmp_path / "nobody")))
         assert "could not be started" in wait(run).message
+
+
+# What works in a thread has just begun when the program ends: ITK is in the middle of a file.
+PROGRAM = """
+import sys, time
+from pathlib import Path
+import slicer
+import XViewSynthLib.finding
+from XViewSynthLib.reading import read_volume
+from XViewSynthTrainScene.jobs import StudyScan, TrainingRun, TrainSettings
+from XViewSynthTrainScene.preview import PreviewVolumes
+from XViewSynthTrainScene.study import FolderSearch
+
+scan, place, work = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+if work == "writing":
+    at_work = TrainingRun([StudyScan("Chest", read_volume(scan))], place / "run", TrainSettings(start=None, steps=1))
+    at_work.start()
+    has_begun = lambda: list(place.glob("run/scans/.xviewsynth-*/new"))
+elif work == "searching":
+    at_work = FolderSearch(place)
+    has_begun = lambda: at_work.candidates
+else:
+    at_work = PreviewVolumes(slicer.vtkMRMLScene(), place)
+    at_work.update()
+    has_begun = lambda: True
+while not has_begun():
+    time.sleep(0.001)
+"""
+
+
+class TestEnd:
+    """Slicer may be closed at any moment, and must not crash then."""
+
+    @pytest.mark.parametrize("work", ["writing", "searching", "reading"])
+    def test_of_the_program_while(self, work, tmp_path):
+        scan = ROOT / "Resources" / "SampleData" / "ChestCT.nrrd"
+        (tmp_path / "preview").mkdir()
+        for name in (*(f"{number}.nrrd" for number in range(9)), "preview/before.nrrd", "preview/now.nrrd"):
+            shutil.copy(scan, tmp_path / name)
+        folders = [str(ROOT / name) for name in ("XViewSynth", "XViewSynthTrain")]
+        ended = subprocess.run(
+            [sys.executable, "-c", PROGRAM, str(scan), str(tmp_path), work],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+        )
+        assert ended.returncode == 0, ended.stderr[:500]
 
 
 class TestRefusals:

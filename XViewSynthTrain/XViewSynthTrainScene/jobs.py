@@ -239,7 +239,8 @@ class TrainingRun:
             me = weakref.ref(self)
             event = slicer.vtkMRMLScene.StartCloseEvent
             self._observer = self._scene.AddObserver(event, lambda *_: me() and me()._on_scene_close())
-        self._preparation = threading.Thread(target=self._prepare, daemon=True)
+        # No daemon: to end a program in the middle of writing is to crash. It is waited for, up to the next scan.
+        self._preparation = threading.Thread(target=self._prepare)
         self._preparation.start()
 
     def poll(self) -> JobState:
@@ -301,7 +302,7 @@ class TrainingRun:
         """The file of a scan. A volume of the scene is written: its voxels and geometry, and nothing of the patient."""
         if isinstance(scan.source, Path):
             return scan.source
-        if self.stopping:
+        if self.stopping or not threading.main_thread().is_alive():
             raise Cancelled
         # Takes a second to import, and Slicer need not wait for it.
         from XViewSynthLib.writing import write_volume
