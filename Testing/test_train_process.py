@@ -1,4 +1,4 @@
-"""At most one process trains in a run folder, and one that was killed never keeps the next one out."""
+"""Trainings in processes of their own: one at a time in a folder, killed, on a full disk, without their scan."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import pytest
 from scans import affine_from, anatomy
 from tiny import NETWORK
 from XViewSynthLib import InputError, Volume, write_volume
-from XViewSynthTrainLib.files import LOCK_FILE
+from XViewSynthTrainLib.checkpoints import load_checkpoint
+from XViewSynthTrainLib.files import CHECKPOINT_FILE, LOCK_FILE
 from XViewSynthTrainLib.lock import is_locked, refuse_locked_run, run_lock
 from XViewSynthTrainLib.runlog import read_log
 
@@ -87,6 +88,11 @@ def train(processes, tmp_path):
 
     begin.new = (scan, "--settings", settings)
     return begin
+
+
+def last_logged(run: Path) -> int:
+    """The last step that a run has told of, which may lie beyond its checkpoint."""
+    return max(entry["step"] for entry in read_log(run))
 
 
 def wait_until_training(run: Path, process: subprocess.Popen, beyond: int = 0) -> int:
@@ -222,7 +228,7 @@ class TestTraining:
     def test_one_that_was_killed_is_resumed_at_once(self, train, running, tmp_path):
         running.kill()
         running.wait()
-        reached = max(entry["step"] for entry in read_log(tmp_path / "run"))
+        reached = last_logged(tmp_path / "run")
         assert (tmp_path / "run" / LOCK_FILE).exists()
         resumed = train("--resume")
         wait_until_training(tmp_path / "run", resumed, beyond=reached)
@@ -249,3 +255,58 @@ class TestTraining:
         assert errors.count("error: Wait until the training that goes on in") == 1
         assert "defect" not in errors
         assert running.poll() is None
+
+
+class TestMishaps:
+    """A run ends with a sentence, and what it has learned is there for the next one."""
+
+    def told(self, process: subprocess.Popen) -> str:
+        out, errors = process.communicate(timeout=TIMEOUT_SECONDS)
+        assert (process.returncode, out, errors.count("\n")) == (2, "", 1), errors
+        return errors
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process cannot be limited from outside")
+    @pytest.mark.parametrize("full", ["log", "checkpoint"])
+    def test_a_disk_that_is_full(self, train, tmp_path, full):
+        import resource
+
+        run = tmp_path / "run"
+        process = train(*train.new)
+        wait_until_training(run, process)
+        # Files may grow no more: none at all, or as far as the log needs.
+        room = 1 if full == "log" else (run / CHECKPOINT_FILE).stat().st_size - 1
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (room, room))
+        assert "error: Make room or choose another folder" in self.told(process)
+        assert load_checkpoint(run / CHECKPOINT_FILE)[1]["step"] > 0
+        wait_until_training(run, train("--resume"), beyond=last_logged(run))
+
+    def test_a_scan_that_is_gone_or_damaged(self, train, tmp_path):
+        run, scan = tmp_path / "run", train.new[0]
+        process = train(*train.new)
+        wait_until_training(run, process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(TIMEOUT_SECONDS) == 3
+        saved, content = (run / CHECKPOINT_FILE).read_bytes(), scan.read_bytes()
+        scan.unlink()
+        assert "scan.nrrd" in self.told(train("--resume"))
+        scan.write_bytes(content[: len(content) // 2])
+        assert "scan.nrrd" in self.told(train("--resume"))
+        assert (run / CHECKPOINT_FILE).read_bytes() == saved
+        scan.write_bytes(content)
+        wait_until_training(run, train("--resume"), beyond=last_logged(run))
+
+    def test_a_process_that_was_killed_while_it_wrote(self, train, tmp_path):
+        """What it was writing is no use to anybody, and the model that was being replaced is put back."""
+        run = tmp_path / "run"
+        process = train(*train.new)
+        wait_until_training(run, process)
+        process.kill()
+        process.wait()
+        half = run / ".xviewsynth-half"
+        (half / "new").mkdir(parents=True)
+        (half / "old").mkdir()
+        (half / "old" / "card.json").write_text("{}")
+        (run / "preview" / ".xviewsynth-half").mkdir()
+        wait_until_training(run, train("--resume"), beyond=last_logged(run))
+        assert (run / "model" / "card.json").read_text() == "{}"
+        assert not list(run.rglob(".xviewsynth-half"))
