@@ -179,7 +179,13 @@ class TestImports:
     def test_the_scene_knows_of_the_training_library_what_needs_no_torch(self, path):
         nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         used = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 0}
-        assert {name for name in used if name.startswith("XViewSynthTrainLib")} <= {"XViewSynthTrainLib.files"}
+        allowed = {"XViewSynthTrainLib.files", "XViewSynthTrainLib.lock"}
+        assert {name for name in used if name.startswith("XViewSynthTrainLib")} <= allowed
+
+    @pytest.mark.parametrize("name", ["files", "lock"])
+    def test_which_imports_no_more_than_a_desktop_has(self, name):
+        path = TRAINING / "XViewSynthTrainLib" / f"{name}.py"
+        assert all_imports(path) - sys.stdlib_module_names <= {"XViewSynthLib"}
 
     @each_module
     def test_the_module_is_quick_to_import_and_needs_no_torch(self, module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 import sys
@@ -21,6 +22,7 @@ from scene import make_volume_node, saved_and_loaded
 from training_runs import REPORT, append_log, write_run
 from XViewSynthLib import Volume, load_model, write_volume
 from XViewSynthScene import packages
+from XViewSynthTrainLib.lock import run_lock
 from XViewSynthTrainScene.jobs import StudyScan, TrainingRun, TrainSettings
 from XViewSynthTrainScene.layout import LAYOUT_ID
 
@@ -266,7 +268,9 @@ class TestTraining:
         run = Path(parameters(panel).runFolder)
         report = json.loads((run / "report.json").read_text())
         assert len(stages) > 3, stages
-        assert panel.ui.messageLabel.text == report["message"]
+        assert html.escape(report["message"]) in panel.ui.resultLabel.text
+        assert panel.ui.messageLabel.text == ""
+        assert "choose a new one to train again" in panel.ui.runLabel.text
         assert "Step 0: held-out gain x2" in panel.ui.logText.plainText
         assert "<td>x2</td>" in panel.ui.resultLabel.text
         assert not (run / "scans" / "volume-1.nrrd").read_bytes().count(b"Chest")
@@ -299,6 +303,26 @@ class TestTraining:
         assert "resume it whenever" in panel.ui.messageLabel.text
         assert panel.ui.resumeButton.enabled
         assert slicer_desk.leaves_nothing()
+
+    def test_a_run_that_another_process_is_at_work_on_is_told(self, slicer_desk, panel, stopped):
+        with run_lock(stopped):
+            parameters(panel).runFolder = str(stopped)
+            assert "goes on in this folder" in panel.ui.runLabel.text
+            for button in (panel.ui.trainButton, panel.ui.resumeButton):
+                assert not button.enabled
+                assert "Wait until the training that goes on" in button.toolTip
+        slicer_desk.pump(lambda: panel.ui.resumeButton.enabled)
+        assert "resume it" in panel.ui.runLabel.text
+
+    def test_one_that_begins_in_the_same_moment_is_told_by_the_worker(self, slicer_desk, panel, stopped):
+        parameters(panel).runFolder = str(stopped)
+        assert panel.ui.resumeButton.enabled
+        panel.ui.resumeButton.click()
+        # Before the worker, which takes a second to begin.
+        with run_lock(stopped):
+            slicer_desk.finish(panel)
+            assert "Wait until the training that goes on" in panel.ui.messageLabel.text
+        slicer_desk.pump(lambda: panel.ui.resumeButton.enabled)
 
     def test_a_refusal_of_the_worker_is_told(self, slicer_desk, panel, node):
         # Too short to be divided into slices to train on and slices to hold out, which the worker finds.

@@ -249,15 +249,30 @@ class TestPrivacy:
             folder / "scans" / name, scan, PatientName=name, PatientBirthDate=birth, PatientID=number,
             InstitutionName=place, thickness=1.0,
         )  # fmt: skip
-        train([folder / "scans" / name], folder / "run", SETTINGS)
+        scans = [folder / "scans" / name]
+        # Stopped and resumed, so that all that is written then is there as well.
+        told = []
+        with pytest.raises(Cancelled):
+            train(
+                scans,
+                folder / "run",
+                SETTINGS,
+                progress=told.append,
+                should_cancel=lambda: told[-1:] and told[-1].stage == "training",
+            )
+        train([], folder / "run", resume=True)
         return folder / "run"
 
-    def test_is_kept_by_the_model_and_the_report(self, run):
-        shared = [*(run / "model").iterdir(), run / "report.json", run / "report.html", run / "log.jsonl"]
-        shared += [*run.glob("events.*"), *(run / "preview").iterdir(), run / "config.json"]
-        for path in shared:
+    def test_is_kept_by_every_file_of_the_run(self, run):
+        files = [path for path in run.rglob("*") if path.is_file() and path.name != "scans.json"]
+        names = {path.name for path in files}
+        assert {"checkpoint.safetensors", "model.safetensors", "card.json", "report.html", "truth.nrrd"} < names
+        assert [name for name in names if name.startswith("events.")]
+        for path in files:
             content = path.read_bytes()
-            assert not [planted for planted in self.PLANTED if planted.encode() in content], path.name
+            for planted in self.PLANTED:
+                assert planted not in path.name
+                assert not [form for form in ("utf-8", "utf-16-le") if planted.encode(form) in content], path.name
 
     def test_only_the_list_of_scans_names_files(self, run):
         assert "Doe^Jane" in (run / "scans.json").read_text()

@@ -13,7 +13,9 @@ pytest.importorskip("slicer", reason="slicer-core is not installed")
 from training_runs import LOG, append_log, write_run
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.models import list_models
+from XViewSynthTrainLib.lock import run_lock
 from XViewSynthTrainScene.folders import RunFolder, RunLog, new_run_folder, take_model
+from XViewSynthTrainScene.sentences import describe_run_folder
 
 
 @pytest.fixture
@@ -45,6 +47,24 @@ class TestRunFolder:
     def test_an_empty_folder_cannot_be_resumed(self, tmp_path):
         with pytest.raises(InputError, match="was stopped"):
             RunFolder(tmp_path).check_resumable()
+
+    def test_where_a_training_goes_on_nothing_can_begin(self, stopped, tmp_path):
+        (tmp_path / "new").mkdir()
+        for folder in (stopped, RunFolder(tmp_path / "new")):
+            with run_lock(folder.path):
+                assert folder.is_at_work
+                for check in (folder.check_new, folder.check_resumable):
+                    with pytest.raises(InputError, match="Wait until the training that goes on in"):
+                        check()
+        assert not stopped.is_at_work
+        stopped.check_resumable()
+
+    def test_says_what_is_in_it(self, stopped, finished, tmp_path):
+        assert describe_run_folder(RunFolder(tmp_path / "new")) == ""
+        assert "was stopped in this folder: resume it" in describe_run_folder(stopped)
+        assert "came to its end in this folder" in describe_run_folder(finished)
+        with run_lock(stopped.path):
+            assert "goes on in this folder" in describe_run_folder(stopped)
 
     def test_a_run_that_was_killed_before_its_first_checkpoint_cannot(self, stopped):
         (stopped.path / "checkpoint.safetensors").unlink()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -18,11 +21,14 @@ from scene import make_provenance, make_volume_node
 from training_runs import REPORT, write_run
 from XViewSynthLib import Volume, read_volume, write_volume
 from XViewSynthLib.errors import InputError
+from XViewSynthScene.jobs import temporary_folder
 from XViewSynthScene.processes import ENGINE_FOLDER, worker_environment
 from XViewSynthScene.provenance import write_provenance
+from XViewSynthTrainLib.lock import run_lock
 from XViewSynthTrainScene.jobs import TRAINING, StudyScan, TrainingRun, TrainSettings, settings_from
 from XViewSynthTrainScene.study import FolderSearch, loaded_candidates, scan_from
 
+ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT_SECONDS = 60
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no shell scripts")
 
@@ -225,6 +231,36 @@ class TestRun:
         assert (state.status, state.message) == ("failed", "The scan 'Jane Doe' is too small: choose another.")
         assert not folder.exists()
 
+    def test_two_that_are_prepared_in_one_folder_keep_their_scans_apart(self, scan, folder, python):
+        volumes = [scan, Volume(scan.voxels + 1, scan.affine)]
+        runs = [
+            TrainingRun([StudyScan("Jane", volume)], folder, settings(), python=python("finish")) for volume in volumes
+        ]
+        for run in runs:
+            begin(run)
+        for run in runs:
+            wait(run)
+        written = [read_volume(path).voxels for path in (folder / "scans").iterdir()]
+        assert sorted(int(voxels[0, 0, 0]) for voxels in written) == [int(v.voxels[0, 0, 0]) for v in volumes]
+
+    def test_one_that_did_not_begin_takes_nothing_of_another_that_does(self, scans, folder, python):
+        refused = python('echo "error: Wait." >&2', "exit 2")
+        run = TrainingRun(scans, folder, settings(further={"pixels": 16}), python=refused)
+        folder.mkdir()
+        with run_lock(folder):
+            (folder / "scans.json").write_text("{}")
+            assert wait(begin(run)).message == "Wait."
+            assert sorted(path.name for path in folder.iterdir()) == ["run.lock", "scans.json"]
+
+    def test_what_the_worker_says_is_not_left_in_the_folder(self, scans, folder, python):
+        """It may name files, so patients."""
+        before = set(Path(temporary_folder()).iterdir())
+        run = begin(TrainingRun(scans, folder, settings(), python=python("finish", "echo Jane >&2")))
+        wait(run)
+        assert run.log == "Jane"
+        assert not [path for path in folder.rglob("*") if path.is_file() and b"Jane" in path.read_bytes()]
+        assert not [path for path in set(Path(temporary_folder()).iterdir()) - before if path.name.startswith("XView")]
+
     def test_a_crash_gives_a_sentence_and_the_log(self, scans, folder, python):
         run = begin(TrainingRun(scans, folder, settings(), python=python("echo broken >&2", "kill -9 $$")))
         assert "signal 9" in wait(run).message
@@ -242,6 +278,54 @@ class TestRun:
     def test_without_an_interpreter_it_says_so(self, scans, folder, tmp_path):
         run = begin(TrainingRun(scans, folder, settings(), python=str(tmp_path / "nobody")))
         assert "could not be started" in wait(run).message
+
+
+# What works in a thread has just begun when the program ends: ITK is in the middle of a file.
+PROGRAM = """
+import sys, time
+from pathlib import Path
+import slicer
+import XViewSynthLib.finding
+from XViewSynthLib.reading import read_volume
+from XViewSynthTrainScene.jobs import StudyScan, TrainingRun, TrainSettings
+from XViewSynthTrainScene.preview import PreviewVolumes
+from XViewSynthTrainScene.study import FolderSearch
+
+scan, place, work = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+if work == "writing":
+    at_work = TrainingRun([StudyScan("Chest", read_volume(scan))], place / "run", TrainSettings(start=None, steps=1))
+    at_work.start()
+    has_begun = lambda: list(place.glob("run/scans/.xviewsynth-*/new"))
+elif work == "searching":
+    at_work = FolderSearch(place)
+    has_begun = lambda: at_work.candidates
+else:
+    at_work = PreviewVolumes(slicer.vtkMRMLScene(), place)
+    at_work.update()
+    has_begun = lambda: True
+while not has_begun():
+    time.sleep(0.001)
+"""
+
+
+class TestEnd:
+    """Slicer may be closed at any moment, and must not crash then."""
+
+    @pytest.mark.parametrize("work", ["writing", "searching", "reading"])
+    def test_of_the_program_while(self, work, tmp_path):
+        scan = ROOT / "Resources" / "SampleData" / "ChestCT.nrrd"
+        (tmp_path / "preview").mkdir()
+        for name in (*(f"{number}.nrrd" for number in range(9)), "preview/before.nrrd", "preview/now.nrrd"):
+            shutil.copy(scan, tmp_path / name)
+        folders = [str(ROOT / name) for name in ("XViewSynth", "XViewSynthTrain")]
+        ended = subprocess.run(
+            [sys.executable, "-c", PROGRAM, str(scan), str(tmp_path), work],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+        )
+        assert ended.returncode == 0, ended.stderr[:500]
 
 
 class TestRefusals:

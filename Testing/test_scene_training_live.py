@@ -10,11 +10,13 @@ import pytest
 pytest.importorskip("slicer", reason="slicer-core is not installed")
 
 import slicer
+import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
+from scans import affine_from
 from scene import make_volume_node
 from training_runs import LOG, append_log, preview_volume, voxels, write_run
-from XViewSynthLib import write_volume
+from XViewSynthLib import Volume, write_volume
 from XViewSynthScene.volumes import volume_from_node
 from XViewSynthTrainScene.layout import GAIN_VIEW, LAYOUT_ID, LOSS_VIEW, TrainingViews, layout_description, view_name
 from XViewSynthTrainScene.live import LiveRun
@@ -99,6 +101,13 @@ class TestPlots:
         node = series(plots.loss_chart)["mean"]
         assert node.GetXColumnName() == "step"
         assert vtk_to_numpy(node.GetTableNode().GetTable().GetColumnByName("step")).tolist() == [20, 40]
+
+    def test_the_newest_points_stay_clear_of_the_legend(self, plots):
+        for entries, last in ((LOG[:2], 20), (LOG, 40)):
+            plots.show(entries)
+            low, high = plots.loss_chart.GetXAxisRange()
+            assert (low, plots.loss_chart.GetXAxisRangeAuto()) == (0, False)
+            assert last / high < 0.75
 
     def test_the_learning_rate_is_in_the_table(self, plots):
         plots.show(LOG)
@@ -216,3 +225,26 @@ class TestLayout:
         assert node.GetViewArrangement() == before
         assert scene.GetSingletonNode(LOSS_VIEW, "vtkMRMLPlotViewNode").GetPlotChartNode() is None
         layout.SetMRMLScene(None)
+
+    @pytest.mark.parametrize(("slices", "least", "most"), [(10, 0.3, 0.5), (30, 0.6, 0.75), (90, 0.8, 1.0)])
+    def test_a_region_of_few_slices_is_shown_large(self, scene, plots, slices, least, most):
+        layout, application, logics = slicer.vtkMRMLLayoutLogic(), slicer.vtkMRMLApplicationLogic(), vtk.vtkCollection()
+        slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene)
+        layout.SetMRMLScene(scene)
+        application.SetMRMLScene(scene)
+        application.SetSliceLogics(logics)
+        views = TrainingViews(scene, layout.GetLayoutNode(), application)
+        views.show(plots)
+        logic = slicer.vtkMRMLSliceLogic()
+        logic.SetMRMLApplicationLogic(application)
+        logics.AddItem(logic)
+        logic.SetMRMLScene(scene)
+        logic.SetSliceNode(scene.GetSingletonNode(view_name("now"), "vtkMRMLSliceNode"))
+        logic.ResizeSliceNode(300, 260)
+        region = Volume(np.zeros((slices, 120, 120), np.int16), affine_from((1.0, 1.0, 1.0)))
+        views.put_volumes({"now": make_volume_node(scene, region, "now")})
+        share = slices / logic.GetSliceNode().GetFieldOfView()[1]
+        views.close()
+        for closed in (logic, layout, application):
+            closed.SetMRMLScene(None)
+        assert least <= share <= most

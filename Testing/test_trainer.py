@@ -233,6 +233,45 @@ class TestJudging:
         resumed.run()
         assert (resumed.step, resumed.stopped_early, resumed.best_gain) == (6, True, 3)
 
+    def test_what_is_judged_is_saved_before_and_after(self, scans, tmp_path):
+        saved = []
+
+        def judge(_network: torch.nn.Module) -> dict[int, Gain]:
+            facts = load_checkpoint(tmp_path / CHECKPOINT_FILE)[1]
+            saved.append((facts["step"], facts["judged_step"]))
+            return {2: Gain(1, 1, 1)}
+
+        Trainer(scans, replace(CONFIG, judgements=4), tmp_path, judge=judge).run()
+        assert saved == [(2, 0), (4, 2), (6, 4), (8, 6)]
+        assert load_checkpoint(tmp_path / CHECKPOINT_FILE)[1]["judged_step"] == 8
+
+    @pytest.mark.parametrize("broken", [2, 8])
+    def test_a_judgement_that_was_stopped_is_made_up_for(self, scans, tmp_path, broken):
+        config = replace(CONFIG, judgements=4, patience=0)
+        Trainer(scans, config, tmp_path / "whole", judge=Judge(1, 2, 3, 4)).run()
+        trainer = None
+
+        def stopped(_network: torch.nn.Module) -> dict[int, Gain]:
+            if trainer.step == broken:
+                raise Cancelled
+            return {2: Gain(trainer.step / 2, trainer.step / 2, trainer.step / 2)}
+
+        trainer = Trainer(scans, config, tmp_path / "stopped", judge=stopped)
+        with pytest.raises(Cancelled, match=f"Stopped after step {broken}; --resume"):
+            trainer.run()
+        resumed = Trainer(scans, config, tmp_path / "stopped", judge=Judge(*range(broken // 2, 5)), resume=True)
+        resumed.run()
+        whole, log = (read_log(tmp_path / name) for name in ("whole", "stopped"))
+        assert [(e["kind"], e["step"], e.get("mean_gain_db")) for e in log] == [
+            (e["kind"], e["step"], e.get("mean_gain_db")) for e in whole
+        ]
+
+    def test_a_gain_that_was_noted_before_a_kill_is_noted_once(self, scans, tmp_path):
+        trainer = Trainer(scans, replace(CONFIG, judgements=4), tmp_path, judge=Judge(1, 2, 3, 4))
+        trainer.log.add_gain(2, 0.0, {2: Gain(1, 1, 1)})
+        trainer.run()
+        assert [entry["step"] for entry in read_log(tmp_path) if entry["kind"] == "gain"] == [2, 4, 6, 8]
+
 
 class TestNumbersThatAreNone:
     """A loss that is no number must not spoil the weights."""

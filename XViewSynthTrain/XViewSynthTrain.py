@@ -168,6 +168,7 @@ class XViewSynthTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._candidates = []
         self._shownReport = None
         self._fillingTable = False
+        self._isAtWork = False
 
     # Life cycle
 
@@ -276,6 +277,7 @@ class XViewSynthTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for spinBox in (self.ui.lowestSpinBox, self.ui.highestSpinBox):
             spinBox.visible = bool(parameters) and parameters.factorGoal is Factors.RANGE
         self._showPaths()
+        self._showRunFolder()
         self._selectModel()
         self._showTicks()
         refusal = self._showPlan()
@@ -318,6 +320,16 @@ class XViewSynthTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         except ValueError as problem:
             return str(problem)
         return None
+
+    def _showRunFolder(self):
+        """Say what is in the run folder, unless the panel itself has it at work."""
+        from XViewSynthTrainScene.sentences import describe_run_folder
+
+        folder = self._runFolder()
+        text = describe_run_folder(folder) if folder and not self._run else ""
+        self.ui.runLabel.text = text
+        self.ui.runLabel.visible = bool(text)
+        self._isAtWork = bool(folder) and folder.is_at_work
 
     def _stopRefusal(self):
         if not self._run:
@@ -422,10 +434,12 @@ class XViewSynthTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.onLookAtStudy()
 
     def onLookAtStudy(self):
-        """Look whether volumes were loaded or removed, and what the search has found."""
+        """Look whether volumes were loaded or removed, what the search has found, and who is in the run folder."""
         if self._parameterNode and self._parameterNode.studyFolder and not self._search:
             self._searchTimer.start()
-        if self._gatherCandidates():
+        folder = self._runFolder()
+        begunOrEnded = bool(folder) and folder.is_at_work != self._isAtWork
+        if self._gatherCandidates() or begunOrEnded:
             self.onParameters()
 
     def onTicked(self, item):
@@ -569,10 +583,8 @@ class XViewSynthTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._runTimer.stop()
         self._showProgress(None)
         self.onLook()
-        if state.status == "done":
-            self._say(run.report.get("message", ""))
-        else:
-            self._say(state.message)
+        # What a run has found is told as its result.
+        self._say("" if state.status == "done" else state.message)
         if state.status == "failed":
             logging.error(f"XViewSynthTrain: {state.message}\n{run.log}")
             self._showLog(run.log)

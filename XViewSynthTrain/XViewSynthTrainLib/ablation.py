@@ -13,9 +13,10 @@ from XViewSynthLib.reading import read_volume
 from XViewSynthLib.writing import write_volume
 
 from .config import TrainingConfig
-from .files import CHECKPOINT_FILE
+from .files import CONFIG_FILE
+from .lock import run_lock
 from .regions import middle_of
-from .runs import make_card
+from .runs import make_card, make_folder, training_data
 from .trainer import Trainer
 
 #: Settings of each arm. All arms of a seed see the same blocks in the same order; level 0 gives the single views and
@@ -52,6 +53,31 @@ def ablate(
         The tables as Markdown, or None without `validate`.
     """
     folder = Path(folder)
+    make_folder(folder)
+    with run_lock(folder):
+        _train_arms(scans, folder, settings, seeds, start, device, progress, should_cancel)
+    if not validate:
+        return None
+    if center is not None:
+        validate = [_write_center(Path(scan), center, folder / "validation") for scan in validate]
+    tables = folder / "tables"
+    report = run_bench(
+        validate, factors, [], tables, ablation=folder, device=device, overwrite=True, progress=progress,
+        should_cancel=should_cancel,
+    )  # fmt: skip
+    return to_markdown(report)
+
+
+def _train_arms(
+    scans: Sequence[Path],
+    folder: Path,
+    settings: dict,
+    seeds: int,
+    start: str | None,
+    device: str,
+    progress: Callable[[Progress], None] | None,
+    should_cancel: Callable[[], bool] | None,
+) -> None:
     where = str(resolve_device(device))
     volumes = [read_volume(scan) for scan in scans]
     began_with = load_model(start) if start is not None else None
@@ -65,20 +91,10 @@ def ablate(
         config = replace(TrainingConfig.from_dict({**settings, **ARMS[arm]}), seed=seed)
         run = folder / "runs" / f"{arm}-seed{seed}"
         weights = began_with.network.state_dict() if began_with is not None else None
-        trainer = Trainer(volumes, config, run, start=weights, device=where, resume=(run / CHECKPOINT_FILE).exists())
+        trainer = Trainer(volumes, config, run, start=weights, device=where, resume=(run / CONFIG_FILE).exists())
         network = trainer.run(_counted(progress, f"{arm} seed {seed}", done, len(arms)), should_cancel)
-        data = [{"name": scan.stem, "license": "the user's own"} for scan in map(Path, scans)]
-        save_model(model, network, make_card(f"{arm}-seed{seed}", config, data, began_with))
-    if not validate:
-        return None
-    if center is not None:
-        validate = [_write_center(Path(scan), center, folder / "validation") for scan in validate]
-    tables = folder / "tables"
-    report = run_bench(
-        validate, factors, [], tables, ablation=folder, device=device, overwrite=True, progress=progress,
-        should_cancel=should_cancel,
-    )  # fmt: skip
-    return to_markdown(report)
+        card = make_card(f"{arm}-seed{seed}", config, training_data(volumes), began_with)
+        save_model(model, network, card)
 
 
 def _write_center(scan: Path, size: int, folder: Path) -> Path:

@@ -1,7 +1,6 @@
 """A training run's state in one safetensors file: written beside and renamed, so a checkpoint is whole or absent."""
 
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -10,7 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.outputs import staging_folder
+
+from .whole import write_whole
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], facts: dict) -> None:
@@ -19,16 +19,8 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], facts: dict) -> None
     Raises:
         InputError: the disk is full or the folder cannot be written to; `path` is as it was.
     """
-    try:
-        with staging_folder(path.parent) as staged:
-            beside = staged / path.name
-            whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-            save_file(whole, beside, {"facts": json.dumps(facts)})
-            with open(beside, "rb+") as written:
-                os.fsync(written.fileno())
-            os.replace(beside, path)
-    except (OSError, SafetensorError) as problem:
-        raise InputError(f"Make room or choose another folder: {path} cannot be written ({problem}).") from problem
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    write_whole(path, lambda beside: save_file(whole, beside, {"facts": json.dumps(facts)}))
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:

@@ -5,6 +5,8 @@ CONFIG_FILE = "config.json"
 #: The paths of the scans: the only file that may name a patient.
 SCANS_FILE = "scans.json"
 LOG_FILE = "log.jsonl"
+#: There while a process trains, and left by one that was killed.
+LOCK_FILE = "run.lock"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 PREVIEW_FOLDER = "preview"
 MODEL_FOLDER = "model"

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.outputs import Outputs
 from XViewSynthLib.quality import finite_or_none
 
 from .files import LOG_FILE
 from .heldout import Gain, mean_gain
+from .whole import write_whole_text
 
 
 class RunLog:
@@ -47,6 +47,7 @@ class RunLog:
 
     def add_gain(self, step: int, seconds: float, gains: dict[int, Gain]) -> None:
         """Note what the averaged network gains on held-out scans, dB by factor."""
+        self._forget_gain(step)
         scalars = {f"gain/x{factor}_{name}": v for factor, gain in gains.items() for name, v in asdict(gain).items()}
         self._add_scalars(step, scalars | {"gain/mean": mean_gain(gains)})
         mean = finite_or_none(mean_gain(gains))
@@ -58,10 +59,7 @@ class RunLog:
 
     def forget_after(self, step: int) -> None:
         """Drop what was noted beyond a step."""
-        kept = [entry for entry in read_log(self._folder) if entry["step"] <= step]
-        with Outputs(overwrite=True) as outputs, _told(self._folder):
-            outputs.add(self._path).write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
-            outputs.commit()
+        self._keep([entry for entry in read_log(self._folder) if entry["step"] <= step])
         self.close()
         self._known_step = step
 
@@ -70,6 +68,17 @@ class RunLog:
         if self._events is not None:
             self._events.close()
             self._events = None
+
+    def _forget_gain(self, step: int) -> None:
+        # A process that was killed after it noted a gain, and before a checkpoint said so, is followed by one that
+        # judges again.
+        entries = read_log(self._folder)
+        kept = [entry for entry in entries if (entry["kind"], entry["step"]) != ("gain", step)]
+        if kept != entries:
+            self._keep(kept)
+
+    def _keep(self, entries: list[dict[str, Any]]) -> None:
+        write_whole_text(self._path, "".join(json.dumps(entry) + "\n" for entry in entries))
 
     def _add(self, kind: str, step: int, **facts: Any) -> None:
         with _told(self._folder), open(self._path, "a", encoding="utf-8") as log:

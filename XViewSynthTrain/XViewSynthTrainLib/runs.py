@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,22 +21,24 @@ from XViewSynthLib.acquisition import acquisition_axis
 from XViewSynthLib.checks import check_enhanceable
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.hardware import resolve_device
-from XViewSynthLib.models import AUTOMATIC, Model, check_name, load_model, save_model, shipped_for
+from XViewSynthLib.models import AUTOMATIC, CARD_FILE, Model, check_name, load_model, save_model, shipped_for
 from XViewSynthLib.networks import INTENSITY_RANGE, ThreeViewNetwork
-from XViewSynthLib.outputs import Outputs
+from XViewSynthLib.outputs import STAGING_PREFIX
 from XViewSynthLib.progress import Progress
 from XViewSynthLib.reading import read_volume
 from XViewSynthLib.selfcheck import cancel_check
 from XViewSynthLib.volume import Volume
 
 from .config import GAP, THICK, TrainingConfig
-from .files import MODEL_FOLDER, PREVIEW_FOLDER, SCANS_FILE
+from .files import CHECKPOINT_FILE, CONFIG_FILE, MODEL_FOLDER, PREVIEW_FOLDER, SCANS_FILE
 from .heldout import VERDICT_VOXELS, WATCHED_VOXELS, Gain, HeldOut, mean_gain, write_example, write_preview
+from .lock import refuse_locked_run, run_lock
 from .regions import split_slices
 from .report import write_report
 from .runlog import gains_to_json
 from .team import Team, team_of_torchrun
 from .trainer import Trainer, refuse_existing_run, stored_config
+from .whole import write_whole_text
 
 HOLD_OUT_SHARE = 0.25
 #: What a run is judged at, unless it trains other factors.
@@ -136,7 +141,7 @@ def train(
         What `folder`/report.json holds.
 
     Raises:
-        InputError: a scan, a setting or the folder is unsuitable.
+        InputError: a scan, a setting or the folder is unsuitable, or another process trains in it.
         Cancelled: stopped; the run can be resumed.
     """
     folder = Path(folder)
@@ -153,12 +158,13 @@ def train(
                 None if start is None else _start_folder(start, settings or {}),
                 name,
             )
-            if team.leads:
-                _store_study(study, folder)
         if minutes is not None and team.size > 1:
             raise InputError("Give --steps in place of --minutes when several processes train together.")
-        run = _Run(study, folder, where, team, progress, should_cancel)
-        return run.carry_out(settings or {}, minutes, resume)
+        with _claimed(folder, resume, team, where):
+            run = _Run(study, folder, where, team, progress, should_cancel)
+            if team.leads and not resume:
+                _store_study(study, folder)
+            return run.carry_out(settings or {}, minutes, resume)
 
 
 class _Run:
@@ -194,7 +200,7 @@ class _Run:
             start=self._first_weights(config),
             device=self._device,
             resume=resume,
-            judge=watch and watch.judge,
+            judge=watch and (lambda network: watch.judge(network, self._stop_judging)),
             on_best=lambda network: self._save(network, config),
             on_judged=watch and (lambda network: self._show(watch, network, "now")),
             team=self._team,
@@ -203,6 +209,11 @@ class _Run:
             self._begin(trainer, watch, before or self._judge_start(watch, config)[0])
         trainer.run(self._progress, self._should_cancel)
         return self._close(trainer, config, watch) if self._team.leads else {}
+
+    @property
+    def _stop_judging(self) -> Callable[[], bool] | None:
+        # The others of a team wait for its leader, and stop with it after the next step.
+        return self._should_cancel if self._team.size == 1 else None
 
     def _first_weights(self, config: TrainingConfig) -> dict[str, Tensor] | None:
         return self._first_network(config).state_dict() if self._eyes is not None else None
@@ -272,7 +283,7 @@ class _Run:
         trainer.judge_start(before)
 
     def _save(self, network: ThreeViewNetwork, config: TrainingConfig) -> Model:
-        card = make_card(self._study.name, config, _training_data(self._training), self._eyes)
+        card = make_card(self._study.name, config, training_data(self._training), self._eyes)
         return save_model(self._folder / MODEL_FOLDER, network, card)
 
     def _show(self, watch: HeldOut, network: ThreeViewNetwork, name: str) -> None:
@@ -323,8 +334,8 @@ class _Run:
             "seconds": round(trainer.seconds, 1),
             "device": self._device,
             "processes": self._team.size,
-            "training_scans": _training_data(self._training),
-            "held_out_scans": _training_data(self._held_out),
+            "training_scans": training_data(self._training),
+            "held_out_scans": training_data(self._held_out),
             "model": {"name": model.name, "version": model.card["version"], "sha256": model.sha256},
         }
 
@@ -396,16 +407,67 @@ def _read(path: str) -> Volume:
     return volume
 
 
-def _store_study(study: Study, folder: Path) -> None:
-    refuse_existing_run(folder)
-    text = json.dumps(vars(study), indent=2) + "\n"
+@contextmanager
+def _claimed(folder: Path, resume: bool, team: Team, device: str) -> Iterator[None]:
+    """Keep a run's folder from all others. The leader holds it for its team, which hears whether it was refused."""
+    with ExitStack() as held:
+        refusal = None
+        if team.leads:
+            try:
+                held.enter_context(_held(folder, resume))
+            except InputError as problem:
+                refusal = problem
+        if team.any(refusal is not None, torch.device(device)):
+            raise refusal or InputError("The process that leads cannot use the run's folder, and tells why.")
+        yield
+
+
+@contextmanager
+def _held(folder: Path, resume: bool) -> Iterator[None]:
+    if not resume:
+        # The first of two sentences that may both be true: a run that goes on cannot be resumed yet.
+        refuse_locked_run(folder)
+        refuse_existing_run(folder)
+        make_folder(folder)
+    with run_lock(folder):
+        if not resume:
+            # Another may have begun a run since the folder was looked at.
+            refuse_existing_run(folder)
+        _clear_up(folder)
+        try:
+            yield
+        finally:
+            if not (folder / CONFIG_FILE).exists():
+                for name in (SCANS_FILE, CHECKPOINT_FILE):
+                    (folder / name).unlink(missing_ok=True)
+    if not (folder / CONFIG_FILE).exists():
+        # One that held more than a run that did not begin stays.
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that there may be already; an `InputError` tells why that is not possible."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise InputError(f"Choose another folder for the run: {problem.strerror or problem} ({folder}).") from None
-    with Outputs(overwrite=True) as outputs:
-        outputs.add(folder / SCANS_FILE).write_text(text, encoding="utf-8")
-        outputs.commit()
+
+
+def _clear_up(folder: Path) -> None:
+    """Put in order what a killed process was writing: nobody else writes there now."""
+    for left in folder.glob(f"{STAGING_PREFIX}*"):
+        former = left / "old"
+        # It was killed while one model took another's place. The former one is what the checkpoint speaks of.
+        if (former / CARD_FILE).is_file() and not (folder / MODEL_FOLDER).exists():
+            os.replace(former, folder / MODEL_FOLDER)
+    for place in (folder, folder / PREVIEW_FOLDER):
+        for left in place.glob(f"{STAGING_PREFIX}*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _store_study(study: Study, folder: Path) -> None:
+    write_whole_text(folder / SCANS_FILE, json.dumps(vars(study), indent=2) + "\n")
 
 
 def _stored_study(folder: Path) -> Study:
@@ -443,7 +505,7 @@ def _tell(progress: Callable[[Progress], None] | None, stage: str, done: int, to
         progress(Progress(stage, done, total))
 
 
-def _training_data(volumes: Sequence[Volume]) -> list[dict]:
+def training_data(volumes: Sequence[Volume]) -> list[dict]:
     """What was trained on, in numbers: file names and headers may name patients."""
     described = []
     for index, volume in enumerate(volumes, start=1):

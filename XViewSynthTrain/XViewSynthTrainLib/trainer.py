@@ -25,6 +25,7 @@ from .heldout import Gain, mean_gain
 from .runlog import RunLog
 from .sampling import Blocks, Sampler
 from .team import Team
+from .whole import write_whole_text
 
 _CLIP_NORM = 0.5
 _WARM_UP = 0.03
@@ -98,10 +99,11 @@ class Trainer:
         self._objective = self.team.wrap(_Objective(self.network, config))
         self.step = 0
         self.best_gain, self.best_step = -math.inf, None
-        self._judged_in_vain = 0
+        self._judged_in_vain, self._judged_step = 0, 0
         self._rate_scale, self._recoveries = 1.0, 0
         self._recent: list[dict[str, float]] = []
         self._seconds_before, self._began = 0.0, time.monotonic()
+        self._saved = time.monotonic()
         if resume:
             self._restore()
         elif self.team.leads:
@@ -151,18 +153,20 @@ class Trainer:
         progress: Callable[[Progress], None] | None,
         should_cancel: Callable[[], bool] | None,
     ) -> None:
-        began, saved, first = time.monotonic(), time.monotonic(), self.step
+        began, first = time.monotonic(), self.step
+        # Where the run was stopped in the middle of a judgement.
+        self._judge_if_due()
         while not self._team_finished():
             if self.team.any(should_cancel is not None and should_cancel(), self.device):
                 self.save()
-                raise Cancelled(f"Stopped after step {self.step}; --resume goes on from there.")
+                raise self._stopped()
             if not self._advance():
                 self._recover()
                 continue
-            self._log_and_judge()
-            if time.monotonic() - saved > self.config.checkpoint_seconds:
+            self._log_loss()
+            self._judge_if_due()
+            if time.monotonic() - self._saved > self.config.checkpoint_seconds:
                 self.save()
-                saved = time.monotonic()
             if progress is not None and self.team.leads:
                 left = (time.monotonic() - began) / max(self.step - first, 1) * (self.config.steps - self.step)
                 progress(Progress("training", self.step, self.config.steps, left))
@@ -181,17 +185,22 @@ class Trainer:
             "best_gain": None if self.best_step is None else self.best_gain,
             "best_step": self.best_step,
             "judged_in_vain": self._judged_in_vain,
+            "judged_step": self._judged_step,
             "rate_scale": self._rate_scale,
             "recoveries": self._recoveries,
             "recent": self._recent,
         }
         save_checkpoint(self.folder / CHECKPOINT_FILE, tensors, facts)
+        self._saved = time.monotonic()
 
     def judge_start(self, gains: dict[int, Gain]) -> None:
         """Note what the network gained before any training: that is what a run has to beat."""
         self.best_gain, self.best_step = mean_gain(gains), 0
         self.log.add_gain(0, self.seconds, gains)
         self.save()
+
+    def _stopped(self) -> Cancelled:
+        return Cancelled(f"Stopped after step {self.step}; --resume goes on from there.")
 
     def _team_finished(self) -> bool:
         # The leader alone judges, so it alone knows of an early end.
@@ -264,20 +273,29 @@ class Trainer:
         for kept, current in zip(self.average.parameters(), self.network.parameters(), strict=True):
             kept.lerp_(current, 1 - decay)
 
-    def _log_and_judge(self) -> None:
-        last = self.step == self.config.steps
-        if self.step % _LOG_EVERY == 0 or last:
+    def _log_loss(self) -> None:
+        if self.step % _LOG_EVERY == 0 or self.step == self.config.steps:
             if self.log is not None:
                 self.log.add_loss(
                     self.step, self.seconds, self.optimizer.param_groups[0]["lr"], _mean_terms(self._recent)
                 )
             self._recent.clear()
-        every = math.ceil(self.config.steps / self.config.judgements)
-        if self._judge is not None and self.team.leads and (self.step % every == 0 or last):
-            self._judge_average()
 
-    def _judge_average(self) -> None:
-        gains = self._judge(self.average)
+    def _judge_if_due(self) -> None:
+        every = math.ceil(self.config.steps / self.config.judgements)
+        due = self.step % every == 0 or self.step == self.config.steps
+        if self._judge is None or not self.team.leads or not due or self.step == self._judged_step:
+            return
+        # Judging may take longer than steps that may be lost.
+        self.save()
+        try:
+            gains = self._judge(self.average)
+        except Cancelled:
+            raise self._stopped() from None
+        self._take_judgement(gains)
+        self.save()
+
+    def _take_judgement(self, gains: dict[int, Gain]) -> None:
         self.log.add_gain(self.step, self.seconds, gains)
         # "Not greater" also where the gain is no number.
         if mean_gain(gains) > self.best_gain:
@@ -286,6 +304,7 @@ class Trainer:
             self.best_gain, self.best_step, self._judged_in_vain = mean_gain(gains), self.step, 0
         else:
             self._judged_in_vain += 1
+        self._judged_step = self.step
         if self._on_judged is not None:
             self._on_judged(self.average)
 
@@ -294,8 +313,7 @@ class Trainer:
             self.folder.mkdir(parents=True, exist_ok=True)
             # Where there are settings there is a run, and a run has always something to go back to.
             self.save()
-            text = json.dumps(self.config.to_dict(), indent=2) + "\n"
-            (self.folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+            write_whole_text(self.folder / CONFIG_FILE, json.dumps(self.config.to_dict(), indent=2) + "\n")
         except OSError as problem:
             raise InputError(
                 f"Choose another folder for the run: {problem.strerror or problem} ({self.folder})."
@@ -310,6 +328,8 @@ class Trainer:
         self.best_gain = -math.inf if facts["best_gain"] is None else facts["best_gain"]
         self._judged_in_vain, self._recent = facts["judged_in_vain"], facts["recent"]
         self._rate_scale, self._recoveries = facts["rate_scale"], facts["recoveries"]
+        # Checkpoints of former versions were all written after the judgement.
+        self._judged_step = facts.get("judged_step", facts["step"])
         self._seconds_before, self._began = facts["seconds"], time.monotonic()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.models import CARD_FILE, import_model, list_models, model_card
 from XViewSynthTrainLib.files import CHECKPOINT_FILE, CONFIG_FILE, LOG_FILE, MODEL_FOLDER, REPORT_FILE, REPORT_PAGE
+from XViewSynthTrainLib.lock import is_locked, refuse_locked_run
 
 #: Volumes of the scene, written for the run.
 SCANS_FOLDER = "scans"
@@ -39,6 +40,11 @@ class RunFolder:
     def is_finished(self) -> bool:
         """Whether a run came to its end here."""
         return (self.path / REPORT_FILE).is_file()
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether some process, of this program or another, trains here now."""
+        return is_locked(self.path)
 
     @property
     def can_resume(self) -> bool:
@@ -75,10 +81,11 @@ class RunFolder:
         """Make sure that a new run can begin here.
 
         Raises:
-            InputError: there is something else already, or no name.
+            InputError: there is something else already, some process trains here, or there is no name.
         """
         if not self.path.name or not self.path.is_absolute():
             raise InputError("Choose a folder for the run, by its full path.")
+        refuse_locked_run(self.path)
         if self.holds_run:
             how = "resume the run in it, or choose another one" if self.can_resume else "choose another one"
             raise InputError(f"The folder {self.path.name!r} holds a run already: {how}.")
@@ -89,8 +96,9 @@ class RunFolder:
         """Make sure that a run can go on here.
 
         Raises:
-            InputError: none was stopped here.
+            InputError: none was stopped here, or some process trains here.
         """
+        refuse_locked_run(self.path)
         if self.is_finished:
             raise InputError(f"The run in {self.path.name!r} came to its end: choose the folder of a stopped run.")
         if not self.can_resume:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import tempfile
 import threading
 import time
 import weakref
@@ -28,9 +28,9 @@ import slicer
 from XViewSynthLib.errors import Cancelled, InputError
 from XViewSynthLib.models import AUTOMATIC, model_folder, shipped_for
 from XViewSynthLib.volume import Volume
-from XViewSynthScene.jobs import CANCELLED, DONE, FAILED, PREPARING, RUNNING, JobState, check_exit
+from XViewSynthScene.jobs import CANCELLED, DONE, FAILED, PREPARING, RUNNING, JobState, check_exit, temporary_folder
 from XViewSynthScene.processes import Program, Worker, start_worker, worker_environment
-from XViewSynthTrainLib.files import SCANS_FILE
+from XViewSynthTrainLib.files import LOCK_FILE, SCANS_FILE
 
 from .folders import SCANS_FOLDER, RunFolder
 
@@ -42,8 +42,10 @@ TRAINING = Program("XViewSynthTrainLib", (Path(__file__).resolve().parents[1],),
 
 _POLL_SECONDS = 0.05
 
-# Left in the run folder, where they tell more than a temporary folder that is gone.
-WORKER_LOG, SETTINGS_FILE = "messages.txt", "settings.json"
+SETTINGS_FILE = "settings.json"
+
+# What a worker says may name files, so patients, and does not belong into a run folder.
+_LOG_PREFIX = "XViewSynthTrain-"
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,8 @@ class TrainingRun:
         self._preparation: threading.Thread | None = None
         self._prepared: list[list[str] | Exception] = []
         self._names: dict[str, str] = {}
+        self._written: list[Path] = []
+        self._worker_log: Path | None = None
         self._asked_to_stop = threading.Event()
         self._reason: str | None = None
         self._log = ""
@@ -235,7 +239,8 @@ class TrainingRun:
             me = weakref.ref(self)
             event = slicer.vtkMRMLScene.StartCloseEvent
             self._observer = self._scene.AddObserver(event, lambda *_: me() and me()._on_scene_close())
-        self._preparation = threading.Thread(target=self._prepare, daemon=True)
+        # No daemon: to end a program in the middle of writing is to crash. It is waited for, up to the next scan.
+        self._preparation = threading.Thread(target=self._prepare)
         self._preparation.start()
 
     def poll(self) -> JobState:
@@ -283,7 +288,7 @@ class TrainingRun:
             for number, scan in enumerate(self._held_out, len(scans) + 1):
                 options += ["--hold-out", str(self._file_of(scan, number))]
             if self._further:
-                file = folder / SETTINGS_FILE
+                file = self._new_file(folder / SETTINGS_FILE)
                 file.write_text(json.dumps(self._further, indent=2) + "\n", encoding="utf-8")
                 options += ["--settings", str(file)]
         except OSError as problem:
@@ -297,7 +302,7 @@ class TrainingRun:
         """The file of a scan. A volume of the scene is written: its voxels and geometry, and nothing of the patient."""
         if isinstance(scan.source, Path):
             return scan.source
-        if self.stopping:
+        if self.stopping or not threading.main_thread().is_alive():
             raise Cancelled
         # Takes a second to import, and Slicer need not wait for it.
         from XViewSynthLib.writing import write_volume
@@ -305,10 +310,21 @@ class TrainingRun:
         place = self.folder.path / SCANS_FOLDER
         place.mkdir(exist_ok=True)
         # Without a name: the user's may be the patient's.
-        path = place / f"volume-{number}.nrrd"
+        path = self._new_file(place / f"volume-{number}.nrrd")
         self._names[str(path)] = f"The scan {scan.name!r}"
         write_volume(scan.source, path, overwrite=True)
         return path
+
+    def _new_file(self, path: Path) -> Path:
+        """An empty file of that name, or of a similar one where another run that is being prepared here has it."""
+        name, number = path, 1
+        while True:
+            with suppress(FileExistsError):
+                name.touch(exist_ok=False)
+                self._written.append(name)
+                return name
+            number += 1
+            name = path.with_name(f"{path.stem} ({number}){path.suffix}")
 
     # Looking
 
@@ -336,15 +352,18 @@ class TrainingRun:
         if isinstance(prepared, Exception):
             raise prepared
         try:
+            file, name = tempfile.mkstemp(".txt", _LOG_PREFIX, temporary_folder())
+            os.close(file)
+            self._worker_log = Path(name)
             self._worker = start_worker(
-                prepared, self.folder.path / WORKER_LOG, self._python, worker_environment(TRAINING), TRAINING
+                prepared, self._worker_log, self._python, worker_environment(TRAINING), TRAINING
             )
         except OSError as error:
             raise InputError(
                 f"{NAME} could not be started ({error.strerror}): free some space and memory, and restart Slicer."
             ) from error
         # Not killed, as an enhancement is: it has something to save.
-        self._see_out = weakref.finalize(self, _see_out, self._worker)
+        self._see_out = weakref.finalize(self, _see_out, self._worker, self._worker_log)
         self._training = self._held_out = ()
         return JobState(RUNNING, "starting")
 
@@ -352,6 +371,7 @@ class TrainingRun:
         # Its number may be another's soon.
         self._see_out.detach()
         self._log = self._worker.log_tail()
+        _remove(self._worker_log)
         check_exit(NAME, self._worker.exit_code, self._log)
         self._report = self.folder.read_report()
         return JobState(DONE, "done", 1, 1, 0.0)
@@ -366,6 +386,7 @@ class TrainingRun:
             state = JobState(FAILED, "failed", message=self._in_the_users_words(str(problem)))
         except Exception as problem:
             state = JobState(FAILED, "failed", message=f"{NAME} failed ({problem}): please report it with the log.")
+        _remove(self._worker_log)
         if not self.folder.holds_run:
             self._tidy_up()
         return state
@@ -384,14 +405,18 @@ class TrainingRun:
         return sentence
 
     def _tidy_up(self) -> None:
-        """Remove what was put into the folder for a run that did not begin."""
+        """Remove what was put into the folder for a run that did not begin; another's that begins there stays."""
         folder = self.folder.path
-        shutil.rmtree(folder / SCANS_FOLDER, ignore_errors=True)
-        with suppress(OSError):
-            for name in (WORKER_LOG, SETTINGS_FILE, SCANS_FILE):
-                (folder / name).unlink(missing_ok=True)
+        for path in self._written:
+            _remove(path)
+        if not self.folder.is_at_work:
+            # A worker that was killed could not do it.
+            for name in (SCANS_FILE, LOCK_FILE):
+                _remove(folder / name)
+        for place in (folder / SCANS_FOLDER, folder):
             # Only an empty one goes.
-            folder.rmdir()
+            with suppress(OSError):
+                place.rmdir()
 
     def _on_scene_close(self) -> None:
         self.stop("The scene was closed.")
@@ -415,20 +440,29 @@ def settings_from(given: Mapping[str, Any]) -> TrainSettings:
     return TrainSettings(**given)
 
 
-def _see_out(worker: Worker) -> None:
+def _see_out(worker: Worker, log: Path) -> None:
     """Have a worker save and end that nobody looks at any more."""
     worker.request_stop()
+    # Nobody will read it. Windows keeps it until the worker has ended.
+    _remove(log)
     # Where the program itself ends there are no new threads, and the worker ends all the same.
     with suppress(RuntimeError):
-        threading.Thread(target=_wait_for_end, args=(worker,), daemon=True).start()
+        threading.Thread(target=_wait_for_end, args=(worker, log), daemon=True).start()
 
 
-def _wait_for_end(worker: Worker) -> None:
+def _wait_for_end(worker: Worker, log: Path) -> None:
     finished = False
     while not finished:
         finished = worker.finished
         worker.poll()
         time.sleep(_POLL_SECONDS)
+    _remove(log)
+
+
+def _remove(path: Path | None) -> None:
+    if path is not None:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _check_source(scan: StudyScan) -> None:

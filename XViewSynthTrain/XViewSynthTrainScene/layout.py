@@ -20,6 +20,9 @@ VIEW_GROUP = 70614
 #: Cuts through the slices of an axial scan, which is where synthetic ones show.
 PLANE = "Coronal"
 
+# A held-out region has few slices: fitted to its width it would be a line. Its sides may be cut off to show it larger.
+_LEAST_HEIGHT, _MOST_ZOOM = 0.7, 4.0
+
 LOSS_VIEW, GAIN_VIEW = "XVSTrainLoss", "XVSTrainGain"
 
 # Slicer's views of plots hold a point; the colour bar of a slice view tells the views apart.
@@ -150,8 +153,17 @@ class TrainingViews:
         logic.FitSliceToVolume(node, width, height)
         bounds = [0.0] * 6
         node.GetRASBounds(bounds)
+        _enlarge(slice_node, bounds[5] - bounds[4])
         across = ("Sagittal", "Coronal", "Axial").index(PLANE)
         logic.SetSliceOffset((bounds[2 * across] + bounds[2 * across + 1]) / 2)
         if role not in self._marks:
             self._marks[role] = SliceMark(self._renderer_of(view_name(role)), slice_node)
         self._marks[role].show(node, None, role)
+
+
+def _enlarge(slice_node: slicer.vtkMRMLSliceNode, height_mm: float) -> None:
+    """Zoom in until something of a height fills most of a view, or far enough."""
+    width, height, depth = slice_node.GetFieldOfView()
+    zoom = min(_LEAST_HEIGHT * height / height_mm, _MOST_ZOOM) if height_mm else 1.0
+    if zoom > 1:
+        slice_node.SetFieldOfView(width / zoom, height / zoom, depth)

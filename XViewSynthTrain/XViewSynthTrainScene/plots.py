@@ -25,6 +25,9 @@ _COLORS = (
     (0.34, 0.71, 0.91),
     (0.84, 0.37, 0.0),
 )
+# Room on the right of the curves for the legend, which would hide their newest points.
+_LEGEND_SHARE = 0.4
+
 _BASELINES = {"over_linear_db": "linear", "over_cubic_db": "cubic"}
 
 
@@ -95,6 +98,7 @@ class _Chart:
         self.chart_node.SetYAxisTitle(y_title)
         self.chart_node.SetYAxisLogScale(logarithmic)
         self.chart_node.SetLegendVisibility(True)
+        self.chart_node.SetXAxisRangeAuto(False)
 
     def show(self, rows: Mapping[int, Mapping[str, float | None]]) -> None:
         if self.chart_node.GetScene() is None or self._table_node.GetScene() is None:
@@ -108,6 +112,7 @@ class _Chart:
             column.SetName(name)
             table.AddColumn(column)
         self._table_node.SetAndObserveTable(table)
+        self.chart_node.SetXAxisRange(0, max(steps, default=0) * (1 + _LEGEND_SHARE) or 1)
         for name in names:
             # A series of nothing but gaps would have no range.
             if name not in self._series and name not in self._unplotted and np.isfinite(columns[name]).any():

@@ -86,7 +86,8 @@ class PreviewVolumes(VTKObservationMixin):
         stamps = {role: stamp for role in ROLES if (stamp := self._stamp(role)) and stamp != self._shown.get(role)}
         if stamps:
             reading = _Reading(stamps)
-            reading.thread = threading.Thread(target=self._read, args=(reading,), daemon=True)
+            # No daemon: to end a program in the middle of reading is to crash. It reads little, and is waited for.
+            reading.thread = threading.Thread(target=self._read, args=(reading,))
             reading.thread.start()
             self._reading = reading
 
@@ -105,6 +106,8 @@ class PreviewVolumes(VTKObservationMixin):
         from XViewSynthLib.reading import read_volume
 
         for role in reading.stamps:
+            if not threading.main_thread().is_alive():
+                return
             try:
                 reading.volumes[role] = read_volume(self._file(role))
             except InputError:  # replaced meanwhile: it will have another stamp

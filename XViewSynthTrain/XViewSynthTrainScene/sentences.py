@@ -9,6 +9,7 @@ from typing import Any
 
 from XViewSynthLib.progress import describe_seconds
 
+from .folders import RunFolder
 from .study import Candidate
 
 _BASELINES = (("linear", "over_linear_db"), ("cubic", "over_cubic_db"))
@@ -24,7 +25,8 @@ def describe_entry(entry: Mapping[str, Any]) -> str | None:
     if kind == "loss":
         terms = entry.get("loss", {})
         parts = ", ".join(f"{name} {value:.4g}" for name, value in terms.items() if value is not None)
-        told = f"loss {parts}"
+        rate = entry.get("learning_rate")
+        told = f"loss {parts}" + ("" if rate is None else f"; learning rate {rate:.2g}")
     elif kind == "gain":
         gains = sorted(entry.get("gain", {}).items(), key=lambda item: int(item[0]))
         told = "held-out gain " + "; ".join(f"x{factor} {_describe_gain(gain)}" for factor, gain in gains)
@@ -53,6 +55,17 @@ def describe_study(training: Sequence[Candidate], held_out: Sequence[Candidate],
         return f"{line}, of which the upper {share:.0%} are held out to judge the model."
     count = min(len(training) - 1, math.ceil(share * len(training)))
     return f"{line}, of which {_count(count, 'scan')} held out to judge the model."
+
+
+def describe_run_folder(folder: RunFolder) -> str:
+    """One line on the run in a folder, and what can be done with it; nothing where there is none."""
+    if folder.is_at_work:
+        return "A training goes on in this folder, started elsewhere: wait for its end, or choose another folder."
+    if folder.can_resume:
+        return "A run was stopped in this folder: resume it, or choose a new folder to train again."
+    if folder.holds_run:
+        return "A run came to its end in this folder: choose a new one to train again."
+    return ""
 
 
 def describe_spacing(spacing: float | None) -> str:

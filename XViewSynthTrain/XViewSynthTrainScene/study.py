@@ -103,7 +103,8 @@ class FolderSearch:
         self._progress = Progress("searching", 0, 1)
         self._problem: str | None = None
         self._asked_to_stop = threading.Event()
-        self._thread = threading.Thread(target=self._search, daemon=True)
+        # No daemon: to end a program in the middle of reading is to crash. It is waited for, up to the next scan.
+        self._thread = threading.Thread(target=self._search)
         self._thread.start()
 
     @property
@@ -137,8 +138,11 @@ class FolderSearch:
         def tell(progress: Progress) -> None:
             self._progress = progress
 
+        def should_cancel() -> bool:
+            return self._asked_to_stop.is_set() or not threading.main_thread().is_alive()
+
         try:
-            for scan in find_scans(self.folder, progress=tell, should_cancel=self._asked_to_stop.is_set):
+            for scan in find_scans(self.folder, progress=tell, should_cancel=should_cancel):
                 name = scan.path.relative_to(self.folder).as_posix()
                 self._found.append(
                     Candidate(

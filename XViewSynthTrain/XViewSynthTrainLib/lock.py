@@ -1,0 +1,139 @@
+"""At most one process at a time trains in a run folder.
+
+The operating system itself keeps the lock, and gives it back when a process ends, however it ends: a run that was
+killed, or cut off with the power, can be resumed at once. Imports no PyTorch, so that a desktop may look at runs.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from XViewSynthLib.errors import InputError
+
+from .files import LOCK_FILE
+
+# Whoever only looks whether there is a run holds the lock for an instant, and must not stop a run from beginning.
+_PATIENCE_SECONDS = 1.0
+_LOOK_SECONDS = 0.05
+
+# What systems answer where another process holds a lock; anything else means that the disk knows no locks.
+_HELD = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK)
+
+if os.name == "nt":
+    import msvcrt
+
+    def _try_lock(file: int, shared: bool) -> None:
+        # Windows locks bytes; those of this file are never read, so the first will do.
+        os.lseek(file, 0, os.SEEK_SET)
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _try_lock(file: int, shared: bool) -> None:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+
+
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run folder; its file is there as long as the lock is held, or until the next run.
+
+    Args:
+        folder: of the run, which exists.
+
+    Raises:
+        InputError: another process holds it, the folder cannot be written to, or its disk knows no locks.
+    """
+    file = _locked(folder / LOCK_FILE)
+    try:
+        yield
+    finally:
+        _release(file, folder / LOCK_FILE)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process trains in a run folder now."""
+    try:
+        file = os.open(folder / LOCK_FILE, os.O_RDONLY)
+    except OSError:  # there is none, or Windows is removing it
+        return False
+    try:
+        return not _is_ours(file, shared=True)
+    except OSError:  # the disk knows no locks, which a run itself tells
+        return False
+    finally:
+        os.close(file)
+
+
+def refuse_locked_run(folder: Path) -> None:
+    """Raise `InputError` where a process trains in a run folder now."""
+    if is_locked(folder):
+        raise _refusal(folder)
+
+
+def _locked(path: Path) -> int:
+    until = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as problem:
+            raise InputError(
+                f"Choose another folder for the run: {path} cannot be written ({problem.strerror})."
+            ) from problem
+        try:
+            # Whoever held it may have removed the file meanwhile, and then this lock keeps nobody out.
+            if _is_ours(file, shared=False) and _is_at(file, path):
+                return file
+        except OSError as problem:
+            os.close(file)
+            raise InputError(
+                f"Choose a folder on another disk for the run: files in {path.parent} cannot be locked "
+                f"({problem.strerror}), and two runs at once would spoil each other."
+            ) from problem
+        os.close(file)
+        if time.monotonic() > until:
+            raise _refusal(path.parent)
+        time.sleep(_LOOK_SECONDS)
+
+
+def _is_ours(file: int, shared: bool) -> bool:
+    """Take the lock of an open file, unless another process holds it."""
+    try:
+        _try_lock(file, shared)
+    except OSError as problem:
+        if problem.errno in _HELD:
+            return False
+        raise
+    return True
+
+
+def _is_at(file: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except OSError:
+        return False
+
+
+def _release(file: int, path: Path) -> None:
+    if os.name == "nt":
+        # An open file cannot be removed there. Where another run has opened it meanwhile it stays, which is right.
+        os.close(file)
+        with suppress(OSError):
+            path.unlink()
+        return
+    # Before the lock goes: later the file may be another run's.
+    with suppress(OSError):
+        path.unlink()
+    os.close(file)
+
+
+def _refusal(folder: Path) -> InputError:
+    return InputError(
+        f"Wait until the training that goes on in {folder} has ended, or stop it, or choose another folder: two runs "
+        "in one folder would spoil each other."
+    )
