@@ -55,6 +55,13 @@ def report(folder, scans, model, ablation) -> dict:
     return run_bench(scans, [2, 4], [model], folder / "out", ablation=ablation, device="cpu")
 
 
+@pytest.fixture(scope="module")
+def thick_report(folder, scans, model) -> dict:
+    card = make_card(name="small-thick", acquisition="thick", network=NETWORK | {"thick": 1})
+    thick = save_model(folder / "small-thick", make_network(thick=1), card)
+    return run_bench(scans[:1], [2], [thick, model], folder / "thick", device="cpu")
+
+
 class TestRuns:
     def test_every_scan_at_every_factor(self, report):
         found = [(run["scan"], run["factor"], run["slices"]) for run in report["runs"]]
@@ -82,12 +89,6 @@ class TestRuns:
 
 
 class TestThickSlices:
-    @pytest.fixture(scope="class")
-    def thick_report(self, folder, scans, model):
-        card = make_card(name="small-thick", acquisition="thick", network=NETWORK | {"thick": 1})
-        thick = save_model(folder / "small-thick", make_network(thick=1), card)
-        return run_bench(scans[:1], [2], [thick, model], folder / "thick", device="cpu")
-
     def test_all_methods_see_averages_and_all_slices_count(self, thick_report, scans, report):
         assert thick_report["acquisition"] == "thick"
         assert "averaged over boxes" in thick_report["protocol"][0]
