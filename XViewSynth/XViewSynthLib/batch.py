@@ -63,8 +63,8 @@ class Settings:
     """What is done to every scan.
 
     Attributes:
-        factor, spacing, isotropic, axis, model, acquisition, device, precision: as for `enhance`; "auto" as device
-            shares the scans out among all GPUs.
+        factor, spacing, isotropic, axis, model, acquisition, device, precision, texture: as for `enhance`; "auto" as
+            device shares the scans out among all GPUs.
         selfcheck: whether to measure on each scan how well slices of it are restored.
         format: ending of the outputs, one of `FORMATS`.
     """
@@ -77,6 +77,7 @@ class Settings:
     acquisition: str = "auto"
     device: str = "auto"
     precision: str = "auto"
+    texture: str = "keep"
     selfcheck: bool = False
     format: str = "nrrd"
 

@@ -251,6 +251,7 @@ def _write_task(step: Step, folder: Path) -> None:
         acquisition=settings["acquisition"],
         device=step.device,
         precision=settings["precision"],
+        texture=settings["texture"],
         memory=step.memory,
         selfcheck=settings["selfcheck"],
     )

@@ -44,7 +44,7 @@ class Task:
         thumbnail: file name of its picture.
         model: folder of the model.
         goal: "factor", "spacing" and "isotropic", as for `enhance`.
-        axis, acquisition, device, precision, memory: as for `enhance`.
+        axis, acquisition, device, precision, texture, memory: as for `enhance`.
         selfcheck: whether to measure on this scan how well slices are restored.
     """
 
@@ -59,6 +59,7 @@ class Task:
     acquisition: str
     device: str
     precision: str
+    texture: str
     memory: int | None
     selfcheck: bool
 
@@ -156,7 +157,7 @@ def _enhanced(
         "memory": task.memory,
         "should_cancel": should_cancel,
     }
-    enhanced: Enhanced = enhance(scan, **task.goal, **settings)
+    enhanced: Enhanced = enhance(scan, texture=task.texture, **task.goal, **settings)
     with quiet_libraries():
         if series:
             _write_series(enhanced, series, folder / task.output)

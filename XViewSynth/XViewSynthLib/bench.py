@@ -22,6 +22,7 @@ from .progress import Progress, Report
 from .selfcheck import (
     ENHANCED,
     GAINS,
+    TEXTURED,
     Trial,
     cancel_check,
     drop_slices,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 JSON_FILE, TABLES_FILE, FIGURE_FILE = "bench.json", "bench.md", "bench.png"
 
 SINGLE_VIEWS = ("axial", "coronal", "sagittal")
-METHODS = (*baselines.METHODS, *SINGLE_VIEWS, ENHANCED)
+METHODS = (*baselines.METHODS, *SINGLE_VIEWS, TEXTURED, ENHANCED)
 BASELINE_ARM = "level0"
 # In the order of the method: each arm adds one thing to the one before.
 _KNOWN_ARMS = (BASELINE_ARM, "plain", "selective", "incremental")
@@ -67,6 +68,7 @@ _TITLES = {
     "axial": "axial view alone",
     "coronal": "coronal view alone",
     "sagittal": "sagittal view alone",
+    TEXTURED: "mean of three views, texture matched",
     ENHANCED: "**mean of three views**",
 }
 
@@ -319,6 +321,8 @@ def _run(
     should_cancel: Callable[[], bool] | None,
 ) -> tuple[dict[str, Any], float | None]:
     """All figures of one scan at one factor, and the PSNR of the better of linear and cubic."""
+    from . import doubt
+
     check = cancel_check(should_cancel)
     title = f"{scan.name} x{trial.factor}"
     interpolated = {}
@@ -337,8 +341,9 @@ def _run(
             "device": enhanced.plan.device,
             "precision": enhanced.plan.precision,
             "rank_correlation": methods[ENHANCED]["rank_correlation"],
+            "doubt": doubt.measure(trial.reference, enhanced),
             "notes": list(enhanced.notes),
-            "methods": {name: gains[name] for name in methods},
+            "methods": {name: gains[name] for name in METHODS if name in methods},
         }
     run = {
         "scan": scan.name,
@@ -534,8 +539,26 @@ def _run_tables(run: Mapping[str, Any]) -> Iterable[str]:
     for name, result in run["models"].items():
         yield _table([name, *header[1:]], [_run_row(method, result["methods"][method]) for method in METHODS[3:]])
         yield f"Rank correlation of disagreement with error: {_number(result['rank_correlation'], '.3f')}.\n"
+        if result["doubt"]:
+            yield from _doubt_table(result["doubt"])
         if result["trained_on_this_scan"]:
             yield f"{name} was trained on this scan: left out of its means.\n"
+
+
+def _doubt_table(doubt: Mapping[str, Any]) -> Iterable[str]:
+    rows = [("all", doubt), *((f"{part['mean_bound_hu']:.0f}", part) for part in doubt["bins"])]
+    yield _table(
+        ["fifths by mean bound, HU", "error under its 90 % bound", "expected error HU", "true error HU"],
+        [
+            [
+                title,
+                f"{part['coverage']:.1%}".replace("%", " %"),
+                _number(part["mean_expected_error_hu"], ".1f"),
+                _number(part["mean_error_hu"], ".1f"),
+            ]
+            for title, part in rows
+        ],
+    )
 
 
 def _run_row(method: str, entry: Mapping[str, Any]) -> list[str]:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .dicom_writing import Source
     from .enhancement import Enhanced
     from .finding import FoundScan
+    from .models import Model
     from .plan import Plan
     from .volume import Volume
 
@@ -224,7 +225,17 @@ def _add_enhance(commands: argparse._SubParsersAction) -> None:
         help="write a DICOM series of the same study, in which every image tells whether it is synthetic or observed: "
         "INPUT must be a DICOM series, and OUTPUT becomes a folder",
     )
+    _add_texture(parser)
     parser.add_argument("--disagreement", type=Path, metavar="FILE", help="also write how far the views differ, in HU")
+    parser.add_argument(
+        "--expected-error", type=Path, metavar="FILE", help="also write the absolute error to expect, in HU"
+    )
+    parser.add_argument(
+        "--error-bound",
+        type=Path,
+        metavar="FILE",
+        help="also write what 90 %% of the errors stay under, in HU",
+    )
     _add_report(parser)
     add_progress_option(parser)
     add_stop_option(parser)
@@ -276,6 +287,16 @@ def _add_profile_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_texture(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--texture",
+        choices=("keep", "match"),
+        default="keep",
+        help="keep: new slices as predicted, nearest to the truth; match: with the noise of the observed ones, so that "
+        "nothing flickers, at the cost of accuracy (default: %(default)s)",
+    )
+
+
 def _add_device_options(parser: argparse.ArgumentParser) -> None:
     add_device_option(parser)
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
@@ -290,7 +311,10 @@ def _enhance(arguments: argparse.Namespace, job: Job) -> None:
     with Outputs(arguments.overwrite, [arguments.input]) as outputs:
         add_output = _add_series_output if arguments.dicom else _add_volume_output
         output = add_output(outputs, arguments.output)
-        disagreement = arguments.disagreement and _add_volume_output(outputs, arguments.disagreement)
+        disagreement, expected_error, error_bound = (
+            path and _add_volume_output(outputs, path)
+            for path in (arguments.disagreement, arguments.expected_error, arguments.error_bound)
+        )
         report = arguments.report and _add_report_output(outputs, arguments.report)
         check_model(arguments.model)
         source = _open_source(arguments.input, job) if arguments.dicom else None
@@ -316,10 +340,21 @@ def _enhance(arguments: argparse.Namespace, job: Job) -> None:
             precision=arguments.precision,
             memory=_bytes(arguments.memory),
         )
+        if expected_error or error_bound:
+            _check_calibrated(model, plan.factor)
         job.say(_describe_plan(plan))
-        enhanced = enhance(scan, model=model, plan=plan, progress=job.progress, should_cancel=job.should_cancel)
+        enhanced = enhance(
+            scan,
+            model=model,
+            plan=plan,
+            texture=arguments.texture,
+            progress=job.progress,
+            should_cancel=job.should_cancel,
+        )
         job.progress(Progress("writing", 0, 1))
-        volumes = [(enhanced.disagreement, disagreement)]
+        volumes = [(enhanced.disagreement, disagreement), (enhanced.expected_error, expected_error)]
+        if error_bound:
+            volumes.append((enhanced.error_bound(), error_bound))
         if source:
             _write_series(enhanced, source, output, job)
         else:
@@ -337,6 +372,16 @@ def _enhance(arguments: argparse.Namespace, job: Job) -> None:
     for note in enhanced.notes[len(plan.notes) :]:
         job.say(note)
     job.say(f"Wrote {arguments.output} in {describe_seconds(enhanced.seconds)}.")
+
+
+def _check_calibrated(model: Model, factor: int) -> None:
+    from .doubt import Calibration
+
+    if Calibration.from_card(model.card, factor) is None:
+        raise InputError(
+            f"Model {model.name} was not calibrated for a factor of {factor}, so it knows no error in HU: write how "
+            "far its views differ with --disagreement FILE, or choose another model."
+        )
 
 
 def _read(path: Path, job: Job) -> Volume:
@@ -424,6 +469,8 @@ def describe_enhanced(source: str, output: str, scan: Volume, enhanced: Enhanced
         "input": {"path": source, **geometry(scan)},
         "output": {"path": output, **geometry(enhanced.volume)},
         "synthetic_slices": enhanced.synthetic_slices,
+        "texture": enhanced.texture,
+        "doubt": "expected error" if enhanced.expected_error else "disagreement, not calibrated",
         "plan": enhanced.plan.to_dict(),
         "notes": enhanced.notes,
     }
@@ -442,6 +489,7 @@ def _add_batch(commands: argparse._SubParsersAction) -> None:
     _add_goal(parser)
     add_model_option(parser)
     _add_work_options(parser)
+    _add_texture(parser)
     parser.add_argument("--selfcheck", action="store_true", help="also measure how well slices of each are restored")
     parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of the results (default: %(default)s)")
     parser.add_argument("--jobs", type=job_count, metavar="N", help="how many scans at once (default: one a device)")
@@ -472,6 +520,7 @@ def _batch(arguments: argparse.Namespace, job: Job) -> int | None:
         acquisition=arguments.acquisition,
         device=arguments.device,
         precision=arguments.precision,
+        texture=arguments.texture,
         selfcheck=arguments.selfcheck,
         format=arguments.format,
     )

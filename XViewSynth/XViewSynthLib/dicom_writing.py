@@ -458,11 +458,14 @@ def _code(meaning: str) -> Dataset:
 
 
 def _tell_kind(header: Dataset, kind: str, comment: str, enhanced: Enhanced) -> None:
+    from .texture import MATCH
+
     header.ImageType = ["DERIVED", "SECONDARY", "AXIAL", kind]
     header.ImageComments = f"{COMMENTS[kind]} {comment}".strip()
     by = f"{PROGRAM} {__version__} ({_named(enhanced)})"
     if kind == SYNTHETIC:
-        header.DerivationDescription = f"Synthetic slice, predicted from the source series by {by}."
+        noise = " and given noise like its neighbours'" if enhanced.texture == MATCH else ""
+        header.DerivationDescription = f"Synthetic slice, predicted from the source series{noise} by {by}."
         header.DerivationCodeSequence = [_code("Spatial resampling")]
     else:
         header.DerivationDescription = f"Slice of the source series, unchanged; {by} added slices between."

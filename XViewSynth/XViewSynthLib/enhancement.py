@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import doubt
 from .baselines import interpolation_weights, weights_at
 from .errors import Cancelled
 from .grid import resampled_positions
@@ -22,6 +23,7 @@ from .orientation import to_slices
 from .plan import Plan, make_plan
 from .progress import Progress
 from .slice_profile import Shape, SliceProfile, averaging_weights, correcting_weights, preserving_weights
+from .texture import KEEP, MATCH, MATCHED_NOTE, check_texture, textured
 from .volume import Axis, Volume, affine_column, array_axis
 
 # The spline's weights fall by a factor of 3.7 a slice: what lies further away than this changes no HU.
@@ -42,6 +44,8 @@ class Enhanced:
         volume: the scan with its synthetic slices, of the input's scalar type.
         disagreement: float32 HU, on the same grid: standard deviation of the three views, smoothed in plane;
             0 on slices that are observed ones.
+        expected_error: float32 HU, on the same grid: the absolute error to expect; 0 on observed slices and in padding.
+            None where the model is not calibrated for the factor.
         axis: the axis that got more slices.
         factor: how many times more.
         synthetic_slices: indices along `axis` of the slices that were not observed; all, where slices are thick.
@@ -50,12 +54,14 @@ class Enhanced:
         peak_memory_bytes: most memory the process has held so far.
         model: what predicted the slices.
         acquisition: "gap" or "thick".
+        texture: "keep", or "match" where synthetic slices got the noise of observed ones, which no map of doubt counts.
         notes: what the user should know, each a sentence.
         views: float32 volume in HU of each view ("axial", "coronal", "sagittal") when asked for, else None.
     """
 
     volume: Volume
     disagreement: Volume
+    expected_error: Volume | None
     axis: Axis
     factor: int
     synthetic_slices: tuple[int, ...]
@@ -64,8 +70,19 @@ class Enhanced:
     peak_memory_bytes: int
     model: Model
     acquisition: str
+    texture: str
     notes: tuple[str, ...]
     views: dict[str, Volume] | None = None
+
+    def error_bound(self) -> Volume | None:
+        """float32 HU, on the same grid: what the absolute error stays under with 90 % probability.
+
+        0 on observed slices and in padding; None where the model is not calibrated for the factor.
+        """
+        calibration = doubt.Calibration.from_card(self.model.card, self.factor)
+        if self.expected_error is None or calibration is None:
+            return None
+        return self.expected_error.with_voxels(calibration.error_bound(self.expected_error.voxels))
 
 
 def enhance(
@@ -82,6 +99,7 @@ def enhance(
     device: str = "auto",
     precision: str = "auto",
     memory: int | None = None,
+    texture: str = KEEP,
     keep_views: bool = False,
     plan: Plan | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -94,6 +112,8 @@ def enhance(
     Args:
         model: name or folder of a model, or a loaded one; "auto" is the one that ships for the acquisition.
         acquisition: "gap" or "thick"; "auto" is that of the model, and for model "auto" what the scan says of itself.
+        texture: "keep" leaves synthetic slices as smooth as they were predicted, which is nearest to the truth; "match"
+            gives them the noise of the observed slices beside them, so that nothing flickers when one scrolls.
         keep_views: also return the answer of each view.
         plan: carry out this plan, made by `make_plan` for this scan and model, instead of making one.
         progress: told what is being done, and how many seconds are left.
@@ -108,6 +128,7 @@ def enhance(
     Padding stays padding: a voxel between two padded ones is padded as well.
     """
     began = time.perf_counter()
+    check_texture(texture)
     if not isinstance(model, Model):
         model = choose_model(volume, axis, model, acquisition)
     if plan is None:
@@ -131,6 +152,8 @@ def enhance(
     enhanced = fuse(scan, students.mean, plan.factor, plan.profile, report)
     observed = _observed(len(enhanced), plan)
     disagreement = _disagreement(students.variance, observed, report)
+    synthetic = tuple(index for index in range(len(enhanced)) if index not in observed)
+    expected = _expected_error(disagreement, scan, synthetic, volume.spacing_along(plan.axis), model, plan, report)
     grid = replace(
         volume,
         voxels=order.restore(enhanced),
@@ -140,14 +163,16 @@ def enhance(
     result = Enhanced(
         volume=grid,
         disagreement=grid.with_voxels(order.restore(disagreement)),
+        expected_error=None if expected is None else grid.with_voxels(order.restore(expected)),
         axis=plan.axis,
         factor=plan.factor,
-        synthetic_slices=tuple(index for index in range(len(enhanced)) if index not in observed),
+        synthetic_slices=synthetic,
         plan=plan,
         seconds=0.0,
         peak_memory_bytes=0,
         model=model,
         acquisition=plan.acquisition,
+        texture=texture,
         notes=plan.notes + tuple(report.notes),
         views={
             view: grid.with_voxels(order.restore(fuse(scan, residual, plan.factor, plan.profile, report, np.float32)))
@@ -158,6 +183,9 @@ def enhance(
     )
     if plan.resample_to is not None:
         result = _resampled(result, volume, plan.resample_to)
+    if texture == MATCH:
+        matched = textured(result, volume, report.stop_if_asked)
+        result = replace(result, volume=matched, notes=(*result.notes, MATCHED_NOTE))
     return replace(result, seconds=time.perf_counter() - began, peak_memory_bytes=peak_bytes())
 
 
@@ -419,6 +447,22 @@ def _disagreement(variance: Tensor, observed: range, report: _Reporter) -> np.nd
     return result
 
 
+def _expected_error(
+    disagreement: np.ndarray,
+    scan: np.ndarray,
+    synthetic: tuple[int, ...],
+    gap_mm: float,
+    model: Model,
+    plan: Plan,
+    report: _Reporter,
+) -> np.ndarray | None:
+    calibration = doubt.Calibration.from_card(model.card, plan.factor)
+    if calibration is None:
+        return None
+    positions = np.arange(len(disagreement)) / plan.factor
+    return doubt.expected_error(disagreement, scan, positions, synthetic, gap_mm, calibration, report.stop_if_asked)
+
+
 def _resampled(enhanced: Enhanced, volume: Volume, resample_to: float) -> Enhanced:
     """The same result on slices `resample_to` mm apart."""
     axis, factor = enhanced.axis, enhanced.factor
@@ -439,6 +483,7 @@ def _resampled(enhanced: Enhanced, volume: Volume, resample_to: float) -> Enhanc
         enhanced,
         volume=resample(enhanced.volume),
         disagreement=resample(enhanced.disagreement),
+        expected_error=resample(enhanced.expected_error) if enhanced.expected_error else None,
         synthetic_slices=tuple(int(index) for index in np.flatnonzero(~on_observed)),
         views={view: resample(grid) for view, grid in enhanced.views.items()} if enhanced.views else enhanced.views,
     )

@@ -20,6 +20,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ SCHEMA_VERSION = "1"
 MAX_WEIGHTS_BYTES = 512 * 1024**2
 MAX_CARD_BYTES = 1024**2
 _MAX_NETWORK_NUMBER = 4096
+_MOST_CURVE_POINTS = 64
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FOLDER_VARIABLE = "XVIEWSYNTH_MODELS"
@@ -510,6 +512,9 @@ def card_fault(card: object) -> str | None:
             return f'"{field}" is missing'
         if not sound(card[field]):
             return f'"{field}" must be {expected}'
+    for field, (sound, expected) in OPTIONAL_CARD_FIELDS.items():
+        if field in card and not sound(card[field]):
+            return f'"{field}" must be {expected}'
     return None
 
 
@@ -544,6 +549,27 @@ def _is_training_data(value: object) -> bool:
     )
 
 
+def _is_doubt(value: object) -> bool:
+    factors = value.get("factors") if isinstance(value, dict) else None
+    return isinstance(factors, dict) and all(
+        factor in map(str, range(2, 9)) and _is_calibration(entry) for factor, entry in factors.items()
+    )
+
+
+def _is_calibration(entry: object) -> bool:
+    if not isinstance(entry, dict):
+        return False
+    weights, *curves = (entry.get(name) for name in ("weights", "scale_hu", "expected_error_hu", "error_bound_hu"))
+    if not all(isinstance(numbers, list) and all(map(_is_number, numbers)) for numbers in (weights, *curves)):
+        return False
+    return (
+        len(weights) == 3
+        and min(weights) >= 0
+        and 1 <= len(curves[0]) == len(curves[1]) == len(curves[2]) <= _MOST_CURVE_POINTS
+        and all(0 < lower < higher for curve in curves for lower, higher in pairwise([curve[0] / 2, *curve]))
+    )
+
+
 #: Every field a card must have: when its value is sound, and what to say where it is not.
 CARD_FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "schema_version": (lambda value: value == SCHEMA_VERSION, f'"{SCHEMA_VERSION}": use another version of the model'),
@@ -567,4 +593,13 @@ CARD_FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "intended_use": (_is_text, "text"),
     "limitations": (_is_text, "text"),
     "license": (_is_text, "text"),
+}
+
+#: Fields that a card may have. Without "doubt" a model tells how far its views differ, and no error in HU.
+OPTIONAL_CARD_FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
+    "doubt": (
+        _is_doubt,
+        'an object whose "factors" hold, for each factor, three weights of 0 or more and three rising curves of equal '
+        "length above 0",
+    ),
 }

@@ -213,9 +213,9 @@ def _fit_memory(
 ) -> tuple[int, int]:
     """Tile size in observed voxels, and the expected peak of the process in bytes."""
     voxels, enhanced = volume.voxels.size, math.prod(volume.upsampled_shape(axis, factor))
-    # Network units, the sum and the spread of the views, the disagreement (all float32), and the result; of thick
-    # slices how far their averages are missed as well.
-    volumes = (8 if model.network.thick else 4) * voxels + 12 * enhanced + volume.voxels.itemsize * enhanced
+    # Network units, the sum and the spread of the views, the disagreement, the expected error (all float32), and the
+    # result. Of thick slices also how far their averages are missed.
+    volumes = (8 if model.network.thick else 4) * voxels + 16 * enhanced + volume.voxels.itemsize * enhanced
     fixed = process_bytes() + volumes
     per_voxel = _bytes_per_tile_voxel(model, factor)
     if device.type == "cpu":

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .plan import Plan
 
 DEFAULT_FACTOR = 2
-ENHANCED = "enhanced"
+ENHANCED, TEXTURED = "enhanced", "textured"
 GAINS = ("gain_over_linear_db", "gain_over_cubic_db", "gain_over_better_db")
 
 # Only for the time left that is told before the first measurement has been timed.
@@ -183,12 +183,14 @@ def measure_model(
     should_cancel: Callable[[], bool] | None = None,
     **options: Any,
 ) -> tuple[Enhanced, dict[str, dict[str, Any]]]:
-    """Enhance what is left of a scan, and score the answer ("enhanced") and, if asked for, each view by its name.
+    """Enhance what is left of a scan, and score the answer ("enhanced").
 
     Args:
+        views: also score each view, by its name, and the answer with the noise of observed slices ("textured").
         options: for `enhance`, where no plan says the same.
     """
     from .enhancement import enhance
+    from .texture import textured
 
     check = cancel_check(should_cancel)
     with _memory_peak() as peak:
@@ -207,6 +209,12 @@ def measure_model(
         view: {**quality.score(trial.reference, answer, check).to_dict(), "seconds": None, "peak_memory_bytes": None}
         for view, answer in (enhanced.views or {}).items()
     }
+    if views:
+        began = time.perf_counter()
+        restored = textured(enhanced, trial.observed, check)
+        seconds = enhanced.seconds + time.perf_counter() - began
+        scores = quality.score(trial.reference, restored, check).to_dict()
+        methods[TEXTURED] = {**scores, "seconds": seconds, "peak_memory_bytes": None}
     correlation = quality.disagreement_correlation(trial.reference, enhanced.volume, enhanced.disagreement)
     methods[ENHANCED] = {
         **quality.score(trial.reference, enhanced.volume, check).to_dict(),

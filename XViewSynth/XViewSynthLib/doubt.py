@@ -1,0 +1,229 @@
+"""Honest doubt: the absolute error to expect at a voxel, in HU, and a bound that it stays under nine times in ten.
+
+The spread of three views is no error yet: noise that no view can foresee is missing from it, and where gaps are wide
+all three miss the same. So the squared error is taken as a sum of three variances, each with a weight of at least 0:
+the views' spread, that spread for each millimetre of the gap, and the noise that neighbouring observed slices do not
+share. Its root, the scale of doubt, goes through two rising curves to the expected error and to its bound. Weights
+and curves are fitted for each factor on scans with a known truth (`calibration`), and lie on the model's card.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from . import quality
+from .networks import INTENSITY_RANGE
+
+if TYPE_CHECKING:
+    from .enhancement import Enhanced
+
+#: The field of a model's card, and the share of errors that lie under the bound.
+CARD_FIELD, COVERAGE = "doubt", 0.9
+#: What the squared scale of doubt is a sum of.
+TERMS = ("disagreement", "disagreement for each mm of the gap", "noise that neighbours do not share")
+
+# In-plane Gaussian over which noise is averaged, pixels.
+_NOISE_SIGMA = 4.0
+# The variance of a second difference along rows and along columns, for unit noise.
+_CURVATURE_VARIANCE = 36.0
+_PADDING_BELOW = -1200.0
+_BINS = 5
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """From the scale of doubt to errors in HU, for one model and factor.
+
+    Attributes:
+        weights: of the three `TERMS`.
+        scale: rising HU at which the curves are known; below they run straight to 0, above they grow in proportion.
+        expected: mean absolute error there, HU, rising.
+        bound: HU that 90 % of the errors stay under there, rising.
+    """
+
+    weights: tuple[float, ...]
+    scale: tuple[float, ...]
+    expected: tuple[float, ...]
+    bound: tuple[float, ...]
+
+    @classmethod
+    def from_card(cls, card: Mapping[str, Any], factor: int) -> Calibration | None:
+        """What the card of a model says for this factor; None where it says nothing."""
+        entry = card.get(CARD_FIELD, {}).get("factors", {}).get(str(factor))
+        if entry is None:
+            return None
+        return cls(*(tuple(entry[name]) for name in ("weights", "scale_hu", "expected_error_hu", "error_bound_hu")))
+
+    def to_card(self) -> dict[str, list[float]]:
+        """The entry of a factor on the card."""
+        curves = {"scale_hu": self.scale, "expected_error_hu": self.expected, "error_bound_hu": self.bound}
+        return {
+            "weights": [float(f"{weight:.4g}") for weight in self.weights],
+            **{name: [round(value, 2) for value in curve] for name, curve in curves.items()},
+        }
+
+    def expected_error(self, scale: np.ndarray) -> np.ndarray:
+        """Mean absolute error, HU, for a scale of doubt in HU; float32.
+
+        >>> curve = Calibration((1, 0, 0), (10, 20), (8, 16), (20, 50))
+        >>> curve.expected_error(np.array([0, 5, 15, 40]))
+        array([ 0.,  4., 12., 32.], dtype=float32)
+        """
+        return _along(self.scale, self.expected, scale)
+
+    def error_bound(self, expected: np.ndarray) -> np.ndarray:
+        """HU that the absolute error stays under with 90 % probability, for an expected error in HU; float32."""
+        return _along(self.expected, self.bound, expected)
+
+
+def expected_error(
+    disagreement: np.ndarray,
+    observed: np.ndarray,
+    positions: Sequence[float],
+    synthetic: Sequence[int],
+    gap_mm: float,
+    calibration: Calibration,
+    check: Callable[[], None] | None = None,
+) -> np.ndarray:
+    """Absolute error to expect at each voxel, (slices, rows, columns) float32 HU; 0 in other slices and in padding.
+
+    Args:
+        disagreement: (slices, rows, columns) spread of the views, HU.
+        observed: (observed slices, rows, columns) HU.
+        positions: of the slices, counted in observed slices from 0.
+        synthetic: indices of the slices that were predicted.
+        gap_mm: distance of the observed slices.
+        calibration: of the model for this factor.
+        check: called for each slice; what it raises ends the work.
+    """
+    result = np.zeros(disagreement.shape, np.float32)
+    weights = np.asarray(calibration.weights, np.float32)
+    for index, terms, padded in _terms(disagreement, observed, positions, synthetic, gap_mm):
+        if check is not None:
+            check()
+        scale = np.sqrt(np.tensordot(weights, terms, axes=1))
+        result[index] = np.where(padded, 0, calibration.expected_error(scale))
+    return result
+
+
+def samples(reference: quality.Reference, enhanced: Enhanced, observed: np.ndarray, count: int) -> np.ndarray:
+    """(voxels, 4) float32, of about `count` voxels that count, always the same ones: `TERMS` in HU², absolute error.
+
+    Args:
+        reference: the truth.
+        enhanced: what was made of the scan that lost slices.
+        observed: (observed slices, rows, columns) HU of that scan, in the order of the reference.
+        count: voxels to draw.
+    """
+    found, doubt = (quality.candidate_slices(reference, grid) for grid in (enhanced.volume, enhanced.disagreement))
+    gap_mm = reference.spacing[0] * enhanced.factor
+    positions = np.arange(len(found)) / enhanced.factor
+    synthetic = np.flatnonzero(reference.is_new)
+    random = np.random.default_rng(0)
+    drawn = []
+    for index, terms, _ in _terms(doubt, observed, positions, synthetic, gap_mm):
+        inside = np.flatnonzero(reference.in_view[index])
+        inside = random.choice(inside, min(inside.size, -(-count // synthetic.size)), replace=False)
+        error = np.abs(quality.clip_hu(found[index]) - quality.clip_hu(reference.slices[index]))
+        drawn.append(np.concatenate([terms.reshape(len(TERMS), -1), error.reshape(1, -1)])[:, inside].T)
+    return np.concatenate(drawn).astype(np.float32)
+
+
+def measure(reference: quality.Reference, enhanced: Enhanced) -> dict[str, Any] | None:
+    """How true the doubt is, on the voxels that count: a report that JSON can hold, None without a calibration.
+
+    "coverage" is the share of voxels whose error lies under the bound, and should be 0.9; "mean_expected_error_hu" and
+    "mean_error_hu" should be equal. "bins" tells the same for each fifth of the voxels, those with the lowest bound
+    first.
+    """
+    expected, bound = enhanced.expected_error, enhanced.error_bound()
+    if expected is None or bound is None:
+        return None
+    truth, found, expected, bound = (
+        np.concatenate([plane[inside] for plane, inside in zip(slices, _counted(reference), strict=True)])
+        for slices in (
+            reference.slices,
+            *(quality.candidate_slices(reference, grid) for grid in (enhanced.volume, expected, bound)),
+        )
+    )
+    error = np.abs(quality.clip_hu(found) - quality.clip_hu(truth))
+    under = error <= bound
+    order = np.argsort(bound, kind="stable")
+    return {
+        **_agreement(under, expected, error),
+        "bins": [
+            {"mean_bound_hu": float(bound[part].mean()), **_agreement(under[part], expected[part], error[part])}
+            for part in np.array_split(order, _BINS)
+            if part.size
+        ],
+    }
+
+
+def _counted(reference: quality.Reference) -> np.ndarray:
+    return reference.in_view & reference.is_new[:, None, None]
+
+
+def _agreement(under: np.ndarray, expected: np.ndarray, error: np.ndarray) -> dict[str, float]:
+    return {
+        "coverage": float(under.mean()),
+        "mean_expected_error_hu": float(expected.mean(dtype=np.float64)),
+        "mean_error_hu": float(error.mean(dtype=np.float64)),
+    }
+
+
+def _along(known: Sequence[float], curve: Sequence[float], values: np.ndarray) -> np.ndarray:
+    """The curve at `values`: straight from 0 to its first point, in proportion beyond its last."""
+    inside = np.interp(values, [0.0, *known], [0.0, *curve])
+    return np.where(values > known[-1], values * (curve[-1] / known[-1]), inside).astype(np.float32)
+
+
+def _terms(
+    disagreement: np.ndarray,
+    observed: np.ndarray,
+    positions: Sequence[float],
+    synthetic: Sequence[int],
+    gap_mm: float,
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Index, (3, rows, columns) `TERMS` in HU², and (rows, columns) bool of padding, for each synthetic slice."""
+    plane_at = lru_cache(maxsize=3)(lambda number: _plane(observed[number]))
+    noise_at = lru_cache(maxsize=3)(lambda number: _noise(plane_at(number)))
+
+    @lru_cache(maxsize=1)
+    def unshared(below: int, above: int) -> np.ndarray:
+        # Noise that slices so far apart share, the slices between them share too, and the views foresee it.
+        apart = _noise(plane_at(above) - plane_at(below)) / 2
+        return (apart.square() / ((noise_at(below) + noise_at(above)) / 2).clamp(min=1e-3)).numpy()
+
+    for index in synthetic:
+        # Of a predicted slice in the place of an observed one, the neighbours are those before and after.
+        below = max(math.ceil(positions[index]) - 1, 0)
+        above = min(math.floor(positions[index]) + 1, len(observed) - 1)
+        spread = np.square(disagreement[index], dtype=np.float32)
+        padded = (observed[below] < _PADDING_BELOW) & (observed[above] < _PADDING_BELOW)
+        yield int(index), np.stack([spread, spread * np.float32(gap_mm), unshared(below, above)]), padded
+
+
+def _plane(plane: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(plane, np.float32, order="C").clip(*INTENSITY_RANGE))
+
+
+def _noise(plane: Tensor) -> Tensor:
+    """(rows, columns) variance of the noise, HU², around each pixel of a slice."""
+    curvature = functional.pad(plane[None, None], [1] * 4, mode="replicate")[0, 0]
+    for dimension in (0, 1):
+        curvature = curvature.diff(n=2, dim=dimension)
+    reach = math.ceil(3 * _NOISE_SIGMA)
+    taps = torch.exp(-torch.arange(-reach, reach + 1.0).square() / (2 * _NOISE_SIGMA**2))
+    taps = taps / taps.sum()
+    smooth = functional.pad(curvature.square()[None, None], [reach] * 4, mode="replicate")
+    smooth = functional.conv2d(smooth, taps.view(1, 1, -1, 1))
+    return functional.conv2d(smooth, taps.view(1, 1, 1, -1))[0, 0] / _CURVATURE_VARIANCE
