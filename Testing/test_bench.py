@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from scans import affine_from, anatomy
-from tiny import NETWORK, make_card, make_network
+from tiny import DOUBT, NETWORK, make_card, make_network
 from XViewSynthLib import selfcheck
 from XViewSynthLib.bench import METHODS, paired_p_value, run_bench, summarise, summarise_ablation, to_markdown
 from XViewSynthLib.errors import Cancelled, InputError
@@ -155,6 +155,24 @@ class TestMarkdown:
         gain = report["runs"][1]["models"]["small"]["methods"]["enhanced"]["gain_over_better_db"]
         section = to_markdown(report).split("### first.nrrd, x4")[1].split("###")[0]
         assert f"{gain:+.2f}" in section.split("**mean of three views**")[1]
+
+    def test_tells_how_true_the_doubt_is(self, folder, scans, report, tmp_path):
+        assert all(run["models"]["small"]["doubt"] is None for run in report["runs"])
+        assert "90 % bound" not in to_markdown(report)
+        calibrated = save_model(folder / "calibrated", make_network(), make_card(doubt=DOUBT))
+        found = run_bench(scans[:1], [2], [calibrated], tmp_path, device="cpu")
+        doubt, text = found["runs"][0]["models"]["small"]["doubt"], to_markdown(found)
+        assert 0 < doubt["coverage"] < 1
+        assert f"| all | {100 * doubt['coverage']:.1f} % | {doubt['mean_expected_error_hu']:.1f} |" in text
+
+
+class TestTexture:
+    def test_is_a_row_beside_the_answer_as_predicted(self, report):
+        for run in report["runs"]:
+            methods = run["models"]["small"]["methods"]
+            assert methods["textured"]["noise_ratio"] != methods["enhanced"]["noise_ratio"]
+            assert methods["textured"]["seconds"] > methods["enhanced"]["seconds"]
+        assert to_markdown(report).count("| mean of three views, texture matched |") == 6
 
 
 class TestAblation:

@@ -114,6 +114,32 @@ class TestEnhance:
         assert doubt[1::2].max() > 0
         assert doubt[::2].max() == 0
 
+    def test_writes_the_error_to_expect_and_its_bound(self, enhance, folder):
+        from tiny import DOUBT, make_card, make_network
+        from XViewSynthLib.models import save_model
+
+        calibrated = save_model(folder / "calibrated", make_network(), make_card(doubt=DOUBT)).folder
+        options = ("--expected-error", "error.nrrd", "--error-bound", "bound.nii.gz", "--report", "report.json")
+        assert enhance("--model", str(calibrated), *options) == 0
+        expected, bound = read_volume("error.nrrd").voxels, read_volume("bound.nii.gz").voxels
+        assert expected[1::2].min() > 0
+        assert (bound[1::2] > expected[1::2]).all()
+        assert expected[::2].max() == bound[::2].max() == 0
+        assert json.loads((folder / "report.json").read_text())["doubt"] == "expected error"
+
+    @pytest.mark.parametrize("option", ["--expected-error", "--error-bound"])
+    def test_an_error_in_hu_of_a_model_that_is_not_calibrated(self, enhance, folder, capsys, option):
+        assert enhance(option, "error.nrrd") == 2
+        assert "Model small was not calibrated for a factor of 2" in error_of(capsys)
+        assert os.listdir(folder) == ["scan.nrrd"]
+
+    def test_gives_new_slices_the_noise_of_observed_ones(self, enhance, folder, scan, capsys):
+        assert enhance("--texture", "match", "--report", "report.json") == 0
+        np.testing.assert_array_equal(read_volume("out.nrrd").voxels[::2], scan.voxels)
+        report = json.loads((folder / "report.json").read_text())
+        assert (report["texture"], report["doubt"]) == ("match", "disagreement, not calibrated")
+        assert report["notes"][-1] in capsys.readouterr().out
+
     def test_writes_the_companion_of_a_header_too(self, enhance, folder):
         assert enhance(output="out.mhd") == 0
         assert sorted(os.listdir(folder)) == ["out.mhd", "out.raw", "scan.nrrd"]

@@ -6,19 +6,14 @@ import numpy as np
 import pytest
 
 from scans import affine_from, anatomy
-from tiny import make_card, make_network
+from tiny import DOUBT, make_card, make_network
 from XViewSynthLib import Volume, enhance
 from XViewSynthLib.calibration import fit
 from XViewSynthLib.doubt import Calibration, expected_error, measure, samples
 from XViewSynthLib.models import card_fault, save_model
 from XViewSynthLib.selfcheck import drop_slices
 
-ENTRY = {
-    "weights": [1.0, 0.1, 0.5],
-    "scale_hu": [5.0, 50.0],
-    "expected_error_hu": [4.0, 40.0],
-    "error_bound_hu": [9.0, 100.0],
-}
+ENTRY = DOUBT["factors"]["2"]
 
 
 def fault_of(**changes: object) -> str | None:

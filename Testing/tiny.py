@@ -8,6 +8,19 @@ from XViewSynthLib.networks import ThreeViewNetwork
 
 NETWORK = {"channels": 4, "axial_blocks": 1, "pixel_blocks": 1}
 
+#: For `make_card(doubt=DOUBT)`: what a calibration may look like.
+DOUBT = {
+    "factors": {
+        str(factor): {
+            "weights": [1.0, 0.1, 0.5],
+            "scale_hu": [5.0, 50.0],
+            "expected_error_hu": [4.0, 40.0],
+            "error_bound_hu": [9.0, 100.0],
+        }
+        for factor in range(2, 9)
+    }
+}
+
 
 def make_card(**changes: object) -> dict:
     """The card of a model named "small", for `save_model`."""
