@@ -58,7 +58,7 @@ def middle(scan: Volume, rows: int | None) -> Volume:
 
 def draw(scan: Volume, factor: int, model: Model) -> np.ndarray:
     """Terms of doubt and errors of a scan that is thinned and restored."""
-    trial = drop_slices(scan, factor)
+    trial = drop_slices(scan, factor, acquisition=model.card["acquisition"])
     enhanced = enhance(trial.observed, factor, axis=trial.axis, model=model)
     return samples(trial.reference, enhanced, trial.reference.order.apply(trial.observed.voxels), VOXELS)
 
