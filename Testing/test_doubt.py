@@ -122,6 +122,27 @@ class TestExpectedError:
         )
         assert noisy.mean() > 3 * quiet.mean() > 0
 
+    def test_is_less_where_neighbours_share_their_noise(self):
+        calibration = Calibration.from_card({"doubt": {"factors": {"2": ENTRY}}}, 2)
+        first, second = np.random.default_rng(0).normal(0, 30, (2, 64, 64))
+        apart, overlapping = (
+            expected_error(np.zeros((3, 64, 64)), np.stack(pair), (0, 0.5, 1), [1], 4.0, calibration)[1].mean()
+            for pair in ((first, second), (first, 0.5 * first + 0.866 * second))
+        )
+        assert overlapping < 0.7 * apart
+
+    def test_counts_noise_of_a_soft_reconstruction_in_full(self):
+        calibration = Calibration.from_card({"doubt": {"factors": {"2": ENTRY}}}, 2)
+        sharp = np.random.default_rng(0).normal(0, 1, (2, 96, 96))
+        soft = (sharp + np.roll(sharp, 1, 1)) + np.roll(sharp + np.roll(sharp, 1, 1), 1, 2)
+        of_sharp, of_soft = (
+            expected_error(np.zeros((3, 96, 96)), 30 * noise / noise.std(), (0, 0.5, 1), [1], 4.0, calibration)[
+                1
+            ].mean()
+            for noise in (sharp, soft)
+        )
+        assert of_soft == pytest.approx(of_sharp, rel=0.3)
+
     def test_of_a_predicted_slice_in_the_place_of_an_observed_one(self, padded):
         calibration = Calibration.from_card({"doubt": {"factors": {"2": ENTRY}}}, 2)
         doubt = np.full((3, 22, 20), 10, np.float32)

@@ -3,7 +3,7 @@
 The spread of three views is no error yet: noise that no view can foresee is missing from it, and where gaps are wide
 all three miss the same. So the squared error is taken as a sum of three variances, each with a weight of at least 0:
 the views' spread, that spread for each millimetre of the gap, and the noise that neighbouring observed slices do not
-share. Its root, the scale of doubt, goes through two rising curves to the expected error and to its bound. Weights
+foretell. Its root, the scale of doubt, goes through two rising curves to the expected error and to its bound. Weights
 and curves are fitted for each factor on scans with a known truth (`calibration`), and lie on the model's card.
 """
 
@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from . import quality
 from .networks import INTENSITY_RANGE
+from .texture import FINEST_BAND, noise_levels
 
 if TYPE_CHECKING:
     from .enhancement import Enhanced
@@ -29,12 +30,17 @@ if TYPE_CHECKING:
 #: The field of a model's card, and the share of errors that lie under the bound.
 CARD_FIELD, COVERAGE = "doubt", 0.9
 #: What the squared scale of doubt is a sum of.
-TERMS = ("disagreement", "disagreement for each mm of the gap", "noise that neighbours do not share")
+TERMS = ("disagreement", "disagreement for each mm of the gap", "noise that neighbours do not foretell")
 
 # In-plane Gaussian over which noise is averaged, pixels.
 _NOISE_SIGMA = 4.0
-# The variance of a second difference along rows and along columns, for unit noise.
-_CURVATURE_VARIANCE = 36.0
+# A second difference along rows and along columns is this often the finest band, squared.
+_CURVATURE_PER_BAND = 256.0
+# Slices looked at for the character of a scan's noise; the bands that count as noise (up to about 4 pixels); HU below
+# which there is none; and the share of places that hold as little beside noise as they ever do.
+_LOOKED_AT, _GRAIN_BANDS, _FAINT_HU, _NOISY_HU, _CALM = 8, 6, 1.0, 2.0, 0.25
+# Correlations nearer to 0 or 1 than this cannot be told from none or all.
+_LEAST_ALIKE, _MOST_ALIKE = 0.002, 0.98
 _PADDING_BELOW = -1200.0
 _BINS = 5
 
@@ -194,22 +200,49 @@ def _terms(
     gap_mm: float,
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Index, (3, rows, columns) `TERMS` in HU², and (rows, columns) bool of padding, for each synthetic slice."""
-    plane_at = lru_cache(maxsize=3)(lambda number: _plane(observed[number]))
-    noise_at = lru_cache(maxsize=3)(lambda number: _noise(plane_at(number)))
-
-    @lru_cache(maxsize=1)
-    def unshared(below: int, above: int) -> np.ndarray:
-        # Noise that slices so far apart share, the slices between them share too, and the views foresee it.
-        apart = _noise(plane_at(above) - plane_at(below)) / 2
-        return (apart.square() / ((noise_at(below) + noise_at(above)) / 2).clamp(min=1e-3)).numpy()
-
+    noise_at = lru_cache(maxsize=3)(lambda number: _noise(_plane(observed[number])).numpy())
+    grain, alike = _character(observed)
     for index in synthetic:
         # Of a predicted slice in the place of an observed one, the neighbours are those before and after.
         below = max(math.ceil(positions[index]) - 1, 0)
         above = min(math.floor(positions[index]) + 1, len(observed) - 1)
+        share = (positions[index] - below) / max(above - below, 1)
+        noise = (noise_at(below) + noise_at(above)) * np.float32(grain * _unforeseen(share, alike) / 2)
         spread = np.square(disagreement[index], dtype=np.float32)
         padded = (observed[below] < _PADDING_BELOW) & (observed[above] < _PADDING_BELOW)
-        yield int(index), np.stack([spread, spread * np.float32(gap_mm), unshared(below, above)]), padded
+        yield int(index), np.stack([spread, spread * np.float32(gap_mm), noise]), padded
+
+
+def _character(observed: np.ndarray) -> tuple[float, float]:
+    """Of the noise of a scan: its variance over that of its finest band, and how alike neighbouring slices have it.
+
+    The finest band tells noise from edges, but is a smaller part of it the softer a scan was reconstructed. Slices that
+    overlap share noise, and so the slices between them do too. Medians over a few slices leave anatomy aside.
+    """
+    ratios, alike = [], []
+    for below in np.unique(np.linspace(0, len(observed) - 2, _LOOKED_AT).astype(int)):
+        first, second = _plane(observed[below]), _plane(observed[below + 1])
+        levels = noise_levels(first)[:_GRAIN_BANDS]
+        finest = levels[FINEST_BAND]
+        noisy = finest > _FAINT_HU
+        if noisy.any():
+            ratios.append((levels[:, noisy] / finest[noisy]).quantile(_CALM, dim=1))
+        mean, apart = (_noise(first) + _noise(second)) / 2, _noise(second - first) / 2
+        if (mean > _NOISY_HU**2).any():
+            alike.append(float((1 - apart / mean)[mean > _NOISY_HU**2].median()))
+    grain = float(torch.stack(ratios).mean(dim=0).square().sum()) if ratios else 1.0
+    return grain, min(max(float(np.median(alike)) if alike else 0.0, _LEAST_ALIKE), _MOST_ALIKE)
+
+
+def _unforeseen(share: float, alike: float) -> float:
+    """The share of a slice's noise variance that the best mean of its two neighbours leaves open.
+
+    Args:
+        share: where the slice lies between them, 0 to 1.
+        alike: correlation of their noise, which falls with distance as a Gaussian slice profile has it.
+    """
+    below, above = alike ** (share**2), alike ** ((1 - share) ** 2)
+    return 1 - (below**2 + above**2 - 2 * below * above * alike) / (1 - alike**2)
 
 
 def _plane(plane: np.ndarray) -> Tensor:
@@ -217,7 +250,7 @@ def _plane(plane: np.ndarray) -> Tensor:
 
 
 def _noise(plane: Tensor) -> Tensor:
-    """(rows, columns) variance of the noise, HU², around each pixel of a slice."""
+    """(rows, columns) variance, HU², that the noise around each pixel of a slice has in the finest band."""
     curvature = functional.pad(plane[None, None], [1] * 4, mode="replicate")[0, 0]
     for dimension in (0, 1):
         curvature = curvature.diff(n=2, dim=dimension)
@@ -226,4 +259,4 @@ def _noise(plane: Tensor) -> Tensor:
     taps = taps / taps.sum()
     smooth = functional.pad(curvature.square()[None, None], [reach] * 4, mode="replicate")
     smooth = functional.conv2d(smooth, taps.view(1, 1, -1, 1))
-    return functional.conv2d(smooth, taps.view(1, 1, 1, -1))[0, 0] / _CURVATURE_VARIANCE
+    return functional.conv2d(smooth, taps.view(1, 1, 1, -1))[0, 0] / _CURVATURE_PER_BAND

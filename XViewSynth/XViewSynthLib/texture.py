@@ -40,7 +40,8 @@ MATCHED_NOTE = (
 _LEVELS = 3
 _BANDS = 3 * _LEVELS
 _TRIANGLE = (0.25, 0.5, 0.25)
-_FINEST = 2
+#: Index of the finest diagonal band, which sees next to nothing of edges.
+FINEST_BAND = 2
 # In this share of a slice's places, the coarser bands hold as little beside noise as they ever do.
 _CALM = 0.4
 # Noise is measured at every 16th pixel in a window of 32: wide enough for a median that edges do not move, narrow
@@ -108,7 +109,7 @@ def match_texture(
         check: called for each slice; what it raises ends the work.
     """
     lowest, highest = max(float(observed.min()), INTENSITY_RANGE[0]), float(observed.max())
-    level_of = lru_cache(maxsize=2)(lambda number: _noise_alone(_noise_levels(_plane(observed[number]))))
+    level_of = lru_cache(maxsize=2)(lambda number: _noise_alone(noise_levels(_plane(observed[number]))))
     white_at = lru_cache(maxsize=2)(lambda index: _white(observed[_below(positions, index, observed)], index))
     for index in synthetic:
         if check is not None:
@@ -145,7 +146,7 @@ def _noise_alone(levels: Tensor) -> Tensor:
     The finest diagonal band sees next to nothing of them. What the others have beside it is taken from the slice as a
     whole, wherever they have more.
     """
-    finest = levels[_FINEST]
+    finest = levels[FINEST_BAND]
     noisy = finest > 0
     if not noisy.any():
         return torch.zeros_like(levels)
@@ -153,7 +154,7 @@ def _noise_alone(levels: Tensor) -> Tensor:
     return torch.minimum(levels, ratios[:, None, None] * finest)
 
 
-def _noise_levels(plane: Tensor) -> Tensor:
+def noise_levels(plane: Tensor) -> Tensor:
     """(9, cells, cells) standard deviation of the noise in each band, HU, of one (rows, columns) slice."""
     magnitude = _bands(plane.clamp(*INTENSITY_RANGE)).abs()[:, None]
     cells = [-(-length // _CELL) for length in plane.shape]
@@ -170,13 +171,13 @@ def _noise_levels(plane: Tensor) -> Tensor:
 
 def _noise_for(plane: Tensor, wanted: Tensor, white: Tensor) -> Tensor:
     """(rows, columns) noise in HU that brings the level of each band of a slice to `wanted`, (9, cells, cells)."""
-    present = _noise_levels(plane)
+    present = noise_levels(plane)
     missing = (wanted.square() - present.square()).clamp_(min=0)
     bands = _bands(white)
     gains = _gains(missing)
     # What a predicted slice has of noise lies in patches, so its median says too little of its variance, and the sum
     # of the two too much.
-    added = _noise_levels(plane + _mixed(bands, gains)).square() - present.square()
+    added = noise_levels(plane + _mixed(bands, gains)).square() - present.square()
     gains *= (missing / added.clamp(min=1e-6)).sqrt().clamp(max=1)
     return _mixed(bands, gains)
 
