@@ -19,13 +19,13 @@ import SimpleITK as sitk
 
 from scans import affine_from, anatomy, write_dicom_series
 from tiny import make_card, make_network
-from XViewSynthLib import InputError, Volume, batch, read_volume, write_volume
+from XViewSynthLib import InputError, Volume, batch, enhance, read_volume, write_volume
 from XViewSynthLib.batch import find_studies
 from XViewSynthLib.batch_step import Study, is_done, read_record
 from XViewSynthLib.cli import main
 from XViewSynthLib.errors import Cancelled
 from XViewSynthLib.fingerprints import files_of_scan, fingerprint_of, fingerprint_of_file, fingerprint_of_scan
-from XViewSynthLib.models import save_model
+from XViewSynthLib.models import load_model, save_model
 from XViewSynthLib.summary import Row, counts, write_summary
 
 LIBRARY = str(Path(batch.__file__).parents[1])
@@ -123,6 +123,15 @@ def site(tmp_path, monkeypatch) -> Path:
     (folder / "sitecustomize.py").write_text(SITE)
     monkeypatch.setenv("PYTHONPATH", str(folder))
     return folder
+
+
+class TestTexture:
+    def test_is_matched_when_asked(self, tmp_path, tiny_model):
+        (tmp_path / "in").mkdir()
+        write_volume(small_scan(), tmp_path / "in" / "scan.nrrd")
+        assert enhance_all(tmp_path / "in", tmp_path / "out", tiny_model, "--texture", "match") == 0
+        expected = enhance(small_scan(), 2, model=load_model(tiny_model), device="cpu", texture="match").volume
+        assert np.array_equal(read_volume(tmp_path / "out" / "scan.nrrd.enhanced.nrrd").voxels, expected.voxels)
 
 
 class TestOutputs:
@@ -313,7 +322,7 @@ class TestIsDone:
     def test_with_the_same_scan_and_settings(self, study, what):
         assert is_done(study, read_record(study), what)
 
-    @pytest.mark.parametrize("name", ["factor", "model", "axis", "selfcheck", "format", "program"])
+    @pytest.mark.parametrize("name", ["factor", "model", "axis", "texture", "selfcheck", "format", "program"])
     def test_not_with_another_setting(self, study, what, name):
         assert not is_done(study, read_record(study), {**what, "settings": {**what["settings"], name: "other"}})
 

@@ -219,6 +219,11 @@ class TestKinds:
             assert "small 1.0" in image.DerivationDescription
             assert ("DerivationCodeSequence" in image) == synthetic
 
+    def test_noise_that_was_added_is_told_of_synthetic_slices(self, series, made):
+        clinical_series(series)
+        told = ["noise" in image.DerivationDescription for image in made(texture="match")]
+        assert told == [bool(n % 2) for n in range(11)]
+
     def test_comments_of_the_source_stay(self, series, made):
         clinical_series(series, ImageComments="Atemlage schlecht für Jörg")
         assert [image.ImageComments for image in made()[:2]] == [
