@@ -107,7 +107,7 @@ class Paper(Method):
             "pixel_channels": 64, "pixel_groups": 3, "pixel_blocks": 3,
         },
     }  # fmt: skip
-    LEARNING_RATE = 5e-4
+    LEARNING_RATE = 2e-3
     DISTILLATION, WAVELET, GAMMA = 0.15, 0.1, 0.25
     #: The paper's intensities are (HU + 1024) / 4096, network units HU / 1024.
     _UNITS = 4.0
