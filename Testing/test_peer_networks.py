@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.peers import restore_peer, train_peer
-from benchmarks.peers.methods import METHODS, FourSlice, Ours, Paper, load_method, restore
+from benchmarks.peers.methods import FourSlice, Ours, Paper, load_method, restore
 from benchmarks.peers.networks import LayerAttention
 from scans import affine_from, anatomy
 from XViewSynthLib import Volume, load_model, read_volume, write_volume
@@ -22,7 +22,6 @@ from XViewSynthTrainLib.sampling import Sampler
 BLOCK = {"batch": 1, "slices": 5, "pixels": 16, "in_plane_share": 0.0}
 PUBLISHED = (Paper, FourSlice)
 
-each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 each_published = pytest.mark.parametrize("method", PUBLISHED, ids=[method.NAME for method in PUBLISHED])
 
 
@@ -104,8 +103,9 @@ class TestNetworks:
 
 
 class TestTraining:
-    @each_method
-    def test_a_few_steps_reduce_the_loss(self, method, fine, tiny_sizes):
+    # Those that begin with the spline have less to learn, and are slower about it.
+    @pytest.mark.parametrize(("method", "steps"), [(Paper, 8), (FourSlice, 30), (Ours, 30)])
+    def test_a_few_steps_reduce_the_loss(self, method, steps, fine, tiny_sizes):
         torch.manual_seed(0)
         learning, sampler = method(2, "tiny"), Sampler([fine], config(2))
 
@@ -115,9 +115,9 @@ class TestTraining:
             return sum(term.item() for found in terms for term in found.values())
 
         before = loss()
-        _, facts = train_peer.train(learning, [fine], config(2), steps=30, learning_rate=2e-4)
+        _, facts = train_peer.train(learning, [fine], config(2), steps=steps, learning_rate=2e-4)
         assert loss() < before
-        assert facts["steps"] == 30
+        assert facts["steps"] == steps
         assert facts["parameters"] == learning.parameters > 1000
 
     def test_progress_is_told(self, fine, tiny_sizes):
@@ -142,9 +142,13 @@ class TestTraining:
         kept, _ = train_peer.train(method, [fine], config(2), steps=2)
         assert torch.isfinite(kept.tail.weight).all()
 
+    def test_no_time_at_all(self, fine):
+        with pytest.raises(InputError, match="above 0"):
+            train_peer.train(FourSlice(2), [fine], config(2), minutes=0.0)
+
     def test_scans_that_cannot_be_thinned_so(self, fine, tiny_sizes):
         thick = Volume(fine.voxels, np.diag([0.8, 0.8, 3.0, 1.0]))
-        with pytest.raises(InputError, match="cannot be thinned by 8"):
+        with pytest.raises(InputError, match="can be thinned by 8"):
             train_peer.train(FourSlice(8, "tiny"), [thick], config(8), steps=1)
 
 

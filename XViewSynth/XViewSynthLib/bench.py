@@ -138,9 +138,8 @@ def run_bench(
         acquisition = [*loaded, *(model for seeds in arms.values() for model in seeds.values())][0].card["acquisition"]
     options = {"device": device, "precision": precision, "memory": memory}
     trained = sum(len(seeds) for seeds in arms.values())
-    tell = _teller(
-        progress, len(scans) * len(factors) * (len(baselines.METHODS) + len(others) + len(loaded) + trained) + 1
-    )
+    methods = len(baselines.METHODS) + len(others) + len(loaded) + trained
+    tell = _teller(progress, len(scans) * len(factors) * methods + 1)
     runs, ablation_runs = [], []
     for scan, trial in _trials(scans, factors, axis, acquisition):
         run, better = _run(scan, trial, others, loaded, options, tell, should_cancel)
@@ -508,7 +507,7 @@ def _summary_tables(summary: Sequence[Mapping[str, Any]]) -> Iterable[str]:
             ]
             for method in gains
         ]
-        yield _table(["mean gain, dB", "over linear", "over cubic", "over the better", "the answer over it"], rows)
+        yield _table(["mean gain, dB", "over linear", "over cubic", "over the better", "ours ahead by"], rows)
         chance = entry["p_value"]
         lowest = _number(entry["lowest_gain_over_better_db"], "+.2f")
         yield (

@@ -88,7 +88,7 @@ class Method(ABC):
         blocks = sampler.thinned(step)
         if blocks.factor != self.factor:
             raise InputError(
-                f"Give scans with thinner slices or more of them: these cannot be thinned by {self.factor}."
+                f"Give scans with thinner or more slices: not all of these can be thinned by {self.factor}."
             )
         return blocks.to(device)
 
@@ -215,7 +215,7 @@ def load_method(folder: str | os.PathLike[str]) -> Method:
 
 
 @torch.inference_mode()
-def restore(method: Method, scan: Volume, axis: Axis) -> Volume:
+def restore(method: Method, scan: Volume, axis: Axis, device: str = "cpu") -> Volume:
     """A scan with s times the slices; observed ones as they are, a voxel between two padded ones padded.
 
     Raises:
@@ -223,7 +223,8 @@ def restore(method: Method, scan: Volume, axis: Axis) -> Volume:
     """
     slices, order = to_slices(scan, axis)
     observed = to_network_units(torch.from_numpy(np.array(slices, np.float32, order="C")))
-    between = to_hu(method.between(observed)).numpy()
+    method.network.to(device)
+    between = to_hu(method.between(observed.to(device))).cpu().numpy()
     restored = np.empty((method.factor * (len(slices) - 1) + 1, *slices.shape[1:]), scan.voxels.dtype)
     restored[:: method.factor] = slices
     for gap, answers in enumerate(between):

@@ -18,6 +18,7 @@ sys.path[:0] = [str(ROOT / name) for name in ("XViewSynth", "XViewSynthTrain", "
 from benchmarks.peers.methods import load_method, restore  # noqa: E402
 from XViewSynthLib import read_volume, write_volume  # noqa: E402
 from XViewSynthLib.errors import InputError  # noqa: E402
+from XViewSynthLib.hardware import resolve_device  # noqa: E402
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("scans", nargs="+", type=Path, metavar="SCAN", help="a thinned scan")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="gets a file of each scan's name")
     parser.add_argument("--axis", default="auto", choices=("auto", "I", "J", "K"))
+    parser.add_argument("--device", default="auto")
     arguments = parser.parse_args(argv)
     try:
         method = load_method(arguments.trained)
@@ -34,10 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         for path in arguments.scans:
             began = time.monotonic()
             scan = read_volume(path)
-            restored = restore(method, scan, scan.resolve_axis(arguments.axis))
+            restored = restore(method, scan, scan.resolve_axis(arguments.axis), str(resolve_device(arguments.device)))
             write_volume(restored, arguments.output / path.name, overwrite=True)
             print(f"{arguments.output / path.name}: {time.monotonic() - began:.0f} s")
-    except InputError as error:
+    except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         facts = _train(arguments)
-    except InputError as error:
+    except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(json.dumps(facts))
@@ -103,8 +103,10 @@ def train(
         The network with the moving average of the weights, and what was done.
 
     Raises:
-        InputError: the scans cannot be thinned by the method's factor.
+        InputError: no length above 0, or scans that cannot be thinned by the method's factor.
     """
+    if not (steps or minutes or 0) > 0:
+        raise InputError("Train for a time or a number of steps above 0.")
     device = device or torch.device("cpu")
     sampler, network = Sampler(scans, config), method.network.to(device)
     for module in network.modules():
