@@ -10,7 +10,7 @@ import pytest
 from scans import affine_from, anatomy, stored_as
 from tiny import make_card, make_network
 from XViewSynthLib import Volume, read_volume, write_volume
-from XViewSynthLib.acquisition import thin
+from XViewSynthLib.acquisition import average, thin
 from XViewSynthLib.baselines import upsample
 from XViewSynthLib.bench import run_bench, to_markdown
 from XViewSynthLib.cli import main
@@ -86,6 +86,11 @@ class TestThinned:
         (path,) = write_thinned(scans[:1], [2], tmp_path, suffix=".nii.gz")
         assert path.name == "first.x2.nii.gz"
         assert np.array_equal(read_volume(path).voxels, thin(read_volume(scans[0]), 2).voxels)
+
+    def test_averages_have_a_name_of_their_own(self, tmp_path, scans):
+        (path,) = write_thinned(scans[:1], [3], tmp_path, acquisition="thick")
+        assert path.name == "first.x3.thick.nrrd"
+        assert np.array_equal(read_volume(path).voxels, average(read_volume(scans[0]), 3).voxels)
 
     def test_existing_files_are_kept(self, thinned, scans, folder):
         with pytest.raises(InputError, match="--overwrite"):
@@ -167,7 +172,7 @@ class TestRestored:
 
     def test_another_unit_than_hu(self, tmp_path, trial, answer):
         write_volume(answer.with_voxels((answer.voxels + 1024) / 4096), tmp_path / "a.nrrd")
-        with pytest.raises(InputError, match="HU off on average on the slices that were given"):
+        with pytest.raises(InputError, match="HU off on average where slices were given"):
             read_restored(tmp_path / "a.nrrd", trial)
 
     def test_numbers_that_are_none(self, tmp_path, trial, answer):
@@ -219,27 +224,41 @@ class TestBench:
         assert [(step.done, step.total) for step in steps] == [(done, 6) for done in range(6)]
 
 
+class TestThick:
+    def test_what_is_made_of_averages_is_measured_on_every_slice(self, tmp_path, scans, model):
+        (given,) = write_thinned(scans[:1], [3], tmp_path, acquisition="thick")
+        made = upsample(read_volume(given), 3, "K", "linear")
+        write_volume(made, tmp_path / "made.nrrd")
+        options = {"acquisition": "thick", "volumes": {"theirs": tmp_path / "made.nrrd"}, "device": "cpu"}
+        (run,) = run_bench(scans[:1], [3], [model], tmp_path / "out", **options)["runs"]
+        assert run["peers"]["theirs"]["psnr_db"] == pytest.approx(run["baselines"]["linear"]["psnr_db"], rel=1e-6)
+
+    def test_what_was_made_of_the_other_acquisition_is_not_found(self, scans, restored):
+        with pytest.raises(InputError, match="holds no file first.x2.thick.nrrd"):
+            make_peers([], {"theirs": restored}, scans, [2], "thick")
+
+
 class TestRequests:
     def test_unknown_peer(self, scans):
         with pytest.raises(InputError, match="no peer 'magic': choose registration"):
-            make_peers(["magic"], {}, scans, [2])
+            make_peers(["magic"], {}, scans, [2], "gap")
 
     @pytest.mark.parametrize("name", ["registration", "linear"])
     def test_taken_name(self, scans, restored, name):
         with pytest.raises(InputError, match="call something else"):
-            make_peers([], {name: restored}, scans, [2], taken=("linear",))
+            make_peers([], {name: restored}, scans, [2], "gap", taken=("linear",))
 
     def test_one_file_for_one_thinned_scan(self, scans, restored):
-        (peer,) = make_peers([], {"theirs": restored / "first.x2.nrrd"}, scans[:1], [2])
-        assert peer.file_of(scans[0], 2) == restored / "first.x2.nrrd"
+        (peer,) = make_peers([], {"theirs": restored / "first.x2.nrrd"}, scans[:1], [2], "gap")
+        assert peer.file_of(scans[0], 2, "gap") == restored / "first.x2.nrrd"
 
     def test_one_file_for_several(self, scans, restored):
         with pytest.raises(InputError, match="one volume for 2 thinned scans"):
-            make_peers([], {"theirs": restored / "first.x2.nrrd"}, scans[:1], [2, 4])
+            make_peers([], {"theirs": restored / "first.x2.nrrd"}, scans[:1], [2, 4], "gap")
 
     def test_missing_file(self, scans):
         with pytest.raises(InputError, match="none.nrrd does not exist"):
-            make_peers([], {"theirs": Path("none.nrrd")}, scans[:1], [2])
+            make_peers([], {"theirs": Path("none.nrrd")}, scans[:1], [2], "gap")
 
     def test_missing_scan_in_a_folder_is_told_before_any_work(self, tmp_path, scans, model, restored):
         steps = []
@@ -248,7 +267,7 @@ class TestRequests:
         assert not steps
 
     def test_peer_asked_for_twice_is_measured_once(self, scans):
-        assert len(make_peers(["registration", "registration"], {}, scans, [2])) == 1
+        assert len(make_peers(["registration", "registration"], {}, scans, [2], "gap")) == 1
 
 
 class TestCommands:

@@ -130,12 +130,12 @@ def run_bench(
     _check_writable(out_folder, scans, overwrite)
     resolve_device(device)
     resolve_precision(precision)
-    others = make_peers(peers, volumes or {}, scans, factors, taken=METHODS)
     loaded = _load_models(models)
     arms = _load_arms(Path(ablation)) if ablation is not None else {}
     _check_factors([*loaded, *(model for seeds in arms.values() for model in seeds.values())], factors)
     if acquisition == "auto":
         acquisition = [*loaded, *(model for seeds in arms.values() for model in seeds.values())][0].card["acquisition"]
+    others = make_peers(peers, volumes or {}, scans, factors, acquisition, taken=METHODS)
     options = {"device": device, "precision": precision, "memory": memory}
     trained = sum(len(seeds) for seeds in arms.values())
     methods = len(baselines.METHODS) + len(others) + len(loaded) + trained

@@ -785,6 +785,9 @@ def _add_thin(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--output", type=Path, metavar="FOLDER", required=True, help="where the thinned scans go")
     parser.add_argument("--axis", choices=("auto", "I", "J", "K"), default="auto", help="auto: that of the slices")
+    parser.add_argument(
+        "--acquisition", choices=("gap", "thick"), default="gap", help="drop slices, or average them (default: gap)"
+    )
     parser.add_argument("--format", default="nrrd", metavar="nrrd|nii.gz|nii|mha|mhd", help="default: %(default)s")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     add_stop_option(parser)
@@ -799,6 +802,7 @@ def _thin(arguments: argparse.Namespace, job: Job) -> None:
         arguments.factor or [2, 4],
         arguments.output,
         axis=arguments.axis,
+        acquisition=arguments.acquisition,
         suffix=f".{arguments.format}",
         overwrite=arguments.overwrite,
         check=job.stop_if_asked,

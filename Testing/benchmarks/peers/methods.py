@@ -118,7 +118,7 @@ class Paper(Method):
     def terms(self, sampler: Sampler, step: int, done: float, device: torch.device) -> dict[str, Tensor]:
         """Level 0 with the truth; levels 1 and 2 by agreement, on slices that nobody has seen."""
         blocks = self._blocks(sampler, step, device)
-        views, truth = self.network(blocks.observed) / self._UNITS, blocks.dropped / self._UNITS
+        views, truth = self.network(blocks.observed) / self._UNITS, blocks.truth / self._UNITS
         terms = {
             "views": sum((view - truth).abs().mean() for view in views),
             "wavelet": self.WAVELET * sum(wavelet_loss(view, truth) for view in views),
@@ -156,7 +156,7 @@ class FourSlice(Method):
     def terms(self, sampler: Sampler, step: int, done: float, device: torch.device) -> dict[str, Tensor]:
         """Mean absolute error."""
         blocks = self._blocks(sampler, step, device)
-        return {"restoration": (self.network(blocks.observed) - blocks.dropped).abs().mean()}
+        return {"restoration": (self.network(blocks.observed) - blocks.truth).abs().mean()}
 
     def between(self, observed: Tensor) -> Tensor:
         """Gap by gap."""
