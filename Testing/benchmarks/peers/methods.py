@@ -148,7 +148,7 @@ class FourSlice(Method):
 
     NAME = "four-slice"
     SIZES: ClassVar = {"small": {"channels": 64, "blocks": 6}, "full": {"channels": 256, "blocks": 17}}
-    LEARNING_RATE = 2e-3
+    LEARNING_RATE = 5e-4
 
     def _make_network(self) -> FourSliceNetwork:
         return FourSliceNetwork(self.factor, **self.SIZES[self.size])

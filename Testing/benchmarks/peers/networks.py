@@ -226,9 +226,6 @@ class WindowBlock(nn.Module):
         self.mix = nn.Sequential(
             nn.Conv2d(channels + channels // 2, channels, 1), nn.ReLU(inplace=True), nn.Conv2d(channels, channels, 1)
         )
-        # Near the identity at first, which lets plain blocks train at a high rate without normalisation.
-        nn.init.normal_(self.mix[-1].weight, std=1e-2)
-        nn.init.zeros_(self.mix[-1].bias)
 
     def forward(self, features: Tensor) -> Tensor:
         side = self.window
