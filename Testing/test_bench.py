@@ -246,7 +246,7 @@ def _run(scan: str, gain: float | None, trained: bool = False) -> dict:
     methods = {name: entry(gain) for name in METHODS[3:]}
     result = {"methods": methods, "rank_correlation": 0.4, "trained_on_this_scan": trained}
     baselines = {name: entry(0.0) for name in METHODS[:3]}
-    return {"scan": scan, "factor": 4, "baselines": baselines, "models": {"standard": result}}
+    return {"scan": scan, "factor": 4, "baselines": baselines, "peers": {}, "models": {"standard": result}}
 
 
 class TestSummary:

@@ -1,4 +1,4 @@
-"""Quality and speed on scans with a known truth: every model against interpolation, as tables and a figure."""
+"""Quality and speed on scans with a known truth: every model against others, as tables and a figure."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from .acquisition import ACQUISITIONS, Acquisition
 from .checks import check_factor
 from .errors import InputError
 from .outputs import Outputs
+from .peers import Peer, make_peers
 from .progress import Progress, Report
 from .selfcheck import (
     ENHANCED,
@@ -81,6 +82,8 @@ def run_bench(
     axis: str = "auto",
     ablation: Path | None = None,
     *,
+    peers: Sequence[str] = (),
+    volumes: Mapping[str, Path] | None = None,
     acquisition: str = "auto",
     device: str = "auto",
     precision: str = "auto",
@@ -101,6 +104,9 @@ def run_bench(
         out_folder: made if missing.
         axis: along which slices are dropped, "auto" for the axis they were acquired along.
         ablation: a folder with model folders <arm>/seed<k>/, measured on the same voxels.
+        peers: slower methods to measure as well, of `peers.PEERS`.
+        volumes: by the name of another method, the volume that it made of the thinned scan, or a folder with one for
+            each scan and factor; see `peers.VolumeOfOthers`.
         acquisition: "gap" to drop slices, "thick" to average them; "auto" as the first model was trained. A model for
             the other one takes what is left for what it knows.
         device, precision, memory: as for `enhance`.
@@ -131,12 +137,14 @@ def run_bench(
     _check_factors([*loaded, *(model for seeds in arms.values() for model in seeds.values())], factors)
     if acquisition == "auto":
         acquisition = [*loaded, *(model for seeds in arms.values() for model in seeds.values())][0].card["acquisition"]
+    others = make_peers(peers, volumes or {}, scans, factors, acquisition, taken=METHODS)
     options = {"device": device, "precision": precision, "memory": memory}
     trained = sum(len(seeds) for seeds in arms.values())
-    tell = _teller(progress, len(scans) * len(factors) * (len(baselines.METHODS) + len(loaded) + trained) + 1)
+    methods = len(baselines.METHODS) + len(others) + len(loaded) + trained
+    tell = _teller(progress, len(scans) * len(factors) * methods + 1)
     runs, ablation_runs = [], []
     for scan, trial in _trials(scans, factors, axis, acquisition):
-        run, better = _run(scan, trial, loaded, options, tell, should_cancel)
+        run, better = _run(scan, trial, others, loaded, options, tell, should_cancel)
         runs.append(run)
         ablation_runs += _run_arms(scan, trial, arms, better, options, tell, should_cancel)
     report = {
@@ -162,7 +170,7 @@ def summarise(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for run in runs:
         for name, result in run["models"].items():
             if not result["trained_on_this_scan"]:
-                methods = {**run["baselines"], **result["methods"]}
+                methods = {**run["baselines"], **run["peers"], **result["methods"]}
                 grouped.setdefault((name, run["factor"]), []).append({**result, "methods": methods})
     summary = []
     for (name, factor), results in grouped.items():
@@ -174,7 +182,7 @@ def summarise(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "scans": len(results),
                 "mean_gains": {
                     method: {gain: _mean(result["methods"][method][gain] for result in results) for gain in GAINS}
-                    for method in METHODS
+                    for method in results[0]["methods"]
                 },
                 "lowest_gain_over_better_db": None if None in gains else min(gains),
                 "mean_rank_correlation": _mean(result["rank_correlation"] for result in results),
@@ -315,6 +323,7 @@ def _trials(
 def _run(
     scan: Path,
     trial: Trial,
+    peers: Sequence[Peer],
     models: Sequence[Model],
     options: Mapping[str, Any],
     tell: Callable[[str], None],
@@ -329,6 +338,11 @@ def _run(
     for method in baselines.METHODS:
         tell(f"{title}: {method}")
         interpolated[method], _ = measure_baseline(trial, method, check)
+    rivals = {}
+    for peer in peers:
+        tell(f"{title}: {peer.name}")
+        rivals[peer.name] = peer.measure(scan, trial, check)
+    rivals = {name: entry for name, entry in with_gains({**interpolated, **rivals}).items() if name in rivals}
     results = {}
     for model in models:
         tell(f"{title}: {model.name}")
@@ -352,10 +366,11 @@ def _run(
         "slices": len(trial.reference.slices),
         "spacing_mm": trial.reference.spacing[0],
         "baselines": with_gains(interpolated),
+        "peers": rivals,
         "models": results,
     }
-    rivals = [interpolated[method]["psnr_db"] for method in ("linear", "cubic")]
-    return run, None if None in rivals else max(rivals)
+    reached = [interpolated[method]["psnr_db"] for method in ("linear", "cubic")]
+    return run, None if None in reached else max(reached)
 
 
 def _run_arms(
@@ -459,11 +474,12 @@ def _draw(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     groups = [
-        (f"{run['scan'].split('.')[0]}\nx{run['factor']} {name}", result["methods"])
+        (f"{run['scan'].split('.')[0]}\nx{run['factor']} {name}", {**run["peers"], **result["methods"]})
         for run in runs
         for name, result in run["models"].items()
     ]
-    methods = (*SINGLE_VIEWS, ENHANCED)
+    peers = list(runs[0]["peers"])
+    methods = (*peers, *SINGLE_VIEWS, ENHANCED)
     figure = Figure(figsize=(9, 1.2 + 0.9 * len(groups)), layout="constrained")
     FigureCanvasAgg(figure)
     plot = figure.subplots()
@@ -472,8 +488,8 @@ def _draw(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
         rows = [group + (number - (len(methods) - 1) / 2) * height for group in range(len(groups))]
         # A bar of unknown length is not drawn.
         gains = np.array([result[method]["gain_over_better_db"] for _, result in groups], dtype=np.float64)
-        color = "#c44e52" if method == ENHANCED else str(0.45 + 0.15 * number)
-        bars = plot.barh(rows, gains, height, label=_TITLES[method].strip("*"), color=color)
+        color = "#c44e52" if method == ENHANCED else "#4c72b0" if method in peers else str(0.45 + 0.15 * (number % 3))
+        bars = plot.barh(rows, gains, height, label=_title(method).strip("*"), color=color)
         plot.bar_label(bars, fmt="%+.2f", fontsize=7, padding=2)
     plot.set_yticks(range(len(groups)), [label for label, _ in groups], fontsize=8)
     plot.invert_yaxis()
@@ -487,11 +503,16 @@ def _draw(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
 def _summary_tables(summary: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     for entry in summary:
         yield f"### {entry['model']}, x{entry['factor']}, {entry['scans']} scan(s)\n"
+        gains = entry["mean_gains"]
         rows = [
-            [_TITLES[method], *(_number(entry["mean_gains"][method][gain], "+.2f") for gain in GAINS)]
-            for method in METHODS
+            [
+                _title(method),
+                *(_number(gains[method][gain], "+.2f") for gain in GAINS),
+                "" if method == ENHANCED else _number(_lead(gains, method), "+.2f"),
+            ]
+            for method in gains
         ]
-        yield _table(["mean gain, dB", "over linear", "over cubic", "over the better"], rows)
+        yield _table(["mean gain, dB", "over linear", "over cubic", "over the better", "ours ahead by"], rows)
         chance = entry["p_value"]
         lowest = _number(entry["lowest_gain_over_better_db"], "+.2f")
         yield (
@@ -535,7 +556,7 @@ def _run_tables(run: Mapping[str, Any]) -> Iterable[str]:
     )
     header = ["method", "PSNR dB", "over linear", "over cubic", "over better", "MAE HU", "SSIM", "noise"]
     header += ["authors' PSNR dB", "s", "peak GB"]
-    yield _table(header, [_run_row(method, run["baselines"][method]) for method in baselines.METHODS])
+    yield _table(header, [_run_row(*entry) for entry in {**run["baselines"], **run["peers"]}.items()])
     for name, result in run["models"].items():
         yield _table([name, *header[1:]], [_run_row(method, result["methods"][method]) for method in METHODS[3:]])
         yield f"Rank correlation of disagreement with error: {_number(result['rank_correlation'], '.3f')}.\n"
@@ -564,7 +585,7 @@ def _doubt_table(doubt: Mapping[str, Any]) -> Iterable[str]:
 def _run_row(method: str, entry: Mapping[str, Any]) -> list[str]:
     memory = entry["peak_memory_bytes"]
     return [
-        _TITLES[method],
+        _title(method),
         _number(entry["psnr_db"], ".2f"),
         *(_number(entry[gain], "+.2f") for gain in GAINS),
         _number(entry["mae_hu"], ".1f"),
@@ -574,6 +595,16 @@ def _run_row(method: str, entry: Mapping[str, Any]) -> list[str]:
         _number(entry["seconds"], ".1f"),
         _number(None if memory is None else memory / 1e9, ".2f"),
     ]
+
+
+def _title(method: str) -> str:
+    """What the tables call a method; a peer goes by its own name."""
+    return _TITLES.get(method, method)
+
+
+def _lead(gains: Mapping[str, Mapping[str, float | None]], method: str) -> float | None:
+    """How far the mean of three views is ahead of a method, in dB."""
+    return _difference(gains[ENHANCED]["gain_over_better_db"], gains[method]["gain_over_better_db"])
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

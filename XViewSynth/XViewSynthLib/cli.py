@@ -144,6 +144,16 @@ def process_id(text: str) -> int:
     return int(text)
 
 
+def named_path(text: str) -> tuple[str, Path]:
+    """An argument type: NAME=FILE or NAME=FOLDER."""
+    name, _, path = text.partition("=")
+    if not (re.fullmatch(r"\w[\w .+()-]{0,39}", name) and path):
+        raise argparse.ArgumentTypeError(
+            f"must be a name of letters, digits, blanks and . + ( ) -, an = and a file or folder, not {text!r}"
+        )
+    return name, Path(path)
+
+
 def job_count(text: str) -> int:
     """An argument type: a whole number from 1."""
     if not re.fullmatch("[1-9][0-9]{0,3}", text):
@@ -194,6 +204,7 @@ def _parser(argv: Sequence[str], registers: Sequence[Register] = ()) -> argparse
     _add_scans(commands)
     _add_models(commands)
     _add_bench(commands)
+    _add_thin(commands)
     for register in registers:
         register(commands)
     # Looking for other packages takes longer than our own commands should wait.
@@ -750,6 +761,22 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--ablation", type=Path, metavar="FOLDER", help="also measure the models in its folders ARM/seedN"
     )
+    parser.add_argument(
+        "--peers",
+        metavar="registration",
+        action="append",
+        default=[],
+        help="also measure a slower method: interpolation between registered slices",
+    )
+    parser.add_argument(
+        "--volume",
+        type=named_path,
+        metavar="NAME=FILE|FOLDER",
+        action="append",
+        default=[],
+        help="also measure what another program made of the thinned scan (see xviewsynth thin), or of each, under the "
+        "same names in a folder; may be repeated",
+    )
     _add_work_options(parser)
     add_progress_option(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
@@ -771,6 +798,8 @@ def _bench(arguments: argparse.Namespace, job: Job) -> None:
         arguments.output,
         axis=arguments.axis,
         ablation=arguments.ablation,
+        peers=arguments.peers,
+        volumes=_by_name(arguments.volume),
         acquisition=arguments.acquisition,
         device=arguments.device,
         precision=arguments.precision,
@@ -781,3 +810,51 @@ def _bench(arguments: argparse.Namespace, job: Job) -> None:
     )
     job.say(to_markdown(report))
     job.say(f"Wrote {arguments.output}.")
+
+
+def _by_name(volumes: Sequence[tuple[str, Path]]) -> dict[str, Path]:
+    names = [name for name, _ in volumes]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"Two volumes are called {name!r}: give every method a name, and one file or folder.")
+    return dict(volumes)
+
+
+def _add_thin(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "thin",
+        help="write the thinned scans that bench gives every method, for other programs to restore",
+        description="Drop all but every N-th slice of scans, as bench does, and write FOLDER/SCAN.xN.nrrd for each. "
+        "What another program makes of them, under the same names in another folder, goes to "
+        "bench --volume NAME=FOLDER.",
+    )
+    parser.add_argument("scans", metavar="SCAN", nargs="+", type=Path, help="a thin-slice scan")
+    parser.add_argument(
+        "--factor", type=factor, metavar="N", action="append", help="2 to 8; may be repeated (default: 2 and 4)"
+    )
+    parser.add_argument("--output", type=Path, metavar="FOLDER", required=True, help="where the thinned scans go")
+    parser.add_argument("--axis", choices=("auto", "I", "J", "K"), default="auto", help="auto: that of the slices")
+    parser.add_argument(
+        "--acquisition", choices=("gap", "thick"), default="gap", help="drop slices, or average them (default: gap)"
+    )
+    parser.add_argument("--format", default="nrrd", metavar="nrrd|nii.gz|nii|mha|mhd", help="default: %(default)s")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    add_stop_option(parser)
+    parser.set_defaults(run=_thin)
+
+
+def _thin(arguments: argparse.Namespace, job: Job) -> None:
+    from .peers import write_thinned
+
+    paths = write_thinned(
+        arguments.scans,
+        arguments.factor or [2, 4],
+        arguments.output,
+        axis=arguments.axis,
+        acquisition=arguments.acquisition,
+        suffix=f".{arguments.format}",
+        overwrite=arguments.overwrite,
+        check=job.stop_if_asked,
+    )
+    for path in paths:
+        job.say(f"Wrote {path}.")

@@ -163,9 +163,16 @@ def measure_baseline(
     trial: Trial, method: baselines.Method, check: Callable[[], None] | None = None
 ) -> tuple[dict[str, Any], float]:
     """Scores of one interpolation, with its seconds and peak memory, and the seconds the measuring took."""
+    return measure_restored(trial, lambda: baselines.upsample(trial.observed, trial.factor, trial.axis, method), check)
+
+
+def measure_restored(
+    trial: Trial, restore: Callable[[], Volume], check: Callable[[], None] | None = None
+) -> tuple[dict[str, Any], float]:
+    """Scores of what `restore` makes of a trial, with its seconds and peak memory, and the seconds of measuring."""
     with _memory_peak() as peak:
         began = time.perf_counter()
-        restored = baselines.upsample(trial.observed, trial.factor, trial.axis, method)
+        restored = restore()
         seconds = time.perf_counter() - began
     began = time.perf_counter()
     scores = quality.score(trial.reference, restored, check)
