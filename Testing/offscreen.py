@@ -132,6 +132,9 @@ def chart_picture(chart_node: slicer.vtkMRMLPlotChartNode, size: tuple[int, int]
     ):
         chart.GetAxis(place).SetTitle(title)
     chart.GetAxis(vtk.vtkAxis.LEFT).SetLogScale(chart_node.GetYAxisLogScale())
+    if not chart_node.GetXAxisRangeAuto():
+        chart.GetAxis(vtk.vtkAxis.BOTTOM).SetBehavior(vtk.vtkAxis.FIXED)
+        chart.GetAxis(vtk.vtkAxis.BOTTOM).SetRange(chart_node.GetXAxisRange())
     for index in range(chart_node.GetNumberOfPlotSeriesNodes()):
         _add_line(chart, chart_node.GetNthPlotSeriesNode(index))
     view = vtk.vtkContextView()
