@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from . import quality
 from .networks import INTENSITY_RANGE
-from .texture import FINEST_BAND, noise_levels
+from .texture import FINEST_BAND, PADDING_BELOW, noise_levels
 
 if TYPE_CHECKING:
     from .enhancement import Enhanced
@@ -41,7 +41,6 @@ _CURVATURE_PER_BAND = 256.0
 _LOOKED_AT, _GRAIN_BANDS, _FAINT_HU, _NOISY_HU, _CALM = 8, 6, 1.0, 2.0, 0.25
 # Correlations nearer to 0 or 1 than this cannot be told from none or all.
 _LEAST_ALIKE, _MOST_ALIKE = 0.002, 0.98
-_PADDING_BELOW = -1200.0
 _BINS = 5
 
 
@@ -209,7 +208,7 @@ def _terms(
         share = (positions[index] - below) / max(above - below, 1)
         noise = (noise_at(below) + noise_at(above)) * np.float32(grain * _unforeseen(share, alike) / 2)
         spread = np.square(disagreement[index], dtype=np.float32)
-        padded = (observed[below] < _PADDING_BELOW) & (observed[above] < _PADDING_BELOW)
+        padded = (observed[below] < PADDING_BELOW) & (observed[above] < PADDING_BELOW)
         yield int(index), np.stack([spread, spread * np.float32(gap_mm), noise]), padded
 
 
@@ -254,9 +253,14 @@ def _noise(plane: Tensor) -> Tensor:
     curvature = functional.pad(plane[None, None], [1] * 4, mode="replicate")[0, 0]
     for dimension in (0, 1):
         curvature = curvature.diff(n=2, dim=dimension)
-    reach = math.ceil(3 * _NOISE_SIGMA)
-    taps = torch.exp(-torch.arange(-reach, reach + 1.0).square() / (2 * _NOISE_SIGMA**2))
+    return smoothed(curvature.square(), _NOISE_SIGMA) / _CURVATURE_PER_BAND
+
+
+def smoothed(plane: Tensor, sigma: float) -> Tensor:
+    """A (rows, columns) plane under a Gaussian of `sigma` pixels, the border pixel repeated."""
+    reach = math.ceil(3 * sigma)
+    taps = torch.exp(-torch.arange(-reach, reach + 1.0).square() / (2 * sigma**2))
     taps = taps / taps.sum()
-    smooth = functional.pad(curvature.square()[None, None], [reach] * 4, mode="replicate")
+    smooth = functional.pad(plane[None, None], [reach] * 4, mode="replicate")
     smooth = functional.conv2d(smooth, taps.view(1, 1, -1, 1))
-    return functional.conv2d(smooth, taps.view(1, 1, 1, -1))[0, 0] / _CURVATURE_PER_BAND
+    return functional.conv2d(smooth, taps.view(1, 1, 1, -1))[0, 0]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -23,14 +23,12 @@ from .orientation import to_slices
 from .plan import Plan, make_plan
 from .progress import Progress
 from .slice_profile import Shape, SliceProfile, averaging_weights, correcting_weights, preserving_weights
-from .texture import KEEP, MATCH, MATCHED_NOTE, check_texture, textured
+from .texture import KEEP, MATCH, MATCHED_NOTE, PADDING_BELOW, check_texture, textured
 from .volume import Axis, Volume, affine_column, array_axis
 
 # The spline's weights fall by a factor of 3.7 a slice: what lies further away than this changes no HU.
 _SPLINE_REACH = 12
 _NEGLIGIBLE_WEIGHT = 1e-7
-# Below air by more than noise: what scanners write outside their field of view (-1500, -2000, -2048, -3024).
-_PADDING_BELOW = -1200.0
 # In-plane Gaussian over which the views' variance is averaged, pixels. On scans of the training set, the rank
 # correlation with the true error was highest here.
 _DOUBT_SIGMA = 1.5
@@ -369,13 +367,19 @@ def fuse(
         weights = preserving_weights(slices, factor, profile)
         lowest, highest = INTENSITY_RANGE[0], max(highest, INTENSITY_RANGE[1])
         missed = _Missed(scan.clip(min=lowest), residual, factor, profile, weights)
+
+    @lru_cache(maxsize=1)
+    def around(gap: int) -> tuple[slice, np.ndarray]:
+        """The observed slices that count in a gap and at its ends: which, and as (slices, rows columns)."""
+        near = _used(np.abs(weights[gap * factor : (gap + 1) * factor + 1]).max(axis=0))
+        return near, scan[near].astype(np.float32).clip(min=lowest).reshape(-1, rows * columns)
+
     for index in range(len(result)):
         below, above, position = index // factor, -(-index // factor), index % factor / factor
         if profile is None and below == above:
             result[index] = scan[below]
             continue
-        near = _used(weights[index])
-        source = scan[near].astype(np.float32).clip(min=lowest).reshape(-1, rows * columns)
+        near, source = around(min(below, slices - 2))
         answer = (weights[index, near] @ source).reshape(rows, columns) + to_hu(residual[index]).numpy()
         if missed is not None:
             answer -= missed.at(index)
@@ -425,7 +429,7 @@ def _with_padding(answer: np.ndarray, below: np.ndarray, above: np.ndarray, posi
     """Round to `dtype`; a voxel between two padded ones takes the value of the nearer."""
     if np.issubdtype(dtype, np.integer):
         answer = np.rint(answer)
-    padded = (below < _PADDING_BELOW) & (above < _PADDING_BELOW)
+    padded = (below < PADDING_BELOW) & (above < PADDING_BELOW)
     return np.where(padded, below if position <= 0.5 else above, answer).astype(dtype)
 
 
@@ -435,14 +439,8 @@ def _disagreement(variance: Tensor, observed: range, report: _Reporter) -> np.nd
     Three answers say little about the doubt at one voxel, so the variance is averaged over its neighbours in plane.
     """
     result = np.zeros(variance.shape, np.float32)
-    reach = math.ceil(3 * _DOUBT_SIGMA)
-    taps = torch.exp(-torch.arange(-reach, reach + 1.0).square() / (2 * _DOUBT_SIGMA**2))
-    taps = taps / taps.sum()
     for index in (index for index in range(len(result)) if index not in observed):
-        plane = torch.nn.functional.pad(variance[index, None, None], [reach] * 4, mode="replicate")
-        plane = torch.nn.functional.conv2d(plane, taps.view(1, 1, -1, 1))
-        plane = torch.nn.functional.conv2d(plane, taps.view(1, 1, 1, -1))
-        result[index] = to_hu(plane[0, 0].sqrt()).numpy()
+        result[index] = to_hu(doubt.smoothed(variance[index], _DOUBT_SIGMA).sqrt()).numpy()
         report.stop_if_asked()
     return result
 

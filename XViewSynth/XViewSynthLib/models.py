@@ -162,8 +162,7 @@ def model_identity(model: str | os.PathLike[str]) -> str:
     Raises:
         InputError: as for `load_model`.
     """
-    names = _SHIPPED_FOR.values() if model == AUTOMATIC else (model,)
-    return " ".join(model_card(name)["weights_sha256"] for name in names)
+    return " ".join(card["weights_sha256"] for card in _cards(model))
 
 
 def known_factors(model: str | os.PathLike[str]) -> list[int]:
@@ -172,8 +171,12 @@ def known_factors(model: str | os.PathLike[str]) -> list[int]:
     Raises:
         InputError: as for `load_model`.
     """
-    names = _SHIPPED_FOR.values() if model == AUTOMATIC else (model,)
-    return sorted(set.intersection(*(set(model_card(name)["factors"]) for name in names)))
+    return sorted(set.intersection(*(set(card["factors"]) for card in _cards(model))))
+
+
+def _cards(model: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The card of a model, of "auto" those of all that may be chosen."""
+    return [model_card(name) for name in (_SHIPPED_FOR.values() if model == AUTOMATIC else (model,))]
 
 
 def model_card(model: str | os.PathLike[str]) -> dict[str, Any]:

@@ -52,8 +52,8 @@ _MEASURE_EVERY = 2
 _MEDIAN_TO_SIGMA = 0.6745
 # The bands overlap, so the gains that give each its strength are found by approaching them.
 _ROUNDS = 12
-# Below air by more than noise: padding.
-_PADDING_BELOW = -1200.0
+#: Below air by more than noise: what scanners write outside their field of view (-1500, -2000, -2048, -3024).
+PADDING_BELOW = -1200.0
 
 
 def check_texture(texture: str) -> str:
@@ -124,7 +124,7 @@ def match_texture(
         textured = (answer + noise).clamp(lowest, highest).numpy()
         if np.issubdtype(slices.dtype, np.integer):
             textured = np.rint(textured)
-        slices[index] = np.where(answer.numpy() < _PADDING_BELOW, slices[index], textured).astype(slices.dtype)
+        slices[index] = np.where(answer.numpy() < PADDING_BELOW, slices[index], textured).astype(slices.dtype)
 
 
 def _plane(plane: np.ndarray) -> Tensor:
