@@ -1,4 +1,4 @@
-"""Enhance a scan: three views predict the missing slices, their mean is the answer, their spread the doubt."""
+"""Enhance a scan: three views predict the missing slices, their fusion is the answer, their spread the doubt."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ from .volume import Axis, Volume, affine_column, array_axis
 # The spline's weights fall by a factor of 3.7 a slice: what lies further away than this changes no HU.
 _SPLINE_REACH = 12
 _NEGLIGIBLE_WEIGHT = 1e-7
+#: The pass that makes one answer of the views, and their mean, which it starts from.
+FUSION, MEAN = "fusion", "mean"
 # In-plane Gaussian over which the views' variance is averaged, pixels. On scans of the training set, the rank
 # correlation with the true error was highest here.
 _DOUBT_SIGMA = 1.5
@@ -54,7 +56,8 @@ class Enhanced:
         acquisition: "gap" or "thick".
         texture: "keep", or "match" where synthetic slices got the noise of observed ones, which no map of doubt counts.
         notes: what the user should know, each a sentence.
-        views: float32 volume in HU of each view ("axial", "coronal", "sagittal") when asked for, else None.
+        views: float32 volume in HU of each view ("axial", "coronal", "sagittal") when asked for, else None; with them
+            comes their "mean" where the model fuses them into something else.
     """
 
     volume: Volume
@@ -147,7 +150,7 @@ def enhance(
     report = _Reporter(plan, progress, should_cancel)
     scan, order = to_slices(volume, plan.axis)
     students = _run_students(scan, _gap_ratio(volume, plan.axis), model, plan, report, keep_views)
-    enhanced = fuse(scan, students.mean, plan.factor, plan.profile, report)
+    enhanced = fuse(scan, students.answer, plan.factor, plan.profile, report)
     observed = _observed(len(enhanced), plan)
     disagreement = _disagreement(students.variance, observed, report)
     synthetic = tuple(index for index in range(len(enhanced)) if index not in observed)
@@ -192,9 +195,14 @@ class _Students:
     """Answers as what the spline misses, in network units: (s gaps + 1, rows, columns) float32.
 
     0 where thin slices were observed.
+
+    Attributes:
+        answer: of the fusion, or where there is none the mean of the views.
+        variance: of the views about their mean.
+        views: what each answers, and their mean where the answer is another, when asked for.
     """
 
-    mean: Tensor
+    answer: Tensor
     variance: Tensor
     views: dict[str, Tensor]
 
@@ -241,29 +249,42 @@ def _run_students(
 ) -> _Students:
     slices, rows, columns = scan.shape
     observed = to_network_units(torch.from_numpy(np.array(scan, dtype=np.float32, order="C")))
-    # The students take pixels two by two.
+    # The networks take pixels two by two.
     observed = torch.nn.functional.pad(observed, (0, columns % 2, 0, rows % 2), mode="replicate")
-    total = torch.zeros(plan.factor * (slices - 1) + 1, rows, columns)
-    squares = torch.zeros_like(total)
-    kept: dict[str, Tensor] = {}
-    for index, view in enumerate(VIEWS):
-        answer = torch.zeros_like(total) if keep_views else None
-        for part, residual, done, whole in _predict(view, observed, gap_ratio, model, plan, report):
-            residual = residual[..., : rows - (part[2].start or 0), : columns - (part[3].start or 0)]
-            _add(total, part, residual, plan.factor)
-            _add(squares, part, residual.square(), plan.factor)
-            if answer is not None:
-                _add(answer, part, residual, plan.factor)
-            report(f"{view} view", done, whole, (index + done / whole) / len(VIEWS))
-        if answer is not None:
-            kept[view] = answer
-    if plan.profile is not None:
-        # What lies where two gaps meet has been answered twice.
-        for answers in (total, squares, *kept.values()):
-            answers[plan.factor : -1 : plan.factor] /= 2
-    mean = total.div_(len(VIEWS))
-    variance = squares.div_(len(VIEWS)).sub_(mean.square()).clamp_(min=0)
-    return _Students(mean, variance, kept)
+    answers: dict[str, Tensor] = {}
+    passes = VIEWS if model.network.fusion is None else (*VIEWS, FUSION)
+    for index, name in enumerate(passes):
+        answer = torch.zeros(plan.factor * (slices - 1) + 1, *observed.shape[1:])
+        views = list(answers.values())
+        for part, residual, done, whole in _predict(name, observed, views, gap_ratio, model, plan, report):
+            _add(answer, part, residual, plan.factor)
+            report(name if name == FUSION else f"{name} view", done, whole, (index + done / whole) / len(passes))
+        if plan.profile is not None:
+            # What lies where two gaps meet has been answered twice.
+            answer[plan.factor : -1 : plan.factor] /= 2
+        answers[name] = answer
+    views = [answers[view] for view in VIEWS]
+    kept = {}
+    if keep_views:
+        kept = dict(zip(VIEWS, (view.clone() for view in views), strict=True))
+        if FUSION in answers:
+            kept[MEAN] = torch.stack(views).mean(dim=0)
+    answer, variance = _joined(views, answers.get(FUSION))
+    kept = {name: view[:, :rows, :columns] for name, view in kept.items()}
+    return _Students(answer[:, :rows, :columns], variance[:, :rows, :columns], kept)
+
+
+def _joined(views: list[Tensor], correction: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The mean of the views, corrected, and their variance; takes the place of the first two views."""
+    answer, variance = views[:2]
+    # Slice by slice, as one more volume would be too many.
+    for index in range(len(answer)):
+        told = torch.stack([view[index] for view in views])
+        variance[index] = told.var(dim=0, unbiased=False)
+        answer[index] = told.mean(dim=0)
+        if correction is not None:
+            answer[index] += correction[index]
+    return answer, variance
 
 
 def _add(slices: Tensor, part: tuple[slice, ...], residual: Tensor, factor: int) -> None:
@@ -279,21 +300,30 @@ def _add(slices: Tensor, part: tuple[slice, ...], residual: Tensor, factor: int)
 
 
 def _predict(
-    view: str, observed: Tensor, gap_ratio: float, model: Model, plan: Plan, report: _Reporter
+    name: str,
+    observed: Tensor,
+    views: list[Tensor],
+    gap_ratio: float,
+    model: Model,
+    plan: Plan,
+    report: _Reporter,
 ) -> Iterator[tuple[tuple[slice, ...], Tensor, int, int]]:
     """Yield tiles: place in (gaps, positions, rows, columns), the answer on the CPU, planes done, and planes in all.
 
-    A GPU that runs out of memory gets smaller tiles; when even the smallest does not fit, the CPU takes over.
+    `name` is that of a view, or the fusion of all `views`. A GPU that runs out of memory gets smaller tiles; when even
+    the smallest does not fit, the CPU takes over.
     """
     slices, rows, columns = observed.shape
     everything = slice(None)
-    whole, cost, least = {
-        "axial": (slices - 1, rows * columns, 1),
-        "coronal": (rows, slices * columns, 2),
-        "sagittal": (columns, slices * rows, 2),
-    }[view]
+    dimension, whole, cost, least = {
+        "axial": (0, slices - 1, rows * columns, 1),
+        FUSION: (0, slices - 1, rows * columns, 1),
+        "coronal": (2, rows, slices * columns, 2),
+        "sagittal": (3, columns, slices * rows, 2),
+    }[name]
     tile = max(least, plan.tile_voxels // cost // least * least)
     device, precision = torch.device(plan.device), plan.precision
+    worker = FUSION if name == FUSION else f"{name} view"
     placed, done = None, 0
     while done < whole:
         part = slice(done, min(done + tile, whole))
@@ -304,23 +334,33 @@ def _predict(
                     network = model.network.to(device, memory_format=torch.channels_last)
                     ratio = torch.tensor([gap_ratio], device=device)
                     placed = observed[None].to(device)
-                residual = network.residual(view, placed, plan.factor, ratio, part, plan.profile)[0].float().cpu()
+                if name == FUSION:
+                    told = torch.stack([_in_gaps(view, part, plan) for view in views])[:, None].to(device)
+                    residual = network.correction(placed, told, plan.factor, ratio, part, plan.profile)
+                else:
+                    residual = network.residual(name, placed, plan.factor, ratio, part, plan.profile)
+                residual = residual[0].float().cpu()
         except torch.OutOfMemoryError:
             if tile > least:
                 tile = max(least, tile // 2 // least * least)
-                report.notes.append(
-                    f"The {device.type} device ran out of memory: tiles of the {view} view were halved."
-                )
+                report.notes.append(f"The {device.type} device ran out of memory: tiles of the {worker} were halved.")
             elif device.type != "cpu":
                 device, precision, placed = torch.device("cpu"), "fp32", None
-                report.notes.append(f"The GPU has too little memory for the {view} view: the CPU took over.")
+                report.notes.append(f"The GPU has too little memory for the {worker}: the CPU took over.")
             else:
                 raise
             continue
         done = part.stop
         place = [everything] * 4
-        place[{"axial": 0, "coronal": 2, "sagittal": 3}[view]] = part
+        place[dimension] = part
         yield tuple(place), residual, done, whole
+
+
+def _in_gaps(answer: Tensor, gaps: slice, plan: Plan) -> Tensor:
+    """What an answer (s gaps + 1, rows, columns) holds of some gaps, as `ThreeViewNetwork.correction` takes it."""
+    if plan.profile is not None:
+        return answer[gaps.start * plan.factor : gaps.stop * plan.factor + 1]
+    return answer[:-1].unflatten(0, (-1, plan.factor))[gaps, 1:]
 
 
 @contextmanager

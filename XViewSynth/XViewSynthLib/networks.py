@@ -1,4 +1,5 @@
-"""The three students: one slice-wise (axial) and one pixel-wise network, shared by the coronal and sagittal views.
+"""The three students: one slice-wise (axial) and one pixel-wise network, shared by the coronal and sagittal views; and
+the fusion of their answers.
 
 Each student sees the observed slices, starts from their cubic spline and predicts what the spline misses. One trunk
 serves every factor; each factor has a head of its own, which gives all the slices of a gap at once. (A head that is
@@ -7,6 +8,10 @@ asked for one position at a time serves every factor too, but learns many times 
 Students of thick slices start from a spline that meets the observed averages. As an average is no thin slice, they
 predict the thin slices at the observed positions as well: each gap is answered with both its ends, and where two gaps
 meet, the mean of their answers counts.
+
+The views err in different places, which their mean does not know. The fusion sees the three answers side by side, and
+the observed slices around the gap, and predicts what their mean misses (as SAINT fuses its two views: Peng et al.,
+CVPR 2020).
 
 The views are those of Fang et al., "Incremental Cross-view Mutual Distillation for Self-supervised Medical CT
 Synthesis", CVPR 2022; the networks are our own.
@@ -26,6 +31,8 @@ VIEWS = ("axial", "coronal", "sagittal")
 #: HU range the networks see; what lies outside passes through the spline alone.
 INTENSITY_RANGE = (-1024.0, 3071.0)
 _HU_PER_UNIT = 1024.0
+# What the views add to the spline is small; so scaled, the fusion sees it as large as the images.
+_RESIDUAL_SCALE = 8.0
 
 
 def to_network_units(hu: Tensor) -> Tensor:
@@ -108,6 +115,7 @@ class ThreeViewNetwork(nn.Module):
         pixel_blocks: residual blocks of the pixel-wise student, shared by the coronal and sagittal views.
         factors: the up-sampling factors that the students have a head for.
         thick: 1 for slices that are averages over their thickness, 0 for thin slices with gaps between them.
+        fusion_blocks: residual blocks of the fusion; with 0 there is none, and the mean of the views is the answer.
     """
 
     def __init__(
@@ -117,11 +125,13 @@ class ThreeViewNetwork(nn.Module):
         pixel_blocks: int = 4,
         factors: Sequence[int] = (2, 3, 4, 5, 6, 7, 8),
         thick: int = 0,
+        fusion_blocks: int = 0,
     ):
         super().__init__()
         self.thick = bool(thick)
         self.axial = SliceWiseStudent(channels, axial_blocks, factors, self.thick)
         self.pixelwise = PixelWiseStudent(channels, pixel_blocks, factors, self.thick)
+        self.fusion = Fusion(channels, fusion_blocks, factors, self.thick) if fusion_blocks else None
 
     def forward(
         self,
@@ -131,7 +141,7 @@ class ThreeViewNetwork(nn.Module):
         views: Sequence[str] = VIEWS,
         profile: SliceProfile | None = None,
     ) -> Tensor:
-        """Predict the synthetic slices in every view.
+        """Predict the synthetic slices in every view; `fuse` makes one answer of them.
 
         Args:
             observed: (batch, slices, rows, columns) in network units (`to_network_units`); rows and columns even.
@@ -149,8 +159,34 @@ class ThreeViewNetwork(nn.Module):
             return spline_through(observed, factor, profile) + torch.stack([join_gaps(answer) for answer in answers])
         return spline_between(observed, factor) + torch.stack(answers)
 
+    def fuse(
+        self,
+        observed: Tensor,
+        views: Tensor,
+        factor: int,
+        gap_ratio: Tensor,
+        profile: SliceProfile | None = None,
+    ) -> Tensor:
+        """One answer of the three: their mean, and what the fusion, where there is one, adds to it.
+
+        Args:
+            views: what `forward` answered, all views.
+            observed, factor, gap_ratio, profile: as for `forward`.
+
+        Returns:
+            As `views`, without its first dimension.
+        """
+        mean = views.mean(dim=0)
+        if self.fusion is None:
+            return mean
+        if not self.thick:
+            residuals = views - spline_between(observed, factor)
+            return mean + self.correction(observed, residuals, factor, gap_ratio)
+        residuals = views - spline_through(observed, factor, profile)
+        return mean + join_gaps(self.correction(observed, residuals, factor, gap_ratio, profile=profile))
+
     def complete(self, observed: Tensor, synthetic: Tensor) -> Tensor:
-        """All slices in their order, given those observed and an answer of `forward` in one view or their mean."""
+        """All slices in their order, given those observed and an answer of `fuse` or, in one view, of `forward`."""
         return synthetic if self.thick else interleave(observed, synthetic)
 
     def residual(
@@ -184,6 +220,32 @@ class ThreeViewNetwork(nn.Module):
             return self.pixelwise(observed.transpose(2, 3), factor, condition, part).transpose(3, 4)
         raise ValueError(f"{view!r} is not a view; choose one of {', '.join(VIEWS)}.")
 
+    def correction(
+        self,
+        observed: Tensor,
+        residuals: Tensor,
+        factor: int,
+        gap_ratio: Tensor,
+        gaps: slice = slice(None),
+        profile: SliceProfile | None = None,
+    ) -> Tensor:
+        """Predict, by the fusion, what the mean of the views misses.
+
+        Args:
+            observed, factor, gap_ratio, profile: as for `forward`.
+            residuals: what the views add to the spline, in network units: of thin slices in the gaps chosen, (3, batch,
+                gaps, s - 1, rows, columns); of thick slices from the first to the last of these gaps, both ends
+                included, (3, batch, s gaps + 1, rows, columns).
+            gaps: which gaps to predict.
+
+        Returns:
+            (batch, gaps, s - 1, rows, columns), or s + 1 in place of s - 1 for thick slices, in network units; to be
+            added to the mean of the views, of thick slices once joined by `join_gaps`.
+        """
+        if self.thick:
+            residuals = residuals.unfold(2, factor + 1, factor).movedim(-1, 3)
+        return self.fusion(observed, residuals, factor, self._condition(factor, gap_ratio, profile), gaps)
+
     def adopt_trunks(self, other: "ThreeViewNetwork") -> None:
         """Take over what another network sees in scans, whatever it was trained to answer; the heads stay.
 
@@ -201,6 +263,11 @@ class ThreeViewNetwork(nn.Module):
             except RuntimeError as error:
                 raise ValueError("the networks differ in their size") from error
         self.pixelwise.across_gap.load_state_dict(other.pixelwise.across_gap.state_dict())
+        if self.fusion is not None and other.fusion is not None:
+            try:
+                self.fusion.blocks.load_state_dict(other.fusion.blocks.state_dict())
+            except RuntimeError as error:
+                raise ValueError("the networks differ in their size") from error
 
     def _condition(self, factor: int, gap_ratio: Tensor, profile: SliceProfile | None) -> Tensor:
         """(batch, 2), for thick slices (batch, 3): what the students are told beside the slices."""
@@ -219,15 +286,13 @@ class SliceWiseStudent(nn.Module):
         self.heads = _heads(channels, factors, thick)
 
     def forward(self, observed: Tensor, factor: int, condition: Tensor, part: slice) -> Tensor:
-        batch, slices, rows, columns = observed.shape
-        first = torch.arange(slices - 1, device=observed.device)[part]
-        neighbours = torch.stack([first - 1, first, first + 1, first + 2], dim=1)
-        # The spline is mirrored at both ends; the network sees the same world.
-        neighbours = (slices - 1 - (slices - 1 - neighbours.abs()).abs()).clamp(min=0)
-        stacks = functional.pixel_unshuffle(observed[:, neighbours].flatten(0, 1), 2)
-        features = self.trunk(_fast_layout(stacks), condition.repeat_interleave(len(first), dim=0))
+        batch, _, rows, columns = observed.shape
+        neighbours = _around_gaps(observed, part)
+        gaps = neighbours.shape[1]
+        stacks = functional.pixel_unshuffle(neighbours.flatten(0, 1), 2)
+        features = self.trunk(_fast_layout(stacks), condition.repeat_interleave(gaps, dim=0))
         between = functional.pixel_shuffle(self.heads[str(factor)](features), 2)
-        return between.view(batch, len(first), -1, rows, columns)
+        return between.view(batch, gaps, -1, rows, columns)
 
 
 class PixelWiseStudent(nn.Module):
@@ -257,17 +322,40 @@ class PixelWiseStudent(nn.Module):
         return between.permute(0, 5, 2, 1, 3, 6, 4).reshape(batch, slices - 1, -1, rows, columns)
 
 
+class Fusion(nn.Module):
+    """From the answers of the views in a gap, and the two observed slices on either side, what their mean misses.
+
+    Each factor has a first and a last layer of its own, as the number of answers depends on it.
+    """
+
+    def __init__(self, channels: int, blocks: int, factors: Sequence[int], thick: bool):
+        super().__init__()
+        answers = {factor: factor + 1 if thick else factor - 1 for factor in factors}
+        self.stems = nn.ModuleDict(
+            {str(factor): nn.Conv2d(4 * (4 + 4 * count), channels, 3, padding=1) for factor, count in answers.items()}
+        )
+        self.condition = _silent_condition(2 + thick, channels)
+        self.blocks = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
+        self.heads = _heads(channels, factors, thick)
+
+    def forward(self, observed: Tensor, residuals: Tensor, factor: int, condition: Tensor, part: slice) -> Tensor:
+        _, batch, gaps, _, rows, columns = residuals.shape
+        mean = residuals.mean(dim=0)
+        told = torch.cat([mean, *(residuals - mean)], dim=2) * _RESIDUAL_SCALE
+        images = torch.cat([_around_gaps(observed, part), told], dim=2).flatten(0, 1)
+        features = self.stems[str(factor)](_fast_layout(functional.pixel_unshuffle(images, 2)))
+        features = self.blocks(features + self.condition(condition).repeat_interleave(gaps, dim=0)[:, :, None, None])
+        missed = functional.pixel_shuffle(self.heads[str(factor)](features), 2)
+        return missed.view(batch, gaps, -1, rows, columns)
+
+
 class Trunk(nn.Module):
     """Plain residual blocks; the condition shifts the features of the first layer."""
 
     def __init__(self, inputs: int, channels: int, blocks: int, conditions: int):
         super().__init__()
         self.head = nn.Conv2d(inputs, channels, 3, padding=1)
-        self.condition = nn.Linear(conditions, channels)
-        # A shift of the usual size would drown the images: every rectifier stays on one side, the students are linear
-        # filters, and training takes hours to get away from there.
-        nn.init.zeros_(self.condition.weight)
-        nn.init.zeros_(self.condition.bias)
+        self.condition = _silent_condition(conditions, channels)
         self.blocks = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
 
     def forward(self, images: Tensor, condition: Tensor) -> Tensor:
@@ -289,6 +377,16 @@ class ResidualBlock(nn.Module):
         return self.leave(hidden).add_(features)
 
 
+def _silent_condition(conditions: int, channels: int) -> nn.Linear:
+    """A shift of all features by what is told beside the images, at first none."""
+    # A shift of the usual size would drown the images: every rectifier stays on one side, the students are linear
+    # filters, and training takes hours to get away from there.
+    condition = nn.Linear(conditions, channels)
+    nn.init.zeros_(condition.weight)
+    nn.init.zeros_(condition.bias)
+    return condition
+
+
 def _heads(channels: int, factors: Sequence[int], thick: bool) -> nn.ModuleDict:
     """For each factor s the last layer, which gives the slices of a gap from the features: 4 pixels for each place.
 
@@ -302,6 +400,16 @@ def _heads(channels: int, factors: Sequence[int], thick: bool) -> nn.ModuleDict:
         nn.init.zeros_(head.bias)
         heads[str(factor)] = head
     return nn.ModuleDict(heads)
+
+
+def _around_gaps(observed: Tensor, gaps: slice) -> Tensor:
+    """The two observed slices on either side of each gap, (batch, gaps, 4, rows, columns)."""
+    slices = observed.shape[1]
+    first = torch.arange(slices - 1, device=observed.device)[gaps]
+    neighbours = torch.stack([first - 1, first, first + 1, first + 2], dim=1)
+    # The spline is mirrored at both ends; the network sees the same world.
+    neighbours = (slices - 1 - (slices - 1 - neighbours.abs()).abs()).clamp(min=0)
+    return observed[:, neighbours]
 
 
 def _with_neighbours(observed: Tensor, rows: slice) -> Tensor:

@@ -11,7 +11,7 @@ FACTOR_SHARES = {2: 0.30, 3: 0.15, 4: 0.30, 5: 0.10, 6: 0.06, 7: 0.03, 8: 0.06}
 GAP, THICK = ACQUISITIONS = ("gap", "thick")
 
 #: The network of the shipped model.
-NETWORK = {"channels": 64, "axial_blocks": 4, "pixel_blocks": 4}
+NETWORK = {"channels": 64, "axial_blocks": 4, "pixel_blocks": 4, "fusion_blocks": 3}
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class LossWeights:
 
     #: Each view against the dropped slices (level 0): mean absolute error in network units.
     views: float = 1.0
-    #: The mean of the views against the dropped slices (level 0).
+    #: The answer made of the views, which is their mean where the network has no fusion, against the dropped slices.
     mean: float = 1.0
     #: Mean squared error beside every absolute one, which counts large errors more.
     squared: float = 5.0
     #: Agreement of axial with coronal, and axial with sagittal, on slices nobody has seen (levels 1 and beyond).
     distillation: float = 0.15
-    #: High wavelet bands of the mean of the views against those of the dropped slices (level 0).
+    #: High wavelet bands of the answer made of the views against those of the dropped slices (level 0).
     wavelet: float = 0.1
 
 

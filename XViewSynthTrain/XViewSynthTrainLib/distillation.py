@@ -14,17 +14,19 @@ from .sampling import Blocks
 
 
 def restoration_terms(network: ThreeViewNetwork, blocks: Blocks, config: TrainingConfig) -> dict[str, Tensor]:
-    """Level 0: thin the scan, restore the dropped slices; every view and their mean against what was dropped."""
+    """Level 0: thin the scan, restore the dropped slices; every view and their fusion against what was dropped."""
     weights = config.weights
-    views = network(blocks.observed, blocks.factor, blocks.slice_ratio * blocks.factor, profile=blocks.profile)
+    exercise = {"factor": blocks.factor, "gap_ratio": blocks.slice_ratio * blocks.factor, "profile": blocks.profile}
+    views = network(blocks.observed, **exercise)
+    answer = network.fuse(blocks.observed, views, **exercise)
     truth = blocks.truth
     terms = {}
     if weights.views:
         terms["views"] = weights.views * restoration_loss(views, truth, weights.squared)
     if weights.mean:
-        terms["mean"] = weights.mean * restoration_loss(views.mean(dim=0), truth, weights.squared)
+        terms["mean"] = weights.mean * restoration_loss(answer, truth, weights.squared)
     if weights.wavelet:
-        terms["wavelet"] = weights.wavelet * wavelet_loss(views.mean(dim=0), truth)
+        terms["wavelet"] = weights.wavelet * wavelet_loss(answer, truth)
     return terms
 
 
@@ -37,7 +39,8 @@ def answered(teacher: ThreeViewNetwork, gaps: Blocks) -> Blocks:
         teacher: a network that does not change.
         gaps: blocks of a scan, and the factor by which to fill their gaps.
     """
-    answer = teacher(gaps.slices, gaps.factor, gaps.slice_ratio, profile=gaps.profile).mean(dim=0)
+    exercise = {"factor": gaps.factor, "gap_ratio": gaps.slice_ratio, "profile": gaps.profile}
+    answer = teacher.fuse(gaps.slices, teacher(gaps.slices, **exercise), **exercise)
     return replace(gaps, slices=teacher.complete(gaps.slices, answer), slice_ratio=gaps.slice_ratio / gaps.factor)
 
 
@@ -46,16 +49,18 @@ def agreement_terms(
 ) -> dict[str, Tensor]:
     """Level 1 and beyond: nobody has the truth between the slices of the scan itself, so the views must agree.
 
-    After level 1 the mean of the views joins the observed slices and goes in again, which doubles the resolution;
-    again the views must agree, `increments` times. The answer that goes in again carries no gradient: a level must
-    not make itself easier for the next.
+    After level 1 the answer made of the views joins the observed slices and goes in again, which doubles the
+    resolution; again the views must agree, `increments` times. The answer that goes in again carries no gradient: a
+    level must not make itself easier for the next.
     """
     terms = {}
     observed, ratio, profile = blocks.slices, blocks.slice_ratio, blocks.profile
     for level in range(1, increments + 2):
         views = network(observed, 2, ratio, profile=profile)
         terms[f"distillation_{level}"] = config.weights.distillation * cross_view_distillation(views, config)
-        observed = network.complete(observed, views.mean(dim=0).detach())
+        with torch.no_grad():
+            answer = network.fuse(observed, views, 2, ratio, profile)
+        observed = network.complete(observed, answer)
         ratio = ratio / 2
         # Networks for thick slices answer with slices that touch.
         profile = profile and SliceProfile()
