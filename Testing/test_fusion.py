@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ import torch
 
 from scans import affine_from, anatomy
 from tiny import NETWORK, make_card, make_network
-from XViewSynthLib import Volume, enhance
+from XViewSynthLib import Volume, enhance, write_volume
 from XViewSynthLib.enhancement import fuse
 from XViewSynthLib.models import load_model, save_model
 from XViewSynthLib.networks import ThreeViewNetwork, spline_between, spline_through, to_network_units
@@ -19,9 +22,12 @@ from XViewSynthLib.progress import Progress
 from XViewSynthLib.slice_profile import SliceProfile
 from XViewSynthTrainLib.config import TrainingConfig
 from XViewSynthTrainLib.distillation import agreement_terms, restoration_terms
+from XViewSynthTrainLib.regions import middle_of
 from XViewSynthTrainLib.sampling import Blocks
 
 RATIO = torch.tensor([3.0])
+TOOLS = Path(__file__).parent / "tools"
+NAMES = ("observed", "residuals", "missed")
 FUSED = NETWORK | {"fusion_blocks": 2}
 
 
@@ -193,3 +199,55 @@ class TestTraining:
         answer = network.complete(first, network.fuse(first, views, 2, RATIO / 2, blocks.profile))
         assert torch.allclose(second, answer, atol=1e-5)
         assert not second.requires_grad
+
+
+class TestTool:
+    """`Testing/tools/train_fusion.py`, which trains the fusion of a model that has its views."""
+
+    @pytest.fixture
+    def tool(self, monkeypatch):
+        specification = importlib.util.spec_from_file_location("train_fusion", TOOLS / "train_fusion.py")
+        module = importlib.util.module_from_spec(specification)
+        monkeypatch.setitem(sys.modules, "train_fusion", module)
+        specification.loader.exec_module(module)
+        for name, value in {"PIXELS": 8, "BATCH": 2, "REPORT_EVERY": 0.0, "SAVE_EVERY": 0.0}.items():
+            monkeypatch.setattr(module, name, value)
+        return module
+
+    @pytest.mark.parametrize("acquisition", ["gap", "thick"])
+    def test_trains_the_fusion_and_nothing_else(self, tool, tmp_path, monkeypatch, capsys, acquisition):
+        thick = {"thick": 1} if acquisition == "thick" else {}
+        card = make_card(acquisition=acquisition, network=NETWORK | thick)
+        before = save_model(tmp_path / "views", make_network(**thick), card)
+        write_volume(Volume(anatomy((90, 25, 22)), affine_from((0.8, 0.8, 1.0))), tmp_path / "scan.nrrd")
+        arguments = [tmp_path / "views", tmp_path / "fused", tmp_path / "scan.nrrd"]
+        arguments += ["--minutes", 0.01, "--blocks", 1, "--pixels", 16, "--cache", tmp_path / "cache"]
+        monkeypatch.setattr("sys.argv", ["train_fusion.py", *map(str, arguments)])
+        tool.main()
+        after = load_model(tmp_path / "fused")
+        assert after.card["network"]["fusion_blocks"] == 1
+        assert after.card["training"][-1]["part"] == "fusion"
+        assert after.card["training"][-1]["steps_done"] > 0
+        for name, weight in before.network.state_dict().items():
+            assert torch.equal(after.network.state_dict()[name], weight)
+        assert after.network.fusion.heads["2"].weight.abs().max() > 0
+        assert "x4" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("acquisition", ["gap", "thick"])
+    def test_exercises_are_what_the_views_answer(self, tool, tmp_path, acquisition):
+        thick = {"thick": 1} if acquisition == "thick" else {}
+        card = make_card(acquisition=acquisition, network=NETWORK | thick)
+        model = save_model(tmp_path / "views", make_network(**thick), card)
+        scan = Volume(anatomy((13, 20, 18)), affine_from((0.8, 0.8, 1.0)))
+        tool.answer(scan, 3, 0, model, 16, tmp_path)
+        kept = {name: torch.from_numpy(np.load(tmp_path / f"{name}.npy")).float() for name in NAMES}
+        exercise = (3, torch.tensor([3 / 0.8]))
+        profile = SliceProfile() if thick else None
+        with torch.inference_mode():
+            views = model.network(kept["observed"][None], *exercise, profile=profile)[:, 0]
+        piece = to_network_units(torch.from_numpy(middle_of(scan, "K", 16).voxels.astype(np.float32)))
+        missed = piece - views.mean(dim=0) if thick else piece[:-1].unflatten(0, (4, 3))[:, 1:] - views.mean(dim=0)
+        assert torch.allclose(kept["missed"], missed.unfold(0, 4, 3).movedim(-1, 1) if thick else missed, atol=5e-3)
+        spread = views - views.mean(dim=0)
+        spread = spread.unfold(1, 4, 3).movedim(-1, 2) if thick else spread
+        assert torch.allclose(kept["residuals"] - kept["residuals"].mean(dim=0), spread, atol=5e-3)

@@ -38,12 +38,16 @@ class TestDevice:
 
 
 class TestPrecision:
-    def test_auto_is_full_precision(self):
-        assert hardware.resolve_precision("auto") == "fp32"
+    @pytest.mark.parametrize(("device", "precision"), [("cpu", "fp32"), ("mps", "fp32"), ("cuda", "fp16")])
+    def test_auto_is_what_the_device_is_made_for(self, device, precision):
+        assert hardware.resolve_precision("auto", torch.device(device)) == precision
+
+    def test_what_is_asked_for_is_taken(self):
+        assert hardware.resolve_precision("bf16", torch.device("cpu")) == "bf16"
 
     def test_unknown_is_refused(self):
         with pytest.raises(InputError, match="choose auto, fp32, bf16, fp16"):
-            hardware.resolve_precision("fp8")
+            hardware.resolve_precision("fp8", torch.device("cpu"))
 
 
 class TestMemory:

@@ -297,8 +297,10 @@ def write(
         "squared": SQUARED,
         "average_decay": DECAY,
     }
-    card = {name: value for name, value in model.card.items() if name not in ("doubt", "measured_gains")}
+    # What was measured of the mean of the views does not hold any longer.
+    card = {name: value for name, value in model.card.items() if name != "doubt"}
     card |= {
+        "measured_gains": {},
         "network": card["network"] | {"fusion_blocks": arguments.blocks},
         "training": [*card.get("training", []), record],
     }

@@ -133,8 +133,7 @@ def run_bench(
     if not (scans and factors and (models or ablation)):
         raise InputError("There is nothing to measure: name at least one scan, one factor and one model.")
     _check_writable(out_folder, scans, overwrite)
-    resolve_device(device)
-    resolve_precision(precision)
+    resolve_precision(precision, resolve_device(device))
     loaded = _load_models(models)
     arms = _load_arms(Path(ablation)) if ablation is not None else {}
     _check_factors([*loaded, *(model for seeds in arms.values() for model in seeds.values())], factors)

@@ -640,7 +640,8 @@ def _speed(arguments: argparse.Namespace, job: Job) -> None:
     from .hardware import resolve_device, resolve_precision
     from .plan import check_known_factor, seconds_per_voxel
 
-    device, precision = resolve_device(arguments.device), resolve_precision(arguments.precision)
+    device = resolve_device(arguments.device)
+    precision = resolve_precision(arguments.precision, device)
     model = load_model(name)
     factor = arguments.factor or min(model.card["factors"])
     check_known_factor(model, factor)

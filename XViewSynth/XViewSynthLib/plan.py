@@ -114,7 +114,8 @@ def make_plan(
             f"The spacing of {resample_to:g} mm is no whole fraction of {step:g} mm: slices are "
             f"enhanced by {factor} and then resampled, so observed slices do not come out bit for bit."
         )
-    where, arithmetic = resolve_device(device), resolve_precision(precision)
+    where = resolve_device(device)
+    arithmetic = resolve_precision(precision, where)
     tile, peak = _fit_memory(volume, chosen_axis, factor, model, where, memory)
     seconds = _expected_seconds(volume, chosen_axis, factor, model, where, arithmetic)
     return Plan(
