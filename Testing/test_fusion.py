@@ -233,6 +233,19 @@ class TestTool:
         assert after.network.fusion.heads["2"].weight.abs().max() > 0
         assert "x4" in capsys.readouterr().out
 
+    def test_a_turned_piece_swaps_the_views_across_the_slices(self, tool):
+        """Of a scan with rows and columns exchanged, the coronal view answers what the sagittal one did."""
+        shape = (3, 4, 2, 8, 8)
+        columns = np.arange(8, dtype=np.float16)
+        residuals = np.zeros(shape, np.float16)
+        # The coronal view has erred along the columns, the sagittal one along the rows.
+        residuals[1], residuals[2] = columns, 100 + columns[:, None]
+        scan = tool.Answered(np.zeros((5, 8, 8), np.float16), residuals, residuals[0], 3.0, 3, None)
+        for seed in range(12):
+            _, piece, _ = tool._piece(np.random.default_rng(seed), scan, kept_out=False)
+            assert np.ptp(piece[1], axis=-2).max() == 0
+            assert np.ptp(piece[2], axis=-1).max() == 0
+
     @pytest.mark.parametrize("acquisition", ["gap", "thick"])
     def test_exercises_are_what_the_views_answer(self, tool, tmp_path, acquisition):
         thick = {"thick": 1} if acquisition == "thick" else {}

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from scans import affine_from, anatomy, shearing
-from tiny import make_card
+from tiny import make_card, make_network
 from XViewSynthLib import InputError, Volume, __version__, enhance, selfcheck
 from XViewSynthLib.models import save_model
 from XViewSynthLib.networks import ThreeViewNetwork
@@ -39,6 +39,7 @@ LIMIT_SECONDS = 2.0
 POLL_LIMIT_SECONDS = 0.05
 TIMEOUT_SECONDS = 120
 LIBRARY = str(processes.ENGINE_FOLDER)
+SAMPLE = str(processes.ENGINE_FOLDER.parent / "Resources" / "SampleData" / "ChestCT.nrrd")
 
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows has neither shell scripts nor signals between processes")
 
@@ -541,6 +542,33 @@ sys.stdin.readline()
         program.stdin.flush()
         assert program.wait(timeout=TIMEOUT_SECONDS) == 0
         self.wait_until_ended(worker.pid)
+        assert os.listdir(folder) == []
+
+    @pytest.mark.parametrize(
+        "has_begun", ['list(Path(folder).glob("*/*"))', 'job.poll().stage == "reading the result"']
+    )
+    def test_a_program_that_ends_in_the_middle_of_a_file_leaves_nothing(self, has_begun, folder, tmp_path):
+        """ITK at work in a thread that is gone would abort the whole program."""
+        model = save_model(tmp_path / "small", make_network(), make_card()).folder
+        program = f"""
+import sys, time
+from pathlib import Path
+from XViewSynthLib import read_volume
+from XViewSynthScene.jobs import EnhanceJob, EnhanceSettings
+scan, model, folder = sys.argv[1:]
+job = EnhanceJob(read_volume(scan), EnhanceSettings(factor=2, model=model), folder)
+job.start()
+while not ({has_begun}):
+    time.sleep(0.001)
+"""
+        ended = subprocess.run(
+            [sys.executable, "-c", program, SAMPLE, str(model), str(folder)],
+            env={**os.environ, "PYTHONPATH": LIBRARY},
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+        )
+        assert ended.returncode == 0, ended.stderr[:500]
         assert os.listdir(folder) == []
 
     def test_the_worker_of_a_program_that_is_killed_ends(self, program):

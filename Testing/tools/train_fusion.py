@@ -250,6 +250,8 @@ def _piece(random: np.random.Generator, scan: Answered, kept_out: bool) -> tuple
         if random.random() < 0.5:
             pieces = [np.flip(piece, axis) for piece in pieces]
     if random.random() < 0.5:
+        # What the coronal view answered is then what the sagittal one would have.
+        pieces[1] = pieces[1][[VIEWS.index(view) for view in ("axial", "sagittal", "coronal")]]
         pieces = [piece.swapaxes(-1, -2) for piece in pieces]
     return tuple(pieces)
 

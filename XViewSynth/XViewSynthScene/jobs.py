@@ -285,7 +285,8 @@ class _Job(ABC, Generic[Result]):
         return printed
 
     def _leave_if_asked(self) -> None:
-        if self._asked_to_stop.is_set():
+        # A program that ends waits for what is being read or written by then, and nothing may begin after that.
+        if self._asked_to_stop.is_set() or not threading.main_thread().is_alive():
             raise Cancelled
 
     def _leaving_if_asked(self, work: Callable[[], Any], folder: Path) -> Any:
@@ -294,13 +295,15 @@ class _Job(ABC, Generic[Result]):
 
         def work_and_tell() -> None:
             try:
+                self._leave_if_asked()
                 outcome.append(work())
             except BaseException as error:
                 outcome.append(error)
             if self._asked_to_stop.is_set():
                 _remove(folder)
 
-        thread = threading.Thread(target=work_and_tell, daemon=True)
+        # No daemon: to end a program in the middle of reading or writing is to crash. It is waited for.
+        thread = threading.Thread(target=work_and_tell, daemon=False)
         thread.start()
         while thread.is_alive() and not self._asked_to_stop.is_set():
             thread.join(_POLL_SECONDS)
