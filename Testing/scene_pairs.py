@@ -19,23 +19,23 @@ FINDING_HU = 600
 
 @dataclass(frozen=True)
 class Pair:
-    """Nodes of a scan, of its enhanced volume and of the disagreement map, and where the enhanced one comes from."""
+    """Nodes of a scan, of its enhanced volume and of the map of doubt, and where the enhanced one comes from."""
 
     original: slicer.vtkMRMLScalarVolumeNode
     enhanced: slicer.vtkMRMLScalarVolumeNode
-    disagreement: slicer.vtkMRMLScalarVolumeNode
+    doubt: slicer.vtkMRMLScalarVolumeNode
     provenance: Provenance
 
 
 def make_pair(scene: slicer.vtkMRMLScene, scan: Volume, axis: Axis = "K") -> Pair:
-    """Interpolated slices with a bright block in each synthetic one, in whose left half the views disagree."""
+    """Interpolated slices with a bright block in each synthetic one, whose left half is in doubt."""
     original = make_volume_node(scene, scan, "CT")
     display = original.GetScalarVolumeDisplayNode()
     display.SetAutoWindowLevel(False)
     display.SetWindowLevel(2000, 0)
     thin, doubt, synthetic = _enhanced(scan, axis)
     enhanced = make_volume_node(scene, thin, "CT enhanced x4")
-    disagreement = make_volume_node(scene, doubt, "CT doubt")
+    doubt_node = make_volume_node(scene, doubt, "CT doubt")
     provenance = Provenance(
         model="small",
         model_sha256="0" * 64,
@@ -50,7 +50,7 @@ def make_pair(scene: slicer.vtkMRMLScene, scan: Volume, axis: Axis = "K") -> Pai
         created=now(),
     )
     write_provenance(enhanced, provenance)
-    return Pair(original, enhanced, disagreement, provenance)
+    return Pair(original, enhanced, doubt_node, provenance)
 
 
 def _enhanced(scan: Volume, axis: Axis) -> tuple[Volume, Volume, tuple[int, ...]]:

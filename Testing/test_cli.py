@@ -114,6 +114,16 @@ class TestEnhance:
         assert doubt[1::2].max() > 0
         assert doubt[::2].max() == 0
 
+    @pytest.mark.parametrize("calibrated", [False, True])
+    def test_writes_the_doubt_as_well_as_it_is_known(self, enhance, folder, calibrated):
+        from tiny import DOUBT, make_card, make_network
+        from XViewSynthLib.models import save_model
+
+        model = save_model(folder / "model", make_network(), make_card(**{"doubt": DOUBT} if calibrated else {})).folder
+        assert enhance("--model", str(model), "--doubt", "doubt.nrrd", "--disagreement", "views.nrrd") == 0
+        same = np.array_equal(read_volume("doubt.nrrd").voxels, read_volume("views.nrrd").voxels)
+        assert same is not calibrated
+
     def test_writes_the_error_to_expect_and_its_bound(self, enhance, folder):
         from tiny import DOUBT, make_card, make_network
         from XViewSynthLib.models import save_model

@@ -24,7 +24,7 @@ from scene import make_bent_transform, make_volume_node, saved_and_loaded
 from XViewSynthLib import Volume, read_volume, write_volume
 from XViewSynthLib.errors import InputError
 from XViewSynthScene import packages
-from XViewSynthScene.provenance import disagreement_node, input_node, read_provenance
+from XViewSynthScene.provenance import doubt_node, input_node, read_provenance
 from XViewSynthScene.results import remove_volume
 from XViewSynthScene.volumes import volume_from_node
 
@@ -493,7 +493,7 @@ class TestViews:
         assert composite.GetLabelOpacity() == 0
         compared.ui.doubtCheckBox.checked = True
         compared.ui.doubtSlider.value = 0.75
-        assert composite.GetLabelVolumeID() == disagreement_node(enhanced).GetID()
+        assert composite.GetLabelVolumeID() == doubt_node(enhanced).GetID()
         assert composite.GetLabelOpacity() == 0.75
 
     def test_every_axial_slice_tells_whether_it_was_observed(self, compared):

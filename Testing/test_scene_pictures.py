@@ -27,7 +27,7 @@ def stage(scan: Volume) -> Iterator[Stage]:
         pictures = offscreen.OffscreenViews(scene, application, view_names(), (SIZE, SIZE))
         pair = make_pair(scene, scan)
         views = LinkedViews(scene, application_logic=application, renderer_of=pictures.renderer)
-        views.show(pair.original, pair.enhanced, pair.disagreement)
+        views.show(pair.original, pair.enhanced, pair.doubt)
         views.overlay.set_opacity(0)
         yield Stage(views, pictures, pair, scan)
         views.close()

@@ -14,7 +14,7 @@ import slicer
 from scene import make_provenance, make_shift, make_volume_node, saved_and_loaded
 from XViewSynthLib import InputError, Volume
 from XViewSynthScene import results
-from XViewSynthScene.provenance import disagreement_node, input_node, read_provenance
+from XViewSynthScene.provenance import doubt_node, input_node, read_provenance
 from XViewSynthScene.results import check_output_node, create_output, look_of, remove_volume, snapshot
 from XViewSynthScene.volumes import volume_from_node
 
@@ -81,15 +81,15 @@ class TestNewOutput:
     def test_name_can_be_chosen(self, node, enhanced, provenance):
         assert create_output(node, enhanced, None, provenance, name="Thin")[0].GetName() == "Thin"
 
-    def test_refers_to_input_and_disagreement(self, node, enhanced, doubt, provenance):
+    def test_refers_to_input_and_doubt(self, node, enhanced, doubt, provenance):
         output, map_ = create_output(node, enhanced, doubt, provenance)
         assert output.GetNodeReference("XViewSynth.Input") is node is input_node(output)
-        assert output.GetNodeReference("XViewSynth.Disagreement") is map_ is disagreement_node(output)
+        assert output.GetNodeReference("XViewSynth.Disagreement") is map_ is doubt_node(output)
 
-    def test_without_disagreement_refers_to_none(self, node, enhanced, provenance):
+    def test_without_doubt_refers_to_none(self, node, enhanced, provenance):
         output, map_ = create_output(node, enhanced, None, provenance)
         assert map_ is None
-        assert disagreement_node(output) is None
+        assert doubt_node(output) is None
 
     def test_has_provenance(self, node, enhanced, provenance):
         output, _ = create_output(node, enhanced, None, provenance)
@@ -102,7 +102,7 @@ class TestNewOutput:
             again = loaded.GetFirstNodeByName("CT enhanced x4")
             assert read_provenance(again) == expected
             assert input_node(again).GetName() == "CT"
-            assert disagreement_node(again).GetName() == "CT doubt"
+            assert doubt_node(again).GetName() == "CT doubt"
 
 
 class TestLooksLikeTheInput:
@@ -129,7 +129,7 @@ class TestLooksLikeTheInput:
         output, _ = create_output(node, enhanced, None, provenance)
         assert output.GetDisplayNode().GetAutoWindowLevel()
 
-    def test_disagreement_is_shown_from_0_to_100_hu(self, node, enhanced, doubt, provenance):
+    def test_doubt_is_shown_from_0_to_100_hu(self, node, enhanced, doubt, provenance):
         display = create_output(node, enhanced, doubt, provenance)[1].GetDisplayNode()
         assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == (0, 100)
 
@@ -218,17 +218,17 @@ class TestGivenOutput:
         create_output(node, enhanced, None, provenance, output_node=existing)
         assert look_of(existing) == look_of(node)
 
-    def test_old_disagreement_map_is_filled_again(self, scene, node, existing, enhanced, doubt, provenance):
+    def test_old_map_of_doubt_is_filled_again(self, scene, node, existing, enhanced, doubt, provenance):
         _, first = create_output(node, enhanced, doubt, provenance, output_node=existing)
         other = doubt.with_voxels(doubt.voxels * 2)
         _, second = create_output(node, enhanced, other, provenance, output_node=existing)
         assert first is second
         assert volume_from_node(second).voxels[0, 0, 0] == 25
 
-    def test_old_disagreement_map_no_longer_belongs_to_it(self, node, existing, enhanced, doubt, provenance):
+    def test_old_map_of_doubt_no_longer_belongs_to_it(self, node, existing, enhanced, doubt, provenance):
         create_output(node, enhanced, doubt, provenance, output_node=existing)
         create_output(node, enhanced, None, provenance, output_node=existing)
-        assert disagreement_node(existing) is None
+        assert doubt_node(existing) is None
 
     def test_input_cannot_be_the_output(self, node):
         with pytest.raises(InputError, match="both input and output.*choose another output"):
@@ -297,7 +297,7 @@ class TestAllOrNothing:
         assert look_of(existing) == look
         assert read_provenance(existing) == known
         assert existing.GetParentTransformNode() is None
-        assert disagreement_node(existing) is old_map
+        assert doubt_node(existing) is old_map
         assert node_ids(scene) == nodes
 
     @pytest.mark.usefixtures("broken")

@@ -148,11 +148,11 @@ class TestReading:
 
     def test_a_map_of_another_grid_is_refused(self, files):
         with pytest.raises(InputError, match="name the map that was written with it"):
-            read_content(files["scan"], files["enhanced"], disagreement=files["scan"])
+            read_content(files["scan"], files["enhanced"], doubt=files["scan"])
 
     def test_a_map_without_an_enhanced_volume_is_refused(self, files):
-        with pytest.raises(InputError, match="--disagreement tells about an enhanced volume"):
-            read_content(files["scan"], disagreement=files["doubt"])
+        with pytest.raises(InputError, match="--doubt tells about an enhanced volume"):
+            read_content(files["scan"], doubt=files["doubt"])
 
     def test_a_volume_from_elsewhere_is_refused(self, files, enhanced, tmp_path):
         affine = enhanced.affine.copy()

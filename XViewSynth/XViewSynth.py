@@ -199,7 +199,7 @@ class XViewSynthParameterNode:
     enhancedVolume - The result that is compared with its original.
     fade - What the lower views show: 0 the enhanced volume, 1 the original.
     blink - Whether original and enhanced take turns there.
-    showDoubt, doubtOpacity - The disagreement map as a coloured overlay.
+    showDoubt, doubtOpacity - The map of doubt as a coloured overlay.
     """
 
     inputVolume: vtkMRMLScalarVolumeNode
@@ -587,7 +587,7 @@ class XViewSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         parameters = self._parameterNode
         enhanced = parameters.enhancedVolume if parameters else None
         hidden = None if self._views else _("Show the linked views first.")
-        undoubted = hidden or (None if self._views.overlay else _("This volume has no disagreement map."))
+        undoubted = hidden or (None if self._views.overlay else _("This volume has no map of doubt."))
         self._allow(
             self.ui.showViewsButton,
             None if enhanced else _("Choose an enhanced volume first."),
@@ -597,7 +597,11 @@ class XViewSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._allow(self.ui.formerLayoutButton, hidden, _("Go back to the layout before the linked views."))
         self._allow(self.ui.fadeSlider, hidden, _("In the lower views: 0 is the enhanced volume, 1 the original."))
         self._allow(self.ui.blinkCheckBox, hidden, _("Original and enhanced take turns in the lower views."))
-        self._allow(self.ui.doubtCheckBox, undoubted, _("Colour the places where the three views disagree, in HU."))
+        self._allow(
+            self.ui.doubtCheckBox,
+            undoubted,
+            _("Colour the places where the new slices may be wrong, by the error to expect in HU."),
+        )
         self._allow(self.ui.doubtSlider, undoubted, _("How strongly the colours of doubt cover the picture."))
         if self._views and parameters:
             self._views.set_fade(parameters.fade)
@@ -889,8 +893,8 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         return LinkedViews(slicer.mrmlScene, layoutNode, slicer.app.applicationLogic(), renderer_of)
 
     def comparedVolumes(self, enhancedVolume):
-        """Original, enhanced and disagreement map (or None); raises ValueError where the original has gone."""
-        from XViewSynthScene.provenance import disagreement_node, input_node
+        """Original, enhanced and map of doubt (or None); raises ValueError where the original has gone."""
+        from XViewSynthScene.provenance import doubt_node, input_node
 
         original = input_node(enhancedVolume)
         if original is None:
@@ -899,7 +903,7 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
                     name=enhancedVolume.GetName()
                 )
             )
-        return original, enhancedVolume, disagreement_node(enhancedVolume)
+        return original, enhancedVolume, doubt_node(enhancedVolume)
 
     # Speed of this computer
 

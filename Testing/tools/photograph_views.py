@@ -1,8 +1,8 @@
 """Photograph the linked views: Resources/Screenshots/views.png.
 
-    python Testing/tools/photograph_views.py SCAN ENHANCED --report REPORT.json [--disagreement FILE]
+    python Testing/tools/photograph_views.py SCAN ENHANCED --report REPORT.json [--doubt FILE]
 
-The files are what `xviewsynth enhance SCAN ENHANCED --disagreement FILE --report REPORT.json` read and wrote. Nothing
+The files are what `xviewsynth enhance SCAN ENHANCED --doubt FILE --report REPORT.json` read and wrote. Nothing
 is drawn on a screen. Without --slice the axial views show the synthetic slice with the most doubt.
 """
 
@@ -44,7 +44,7 @@ def main() -> None:
         report = json.loads(arguments.report.read_text(encoding="utf-8"))
         provenance = provenance_from_report(report, input_node_id=original_node.GetID(), input_name=arguments.scan.stem)
         write_provenance(enhanced_node, provenance)
-        doubt = read_volume(arguments.disagreement) if arguments.disagreement else None
+        doubt = read_volume(arguments.doubt) if arguments.doubt else None
         doubt_node = None if doubt is None else make_volume_node(scene, doubt, "doubt")
         window, level = arguments.window
         original_node.GetScalarVolumeDisplayNode().SetAutoWindowLevel(False)
@@ -71,7 +71,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("scan", type=Path)
     parser.add_argument("enhanced", type=Path)
     parser.add_argument("--report", type=Path, required=True, help="of the enhancement, JSON")
-    parser.add_argument("--disagreement", type=Path, help="becomes the overlay")
+    parser.add_argument("--doubt", type=Path, help="becomes the overlay")
     parser.add_argument("--slice", type=int, help="index along the enhanced volume's axis")
     parser.add_argument("--window", type=float, nargs=2, default=(1500, -500), metavar=("WIDTH", "CENTRE"), help="HU")
     parser.add_argument("--opacity", type=float, default=0.5, help="of the overlay, 0 to 1")

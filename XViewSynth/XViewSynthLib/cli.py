@@ -237,6 +237,13 @@ def _add_enhance(commands: argparse._SubParsersAction) -> None:
         "INPUT must be a DICOM series, and OUTPUT becomes a folder",
     )
     _add_texture(parser)
+    parser.add_argument(
+        "--doubt",
+        type=Path,
+        metavar="FILE",
+        help="also write where to doubt the result, in HU: the error to expect, or where the model is not calibrated "
+        "how far its views differ",
+    )
     parser.add_argument("--disagreement", type=Path, metavar="FILE", help="also write how far the views differ, in HU")
     parser.add_argument(
         "--expected-error", type=Path, metavar="FILE", help="also write the absolute error to expect, in HU"
@@ -322,9 +329,9 @@ def _enhance(arguments: argparse.Namespace, job: Job) -> None:
     with Outputs(arguments.overwrite, [arguments.input]) as outputs:
         add_output = _add_series_output if arguments.dicom else _add_volume_output
         output = add_output(outputs, arguments.output)
-        disagreement, expected_error, error_bound = (
+        doubt, disagreement, expected_error, error_bound = (
             path and _add_volume_output(outputs, path)
-            for path in (arguments.disagreement, arguments.expected_error, arguments.error_bound)
+            for path in (arguments.doubt, arguments.disagreement, arguments.expected_error, arguments.error_bound)
         )
         report = arguments.report and _add_report_output(outputs, arguments.report)
         check_model(arguments.model)
@@ -363,7 +370,11 @@ def _enhance(arguments: argparse.Namespace, job: Job) -> None:
             should_cancel=job.should_cancel,
         )
         job.progress(Progress("writing", 0, 1))
-        volumes = [(enhanced.disagreement, disagreement), (enhanced.expected_error, expected_error)]
+        volumes = [
+            (enhanced.doubt, doubt),
+            (enhanced.disagreement, disagreement),
+            (enhanced.expected_error, expected_error),
+        ]
         if error_bound:
             volumes.append((enhanced.error_bound(), error_bound))
         if source:

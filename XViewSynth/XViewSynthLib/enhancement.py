@@ -75,6 +75,12 @@ class Enhanced:
     notes: tuple[str, ...]
     views: dict[str, Volume] | None = None
 
+    @property
+    def doubt(self) -> Volume:
+        """What to show of the doubt, float32 HU on the same grid: the expected error, or where the model is not
+        calibrated for the factor the disagreement, which tells where to doubt but not by how much."""
+        return self.expected_error or self.disagreement
+
     def error_bound(self) -> Volume | None:
         """float32 HU, on the same grid: what the absolute error stays under with 90 % probability.
 

@@ -38,7 +38,7 @@ from .processes import Worker, start_worker, worker_environment
 PREPARING, RUNNING, READING = "preparing", "running", "reading"
 DONE, FAILED, CANCELLED = "done", "failed", "cancelled"
 FOLDER_PREFIX = "XViewSynth-"
-_SCAN, _ENHANCED, _DOUBT, _REPORT = "scan.mhd", "enhanced.mhd", "disagreement.mhd", "report.json"
+_SCAN, _ENHANCED, _DOUBT, _REPORT = "scan.mhd", "enhanced.mhd", "doubt.mhd", "report.json"
 
 _ENDS = (DONE, FAILED, CANCELLED)
 # Exit codes of the engine.
@@ -143,12 +143,13 @@ class EnhanceResult:
 
     Attributes:
         enhanced: the scan with its synthetic slices, of the input's scalar type.
-        disagreement: float32 HU on the same grid: how far the three views differ.
+        doubt: float32 HU on the same grid: the absolute error to expect, or how far the three views differ where the
+            model is not calibrated; the report tells which.
         report: what was done, as ``xviewsynth enhance --report`` tells it.
     """
 
     enhanced: Volume
-    disagreement: Volume
+    doubt: Volume
     report: dict[str, Any]
 
 
@@ -362,7 +363,7 @@ class EnhanceJob(_ScanJob[EnhanceResult]):
 
     def _prepare(self, folder: Path) -> list[str]:
         scan = self._write_scan(folder)
-        outputs = [str(folder / _ENHANCED), "--disagreement", str(folder / _DOUBT), "--report", str(folder / _REPORT)]
+        outputs = [str(folder / _ENHANCED), "--doubt", str(folder / _DOUBT), "--report", str(folder / _REPORT)]
         return ["enhance", str(scan), *outputs, *self.settings.arguments(), "--progress", "json"]
 
     def _read(self, folder: Path, printed: dict[str, Any]) -> EnhanceResult:
@@ -370,11 +371,11 @@ class EnhanceJob(_ScanJob[EnhanceResult]):
 
         report = _read_json(folder / _REPORT)
         affine = _exact_affine(self.volume, report)
-        enhanced, disagreement = (
+        enhanced, doubt = (
             replace(read_volume(folder / name), affine=affine, slice_thickness=self.volume.slice_thickness)
             for name in (_ENHANCED, _DOUBT)
         )
-        return EnhanceResult(enhanced, disagreement, report)
+        return EnhanceResult(enhanced, doubt, report)
 
 
 class SelfCheckJob(_ScanJob[dict[str, Any]]):
@@ -449,11 +450,13 @@ def _temporary_folder(owner: object, parent: str | os.PathLike[str]) -> Iterator
             f"No temporary folder can be made in {parent} ({error.strerror}): free some space there, or choose another "
             "temporary folder in Slicer's settings."
         ) from error
-    remove = weakref.finalize(owner, _remove, folder)
+    remove_at_exit = weakref.finalize(owner, _remove, folder)
     try:
         yield folder
     finally:
-        remove()
+        # A program that ends in the middle of removing removes the rest.
+        _remove(folder)
+        remove_at_exit.detach()
 
 
 def _remove(folder: Path) -> None:

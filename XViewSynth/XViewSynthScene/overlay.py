@@ -1,4 +1,4 @@
-"""The disagreement map as a coloured overlay: where the three views do not agree, the enhanced volume is in doubt."""
+"""The map of doubt as a coloured overlay: where the enhanced volume may be wrong, and by how many HU."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import slicer
 
-from .results import DISAGREEMENT_LOOK, look_of, set_look
+from .results import DOUBT_LOOK, look_of, set_look
 
-COLOR_NODE_NAME = "XViewSynth disagreement"
+COLOR_NODE_NAME = "XViewSynth doubt"
 LEGEND_TITLE = "Doubt (HU)"
 DEFAULT_OPACITY = 0.5
 
@@ -22,15 +22,15 @@ _SINGLETON = "XViewSynthDisagreement"
 
 #: HU up to which nothing is drawn: differences as small as the noise of a CT say nothing. One shade of red is left for
 #: this much doubt and more.
-FAINT_HU, FULL_HU = 20.0, DISAGREEMENT_LOOK.window
+FAINT_HU, FULL_HU = 20.0, DOUBT_LOOK.window
 
 # From little doubt to much: yellow, orange, red, which differ in lightness too.
 _RAMP = ((0.0, (1.0, 0.93, 0.45)), (0.5, (1.0, 0.55, 0.1)), (1.0, (0.75, 0.0, 0.15)))
 _SHADES = 256
 
 
-class DisagreementOverlay:
-    """A disagreement map over what some views show, with a colour legend in HU.
+class DoubtOverlay:
+    """A map of doubt over what some views show, with a colour legend in HU.
 
     The colours mean the same in every scan: up to 20 HU the scan stays as it is, from there doubt is yellow, then
     orange, and from 100 HU red. So a scan without doubt stays grey, which a range taken from its own values would not
@@ -39,7 +39,7 @@ class DisagreementOverlay:
     it, Slicer would draw no legend.
 
     Args:
-        disagreement_node: the map, HU; its display is changed until `remove`.
+        doubt_node: the map, HU; its display is changed until `remove`.
         composite_nodes: of the views.
         faint_hu: HU up to which nothing is drawn.
         full_hu: HU from which doubt has its strongest colour.
@@ -50,29 +50,29 @@ class DisagreementOverlay:
 
     def __init__(
         self,
-        disagreement_node: slicer.vtkMRMLScalarVolumeNode,
+        doubt_node: slicer.vtkMRMLScalarVolumeNode,
         composite_nodes: Iterable[slicer.vtkMRMLSliceCompositeNode],
         faint_hu: float = FAINT_HU,
         full_hu: float = FULL_HU,
     ):
         if not 0 <= faint_hu < full_hu:
             raise ValueError(f"Doubt cannot be shown from {faint_hu:g} to {full_hu:g} HU: give 0 or more, then more.")
-        self._node = disagreement_node
+        self._node = doubt_node
         self._composites = list(composite_nodes)
-        self._look_before = look_of(disagreement_node)
-        scene = disagreement_node.GetScene()
+        self._look_before = look_of(doubt_node)
+        scene = doubt_node.GetScene()
         self._colors = scene.GetSingletonNode(_SINGLETON, _COLOR_CLASS) or _add_colors(scene)
         window, level = full_hu - faint_hu, (full_hu + faint_hu) / 2
         colors = self._colors.GetID()
-        set_look(disagreement_node, replace(DISAGREEMENT_LOOK, window=window, level=level, color_node_id=colors))
+        set_look(doubt_node, replace(DOUBT_LOOK, window=window, level=level, color_node_id=colors))
         for composite in self._composites:
-            composite.SetLabelVolumeID(disagreement_node.GetID())
+            composite.SetLabelVolumeID(doubt_node.GetID())
         # A view shows the legend of a volume that it shows already.
-        self._legend = _add_legend(disagreement_node)
+        self._legend = _add_legend(doubt_node)
         self.set_opacity(DEFAULT_OPACITY)
 
     @property
-    def disagreement_node(self) -> slicer.vtkMRMLScalarVolumeNode:
+    def doubt_node(self) -> slicer.vtkMRMLScalarVolumeNode:
         """The map."""
         return self._node
 

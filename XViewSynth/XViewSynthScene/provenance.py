@@ -17,7 +17,8 @@ from XViewSynthLib.volume import AXES, Axis, affine_column
 
 PREFIX = "XViewSynth."
 INPUT_REFERENCE = f"{PREFIX}Input"
-DISAGREEMENT_REFERENCE = f"{PREFIX}Disagreement"
+# So called in scenes that were saved when the map was that of the disagreement.
+DOUBT_REFERENCE = f"{PREFIX}Disagreement"
 
 _ATTRIBUTES = {
     "model": "Model",
@@ -159,9 +160,9 @@ def input_node(node: slicer.vtkMRMLNode) -> slicer.vtkMRMLNode | None:
     return node.GetNodeReference(INPUT_REFERENCE)
 
 
-def disagreement_node(node: slicer.vtkMRMLNode) -> slicer.vtkMRMLNode | None:
-    """The disagreement map in HU that belongs to the enhanced volume `node`, as long as it is in the scene."""
-    return node.GetNodeReference(DISAGREEMENT_REFERENCE)
+def doubt_node(node: slicer.vtkMRMLNode) -> slicer.vtkMRMLNode | None:
+    """The map of doubt in HU that belongs to the enhanced volume `node`, as long as it is in the scene."""
+    return node.GetNodeReference(DOUBT_REFERENCE)
 
 
 def provenance_attributes(node: slicer.vtkMRMLNode) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What an enhancement leaves in the scene: the enhanced volume and its disagreement map."""
+"""What an enhancement leaves in the scene: the enhanced volume and its map of doubt."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from XViewSynthLib.errors import InputError
 from XViewSynthLib.volume import Volume
 
 from .provenance import (
-    DISAGREEMENT_REFERENCE,
+    DOUBT_REFERENCE,
     INPUT_REFERENCE,
     Provenance,
-    disagreement_node,
+    doubt_node,
     provenance_attributes,
     restore_attributes,
     write_provenance,
@@ -41,7 +41,7 @@ class Look:
 
 
 # 0 HU, which all observed slices have, is black, and a doubt of 100 HU or more is white.
-DISAGREEMENT_LOOK = Look(
+DOUBT_LOOK = Look(
     window=100.0,
     level=50.0,
     auto_window_level=False,
@@ -106,7 +106,7 @@ def check_output_node(
 def create_output(
     input_node: slicer.vtkMRMLScalarVolumeNode | None,
     enhanced: Volume,
-    disagreement: Volume | None,
+    doubt_map: Volume | None,
     provenance: Provenance,
     output_node: slicer.vtkMRMLScalarVolumeNode | None = None,
     name: str | None = None,
@@ -120,14 +120,14 @@ def create_output(
     Args:
         input_node: the volume that was enhanced; None, or a node out of the scene, once it was deleted.
         enhanced: its memory is handed over to the node, so do not use the volume afterwards.
-        disagreement: HU, on the same grid; its memory is handed over too.
+        doubt_map: HU, on the same grid; its memory is handed over too.
         provenance: written on the output and its storage.
         output_node: gets the result and keeps its name; a new node unless given.
         name: of a new node, "<input> enhanced x<factor>" unless given. A number is added where it is taken.
         snapshot: taken when the work began, and used when the input is gone.
 
     Returns:
-        The output node, and that of the disagreement map (None without one). They refer to each other by the node
+        The output node, and that of the map of doubt (None without one). They refer to each other by the node
         references of `XViewSynthScene.provenance`.
 
     Raises:
@@ -140,7 +140,7 @@ def create_output(
     name = name or f"{source.name} enhanced x{provenance.factor}"
     # What needs memory comes first.
     image = handed_over_image(enhanced)
-    doubt_image = None if disagreement is None else handed_over_image(disagreement)
+    doubt_image = None if doubt_map is None else handed_over_image(doubt_map)
 
     with ExitStack() as undo:
         output = _node_for(scene, output_node, name, undo)
@@ -148,14 +148,14 @@ def create_output(
         show_like(output, source.look)
         set_image_and_geometry(output, image, enhanced.affine)
         doubt = None
-        if disagreement is not None:
-            doubt = _node_for(scene, disagreement_node(output), f"{source.name} doubt", undo)
-            set_look(doubt, look_of(doubt) or DISAGREEMENT_LOOK)
-            set_image_and_geometry(doubt, doubt_image, disagreement.affine)
+        if doubt_map is not None:
+            doubt = _node_for(scene, doubt_node(output), f"{source.name} doubt", undo)
+            set_look(doubt, look_of(doubt) or DOUBT_LOOK)
+            set_image_and_geometry(doubt, doubt_image, doubt_map.affine)
         for node in (output, doubt):
             if node is not None:
                 place(node, source)
-        output.SetNodeReferenceID(DISAGREEMENT_REFERENCE, doubt.GetID() if doubt else None)
+        output.SetNodeReferenceID(DOUBT_REFERENCE, doubt.GetID() if doubt else None)
         output.SetNodeReferenceID(INPUT_REFERENCE, input_node.GetID() if is_there else None)
         write_provenance(output, provenance)
         undo.pop_all()
@@ -270,7 +270,7 @@ def _node_for(
 def _restorer(node: slicer.vtkMRMLScalarVolumeNode) -> Callable[[], None]:
     before, image, affine = snapshot(node), node.GetImageData(), ijk_to_ras(node)
     attributes = provenance_attributes(node)
-    references = {role: node.GetNodeReferenceID(role) for role in (INPUT_REFERENCE, DISAGREEMENT_REFERENCE)}
+    references = {role: node.GetNodeReferenceID(role) for role in (INPUT_REFERENCE, DOUBT_REFERENCE)}
 
     def restore() -> None:
         set_image_and_geometry(node, image, affine)

@@ -187,7 +187,7 @@ class EnhanceRun(_Run):
         self._results: Sequence[EnhanceResult] = []
         self._reports: list[dict[str, Any]] = []
         self._began = monotonic()
-        self._disagreement_node: slicer.vtkMRMLScalarVolumeNode | None = None
+        self._doubt_node: slicer.vtkMRMLScalarVolumeNode | None = None
 
     @property
     def output_node(self) -> slicer.vtkMRMLScalarVolumeNode:
@@ -195,9 +195,9 @@ class EnhanceRun(_Run):
         return self._output_node
 
     @property
-    def disagreement_node(self) -> slicer.vtkMRMLScalarVolumeNode | None:
-        """The disagreement map in HU (of a sequence: the one that shows its frames), once the run is done."""
-        return self._disagreement_node
+    def doubt_node(self) -> slicer.vtkMRMLScalarVolumeNode | None:
+        """The map of doubt in HU (of a sequence: the one that shows its frames), once the run is done."""
+        return self._doubt_node
 
     @property
     def report(self) -> dict[str, Any]:
@@ -255,10 +255,10 @@ class EnhanceRun(_Run):
 
     def _deliver_volume(self) -> None:
         result = self._results[0]
-        self._output_node, self._disagreement_node = create_output(
+        self._output_node, self._doubt_node = create_output(
             _if_in_scene(self._input_node),
             result.enhanced,
-            result.disagreement,
+            result.doubt,
             self._provenance(result),
             _if_in_scene(self._output_node),
             snapshot=self._snapshot,
@@ -267,9 +267,9 @@ class EnhanceRun(_Run):
     def _deliver_sequence(self) -> None:
         output = create_sequence_output(
             self._sequence,
-            [EnhancedFrame(result.enhanced, result.disagreement, self._provenance(result)) for result in self._results],
+            [EnhancedFrame(result.enhanced, result.doubt, self._provenance(result)) for result in self._results],
         )
-        self._output_node, self._disagreement_node = output.node, output.disagreement_node
+        self._output_node, self._doubt_node = output.node, output.doubt_node
 
     def _provenance(self, result: EnhanceResult) -> Provenance:
         return provenance_from_report(
@@ -332,7 +332,7 @@ def enhance_in_process(
         **_common_options(settings),
     )
     provenance = _provenance_of(enhanced, before.node_id, before.name)
-    output, _ = create_output(input_node, enhanced.volume, enhanced.disagreement, provenance, output_node)
+    output, _ = create_output(input_node, enhanced.volume, enhanced.doubt, provenance, output_node)
     return output
 
 

@@ -34,7 +34,11 @@ def register_view(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("scan", metavar="SCAN", type=Path, help="NRRD, NIfTI, MHA/MHD or a folder of one DICOM series")
     parser.add_argument("enhanced", metavar="ENHANCED", type=Path, nargs="?", help="what was made of it")
     parser.add_argument(
-        "--disagreement", type=Path, metavar="FILE", help="how far the views differ: drawn over the enhanced volume"
+        "--doubt",
+        "--disagreement",
+        type=Path,
+        metavar="FILE",
+        help="where to doubt the enhanced volume, in HU: drawn over it",
     )
     parser.add_argument(
         "--report",
@@ -83,7 +87,7 @@ def _view(arguments: argparse.Namespace, job: Job) -> None:
     check_drawing()
     job.stop_if_asked()
     with quiet_libraries():
-        content = read_content(arguments.scan, arguments.enhanced, arguments.disagreement, arguments.report)
+        content = read_content(arguments.scan, arguments.enhanced, arguments.doubt, arguments.report)
     job.stop_if_asked()
     serve(content, access, arguments.port, arguments.model, arguments.device, not arguments.no_browser, job)
 

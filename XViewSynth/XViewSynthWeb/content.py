@@ -28,19 +28,19 @@ class Content:
         name: of the scan's file or folder.
         scan: as observed.
         enhanced: the scan with its synthetic slices; None where it is yet to be made.
-        disagreement: HU, on the grid of `enhanced`; None where nobody named it.
+        doubt: HU, on the grid of `enhanced`; None where nobody named it.
         provenance: tells the synthetic slices; None where nothing tells them.
     """
 
     name: str
     scan: Volume
     enhanced: Volume | None = None
-    disagreement: Volume | None = None
+    doubt: Volume | None = None
     provenance: Provenance | None = None
 
 
 def read_content(
-    scan: Path, enhanced: Path | None = None, disagreement: Path | None = None, report: Path | None = None
+    scan: Path, enhanced: Path | None = None, doubt: Path | None = None, report: Path | None = None
 ) -> Content:
     """Read the files. Without a report, the synthetic slices are told by comparing the two volumes.
 
@@ -48,18 +48,18 @@ def read_content(
         InputError: a file cannot be read, or does not belong to the others.
     """
     if enhanced is None:
-        for option, path in (("--disagreement", disagreement), ("--report", report)):
+        for option, path in (("--doubt", doubt), ("--report", report)):
             if path is not None:
                 raise InputError(f"{option} tells about an enhanced volume: name that after the scan.")
         return Content(scan.stem, read_volume(scan))
     observed, made = read_volume(scan), read_volume(enhanced)
     if not _share_space(observed, made):
         raise InputError(f"{enhanced} lies elsewhere in space than {scan}: name a scan and what was made of it.")
-    doubt = None if disagreement is None else read_volume(disagreement)
-    if doubt is not None and not _same_grid(doubt, made):
-        raise InputError(f"{disagreement} has other voxels than {enhanced}: name the map that was written with it.")
+    doubt_map = None if doubt is None else read_volume(doubt)
+    if doubt_map is not None and not _same_grid(doubt_map, made):
+        raise InputError(f"{doubt} has other voxels than {enhanced}: name the map that was written with it.")
     provenance = derive_provenance(observed, made, scan.stem) if report is None else _read_report(report, scan, made)
-    return Content(scan.stem, observed, made, doubt, provenance)
+    return Content(scan.stem, observed, made, doubt_map, provenance)
 
 
 def derive_provenance(scan: Volume, enhanced: Volume, name: str) -> Provenance | None:

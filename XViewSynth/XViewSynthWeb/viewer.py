@@ -78,7 +78,7 @@ class Viewer(VTKObservationMixin):
         self._model, self._device = model, device
         self._scan = _add_volume(scene, content.scan, content.name)
         self._enhanced: slicer.vtkMRMLScalarVolumeNode | None = None
-        self._disagreement: slicer.vtkMRMLScalarVolumeNode | None = None
+        self._doubt: slicer.vtkMRMLScalarVolumeNode | None = None
         self._provenance: Provenance | None = None
         self._run: EnhanceRun | None = None
         self._state = JobState(IDLE, "")
@@ -98,7 +98,7 @@ class Viewer(VTKObservationMixin):
         if content.enhanced is not None:
             enhanced = _add_volume(scene, content.enhanced, f"{content.name} enhanced")
             share_window_level(self._scan.GetScalarVolumeDisplayNode(), enhanced.GetScalarVolumeDisplayNode())
-            doubt = content.disagreement
+            doubt = content.doubt
             self._take(enhanced, doubt and _add_volume(scene, doubt, f"{content.name} doubt"), content.provenance)
         self._show()
 
@@ -151,7 +151,7 @@ class Viewer(VTKObservationMixin):
             self.set_window(*window)
 
     def set_opacity(self, opacity: float) -> None:
-        """Draw the disagreement map with this opacity, 0 to 1."""
+        """Draw the map of doubt with this opacity, 0 to 1."""
         self._opacity = min(max(float(opacity), 0.0), 1.0)
         if self._views.overlay is not None:
             self._views.overlay.set_opacity(self._opacity)
@@ -269,7 +269,7 @@ class Viewer(VTKObservationMixin):
     def _end_run(self) -> None:
         run, self._run = self._run, None
         if self._state.status == DONE:
-            self._take(run.output_node, run.disagreement_node, read_provenance(run.output_node))
+            self._take(run.output_node, run.doubt_node, read_provenance(run.output_node))
             self._show()
             self._said = describe_result(run.output_node.GetName(), run.report)
         elif self._state.status == CANCELLED:
@@ -280,15 +280,15 @@ class Viewer(VTKObservationMixin):
     def _take(
         self,
         enhanced: slicer.vtkMRMLScalarVolumeNode,
-        disagreement: slicer.vtkMRMLScalarVolumeNode | None,
+        doubt: slicer.vtkMRMLScalarVolumeNode | None,
         provenance: Provenance | None,
     ) -> None:
-        self._enhanced, self._disagreement, self._provenance = enhanced, disagreement, provenance
+        self._enhanced, self._doubt, self._provenance = enhanced, doubt, provenance
 
     def _show(self) -> None:
         places = self._places()
         self.removeObservers()
-        self._views.show(self._scan, self._finest, self._disagreement, self._provenance)
+        self._views.show(self._scan, self._finest, self._doubt, self._provenance)
         self.set_opacity(self._opacity)
         for plane, place in places.items():
             self._views.slice_node(ENHANCED, plane).JumpSliceByOffsetting(*place)
