@@ -230,7 +230,8 @@ class TestTool:
         assert after.card["training"][-1]["steps_done"] > 0
         for name, weight in before.network.state_dict().items():
             assert torch.equal(after.network.state_dict()[name], weight)
-        assert after.network.fusion.heads["2"].weight.abs().max() > 0
+        # As many factors as there was time for.
+        assert any(head.weight.abs().max() > 0 for head in after.network.fusion.heads.values())
         assert "x4" in capsys.readouterr().out
 
     def test_a_turned_piece_swaps_the_views_across_the_slices(self, tool):

@@ -286,10 +286,10 @@ def _joined(views: list[Tensor], correction: Tensor | None) -> tuple[Tensor, Ten
     # Slice by slice, as one more volume would be too many.
     for index in range(len(answer)):
         told = torch.stack([view[index] for view in views])
-        variance[index] = told.var(dim=0, unbiased=False)
-        answer[index] = told.mean(dim=0)
-        if correction is not None:
-            answer[index] += correction[index]
+        mean = told.mean(dim=0)
+        # torch.var takes 40 times as long over the first dimension.
+        variance[index] = told.sub_(mean).square_().mean(dim=0)
+        answer[index] = mean if correction is None else mean.add_(correction[index])
     return answer, variance
 
 
