@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +10,7 @@ import torch
 
 from scans import affine_from, anatomy
 from tiny import NETWORK, make_card, make_network
+from tools import train_fusion
 from XViewSynthLib import Volume, enhance, write_volume
 from XViewSynthLib.enhancement import fuse
 from XViewSynthLib.models import load_model, save_model
@@ -26,7 +24,6 @@ from XViewSynthTrainLib.regions import middle_of
 from XViewSynthTrainLib.sampling import Blocks
 
 RATIO = torch.tensor([3.0])
-TOOLS = Path(__file__).parent / "tools"
 NAMES = ("observed", "residuals", "missed")
 FUSED = NETWORK | {"fusion_blocks": 2}
 
@@ -204,18 +201,13 @@ class TestTraining:
 class TestTool:
     """`Testing/tools/train_fusion.py`, which trains the fusion of a model that has its views."""
 
-    @pytest.fixture
-    def tool(self, monkeypatch):
-        specification = importlib.util.spec_from_file_location("train_fusion", TOOLS / "train_fusion.py")
-        module = importlib.util.module_from_spec(specification)
-        monkeypatch.setitem(sys.modules, "train_fusion", module)
-        specification.loader.exec_module(module)
+    @pytest.fixture(autouse=True)
+    def _small(self, monkeypatch):
         for name, value in {"PIXELS": 8, "BATCH": 2, "REPORT_EVERY": 0.0, "SAVE_EVERY": 0.0}.items():
-            monkeypatch.setattr(module, name, value)
-        return module
+            monkeypatch.setattr(train_fusion, name, value)
 
     @pytest.mark.parametrize("acquisition", ["gap", "thick"])
-    def test_trains_the_fusion_and_nothing_else(self, tool, tmp_path, monkeypatch, capsys, acquisition):
+    def test_trains_the_fusion_and_nothing_else(self, tmp_path, monkeypatch, capsys, acquisition):
         thick = {"thick": 1} if acquisition == "thick" else {}
         card = make_card(acquisition=acquisition, network=NETWORK | thick)
         before = save_model(tmp_path / "views", make_network(**thick), card)
@@ -223,7 +215,7 @@ class TestTool:
         arguments = [tmp_path / "views", tmp_path / "fused", tmp_path / "scan.nrrd"]
         arguments += ["--minutes", 0.01, "--blocks", 1, "--pixels", 16, "--cache", tmp_path / "cache"]
         monkeypatch.setattr("sys.argv", ["train_fusion.py", *map(str, arguments)])
-        tool.main()
+        train_fusion.main()
         after = load_model(tmp_path / "fused")
         assert after.card["network"]["fusion_blocks"] == 1
         assert after.card["training"][-1]["part"] == "fusion"
@@ -234,26 +226,26 @@ class TestTool:
         assert any(head.weight.abs().max() > 0 for head in after.network.fusion.heads.values())
         assert "x4" in capsys.readouterr().out
 
-    def test_a_turned_piece_swaps_the_views_across_the_slices(self, tool):
+    def test_a_turned_piece_swaps_the_views_across_the_slices(self):
         """Of a scan with rows and columns exchanged, the coronal view answers what the sagittal one did."""
         shape = (3, 4, 2, 8, 8)
         columns = np.arange(8, dtype=np.float16)
         residuals = np.zeros(shape, np.float16)
         # The coronal view has erred along the columns, the sagittal one along the rows.
         residuals[1], residuals[2] = columns, 100 + columns[:, None]
-        scan = tool.Answered(np.zeros((5, 8, 8), np.float16), residuals, residuals[0], 3.0, 3, None)
+        scan = train_fusion.Answered(np.zeros((5, 8, 8), np.float16), residuals, residuals[0], 3.0, 3, None)
         for seed in range(12):
-            _, piece, _ = tool._piece(np.random.default_rng(seed), scan, kept_out=False)
+            _, piece, _ = train_fusion._piece(np.random.default_rng(seed), scan, kept_out=False)
             assert np.ptp(piece[1], axis=-2).max() == 0
             assert np.ptp(piece[2], axis=-1).max() == 0
 
     @pytest.mark.parametrize("acquisition", ["gap", "thick"])
-    def test_exercises_are_what_the_views_answer(self, tool, tmp_path, acquisition):
+    def test_exercises_are_what_the_views_answer(self, tmp_path, acquisition):
         thick = {"thick": 1} if acquisition == "thick" else {}
         card = make_card(acquisition=acquisition, network=NETWORK | thick)
         model = save_model(tmp_path / "views", make_network(**thick), card)
         scan = Volume(anatomy((13, 20, 18)), affine_from((0.8, 0.8, 1.0)))
-        tool.answer(scan, 3, 0, model, 16, tmp_path)
+        train_fusion.answer(scan, 3, 0, model, 16, tmp_path)
         kept = {name: torch.from_numpy(np.load(tmp_path / f"{name}.npy")).float() for name in NAMES}
         exercise = (3, torch.tensor([3 / 0.8]))
         profile = SliceProfile() if thick else None
