@@ -214,6 +214,7 @@ class TestTool:
         write_volume(Volume(anatomy((90, 25, 22)), affine_from((0.8, 0.8, 1.0))), tmp_path / "scan.nrrd")
         arguments = [tmp_path / "views", tmp_path / "fused", tmp_path / "scan.nrrd"]
         arguments += ["--minutes", 0.01, "--blocks", 1, "--pixels", 16, "--cache", tmp_path / "cache"]
+        arguments += ["--settings", '{"factor_shares": {"4": 1.0}, "adam_rate": 0.01}']
         monkeypatch.setattr("sys.argv", ["train_fusion.py", *map(str, arguments)])
         train_fusion.main()
         after = load_model(tmp_path / "fused")
@@ -222,8 +223,9 @@ class TestTool:
         assert after.card["training"][-1]["steps_done"] > 0
         for name, weight in before.network.state_dict().items():
             assert torch.equal(after.network.state_dict()[name], weight)
-        # As many factors as there was time for.
-        assert any(head.weight.abs().max() > 0 for head in after.network.fusion.heads.values())
+        assert after.network.fusion.heads["4"].weight.abs().max() > 0
+        assert after.network.fusion.heads["3"].weight.abs().max() == 0
+        assert after.card["training"][-1]["learning_rate"] == 0.01
         assert "x4" in capsys.readouterr().out
 
     def test_a_turned_piece_swaps_the_views_across_the_slices(self):

@@ -1,6 +1,7 @@
 """Train the fusion of a model whose views stay as they are, and write the model with it.
 
     python Testing/tools/train_fusion.py MODEL OUTPUT_FOLDER SCAN... --minutes M [--cache FOLDER] [--threads N]
+        [--settings '{"muon_rate": 0.002}']
 
 As the views do not change, each scan is thinned and answered by them once; what lies in the cache folder is used again.
 Then only the fusion is trained, on pieces of these answers: a step costs a fraction of one that trains all. Every tenth
@@ -14,6 +15,7 @@ networks", 2024), the others by Adam.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import time
 from collections.abc import Iterator
@@ -43,7 +45,7 @@ from XViewSynthTrainLib.losses import restoration_loss
 from XViewSynthTrainLib.regions import middle_of
 from XViewSynthTrainLib.trainer import rate_at
 
-#: How often each factor is drawn.
+#: How often each factor is drawn, unless the settings tell.
 FACTOR_SHARES = {
     "gap": {2: 0.38, 3: 0.06, 4: 0.40, 5: 0.06, 6: 0.04, 7: 0.03, 8: 0.03},
     "thick": {2: 0.10, 3: 0.08, 4: 0.34, 5: 0.34, 6: 0.05, 7: 0.05, 8: 0.04},
@@ -59,9 +61,24 @@ WIDEST_GAP = 10.0
 #: Beside the mean absolute error, as in the training of the views.
 SQUARED = 10.0
 PIXELS, BATCH = 64, 8
-ADAM_RATE, MUON_RATE, DECAY = 1e-3, 4e-3, 0.999
 KEPT_OUT = 10
 REPORT_EVERY, SAVE_EVERY = 120.0, 300.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What may be set by `--settings`, and stands on the model's card.
+
+    Attributes:
+        adam_rate, muon_rate: highest learning rates.
+        decay: of the moving average of the weights, which is what is written.
+        factor_shares: how often each factor is drawn.
+    """
+
+    adam_rate: float = 1e-3
+    muon_rate: float = 4e-3
+    decay: float = 0.999
+    factor_shares: dict[int, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -95,10 +112,14 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("answered"), help="folder of what the views answered")
     parser.add_argument("--threads", type=int, help="cores to use")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--settings", type=json.loads, default={}, metavar="JSON", help="see `Settings`")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     model = load_model(arguments.model)
+    shares = arguments.settings.get("factor_shares", FACTOR_SHARES[model.card["acquisition"]])
+    shares = {int(factor): share for factor, share in shares.items()}
+    arguments.settings = Settings(**arguments.settings | {"factor_shares": shares})
     answered = [exercise for scan in arguments.scans for exercise in exercises(scan, model, arguments)]
     torch.manual_seed(arguments.seed)
     settings = model.card["network"] | {"fusion_blocks": arguments.blocks}
@@ -179,20 +200,20 @@ def _in_parts(
 
 def train(network: ThreeViewNetwork, answered: list[Answered], model: Model, arguments: argparse.Namespace) -> None:
     """Train the fusion of `network` and write the model again and again."""
-    shares = FACTOR_SHARES[model.card["acquisition"]]
+    settings, shares = arguments.settings, arguments.settings.factor_shares
     fusion = network.fusion.requires_grad_(True)
     average = deepcopy(fusion).requires_grad_(False)
     inner = [weight for weight in fusion.blocks.parameters() if weight.ndim == 4]
     # Muon takes matrices; these share the memory of the kernels.
     matrices = [nn.Parameter(weight.data.flatten(1)) for weight in inner]
     others = [weight for weight in fusion.parameters() if all(weight is not kernel for kernel in inner)]
-    adam = torch.optim.Adam(others, lr=ADAM_RATE, betas=(0.9, 0.99))
-    muon = torch.optim.Muon(matrices, lr=MUON_RATE, weight_decay=0.0)
+    adam = torch.optim.Adam(others, lr=settings.adam_rate, betas=(0.9, 0.99))
+    muon = torch.optim.Muon(matrices, lr=settings.muon_rate, weight_decay=0.0)
     kept_out = [kept for seed in range(96) if (kept := draw(np.random.default_rng([7, seed]), answered, shares, True))]
     began, step, reported, saved = time.monotonic(), 0, 0.0, 0.0
     while (elapsed := time.monotonic() - began) < 60 * arguments.minutes:
         rate = rate_at(elapsed / (60 * arguments.minutes))
-        adam.param_groups[0]["lr"], muon.param_groups[0]["lr"] = ADAM_RATE * rate, MUON_RATE * rate
+        adam.param_groups[0]["lr"], muon.param_groups[0]["lr"] = settings.adam_rate * rate, settings.muon_rate * rate
         predicted, missed = predict(network, *draw(np.random.default_rng([arguments.seed, step]), answered, shares))
         fusion.zero_grad()
         restoration_loss(predicted, missed, SQUARED).backward()
@@ -203,7 +224,7 @@ def train(network: ThreeViewNetwork, answered: list[Answered], model: Model, arg
         muon.step()
         step += 1
         for kept, current in zip(average.parameters(), fusion.parameters(), strict=True):
-            kept.data.lerp_(current.data, 1 - min(DECAY, step / (step + 10)))
+            kept.data.lerp_(current.data, 1 - min(settings.decay, step / (step + 10)))
         if elapsed - reported > REPORT_EVERY:
             reported = elapsed
             print(f"{elapsed / 60:.0f} min, step {step}: {gains(network, average, kept_out)}", flush=True)
@@ -293,11 +314,11 @@ def write(
         "batch": BATCH,
         "pixels": PIXELS,
         "middle": arguments.pixels,
-        "factor_shares": {str(factor): share for factor, share in FACTOR_SHARES[model.card["acquisition"]].items()},
-        "learning_rate": ADAM_RATE,
-        "muon_learning_rate": MUON_RATE,
+        "factor_shares": {str(factor): share for factor, share in arguments.settings.factor_shares.items()},
+        "learning_rate": arguments.settings.adam_rate,
+        "muon_learning_rate": arguments.settings.muon_rate,
         "squared": SQUARED,
-        "average_decay": DECAY,
+        "average_decay": arguments.settings.decay,
     }
     # What was measured of the mean of the views does not hold any longer.
     card = {name: value for name, value in model.card.items() if name != "doubt"}
