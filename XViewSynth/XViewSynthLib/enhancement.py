@@ -275,12 +275,12 @@ def _run_students(
         kept = dict(zip(VIEWS, (view.clone() for view in views), strict=True))
         if FUSION in answers:
             kept[MEAN] = torch.stack(views).mean(dim=0)
-    answer, variance = _joined(views, answers.get(FUSION))
+    answer, variance = _joined(views, answers.get(FUSION), report)
     kept = {name: view[:, :rows, :columns] for name, view in kept.items()}
     return _Students(answer[:, :rows, :columns], variance[:, :rows, :columns], kept)
 
 
-def _joined(views: list[Tensor], correction: Tensor | None) -> tuple[Tensor, Tensor]:
+def _joined(views: list[Tensor], correction: Tensor | None, report: _Reporter) -> tuple[Tensor, Tensor]:
     """The mean of the views, corrected, and their variance; takes the place of the first two views."""
     answer, variance = views[:2]
     # Slice by slice, as one more volume would be too many.
@@ -290,6 +290,7 @@ def _joined(views: list[Tensor], correction: Tensor | None) -> tuple[Tensor, Ten
         # torch.var takes 40 times as long over the first dimension.
         variance[index] = told.sub_(mean).square_().mean(dim=0)
         answer[index] = mean if correction is None else mean.add_(correction[index])
+        report.stop_if_asked()
     return answer, variance
 
 
