@@ -374,7 +374,7 @@ class TestStop:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([LIBRARY, str(site)])}
         command = [sys.executable, "-m", "XViewSynthLib", *words, "--progress", "none"]
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            wait_until(lambda: len(list(folders[1].rglob("waiting"))) == 2, 60)
+            wait_until(lambda: len(waiting(folders[1])) == 2, 60)
             yield process
             process.kill()
 
@@ -405,7 +405,12 @@ class TestStop:
         monkeypatch.setattr(batch, "_LOCK_SECONDS", 0.1)
         assert enhance_all(*folders, tiny_model, "--resume") == 2
         assert "Another batch works in" in capsys.readouterr().err
-        assert len(list(folders[1].rglob("waiting"))) == 2
+        assert len(waiting(folders[1])) == 2
+
+
+def waiting(folder: Path) -> list[Path]:
+    """The files by which tasks tell that they wait; folders of other tasks may go meanwhile, which `rglob` minds."""
+    return [Path(place) / "waiting" for place, _, files in os.walk(folder) if "waiting" in files]
 
 
 def wait_until(happened, seconds: float) -> None:

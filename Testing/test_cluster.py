@@ -19,7 +19,7 @@ import pytest
 
 from dask_cluster import LIBRARY, Cluster, local_cluster
 from scans import affine_from, anatomy
-from test_batch import LIMIT_SECONDS, SITE, enhance_all, hidden, table, wait_until
+from test_batch import LIMIT_SECONDS, SITE, enhance_all, hidden, table, wait_until, waiting
 from XViewSynthLib import InputError, Volume, __version__, cluster, write_volume
 from XViewSynthLib.batch_step import Step
 from XViewSynthLib.cli import main
@@ -65,8 +65,8 @@ class TestCluster:
             local_cluster(2, site) as dask,
             started(source, target, tiny_model, dask.address, site) as batch,
         ):
-            wait_until(lambda: list(target.rglob("waiting")), PATIENCE_SECONDS)
-            task = str(next(target.rglob("waiting")).with_name("task.json"))
+            wait_until(lambda: waiting(target), PATIENCE_SECONDS)
+            task = str(waiting(target)[0].with_name("task.json"))
             (victim,) = (worker for worker in dask.workers if task in words_of(processes_at_work(worker)))
             orphans = processes_at_work(victim)
             # From here on it is as quick as the others, wherever it is done.
@@ -131,7 +131,7 @@ def at_work_on_a_scan(folder: Path, site: dict[str, str], model: Path) -> Iterat
     """A cluster of one worker, in the midst of a batch of one slow scan from folder/in to folder/out."""
     source, target = write_scans(folder / "in", "slow 1"), folder / "out"
     with local_cluster(1, site) as dask, started(source, target, model, dask.address, site) as batch:
-        wait_until(lambda: list(target.rglob("waiting")), PATIENCE_SECONDS)
+        wait_until(lambda: waiting(target), PATIENCE_SECONDS)
         yield dask, batch
 
 
