@@ -202,14 +202,14 @@ def train(network: ThreeViewNetwork, answered: list[Answered], model: Model, arg
     """Train the fusion of `network` and write the model again and again."""
     settings, shares = arguments.settings, arguments.settings.factor_shares
     fusion = network.fusion.requires_grad_(True)
-    average = deepcopy(fusion).requires_grad_(False)
+    averaged = deepcopy(network).requires_grad_(False)
     inner = [weight for weight in fusion.blocks.parameters() if weight.ndim == 4]
     # Muon takes matrices; these share the memory of the kernels.
     matrices = [nn.Parameter(weight.data.flatten(1)) for weight in inner]
     others = [weight for weight in fusion.parameters() if all(weight is not kernel for kernel in inner)]
     adam = torch.optim.Adam(others, lr=settings.adam_rate, betas=(0.9, 0.99))
     muon = torch.optim.Muon(matrices, lr=settings.muon_rate, weight_decay=0.0)
-    kept_out = [kept for seed in range(96) if (kept := draw(np.random.default_rng([7, seed]), answered, shares, True))]
+    kept_out = [draw(np.random.default_rng([7, seed]), answered, shares, True) for seed in range(96)]
     began, step, reported, saved = time.monotonic(), 0, 0.0, 0.0
     while (elapsed := time.monotonic() - began) < 60 * arguments.minutes:
         rate = rate_at(elapsed / (60 * arguments.minutes))
@@ -223,16 +223,16 @@ def train(network: ThreeViewNetwork, answered: list[Answered], model: Model, arg
         adam.step()
         muon.step()
         step += 1
-        for kept, current in zip(average.parameters(), fusion.parameters(), strict=True):
+        for kept, current in zip(averaged.fusion.parameters(), fusion.parameters(), strict=True):
             kept.data.lerp_(current.data, 1 - min(settings.decay, step / (step + 10)))
         if elapsed - reported > REPORT_EVERY:
             reported = elapsed
-            print(f"{elapsed / 60:.0f} min, step {step}: {gains(network, average, kept_out)}", flush=True)
+            print(f"{elapsed / 60:.0f} min, step {step}: {gains(averaged, kept_out)}", flush=True)
         if elapsed - saved > SAVE_EVERY:
             saved = elapsed
-            write(network, average, model, arguments, step)
-    print(f"end, step {step}: {gains(network, average, kept_out)}", flush=True)
-    write(network, average, model, arguments, step)
+            write(averaged, model, arguments, step)
+    print(f"end, step {step}: {gains(averaged, kept_out)}", flush=True)
+    write(averaged, model, arguments, step)
 
 
 def draw(
@@ -287,26 +287,21 @@ def predict(
 
 
 @torch.no_grad()
-def gains(network: ThreeViewNetwork, average: nn.Module, kept_out: list[tuple]) -> str:
+def gains(network: ThreeViewNetwork, kept_out: list[tuple]) -> str:
     """By how many dB the fusion is ahead of the mean of the views, factor by factor."""
-    training, network.fusion = network.fusion, average
     errors: dict[int, list[tuple[float, float]]] = {}
     for pieces in kept_out:
         predicted, missed = predict(network, *pieces)
         error = (to_hu(predicted - missed).square().mean().item(), to_hu(missed).square().mean().item())
         errors.setdefault(pieces[3].factor, []).append(error)
-    network.fusion = training
     return ", ".join(
         f"x{factor} {10 * math.log10(np.sum(pairs, axis=0)[1] / np.sum(pairs, axis=0)[0]):+.3f} dB"
         for factor, pairs in sorted(errors.items())
     )
 
 
-def write(
-    network: ThreeViewNetwork, average: nn.Module, model: Model, arguments: argparse.Namespace, step: int
-) -> None:
-    """Write the model with the averaged fusion; its card tells how that was trained."""
-    training, network.fusion = network.fusion, average
+def write(network: ThreeViewNetwork, model: Model, arguments: argparse.Namespace, step: int) -> None:
+    """Write the model with its fusion; the card tells how that was trained."""
     record = {
         "part": "fusion",
         "steps_done": step,
@@ -328,7 +323,6 @@ def write(
         "training": [*card.get("training", []), record],
     }
     save_model(arguments.output, network, card)
-    network.fusion = training
 
 
 if __name__ == "__main__":

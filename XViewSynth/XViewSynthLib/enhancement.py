@@ -264,7 +264,7 @@ def _run_students(
         views = list(answers.values())
         for part, residual, done, whole in _predict(name, observed, views, gap_ratio, model, plan, report):
             _add(answer, part, residual, plan.factor)
-            report(name if name == FUSION else f"{name} view", done, whole, (index + done / whole) / len(passes))
+            report(_title(name), done, whole, (index + done / whole) / len(passes))
         if plan.profile is not None:
             # What lies where two gaps meet has been answered twice.
             answer[plan.factor : -1 : plan.factor] /= 2
@@ -330,7 +330,7 @@ def _predict(
     }[name]
     tile = max(least, plan.tile_voxels // cost // least * least)
     device, precision = torch.device(plan.device), plan.precision
-    worker = FUSION if name == FUSION else f"{name} view"
+    worker = _title(name)
     placed, done = None, 0
     while done < whole:
         part = slice(done, min(done + tile, whole))
@@ -361,6 +361,11 @@ def _predict(
         place = [everything] * 4
         place[dimension] = part
         yield tuple(place), residual, done, whole
+
+
+def _title(name: str) -> str:
+    """What users are told of a pass."""
+    return name if name == FUSION else f"{name} view"
 
 
 def _in_gaps(answer: Tensor, gaps: slice, plan: Plan) -> Tensor:

@@ -252,22 +252,19 @@ class ThreeViewNetwork(nn.Module):
         Raises:
             ValueError: the networks differ in their size.
         """
-        for mine, theirs in ((self.axial, other.axial), (self.pixelwise, other.pixelwise)):
-            state = theirs.trunk.state_dict()
-            # The thickness, which networks for thin slices are not told, comes last.
-            known = state["condition.weight"]
-            wider = mine.trunk.condition.weight.detach().clone()
-            try:
+        try:
+            for mine, theirs in ((self.axial, other.axial), (self.pixelwise, other.pixelwise)):
+                state = theirs.trunk.state_dict()
+                # The thickness, which networks for thin slices are not told, comes last.
+                known = state["condition.weight"]
+                wider = mine.trunk.condition.weight.detach().clone()
                 wider[:, : known.shape[1]] = known[:, : wider.shape[1]]
                 mine.trunk.load_state_dict(state | {"condition.weight": wider})
-            except RuntimeError as error:
-                raise ValueError("the networks differ in their size") from error
-        self.pixelwise.across_gap.load_state_dict(other.pixelwise.across_gap.state_dict())
-        if self.fusion is not None and other.fusion is not None:
-            try:
+            self.pixelwise.across_gap.load_state_dict(other.pixelwise.across_gap.state_dict())
+            if self.fusion is not None and other.fusion is not None:
                 self.fusion.blocks.load_state_dict(other.fusion.blocks.state_dict())
-            except RuntimeError as error:
-                raise ValueError("the networks differ in their size") from error
+        except RuntimeError as error:
+            raise ValueError("the networks differ in their size") from error
 
     def _condition(self, factor: int, gap_ratio: Tensor, profile: SliceProfile | None) -> Tensor:
         """(batch, 2), for thick slices (batch, 3): what the students are told beside the slices."""
