@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import struct
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,21 @@ class TestLog:
         new_log(tmp_path, 0).add_gain(0, 1.0, {2: Gain(math.inf, math.nan, math.nan)})
         assert read_log(tmp_path)[0]["mean_gain_db"] is None
         assert "NaN" not in (tmp_path / "log.jsonl").read_text()
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not limit the size of files")
+    def test_a_full_disk_is_told_in_one_sentence_however_often_it_is_met(self, filled):
+        import resource
+
+        room = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1, room[1]))
+        try:
+            with pytest.raises(InputError, match="Make room or choose another folder"):
+                filled.add_loss(80, 40.0, 1e-3, {"views": 1.0})
+            with pytest.raises(InputError, match="Make room or choose another folder"):
+                filled.close()
+            gc.collect()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, room)
 
     def test_going_on_forgets_what_comes_again(self, filled, new_log, tmp_path):
         new_log(tmp_path, 40)

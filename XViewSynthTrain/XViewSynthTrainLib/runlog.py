@@ -7,6 +7,7 @@ mean_gain_db) and "note" (step, message).
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -65,9 +66,11 @@ class RunLog:
 
     def close(self) -> None:
         """Finish the file of events; what comes later goes into another."""
-        if self._events is not None:
-            self._events.close()
-            self._events = None
+        events, self._events = self._events, None
+        if events is not None:
+            # What could not be written is tried once more here, and fails once more where there is still no room.
+            with _told(self._folder):
+                events.close()
 
     def _forget_gain(self, step: int) -> None:
         # A process that was killed after it noted a gain, and before a checkpoint said so, is followed by one that
@@ -96,26 +99,30 @@ class _Events:
     """A file of events, written at once: tensorboardX's own writer has a queue, a thread and no errors."""
 
     def __init__(self, folder: Path, step: int):
-        from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto import event_pb2
+        from tensorboardX.record_writer import RecordWriter
 
         self._new_event = event_pb2.Event
-        # Two files of one second would have one name.
-        self._writer = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
+        # Viewers look for such names, and read what is the last by name last.
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{time.time_ns()}"
+        self._file = RecordWriter(str(folder / name))
+        self._write(file_version="brain.Event:2")
         # Viewers drop what former files say beyond the step.
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._writer.write_event(self._new_event(wall_time=time.time(), step=step + 1, session_log=start))
+        self._write(step=step + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
 
     def add(self, step: int, scalars: dict[str, float]) -> None:
         from tensorboardX.summary import scalar
 
         for name, value in scalars.items():
-            event = self._new_event(wall_time=time.time(), step=step, summary=scalar(name, value))
-            self._writer.write_event(event)
-        self._writer.flush()
+            self._write(step=step, summary=scalar(name, value))
+        self._file.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        # Lets go of the file even where what is left has no room in it.
+        self._file.close()
+
+    def _write(self, **facts: Any) -> None:
+        self._file.write(self._new_event(wall_time=time.time(), **facts).SerializeToString())
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
