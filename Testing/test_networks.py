@@ -95,3 +95,45 @@ class TestStudents:
 
     def test_views_are_the_papers(self):
         assert VIEWS == ("axial", "coronal", "sagittal")
+
+
+class TestSpecialists:
+    """Networks of their own for some factors, within one model."""
+
+    @pytest.fixture
+    def team(self) -> ThreeViewNetwork:
+        return make_network(fusion_blocks=1, specialists={"2": 0, "4": 2}).eval().requires_grad_(False)
+
+    @pytest.mark.parametrize("factor", range(2, 9))
+    def test_every_factor_is_answered(self, team, observed, factor):
+        views = team(observed, factor, RATIO)
+        assert views.shape == (3, 1, 6, factor - 1, 12, 16)
+        assert team.fuse(observed, views, factor, RATIO).shape == views.shape[1:]
+
+    def test_a_specialist_answers_for_its_factor(self, team, observed):
+        alone = team.specialists["4"]
+        views = team(observed, 4, RATIO)
+        assert torch.equal(views, alone(observed, 4, RATIO))
+        assert torch.equal(team.fuse(observed, views, 4, RATIO), alone.fuse(observed, views, 4, RATIO))
+
+    def test_has_a_fusion_of_its_own_size_or_none(self, team, observed):
+        views = team(observed, 2, RATIO)
+        assert torch.equal(team.fuse(observed, views, 2, RATIO), views.mean(dim=0))
+        assert [len(team.answering(factor).fusion.blocks) for factor in (3, 4)] == [1, 2]
+
+    def test_others_have_no_head_for_its_factor(self, team):
+        assert list(team.axial.heads) == list(team.fusion.stems) == ["3", "5", "6", "7", "8"]
+
+    def test_adopts_what_answers_for_its_factor(self, team):
+        other = make_network(seed=5, fusion_blocks=1, specialists={"2": 0, "4": 2})
+        other.adopt_trunks(team)
+        for factor in (2, 3, 4):
+            mine, theirs = other.answering(factor), team.answering(factor)
+            assert torch.equal(mine.axial.trunk.head.weight, theirs.axial.trunk.head.weight)
+            assert not torch.equal(mine.axial.heads[str(factor)].weight, theirs.axial.heads[str(factor)].weight)
+
+    def test_a_step_at_its_factor_trains_it_alone(self, observed):
+        network = make_network(specialists={"2": 0})
+        network(observed, 2, RATIO).square().sum().backward()
+        trained = {name for name, weight in network.named_parameters() if weight.grad is not None}
+        assert trained == {name for name, _ in network.named_parameters() if name.startswith("specialists.2.")}

@@ -42,17 +42,18 @@ def make_card(**changes: object) -> dict:
     }
 
 
-def make_network(seed: int = 0, **changes: int) -> ThreeViewNetwork:
+def make_network(seed: int = 0, **changes: object) -> ThreeViewNetwork:
     """Its students answer with more than the spline, which is all that an untrained one knows, and heed the gaps;
     its fusion, where it has one, with more than their mean."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = ThreeViewNetwork(**NETWORK, **changes)
-        for student in (network.axial, network.pixelwise):
-            torch.nn.init.normal_(student.trunk.condition.weight, std=0.3)
-            for head in student.heads.values():
-                torch.nn.init.normal_(head.weight, std=0.01)
-        if network.fusion is not None:
-            for head in network.fusion.heads.values():
-                torch.nn.init.normal_(head.weight, std=0.03)
+        for part in (network, *network.specialists.values()):
+            for student in (part.axial, part.pixelwise):
+                torch.nn.init.normal_(student.trunk.condition.weight, std=0.3)
+                for head in student.heads.values():
+                    torch.nn.init.normal_(head.weight, std=0.01)
+            if part.fusion is not None:
+                for head in part.fusion.heads.values():
+                    torch.nn.init.normal_(head.weight, std=0.03)
         return network

@@ -130,7 +130,7 @@ def operations(network: ThreeViewNetwork, pixels: int, slices: int, factor: int)
         observed, ratio = torch.empty(1, slices, pixels, pixels, device="meta"), torch.empty(1, device="meta")
         for view in VIEWS:
             network.residual(view, observed, factor, ratio, profile=profile)
-        if network.fusion is not None:
+        if network.answering(factor).fusion is not None:
             gaps = slices - 1
             shape = (factor * gaps + 1,) if network.thick else (gaps, factor - 1)
             residuals = torch.empty(len(VIEWS), 1, *shape, pixels, pixels, device="meta")

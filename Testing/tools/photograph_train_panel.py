@@ -95,9 +95,9 @@ def draw_views(run: Path, picture: Path) -> bool:
         picture: the PNG to write.
     """
     import slicer
-    from photograph_views import GAP, mosaic, save
 
     import offscreen
+    from photograph_views import GAP, mosaic, save
     from scene import mrml_scene
     from XViewSynthTrainScene.layout import TrainingViews, view_name
     from XViewSynthTrainScene.live import LiveRun

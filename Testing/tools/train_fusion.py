@@ -7,9 +7,6 @@ As the views do not change, each scan is thinned and answered by them once; what
 Then only the fusion is trained, on pieces of these answers: a step costs a fraction of one that trains all. Every tenth
 gap is kept from it, and tells how much the fusion gains over the mean of the views. OUTPUT_FOLDER is written every
 few minutes, so that a run that is stopped is not lost.
-
-The layers between stem and head are trained by Muon (Jordan et al., "Muon: an optimizer for hidden layers in neural
-networks", 2024), the others by Adam.
 """
 
 from __future__ import annotations
@@ -25,8 +22,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from optimizers import MuonAndAdam, follow
 from XViewSynthLib import Volume, load_model, read_volume
 from XViewSynthLib.models import Model, save_model
 from XViewSynthLib.networks import (
@@ -203,28 +201,14 @@ def train(network: ThreeViewNetwork, answered: list[Answered], model: Model, arg
     settings, shares = arguments.settings, arguments.settings.factor_shares
     fusion = network.fusion.requires_grad_(True)
     averaged = deepcopy(network).requires_grad_(False)
-    inner = [weight for weight in fusion.blocks.parameters() if weight.ndim == 4]
-    # Muon takes matrices; these share the memory of the kernels.
-    matrices = [nn.Parameter(weight.data.flatten(1)) for weight in inner]
-    others = [weight for weight in fusion.parameters() if all(weight is not kernel for kernel in inner)]
-    adam = torch.optim.Adam(others, lr=settings.adam_rate, betas=(0.9, 0.99))
-    muon = torch.optim.Muon(matrices, lr=settings.muon_rate, weight_decay=0.0)
+    optimizer = MuonAndAdam(fusion, settings.muon_rate, settings.adam_rate)
     kept_out = [draw(np.random.default_rng([7, seed]), answered, shares, True) for seed in range(96)]
     began, step, reported, saved = time.monotonic(), 0, 0.0, 0.0
     while (elapsed := time.monotonic() - began) < 60 * arguments.minutes:
-        rate = rate_at(elapsed / (60 * arguments.minutes))
-        adam.param_groups[0]["lr"], muon.param_groups[0]["lr"] = settings.adam_rate * rate, settings.muon_rate * rate
         predicted, missed = predict(network, *draw(np.random.default_rng([arguments.seed, step]), answered, shares))
-        fusion.zero_grad()
-        restoration_loss(predicted, missed, SQUARED).backward()
-        nn.utils.clip_grad_norm_(fusion.parameters(), 0.5)
-        for matrix, weight in zip(matrices, inner, strict=True):
-            matrix.grad = weight.grad.flatten(1)
-        adam.step()
-        muon.step()
+        optimizer.step(restoration_loss(predicted, missed, SQUARED), rate_at(elapsed / (60 * arguments.minutes)))
         step += 1
-        for kept, current in zip(averaged.fusion.parameters(), fusion.parameters(), strict=True):
-            kept.data.lerp_(current.data, 1 - min(settings.decay, step / (step + 10)))
+        follow(averaged.fusion, fusion, step, settings.decay)
         if elapsed - reported > REPORT_EVERY:
             reported = elapsed
             print(f"{elapsed / 60:.0f} min, step {step}: {gains(averaged, kept_out)}", flush=True)

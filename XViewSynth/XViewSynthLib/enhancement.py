@@ -258,7 +258,8 @@ def _run_students(
     # The networks take pixels two by two.
     observed = torch.nn.functional.pad(observed, (0, columns % 2, 0, rows % 2), mode="replicate")
     answers: dict[str, Tensor] = {}
-    passes = VIEWS if model.network.fusion is None else (*VIEWS, FUSION)
+    fuses = model.network.answering(plan.factor).fusion is not None
+    passes = (*VIEWS, FUSION) if fuses else VIEWS
     for index, name in enumerate(passes):
         answer = torch.zeros(plan.factor * (slices - 1) + 1, *observed.shape[1:])
         views = list(answers.values())

@@ -46,6 +46,8 @@ SCHEMA_VERSION = "1"
 MAX_WEIGHTS_BYTES = 512 * 1024**2
 MAX_CARD_BYTES = 1024**2
 _MAX_NETWORK_NUMBER = 4096
+_SPECIALISTS = "specialists"
+_FACTORS = range(2, 9)
 _MOST_CURVE_POINTS = 64
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -542,8 +544,20 @@ def _are_factors(value: object) -> bool:
 
 
 def _is_network(value: object) -> bool:
+    if not isinstance(value, dict):
+        return False
+    sizes = {name: number for name, number in value.items() if name != _SPECIALISTS}
     # Bounded, so that a card cannot keep the program busy building layers.
-    return isinstance(value, dict) and all(_is_whole(number, 1, _MAX_NETWORK_NUMBER) for number in value.values())
+    return _are_specialists(value.get(_SPECIALISTS, {})) and all(
+        _is_whole(number, 1, _MAX_NETWORK_NUMBER) for number in sizes.values()
+    )
+
+
+def _are_specialists(value: object) -> bool:
+    """Sizes by factor, which JSON writes as text."""
+    return isinstance(value, dict) and all(
+        factor in map(str, _FACTORS) and _is_whole(blocks, 0, _MAX_NETWORK_NUMBER) for factor, blocks in value.items()
+    )
 
 
 def _is_training_data(value: object) -> bool:
@@ -586,7 +600,10 @@ CARD_FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "intensity_range_hu": (_is_range, "two numbers, the lower first"),
     "factors": (_are_factors, "a list of whole numbers from 2 to 8"),
     "acquisition": (lambda value: value in ("gap", "thick"), '"gap" or "thick"'),
-    "network": (_is_network, f"named whole numbers from 1 to {_MAX_NETWORK_NUMBER}"),
+    "network": (
+        _is_network,
+        f'named whole numbers from 1 to {_MAX_NETWORK_NUMBER}, and "{_SPECIALISTS}" such numbers by factor',
+    ),
     "training_data": (_is_training_data, 'a list of scans, each with "name" and "license"'),
     "measured_gains": (lambda value: isinstance(value, dict), "named gains over the baselines, or empty"),
     "weights_sha256": (

@@ -17,7 +17,7 @@ The views are those of Fang et al., "Incremental Cross-view Mutual Distillation 
 Synthesis", CVPR 2022; the networks are our own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -116,6 +116,7 @@ class ThreeViewNetwork(nn.Module):
         factors: the up-sampling factors that the students have a head for.
         thick: 1 for slices that are averages over their thickness, 0 for thin slices with gaps between them.
         fusion_blocks: residual blocks of the fusion; with 0 there is none, and the mean of the views is the answer.
+        specialists: factors that have a network of their own, and the residual blocks of its fusion.
     """
 
     def __init__(
@@ -126,12 +127,27 @@ class ThreeViewNetwork(nn.Module):
         factors: Sequence[int] = (2, 3, 4, 5, 6, 7, 8),
         thick: int = 0,
         fusion_blocks: int = 0,
+        specialists: Mapping[str | int, int] | None = None,
     ):
         super().__init__()
         self.thick = bool(thick)
+        sizes = (channels, axial_blocks, pixel_blocks)
+        self.specialists = nn.ModuleDict(
+            {
+                str(factor): ThreeViewNetwork(*sizes, (int(factor),), thick, blocks)
+                for factor, blocks in (specialists or {}).items()
+            }
+        )
+        factors = [factor for factor in factors if str(factor) not in self.specialists]
         self.axial = SliceWiseStudent(channels, axial_blocks, factors, self.thick)
         self.pixelwise = PixelWiseStudent(channels, pixel_blocks, factors, self.thick)
         self.fusion = Fusion(channels, fusion_blocks, factors, self.thick) if fusion_blocks else None
+
+    def answering(self, factor: int) -> "ThreeViewNetwork":
+        """The network that answers for a factor: its specialist, or this one."""
+        if str(factor) in self.specialists:
+            return self.specialists[str(factor)]
+        return self
 
     def forward(
         self,
@@ -177,7 +193,7 @@ class ThreeViewNetwork(nn.Module):
             As `views`, without its first dimension.
         """
         mean = views.mean(dim=0)
-        if self.fusion is None:
+        if self.answering(factor).fusion is None:
             return mean
         if not self.thick:
             residuals = views - spline_between(observed, factor)
@@ -211,13 +227,13 @@ class ThreeViewNetwork(nn.Module):
             or columns in `part` only, in network units; to be added to `spline_between`, or `spline_through` once
             joined by `join_gaps`.
         """
-        condition = self._condition(factor, gap_ratio, profile)
+        condition, network = self._condition(factor, gap_ratio, profile), self.answering(factor)
         if view == "axial":
-            return self.axial(observed, factor, condition, part)
+            return network.axial(observed, factor, condition, part)
         if view == "coronal":
-            return self.pixelwise(observed, factor, condition, part)
+            return network.pixelwise(observed, factor, condition, part)
         if view == "sagittal":
-            return self.pixelwise(observed.transpose(2, 3), factor, condition, part).transpose(3, 4)
+            return network.pixelwise(observed.transpose(2, 3), factor, condition, part).transpose(3, 4)
         raise ValueError(f"{view!r} is not a view; choose one of {', '.join(VIEWS)}.")
 
     def correction(
@@ -244,7 +260,8 @@ class ThreeViewNetwork(nn.Module):
         """
         if self.thick:
             residuals = residuals.unfold(2, factor + 1, factor).movedim(-1, 3)
-        return self.fusion(observed, residuals, factor, self._condition(factor, gap_ratio, profile), gaps)
+        condition = self._condition(factor, gap_ratio, profile)
+        return self.answering(factor).fusion(observed, residuals, factor, condition, gaps)
 
     def adopt_trunks(self, other: "ThreeViewNetwork") -> None:
         """Take over what another network sees in scans, whatever it was trained to answer; the heads stay.
@@ -265,6 +282,8 @@ class ThreeViewNetwork(nn.Module):
                 self.fusion.blocks.load_state_dict(other.fusion.blocks.state_dict())
         except RuntimeError as error:
             raise ValueError("the networks differ in their size") from error
+        for factor, specialist in self.specialists.items():
+            specialist.adopt_trunks(other.answering(int(factor)))
 
     def _condition(self, factor: int, gap_ratio: Tensor, profile: SliceProfile | None) -> Tensor:
         """(batch, 2), for thick slices (batch, 3): what the students are told beside the slices."""

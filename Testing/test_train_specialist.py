@@ -1,0 +1,90 @@
+"""`Testing/tools/train_specialist.py`: networks that answer for one factor, trained and put into a model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from scans import affine_from, anatomy
+from tiny import NETWORK, make_card, make_network
+from tools import train_specialist
+from XViewSynthLib import Volume, write_volume
+from XViewSynthLib.models import load_model, save_model
+
+RATIO = torch.tensor([3.0])
+FUSED = NETWORK | {"fusion_blocks": 1}
+
+
+@pytest.fixture
+def model(tmp_path):
+    return save_model(tmp_path / "general", make_network(fusion_blocks=1), make_card(network=FUSED))
+
+
+@pytest.fixture
+def observed() -> torch.Tensor:
+    return torch.rand(1, 7, 12, 16, generator=torch.Generator().manual_seed(3)) * 2 - 1
+
+
+def answer(network, observed, factor):
+    return network.fuse(observed, network(observed, factor, RATIO), factor, RATIO)
+
+
+class TestSpecialist:
+    @pytest.mark.parametrize("blocks", [1, 3])
+    def test_begins_with_what_the_model_answers(self, model, observed, blocks):
+        alone = train_specialist.specialist(model.network, FUSED, 4, blocks)
+        # Blocks beyond those known start near the identity.
+        assert torch.allclose(answer(alone, observed, 4), answer(model.network, observed, 4), atol=1e-3)
+        with pytest.raises(KeyError):
+            alone(observed, 3, RATIO)
+
+    def test_of_a_specialist_begins_with_that_one(self, observed):
+        network = make_network(fusion_blocks=1, specialists={"4": 1})
+        alone = train_specialist.specialist(network, FUSED | {"specialists": {"4": 1}}, 4, 1)
+        assert torch.equal(answer(alone, observed, 4), answer(network.specialists["4"], observed, 4))
+
+
+class TestTool:
+    @pytest.fixture
+    def tool(self, monkeypatch):
+        def run(*arguments: object) -> None:
+            monkeypatch.setattr("sys.argv", ["train_specialist.py", *map(str, arguments)])
+            train_specialist.main()
+
+        for name, value in {"KEPT_SLICES": 11, "KEPT_PIXELS": 16, "REPORT_EVERY": 0.0, "SAVE_EVERY": 0.0}.items():
+            monkeypatch.setattr(train_specialist, name, value)
+        return run
+
+    def test_trains_and_joins(self, tool, model, observed, tmp_path, capsys):
+        write_volume(Volume(anatomy((60, 25, 22)), affine_from((0.8, 0.8, 1.0))), tmp_path / "scan.nrrd")
+        files = {factor: tmp_path / f"{factor}.safetensors" for factor in (2, 4)}
+        small = '{"batch": 1, "slices": 4, "pixels": 8, "adam_rate": 0.01}'
+        for factor, file in files.items():
+            arguments = [model.folder, file, tmp_path / "scan.nrrd", "--factor", factor, "--fusion-blocks", factor - 1]
+            tool("train", *arguments, "--minutes", 0.01, "--settings", small)
+        assert "dB (overlap 0.28)" in capsys.readouterr().out
+        tool("join", model.folder, tmp_path / "joined", *files.values())
+        joined = load_model(tmp_path / "joined")
+        assert joined.card["network"]["specialists"] == {"2": 1, "4": 3}
+        assert [record["part"] for record in joined.card["training"][-2:]] == ["specialist for x2", "specialist for x4"]
+        assert all(record["steps_done"] > 0 for record in joined.card["training"][-2:])
+        for factor in (3, 5):
+            assert torch.equal(answer(joined.network, observed, factor), answer(model.network, observed, factor))
+        for factor in files:
+            change = answer(joined.network, observed, factor) - answer(model.network, observed, factor)
+            assert change.abs().max() > 1e-4
+
+    def test_a_joined_specialist_can_be_replaced(self, tool, tmp_path):
+        before = make_network(fusion_blocks=1, specialists={"2": 1, "4": 1})
+        card = make_card(network=FUSED | {"specialists": {"2": 1, "4": 1}}, measured_gains={"scan x4": {}})
+        model = save_model(tmp_path / "before", before, card)
+        other = make_network(seed=8, factors=(4,), fusion_blocks=2)
+        train_specialist.write(tmp_path / "4.safetensors", other, 4, {"part": "specialist for x4"})
+        tool("join", model.folder, tmp_path / "after", tmp_path / "4.safetensors")
+        after = load_model(tmp_path / "after")
+        assert after.card["network"]["specialists"] == {"2": 1, "4": 2}
+        assert after.card["measured_gains"] == {}
+        for name, weights in other.state_dict().items():
+            assert torch.equal(after.network.specialists["4"].state_dict()[name], weights)
+        for name, weights in before.specialists["2"].state_dict().items():
+            assert torch.equal(after.network.specialists["2"].state_dict()[name], weights)
