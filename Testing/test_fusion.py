@@ -152,10 +152,10 @@ class TestEnhancement:
 
     def test_too_little_memory_for_it_halves_its_tiles(self, scan, model):
         class Cramped(ThreeViewNetwork):
-            def correction(self, observed, residuals, factor, gap_ratio, gaps=slice(None), profile=None):
+            def correction(self, observed, residuals, factor, gap_ratio, gaps=slice(None), **told):
                 if gaps.stop is not None and gaps.stop - gaps.start > 2:
                     raise torch.OutOfMemoryError("out of memory")
-                return super().correction(observed, residuals, factor, gap_ratio, gaps, profile)
+                return super().correction(observed, residuals, factor, gap_ratio, gaps, **told)
 
         network = Cramped(**model.card["network"]).eval()
         network.load_state_dict(model.network.state_dict())

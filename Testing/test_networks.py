@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tiny import make_network
+from XViewSynthLib.likeness import slice_likeness
 from XViewSynthLib.networks import (
     VIEWS,
     ThreeViewNetwork,
@@ -16,6 +17,7 @@ from XViewSynthLib.networks import (
 )
 
 RATIO = torch.tensor([3.0])
+SPECIALISTS = {"2": {}, "4": {"fusion_blocks": 2, "likeness": 1}}
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +104,7 @@ class TestSpecialists:
 
     @pytest.fixture
     def team(self) -> ThreeViewNetwork:
-        return make_network(fusion_blocks=1, specialists={"2": 0, "4": 2}).eval().requires_grad_(False)
+        return make_network(fusion_blocks=1, specialists=SPECIALISTS).eval().requires_grad_(False)
 
     @pytest.mark.parametrize("factor", range(2, 9))
     def test_every_factor_is_answered(self, team, observed, factor):
@@ -125,7 +127,7 @@ class TestSpecialists:
         assert list(team.axial.heads) == list(team.fusion.stems) == ["3", "5", "6", "7", "8"]
 
     def test_adopts_what_answers_for_its_factor(self, team):
-        other = make_network(seed=5, fusion_blocks=1, specialists={"2": 0, "4": 2})
+        other = make_network(seed=5, fusion_blocks=1, specialists=SPECIALISTS)
         other.adopt_trunks(team)
         for factor in (2, 3, 4):
             mine, theirs = other.answering(factor), team.answering(factor)
@@ -133,7 +135,44 @@ class TestSpecialists:
             assert not torch.equal(mine.axial.heads[str(factor)].weight, theirs.axial.heads[str(factor)].weight)
 
     def test_a_step_at_its_factor_trains_it_alone(self, observed):
-        network = make_network(specialists={"2": 0})
+        network = make_network(specialists={"2": {}})
         network(observed, 2, RATIO).square().sum().backward()
         trained = {name for name, weight in network.named_parameters() if weight.grad is not None}
         assert trained == {name for name, _ in network.named_parameters() if name.startswith("specialists.2.")}
+
+
+class TestLikeness:
+    """A network that is told how alike neighbouring slices of the scan are."""
+
+    TOLD = torch.tensor([[0.6, 0.3]])
+
+    @pytest.fixture
+    def told(self) -> ThreeViewNetwork:
+        return make_network(fusion_blocks=1, likeness=1).eval().requires_grad_(False)
+
+    def test_matters_to_views_and_fusion(self, told, observed):
+        views = told(observed, 3, RATIO, likeness=self.TOLD)
+        assert not torch.allclose(views, told(observed, 3, RATIO, likeness=-self.TOLD), atol=1e-4)
+        torch.nn.init.normal_(told.fusion.condition.weight, std=0.3)
+        fused = told.fuse(observed, views, 3, RATIO, likeness=self.TOLD)
+        assert not torch.allclose(fused, told.fuse(observed, views, 3, RATIO, likeness=-self.TOLD), atol=1e-4)
+
+    def test_is_that_of_the_slices_unless_told_otherwise(self, told, observed):
+        likeness = slice_likeness(observed)
+        views = told(observed, 3, RATIO)
+        assert torch.equal(views, told(observed, 3, RATIO, likeness=likeness))
+        fused = told.fuse(observed, views, 3, RATIO)
+        assert torch.equal(fused, told.fuse(observed, views, 3, RATIO, likeness=likeness))
+
+    @pytest.mark.parametrize("before", [{}, {"thick": 1}, {"likeness": 1}, {"thick": 1, "likeness": 1}])
+    @pytest.mark.parametrize("after", [{}, {"thick": 1}, {"likeness": 1}, {"thick": 1, "likeness": 1}])
+    def test_adopted_trunks_are_told_what_both_are_told(self, before, after):
+        teacher, pupil = make_network(seed=1, **before), make_network(seed=2, **after)
+        own = pupil.axial.trunk.condition.weight.detach().clone()
+        pupil.adopt_trunks(teacher)
+        for column, name in enumerate(pupil.told):
+            weights = pupil.axial.trunk.condition.weight[:, column]
+            if name in teacher.told:
+                assert torch.equal(weights, teacher.axial.trunk.condition.weight[:, teacher.told.index(name)])
+            else:
+                assert torch.equal(weights, own[:, column])

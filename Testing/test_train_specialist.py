@@ -30,17 +30,18 @@ def answer(network, observed, factor):
 
 
 class TestSpecialist:
-    @pytest.mark.parametrize("blocks", [1, 3])
-    def test_begins_with_what_the_model_answers(self, model, observed, blocks):
-        alone = train_specialist.specialist(model.network, FUSED, 4, blocks)
+    @pytest.mark.parametrize("more", [{}, {"fusion_blocks": 3}, {"likeness": 1}])
+    def test_begins_with_what_the_model_answers(self, model, observed, more):
+        alone = train_specialist.specialist(model.network, FUSED | more, 4)
         # Blocks beyond those known start near the identity.
         assert torch.allclose(answer(alone, observed, 4), answer(model.network, observed, 4), atol=1e-3)
         with pytest.raises(KeyError):
             alone(observed, 3, RATIO)
 
     def test_of_a_specialist_begins_with_that_one(self, observed):
-        network = make_network(fusion_blocks=1, specialists={"4": 1})
-        alone = train_specialist.specialist(network, FUSED | {"specialists": {"4": 1}}, 4, 1)
+        own = {"4": {"fusion_blocks": 1, "likeness": 1}}
+        network = make_network(fusion_blocks=1, specialists=own)
+        alone = train_specialist.specialist(network, FUSED | {"specialists": own} | own["4"], 4)
         assert torch.equal(answer(alone, observed, 4), answer(network.specialists["4"], observed, 4))
 
 
@@ -60,12 +61,16 @@ class TestTool:
         files = {factor: tmp_path / f"{factor}.safetensors" for factor in (2, 4)}
         small = '{"batch": 1, "slices": 4, "pixels": 8, "adam_rate": 0.01}'
         for factor, file in files.items():
-            arguments = [model.folder, file, tmp_path / "scan.nrrd", "--factor", factor, "--fusion-blocks", factor - 1]
-            tool("train", *arguments, "--minutes", 0.01, "--settings", small)
+            arguments = [model.folder, file, tmp_path / "scan.nrrd", "--factor", factor, "--minutes", 0.01]
+            own = f'{{"fusion_blocks": {factor - 1}, "likeness": 1}}'
+            tool("train", *arguments, "--network", own, "--settings", small)
         assert "dB (overlap 0.28)" in capsys.readouterr().out
         tool("join", model.folder, tmp_path / "joined", *files.values())
         joined = load_model(tmp_path / "joined")
-        assert joined.card["network"]["specialists"] == {"2": 1, "4": 3}
+        assert joined.card["network"]["specialists"] == {
+            "2": {"fusion_blocks": 1, "likeness": 1},
+            "4": {"fusion_blocks": 3, "likeness": 1},
+        }
         assert [record["part"] for record in joined.card["training"][-2:]] == ["specialist for x2", "specialist for x4"]
         assert all(record["steps_done"] > 0 for record in joined.card["training"][-2:])
         for factor in (3, 5):
@@ -75,14 +80,16 @@ class TestTool:
             assert change.abs().max() > 1e-4
 
     def test_a_joined_specialist_can_be_replaced(self, tool, tmp_path):
-        before = make_network(fusion_blocks=1, specialists={"2": 1, "4": 1})
-        card = make_card(network=FUSED | {"specialists": {"2": 1, "4": 1}}, measured_gains={"scan x4": {}})
+        own = {factor: {"fusion_blocks": 1} for factor in ("2", "4")}
+        before = make_network(fusion_blocks=1, specialists=own)
+        card = make_card(network=FUSED | {"specialists": own}, measured_gains={"scan x4": {}})
         model = save_model(tmp_path / "before", before, card)
         other = make_network(seed=8, factors=(4,), fusion_blocks=2)
-        train_specialist.write(tmp_path / "4.safetensors", other, 4, {"part": "specialist for x4"})
+        sizes = FUSED | {"fusion_blocks": 2}
+        train_specialist.write(tmp_path / "4.safetensors", other, 4, sizes, {"part": "specialist for x4"})
         tool("join", model.folder, tmp_path / "after", tmp_path / "4.safetensors")
         after = load_model(tmp_path / "after")
-        assert after.card["network"]["specialists"] == {"2": 1, "4": 2}
+        assert after.card["network"]["specialists"] == own | {"4": {"fusion_blocks": 2}}
         assert after.card["measured_gains"] == {}
         for name, weights in other.state_dict().items():
             assert torch.equal(after.network.specialists["4"].state_dict()[name], weights)

@@ -1,7 +1,7 @@
 """Train the network that answers for one factor alone, and put such networks into a model.
 
     python Testing/tools/train_specialist.py train MODEL FILE.safetensors SCAN... --factor S --minutes M
-        [--fusion-blocks N] [--threads N] [--settings '{"muon_rate": 0.001}']
+        [--network '{"fusion_blocks": 3, "likeness": 1}'] [--threads N] [--settings '{"muon_rate": 0.001}']
     python Testing/tools/train_specialist.py join MODEL OUTPUT_FOLDER FILE.safetensors...
 
 A specialist begins with what the model answers at the factor now. Views and fusion are trained together, with the truth
@@ -66,7 +66,7 @@ class Settings:
     views: float = 0.5
     squared: float = 20.0
 
-    def config(self, factor: int, seed: int) -> TrainingConfig:
+    def config(self, factor: int, seed: int, network: dict[str, int]) -> TrainingConfig:
         """The same for `Sampler` and `restoration_terms`."""
         return TrainingConfig(
             seed=seed,
@@ -77,6 +77,7 @@ class Settings:
             in_plane_share=0.0,
             overlap_share=self.overlap_share,
             weights=LossWeights(views=self.views, squared=self.squared, wavelet=0.0),
+            network=network,
         )
 
 
@@ -90,7 +91,7 @@ def main() -> None:
     command.add_argument("scans", nargs="+", type=Path, metavar="SCAN")
     command.add_argument("--factor", type=int, required=True)
     command.add_argument("--minutes", type=float, required=True)
-    command.add_argument("--fusion-blocks", type=int, default=3, help="residual blocks of its fusion")
+    command.add_argument("--network", type=json.loads, default={}, metavar="JSON", help="its settings, if others")
     command.add_argument("--threads", type=int, help="cores to use")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--settings", type=json.loads, default={}, metavar="JSON", help="see `Settings`")
@@ -111,13 +112,15 @@ def train(arguments: argparse.Namespace) -> None:
     settings, factor = Settings(**arguments.settings), arguments.factor
     model = load_model(arguments.model)
     torch.manual_seed(arguments.seed)
-    network = specialist(model.network, model.card["network"], factor, arguments.fusion_blocks)
+    sizes = model.card["network"]
+    sizes = sizes | sizes.get("specialists", {}).get(str(factor), {}) | arguments.network
+    network = specialist(model.network, sizes, factor)
     averaged = deepcopy(network).requires_grad_(False)
-    config = settings.config(factor, arguments.seed)
+    config = settings.config(factor, arguments.seed, sizes)
     sampler = Sampler([read_volume(path) for path in arguments.scans], config)
     first = sampler.along[0]
     sampler.along[0] = replace(first, voxels=first.voxels[:-KEPT_SLICES])
-    kept = [middle(first, overlap, factor) for overlap in OVERLAPS]
+    kept = [(middle(first, overlap, factor), torch.tensor([first.likeness(factor, overlap)])) for overlap in OVERLAPS]
     ratio = torch.tensor([factor * first.slice_spacing / first.pixel_spacing])
     optimizer = MuonAndAdam(network, settings.muon_rate, settings.adam_rate)
     record = {"part": f"specialist for x{factor}", "seed": arguments.seed, **asdict(settings)}
@@ -132,17 +135,22 @@ def train(arguments: argparse.Namespace) -> None:
             print(f"{elapsed / 60:.0f} min, step {step}: {gains(averaged, kept, factor, ratio)}", flush=True)
         if elapsed - saved > SAVE_EVERY:
             saved = elapsed
-            write(arguments.file, averaged, factor, record | {"steps_done": step})
+            write(arguments.file, averaged, factor, sizes, record | {"steps_done": step})
     print(f"end, step {step}: {gains(averaged, kept, factor, ratio)}", flush=True)
-    write(arguments.file, averaged, factor, record | {"steps_done": step})
+    write(arguments.file, averaged, factor, sizes, record | {"steps_done": step})
 
 
-def specialist(network: ThreeViewNetwork, sizes: dict[str, int], factor: int, fusion_blocks: int) -> ThreeViewNetwork:
-    """A network for one factor that begins with what another one answers; blocks it has more do nothing yet."""
+def specialist(network: ThreeViewNetwork, sizes: dict[str, int], factor: int) -> ThreeViewNetwork:
+    """A network for one factor that begins with what another one answers; what it has more does nothing yet."""
     sizes = {name: number for name, number in sizes.items() if name != "specialists"}
-    new = ThreeViewNetwork(**sizes | {"factors": (factor,), "fusion_blocks": fusion_blocks})
-    known = network.answering(factor).state_dict()
-    new.load_state_dict({name: known.get(name, value) for name, value in new.state_dict().items()})
+    new, former = ThreeViewNetwork(**sizes | {"factors": (factor,)}), network.answering(factor)
+    known = former.state_dict()
+    for name, weights in new.state_dict().items():
+        if name.endswith("condition.weight"):
+            columns = dict(zip(former.told, known[name].unbind(1), strict=True))
+            silent = torch.zeros_like(weights[:, 0])
+            known[name] = torch.stack([columns.get(told, silent) for told in new.told], dim=1)
+    new.load_state_dict({name: known.get(name, weights) for name, weights in new.state_dict().items()})
     return new
 
 
@@ -159,12 +167,13 @@ def middle(material: Material, overlap: float, factor: int) -> Tensor:
 
 
 @torch.no_grad()
-def gains(network: ThreeViewNetwork, kept: Sequence[Tensor], factor: int, ratio: Tensor) -> str:
-    """By how many dB a network is ahead of the spline, for each overlap."""
+def gains(network: ThreeViewNetwork, kept: Sequence[tuple[Tensor, Tensor]], factor: int, ratio: Tensor) -> str:
+    """By how many dB a network is ahead of the spline, for each overlap: of slices, and how alike they are."""
     told = []
-    for slices, overlap in zip(kept, OVERLAPS, strict=True):
+    for (slices, likeness), overlap in zip(kept, OVERLAPS, strict=True):
         observed = slices[:, ::factor]
-        answer = network.fuse(observed, network(observed, factor, ratio), factor, ratio)
+        views = network(observed, factor, ratio, likeness=likeness)
+        answer = network.fuse(observed, views, factor, ratio, likeness=likeness)
         missed = [
             (interleave(observed, between) - slices).square().mean().item()
             for between in (spline_between(observed, factor), answer)
@@ -173,28 +182,32 @@ def gains(network: ThreeViewNetwork, kept: Sequence[Tensor], factor: int, ratio:
     return ", ".join(told)
 
 
-def write(file: Path, network: ThreeViewNetwork, factor: int, record: dict) -> None:
-    """Write a specialist, and what its training was like."""
-    told = {"factor": str(factor), "record": json.dumps(record)}
+def write(file: Path, network: ThreeViewNetwork, factor: int, sizes: dict[str, int], record: dict) -> None:
+    """Write a specialist, what it is made with, and what its training was like."""
+    told = {"factor": str(factor), "network": json.dumps(sizes), "record": json.dumps(record)}
     save_file({name: weights.contiguous() for name, weights in network.state_dict().items()}, file, metadata=told)
 
 
 def join(arguments: argparse.Namespace) -> None:
     """Write a model with specialists; what else it is made of stays as it was."""
     model = load_model(arguments.model)
-    card, tensors = model.card, {}
-    blocks, records = dict(card["network"].get("specialists", {})), []
+    card, tensors = model.card, model.network.state_dict()
+    specialists, records = dict(card["network"].get("specialists", {})), []
     for file in arguments.files:
         with safe_open(file, "pt") as opened:
-            factor, record = opened.metadata()["factor"], json.loads(opened.metadata()["record"])
-        own = load_file(file)
-        tensors |= {f"specialists.{factor}.{name}": weights for name, weights in own.items()}
-        blocks[factor] = len({name.split(".")[2] for name in own if name.startswith("fusion.blocks.")})
-        records.append(record)
-    sizes = card["network"] | {"specialists": dict(sorted(blocks.items()))}
+            told = opened.metadata()
+        factor = told["factor"]
+        tensors |= {f"specialists.{factor}.{name}": weights for name, weights in load_file(file).items()}
+        # What it shares with the model need not be said again; the size of its fusion is not shared.
+        specialists[factor] = {
+            name: number
+            for name, number in json.loads(told["network"]).items()
+            if name in ("fusion_blocks", "likeness") or card["network"].get(name) != number
+        }
+        records.append(json.loads(told["record"]))
+    sizes = card["network"] | {"specialists": dict(sorted(specialists.items()))}
     network = ThreeViewNetwork(**sizes)
-    known = model.network.state_dict() | tensors
-    network.load_state_dict({name: known[name] for name in network.state_dict()})
+    network.load_state_dict({name: tensors[name] for name in network.state_dict()})
     # What was measured of the model before does not hold any longer.
     card = {name: value for name, value in card.items() if name != "doubt"}
     training = [*card.get("training", []), *records]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from .baselines import interpolation_weights, weights_at
 from .errors import Cancelled
 from .grid import resampled_positions
 from .hardware import PRECISIONS, peak_bytes
+from .likeness import slice_likeness
 from .models import AUTOMATIC, Model, choose_model
 from .networks import INTENSITY_RANGE, VIEWS, to_hu, to_network_units
 from .orientation import to_slices
@@ -258,12 +260,15 @@ def _run_students(
     # The networks take pixels two by two.
     observed = torch.nn.functional.pad(observed, (0, columns % 2, 0, rows % 2), mode="replicate")
     answers: dict[str, Tensor] = {}
-    fuses = model.network.answering(plan.factor).fusion is not None
-    passes = (*VIEWS, FUSION) if fuses else VIEWS
+    network = model.network.answering(plan.factor)
+    passes = VIEWS if network.fusion is None else (*VIEWS, FUSION)
+    told = {"profile": plan.profile}
+    if network.likeness:
+        told["likeness"] = slice_likeness(observed[None])
     for index, name in enumerate(passes):
         answer = torch.zeros(plan.factor * (slices - 1) + 1, *observed.shape[1:])
         views = list(answers.values())
-        for part, residual, done, whole in _predict(name, observed, views, gap_ratio, model, plan, report):
+        for part, residual, done, whole in _predict(name, observed, views, gap_ratio, told, model, plan, report):
             _add(answer, part, residual, plan.factor)
             report(_title(name), done, whole, (index + done / whole) / len(passes))
         if plan.profile is not None:
@@ -312,14 +317,15 @@ def _predict(
     observed: Tensor,
     views: list[Tensor],
     gap_ratio: float,
+    told: dict[str, Any],
     model: Model,
     plan: Plan,
     report: _Reporter,
 ) -> Iterator[tuple[tuple[slice, ...], Tensor, int, int]]:
     """Yield tiles: place in (gaps, positions, rows, columns), the answer on the CPU, planes done, and planes in all.
 
-    `name` is that of a view, or the fusion of all `views`. A GPU that runs out of memory gets smaller tiles; when even
-    the smallest does not fit, the CPU takes over.
+    `name` is that of a view, or the fusion of all `views`; `told` is what else the networks are told. A GPU that runs
+    out of memory gets smaller tiles; when even the smallest does not fit, the CPU takes over.
     """
     slices, rows, columns = observed.shape
     everything = slice(None)
@@ -343,10 +349,10 @@ def _predict(
                     ratio = torch.tensor([gap_ratio], device=device)
                     placed = observed[None].to(device)
                 if name == FUSION:
-                    told = torch.stack([_in_gaps(view, part, plan) for view in views])[:, None].to(device)
-                    residual = network.correction(placed, told, plan.factor, ratio, part, plan.profile)
+                    answers = torch.stack([_in_gaps(view, part, plan) for view in views])[:, None].to(device)
+                    residual = network.correction(placed, answers, plan.factor, ratio, part, **told)
                 else:
-                    residual = network.residual(name, placed, plan.factor, ratio, part, plan.profile)
+                    residual = network.residual(name, placed, plan.factor, ratio, part, **told)
                 residual = residual[0].float().cpu()
         except torch.OutOfMemoryError:
             if tile > least:

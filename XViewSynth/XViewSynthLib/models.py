@@ -546,18 +546,19 @@ def _are_factors(value: object) -> bool:
 def _is_network(value: object) -> bool:
     if not isinstance(value, dict):
         return False
+    specialists = value.get(_SPECIALISTS, {})
     sizes = {name: number for name, number in value.items() if name != _SPECIALISTS}
+    return (
+        isinstance(specialists, dict)
+        # JSON knows names alone.
+        and all(factor in map(str, _FACTORS) for factor in specialists)
+        and all(map(_are_sizes, (sizes, *specialists.values())))
+    )
+
+
+def _are_sizes(value: object) -> bool:
     # Bounded, so that a card cannot keep the program busy building layers.
-    return _are_specialists(value.get(_SPECIALISTS, {})) and all(
-        _is_whole(number, 1, _MAX_NETWORK_NUMBER) for number in sizes.values()
-    )
-
-
-def _are_specialists(value: object) -> bool:
-    """Sizes by factor, which JSON writes as text."""
-    return isinstance(value, dict) and all(
-        factor in map(str, _FACTORS) and _is_whole(blocks, 0, _MAX_NETWORK_NUMBER) for factor, blocks in value.items()
-    )
+    return isinstance(value, dict) and all(_is_whole(number, 1, _MAX_NETWORK_NUMBER) for number in value.values())
 
 
 def _is_training_data(value: object) -> bool:
@@ -602,7 +603,7 @@ CARD_FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "acquisition": (lambda value: value in ("gap", "thick"), '"gap" or "thick"'),
     "network": (
         _is_network,
-        f'named whole numbers from 1 to {_MAX_NETWORK_NUMBER}, and "{_SPECIALISTS}" such numbers by factor',
+        f'named whole numbers from 1 to {_MAX_NETWORK_NUMBER}, and "{_SPECIALISTS}" of factors, each the same',
     ),
     "training_data": (_is_training_data, 'a list of scans, each with "name" and "license"'),
     "measured_gains": (lambda value: isinstance(value, dict), "named gains over the baselines, or empty"),

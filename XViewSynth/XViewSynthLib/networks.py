@@ -13,6 +13,9 @@ The views err in different places, which their mean does not know. The fusion se
 the observed slices around the gap, and predicts what their mean misses (as SAINT fuses its two views: Peng et al.,
 CVPR 2020).
 
+Networks can be told how alike neighbouring slices of the scan are (`likeness`): those that answer well between slices
+that overlap do not between slices that lie apart, and the few pixels that they see do not tell which it is.
+
 The views are those of Fang et al., "Incremental Cross-view Mutual Distillation for Self-supervised Medical CT
 Synthesis", CVPR 2022; the networks are our own.
 """
@@ -24,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .baselines import interpolation_weights
+from .likeness import DISTANCES, slice_likeness
 from .slice_profile import SliceProfile, preserving_weights
 
 VIEWS = ("axial", "coronal", "sagittal")
@@ -33,6 +37,8 @@ INTENSITY_RANGE = (-1024.0, 3071.0)
 _HU_PER_UNIT = 1024.0
 # What the views add to the spline is small; so scaled, the fusion sees it as large as the images.
 _RESIDUAL_SCALE = 8.0
+# Of usual scans: so that what is told lies about 0, and not much beyond 1.
+_USUAL_LIKENESS, _LIKENESS_SCALE = (0.4, 0.25), (4.0, 6.0)
 
 
 def to_network_units(hu: Tensor) -> Tensor:
@@ -116,7 +122,8 @@ class ThreeViewNetwork(nn.Module):
         factors: the up-sampling factors that the students have a head for.
         thick: 1 for slices that are averages over their thickness, 0 for thin slices with gaps between them.
         fusion_blocks: residual blocks of the fusion; with 0 there is none, and the mean of the views is the answer.
-        specialists: factors that have a network of their own, and the residual blocks of its fusion.
+        likeness: 1 for a network that is told how alike neighbouring slices of the scan are, 0 for one that is not.
+        specialists: factors that have a network of their own, and what it is made with where that differs.
     """
 
     def __init__(
@@ -127,21 +134,25 @@ class ThreeViewNetwork(nn.Module):
         factors: Sequence[int] = (2, 3, 4, 5, 6, 7, 8),
         thick: int = 0,
         fusion_blocks: int = 0,
-        specialists: Mapping[str | int, int] | None = None,
+        likeness: int = 0,
+        specialists: Mapping[str, Mapping[str, int]] | None = None,
     ):
         super().__init__()
-        self.thick = bool(thick)
-        sizes = (channels, axial_blocks, pixel_blocks)
+        self.thick, self.likeness = bool(thick), bool(likeness)
+        #: What networks are told beside the slices, in this order.
+        self.told = ("factor", "gap ratio", *["thickness"] * thick)
+        if likeness:
+            self.told += tuple(f"likeness at {distance}" for distance in DISTANCES)
+        own = specialists or {}
+        factors = [factor for factor in factors if str(factor) not in own]
+        sizes = (factors, self.thick, len(self.told))
+        self.axial = SliceWiseStudent(channels, axial_blocks, *sizes)
+        self.pixelwise = PixelWiseStudent(channels, pixel_blocks, *sizes)
+        self.fusion = Fusion(channels, fusion_blocks, *sizes) if fusion_blocks else None
+        shared = {"channels": channels, "axial_blocks": axial_blocks, "pixel_blocks": pixel_blocks, "thick": thick}
         self.specialists = nn.ModuleDict(
-            {
-                str(factor): ThreeViewNetwork(*sizes, (int(factor),), thick, blocks)
-                for factor, blocks in (specialists or {}).items()
-            }
+            {factor: ThreeViewNetwork(**shared | {"factors": (int(factor),)} | own[factor]) for factor in own}
         )
-        factors = [factor for factor in factors if str(factor) not in self.specialists]
-        self.axial = SliceWiseStudent(channels, axial_blocks, factors, self.thick)
-        self.pixelwise = PixelWiseStudent(channels, pixel_blocks, factors, self.thick)
-        self.fusion = Fusion(channels, fusion_blocks, factors, self.thick) if fusion_blocks else None
 
     def answering(self, factor: int) -> "ThreeViewNetwork":
         """The network that answers for a factor: its specialist, or this one."""
@@ -156,6 +167,7 @@ class ThreeViewNetwork(nn.Module):
         gap_ratio: Tensor,
         views: Sequence[str] = VIEWS,
         profile: SliceProfile | None = None,
+        likeness: Tensor | None = None,
     ) -> Tensor:
         """Predict the synthetic slices in every view; `fuse` makes one answer of them.
 
@@ -165,12 +177,14 @@ class ThreeViewNetwork(nn.Module):
             gap_ratio: (batch,) distance between observed slices over the in-plane pixel spacing (both mm).
             views: which views to compute, of `VIEWS`.
             profile: of the observed slices, where they are thick.
+            likeness: (batch, 2) of the scans that `observed` is part of; without it, that of `observed` counts.
 
         Returns:
             In network units, of thin slices what lies between them, (views, batch, slices - 1, s - 1, rows, columns);
             of thick slices everything, (views, batch, s (slices - 1) + 1, rows, columns).
         """
-        answers = [self.residual(view, observed, factor, gap_ratio, profile=profile) for view in views]
+        told = {"profile": profile, "likeness": likeness}
+        answers = [self.residual(view, observed, factor, gap_ratio, **told) for view in views]
         if self.thick:
             return spline_through(observed, factor, profile) + torch.stack([join_gaps(answer) for answer in answers])
         return spline_between(observed, factor) + torch.stack(answers)
@@ -182,12 +196,13 @@ class ThreeViewNetwork(nn.Module):
         factor: int,
         gap_ratio: Tensor,
         profile: SliceProfile | None = None,
+        likeness: Tensor | None = None,
     ) -> Tensor:
         """One answer of the three: their mean, and what the fusion, where there is one, adds to it.
 
         Args:
             views: what `forward` answered, all views.
-            observed, factor, gap_ratio, profile: as for `forward`.
+            observed, factor, gap_ratio, profile, likeness: as for `forward`.
 
         Returns:
             As `views`, without its first dimension.
@@ -197,9 +212,10 @@ class ThreeViewNetwork(nn.Module):
             return mean
         if not self.thick:
             residuals = views - spline_between(observed, factor)
-            return mean + self.correction(observed, residuals, factor, gap_ratio)
+            return mean + self.correction(observed, residuals, factor, gap_ratio, likeness=likeness)
         residuals = views - spline_through(observed, factor, profile)
-        return mean + join_gaps(self.correction(observed, residuals, factor, gap_ratio, profile=profile))
+        told = {"profile": profile, "likeness": likeness}
+        return mean + join_gaps(self.correction(observed, residuals, factor, gap_ratio, **told))
 
     def complete(self, observed: Tensor, synthetic: Tensor) -> Tensor:
         """All slices in their order, given those observed and an answer of `fuse` or, in one view, of `forward`."""
@@ -213,12 +229,13 @@ class ThreeViewNetwork(nn.Module):
         gap_ratio: Tensor,
         part: slice = slice(None),
         profile: SliceProfile | None = None,
+        likeness: Tensor | None = None,
     ) -> Tensor:
         """Predict, in one view, what the spline misses.
 
         Args:
             view: one of `VIEWS`.
-            observed, factor, gap_ratio, profile: as for `forward`.
+            observed, factor, gap_ratio, profile, likeness: as for `forward`.
             part: which gaps (axial), rows (coronal) or columns (sagittal) to predict, rows and columns in even
                 numbers. Parts joined give exactly the whole.
 
@@ -227,7 +244,8 @@ class ThreeViewNetwork(nn.Module):
             or columns in `part` only, in network units; to be added to `spline_between`, or `spline_through` once
             joined by `join_gaps`.
         """
-        condition, network = self._condition(factor, gap_ratio, profile), self.answering(factor)
+        network = self.answering(factor)
+        condition = network._condition(observed, factor, gap_ratio, profile, likeness)
         if view == "axial":
             return network.axial(observed, factor, condition, part)
         if view == "coronal":
@@ -244,11 +262,12 @@ class ThreeViewNetwork(nn.Module):
         gap_ratio: Tensor,
         gaps: slice = slice(None),
         profile: SliceProfile | None = None,
+        likeness: Tensor | None = None,
     ) -> Tensor:
         """Predict, by the fusion, what the mean of the views misses.
 
         Args:
-            observed, factor, gap_ratio, profile: as for `forward`.
+            observed, factor, gap_ratio, profile, likeness: as for `forward`.
             residuals: what the views add to the spline, in network units: of thin slices in the gaps chosen, (3, batch,
                 gaps, s - 1, rows, columns); of thick slices from the first to the last of these gaps, both ends
                 included, (3, batch, s gaps + 1, rows, columns).
@@ -260,8 +279,9 @@ class ThreeViewNetwork(nn.Module):
         """
         if self.thick:
             residuals = residuals.unfold(2, factor + 1, factor).movedim(-1, 3)
-        condition = self._condition(factor, gap_ratio, profile)
-        return self.answering(factor).fusion(observed, residuals, factor, condition, gaps)
+        network = self.answering(factor)
+        condition = network._condition(observed, factor, gap_ratio, profile, likeness)
+        return network.fusion(observed, residuals, factor, condition, gaps)
 
     def adopt_trunks(self, other: "ThreeViewNetwork") -> None:
         """Take over what another network sees in scans, whatever it was trained to answer; the heads stay.
@@ -272,11 +292,10 @@ class ThreeViewNetwork(nn.Module):
         try:
             for mine, theirs in ((self.axial, other.axial), (self.pixelwise, other.pixelwise)):
                 state = theirs.trunk.state_dict()
-                # The thickness, which networks for thin slices are not told, comes last.
-                known = state["condition.weight"]
-                wider = mine.trunk.condition.weight.detach().clone()
-                wider[:, : known.shape[1]] = known[:, : wider.shape[1]]
-                mine.trunk.load_state_dict(state | {"condition.weight": wider})
+                known = dict(zip(other.told, state["condition.weight"].unbind(1), strict=True))
+                own = zip(self.told, mine.trunk.condition.weight.detach().unbind(1), strict=True)
+                condition = torch.stack([known.get(name, weights) for name, weights in own], dim=1)
+                mine.trunk.load_state_dict(state | {"condition.weight": condition})
             self.pixelwise.across_gap.load_state_dict(other.pixelwise.across_gap.state_dict())
             if self.fusion is not None and other.fusion is not None:
                 self.fusion.blocks.load_state_dict(other.fusion.blocks.state_dict())
@@ -285,20 +304,33 @@ class ThreeViewNetwork(nn.Module):
         for factor, specialist in self.specialists.items():
             specialist.adopt_trunks(other.answering(int(factor)))
 
-    def _condition(self, factor: int, gap_ratio: Tensor, profile: SliceProfile | None) -> Tensor:
-        """(batch, 2), for thick slices (batch, 3): what the students are told beside the slices."""
+    def _condition(
+        self,
+        observed: Tensor,
+        factor: int,
+        gap_ratio: Tensor,
+        profile: SliceProfile | None,
+        likeness: Tensor | None,
+    ) -> Tensor:
+        """(batch, numbers): what `told` names."""
         told = [torch.full_like(gap_ratio, factor), gap_ratio]
         if self.thick:
             told.append(torch.full_like(gap_ratio, profile.thickness))
-        return torch.stack(told, dim=1).log2()
+        condition = torch.stack(told, dim=1).log2()
+        if not self.likeness:
+            return condition
+        if likeness is None:
+            likeness = slice_likeness(observed)
+        usual, scale = (condition.new_tensor(numbers) for numbers in (_USUAL_LIKENESS, _LIKENESS_SCALE))
+        return torch.cat([condition, (likeness.to(condition) - usual) * scale], dim=1)
 
 
 class SliceWiseStudent(nn.Module):
     """Axial view: from the two observed slices on either side of a gap, the slices in it."""
 
-    def __init__(self, channels: int, blocks: int, factors: Sequence[int], thick: bool):
+    def __init__(self, channels: int, blocks: int, factors: Sequence[int], thick: bool, conditions: int):
         super().__init__()
-        self.trunk = Trunk(4 * 4, channels, blocks, 2 + thick)
+        self.trunk = Trunk(4 * 4, channels, blocks, conditions)
         self.heads = _heads(channels, factors, thick)
 
     def forward(self, observed: Tensor, factor: int, condition: Tensor, part: slice) -> Tensor:
@@ -317,9 +349,9 @@ class PixelWiseStudent(nn.Module):
     The pair shares one pass and sees one more row on either side, so that each plane has its neighbours.
     """
 
-    def __init__(self, channels: int, blocks: int, factors: Sequence[int], thick: bool):
+    def __init__(self, channels: int, blocks: int, factors: Sequence[int], thick: bool, conditions: int):
         super().__init__()
-        self.trunk = Trunk(4 * 2, channels, blocks, 2 + thick)
+        self.trunk = Trunk(4 * 2, channels, blocks, conditions)
         self.across_gap = nn.Conv2d(channels, channels, (2, 1))
         self.heads = _heads(channels, factors, thick)
 
@@ -344,13 +376,13 @@ class Fusion(nn.Module):
     Each factor has a first and a last layer of its own, as the number of answers depends on it.
     """
 
-    def __init__(self, channels: int, blocks: int, factors: Sequence[int], thick: bool):
+    def __init__(self, channels: int, blocks: int, factors: Sequence[int], thick: bool, conditions: int):
         super().__init__()
         answers = {factor: factor + 1 if thick else factor - 1 for factor in factors}
         self.stems = nn.ModuleDict(
             {str(factor): nn.Conv2d(4 * (4 + 4 * count), channels, 3, padding=1) for factor, count in answers.items()}
         )
-        self.condition = _silent_condition(2 + thick, channels)
+        self.condition = _silent_condition(conditions, channels)
         self.blocks = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
         self.heads = _heads(channels, factors, thick)
 

@@ -17,6 +17,7 @@ def restoration_terms(network: ThreeViewNetwork, blocks: Blocks, config: Trainin
     """Level 0: thin the scan, restore the dropped slices; every view and their fusion against what was dropped."""
     weights = config.weights
     exercise = {"factor": blocks.factor, "gap_ratio": blocks.slice_ratio * blocks.factor, "profile": blocks.profile}
+    exercise["likeness"] = blocks.likeness
     views = network(blocks.observed, **exercise)
     answer = network.fuse(blocks.observed, views, **exercise)
     truth = blocks.truth
@@ -40,6 +41,7 @@ def answered(teacher: ThreeViewNetwork, gaps: Blocks) -> Blocks:
         gaps: blocks of a scan, and the factor by which to fill their gaps.
     """
     exercise = {"factor": gaps.factor, "gap_ratio": gaps.slice_ratio, "profile": gaps.profile}
+    exercise["likeness"] = gaps.likeness
     answer = teacher.fuse(gaps.slices, teacher(gaps.slices, **exercise), **exercise)
     return replace(gaps, slices=teacher.complete(gaps.slices, answer), slice_ratio=gaps.slice_ratio / gaps.factor)
 
@@ -54,16 +56,17 @@ def agreement_terms(
     level must not make itself easier for the next.
     """
     terms = {}
-    observed, ratio, profile = blocks.slices, blocks.slice_ratio, blocks.profile
+    observed, ratio = blocks.slices, blocks.slice_ratio
+    told = {"profile": blocks.profile, "likeness": blocks.likeness}
     for level in range(1, increments + 2):
-        views = network(observed, 2, ratio, profile=profile)
+        views = network(observed, 2, ratio, **told)
         terms[f"distillation_{level}"] = config.weights.distillation * cross_view_distillation(views, config)
         with torch.no_grad():
-            answer = network.fuse(observed, views, 2, ratio, profile)
+            answer = network.fuse(observed, views, 2, ratio, **told)
         observed = network.complete(observed, answer)
         ratio = ratio / 2
-        # Networks for thick slices answer with slices that touch.
-        profile = profile and SliceProfile()
+        # Networks for thick slices answer with slices that touch; how alike they are, they tell themselves.
+        told = {"profile": blocks.profile and SliceProfile(), "likeness": None}
     return terms
 
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from XViewSynthLib.errors import InputError
+from XViewSynthLib.likeness import slice_likeness
 from XViewSynthLib.networks import INTENSITY_RANGE, to_network_units
 from XViewSynthLib.orientation import to_slices
 from XViewSynthLib.slice_profile import THICKNESS_RANGE, SliceProfile, averaging_weights
@@ -26,6 +28,10 @@ _SMALLEST_TISSUE_SHARE = 0.25
 _TISSUE_ABOVE_HU = -950
 #: Weight of either neighbour in a slice reconstructed with overlap: up to the average of three slices.
 _OVERLAP_WEIGHTS = (0.05, 1 / 3)
+#: For so many weights it is looked how alike slices are; between them it is interpolated.
+_LIKENESS_POINTS = 5
+#: So many slices of a thinned scan tell that.
+_LIKENESS_SLICES = 32
 #: Of steps with thick slices, the share whose slices touch, as most scanners make them; the others have any thickness.
 _TOUCHING_SHARE = 0.5
 #: Of steps with thick slices, the share whose slices fade out. Only up to touching ones: a wider Gaussian would reach
@@ -46,6 +52,26 @@ class Material:
     def slices_when_thinned(self, factor: int) -> int:
         return (self.voxels.shape[0] - 1) // factor + 1
 
+    def likeness(self, factor: int, overlap: float) -> list[float]:
+        """How alike slices are (`slice_likeness`) when the scan is thinned, each slice mixed with its neighbours.
+
+        Args:
+            overlap: weight of either neighbour.
+        """
+        weights = np.linspace(0, _OVERLAP_WEIGHTS[1], _LIKENESS_POINTS)
+        if factor not in self._likeness:
+            first = max(0, len(self.voxels) - factor * _LIKENESS_SLICES) // 2
+            middle = self.voxels[first : first + factor * _LIKENESS_SLICES]
+            mixed = (_overlapping(middle, (0, 0, 0), middle.shape, weight)[::factor] for weight in weights)
+            told = [slice_likeness(to_network_units(torch.from_numpy(slices).float())[None])[0] for slices in mixed]
+            self._likeness[factor] = torch.stack(told).numpy()
+        return [float(np.interp(overlap, weights, told)) for told in self._likeness[factor].T]
+
+    @cached_property
+    def _likeness(self) -> dict[int, np.ndarray]:
+        """By factor, (weights, distances)."""
+        return {}
+
 
 @dataclass(frozen=True)
 class Blocks:
@@ -57,6 +83,7 @@ class Blocks:
         factor: s, the thinning that level 0 undoes.
         slice_ratio: (batch,) spacing of `slices` over the pixel spacing.
         profile: of the observed slices, where they are thick.
+        likeness: (batch, 2) of `observed`, in the whole scans that they are part of; None where nobody is told.
     """
 
     slices: Tensor
@@ -64,6 +91,7 @@ class Blocks:
     factor: int
     slice_ratio: Tensor
     profile: SliceProfile | None = None
+    likeness: Tensor | None = None
 
     @property
     def truth(self) -> Tensor:
@@ -81,8 +109,8 @@ class Blocks:
         return self._each(lambda tensor: tensor.to(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Blocks":
-        tensors = ("slices", "observed", "slice_ratio")
-        return replace(self, **{name: change(getattr(self, name)) for name in tensors})
+        tensors = {name: getattr(self, name) for name in ("slices", "observed", "slice_ratio", "likeness")}
+        return replace(self, **{name: change(tensor) for name, tensor in tensors.items() if tensor is not None})
 
 
 def materials_of(volume: Volume) -> list[Material]:
@@ -113,6 +141,8 @@ class Sampler:
 
     def __init__(self, scans: Sequence[Volume], config: TrainingConfig):
         self.config = config
+        networks = (config.network, *config.network.get("specialists", {}).values())
+        self._told_likeness = any(network.get("likeness") for network in networks)
         every = [material for scan in scans for material in materials_of(scan)]
         self.along = [material for material in every if not material.in_plane and self._fits(material, 2)]
         self.in_plane = [material for material in every if material.in_plane and self._fits(material, 2)]
@@ -139,8 +169,9 @@ class Sampler:
         scale = factor if can_scale and self._happens(self.config.scaled_share, step, 4) else 1
         if self.config.acquisition == THICK:
             return self._draw_averaged(random, pool, factor, scale, self._profile(step))
-        slices, chosen = self._draw(random, pool, factor, self.config.slices, scale)
-        return Blocks(slices, slices[:, ::factor], factor, _ratios(chosen, scale))
+        slices, chosen, overlaps = self._draw(random, pool, factor, self.config.slices, scale)
+        likeness = self._likeness(chosen, overlaps, factor) if scale == 1 else None
+        return Blocks(slices, slices[:, ::factor], factor, _ratios(chosen, scale), likeness=likeness)
 
     def rehearses(self, step: int) -> bool:
         """Whether a step is one of those that rehearse."""
@@ -171,7 +202,7 @@ class Sampler:
         """Thick slices, and the thin ones that they are averages of."""
         # One more on either side, so that no block ends within what a slice averages; scans too short for that end so.
         margin = int(any(material.slices_when_thinned(factor) >= _FEWEST_SLICES + 2 for material in pool))
-        slices, chosen = self._draw(random, pool, factor, self.config.slices + 2 * margin, scale, 2 * margin)
+        slices, chosen, _ = self._draw(random, pool, factor, self.config.slices + 2 * margin, scale, 2 * margin)
         kept = (slices.shape[1] - 1) // factor + 1
         weights = torch.as_tensor(averaging_weights(kept, factor, profile).copy())
         observed = torch.einsum("kt,bthw->bkhw", weights, slices)
@@ -179,11 +210,16 @@ class Sampler:
         return Blocks(slices[:, fine], observed[:, inner], factor, _ratios(chosen, scale), profile)
 
     def _draw_scan(self, random: np.random.Generator, count: int) -> Blocks:
-        slices, chosen = self._draw(random, self.along, 1, count)
+        slices, chosen, overlaps = self._draw(random, self.along, 1, count)
         profile = None
         if self.config.acquisition == THICK:
             profile = SliceProfile(float(np.mean([material.thickness for material in chosen])))
-        return Blocks(slices, slices, 1, _ratios(chosen), profile)
+        return Blocks(slices, slices, 1, _ratios(chosen), profile, self._likeness(chosen, overlaps, 1))
+
+    def _likeness(self, chosen: list[Material], overlaps: list[float], factor: int) -> Tensor | None:
+        if not self._told_likeness:
+            return None
+        return torch.tensor([m.likeness(factor, overlap) for m, overlap in zip(chosen, overlaps, strict=True)])
 
     def _happens(self, share: float, step: int, stream: int) -> bool:
         # By a stream of its own: what else a step draws does not depend on it.
@@ -201,8 +237,9 @@ class Sampler:
         observed: int,
         scale: int = 1,
         more: int = 0,
-    ) -> tuple[Tensor, list[Material]]:
-        """Fine slices, (batch, s (observed - 1) + 1, rows, columns) in network units, and what they come from.
+    ) -> tuple[Tensor, list[Material], list[float]]:
+        """Fine slices, (batch, s (observed - 1) + 1, rows, columns) in network units; what they come from, and the
+        weight with which each was mixed with its neighbours.
 
         `more` is how many slices beyond the fewest a material must have when thinned.
         """
@@ -216,24 +253,28 @@ class Sampler:
         chosen = [pool[index] for index in random.choice(len(pool), self.config.batch, p=shares / shares.sum())]
         observed = min(observed, *(material.slices_when_thinned(factor) for material in chosen))
         depth = (observed - 1) * factor + 1
-        blocks = np.stack([self._block(random, material, depth, scale) for material in chosen])
-        return to_network_units(torch.from_numpy(blocks).float()), chosen
+        blocks, overlaps = zip(*(self._block(random, material, depth, scale) for material in chosen), strict=True)
+        return to_network_units(torch.from_numpy(np.stack(blocks)).float()), chosen, list(overlaps)
 
-    def _block(self, random: np.random.Generator, material: Material, depth: int, scale: int) -> np.ndarray:
+    def _block(
+        self, random: np.random.Generator, material: Material, depth: int, scale: int
+    ) -> tuple[np.ndarray, float]:
         size = (depth, scale * self.config.pixels, scale * self.config.pixels)
         for _ in range(8):
             start = [random.integers(whole - part + 1) for whole, part in zip(material.voxels.shape, size, strict=True)]
             block = material.voxels[tuple(slice(first, first + part) for first, part in zip(start, size, strict=True))]
             if (block[:: max(1, depth // 4)] > _TISSUE_ABOVE_HU).mean() >= _SMALLEST_TISSUE_SHARE:
                 break
+        overlap = 0.0
         if random.random() < self.config.overlap_share:
-            block = _overlapping(material.voxels, start, block.shape, random.uniform(*_OVERLAP_WEIGHTS))
+            overlap = random.uniform(*_OVERLAP_WEIGHTS)
+            block = _overlapping(material.voxels, start, block.shape, overlap)
         if scale > 1:
             block = _with_coarser_pixels(block, scale)
         for axis in range(3):
             if random.random() < 0.5:
                 block = np.flip(block, axis)
-        return block.swapaxes(1, 2) if random.random() < 0.5 else block
+        return (block.swapaxes(1, 2) if random.random() < 0.5 else block), overlap
 
 
 def _ratios(chosen: Sequence[Material], scale: int = 1) -> Tensor:

@@ -1,0 +1,119 @@
+"""How alike neighbouring slices are: what the networks are told of a scan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scans import affine_from, anatomy
+from tiny import NETWORK, make_card, make_network
+from XViewSynthLib import Volume, enhance
+from XViewSynthLib.likeness import slice_likeness
+from XViewSynthLib.models import load_model, save_model
+from XViewSynthLib.networks import to_network_units
+from XViewSynthTrainLib.config import TrainingConfig
+from XViewSynthTrainLib.sampling import Sampler
+
+
+def noise(slices: int = 9, pixels: int = 96, seed: int = 0) -> torch.Tensor:
+    """Soft tissue with nothing but noise of 10 HU in it: (slices, pixels, pixels) in network units."""
+    random = np.random.default_rng(seed)
+    return to_network_units(torch.from_numpy(random.normal(40.0, 10.0, (slices, pixels, pixels))).float())
+
+
+def overlapping(slices: torch.Tensor, weight: float) -> torch.Tensor:
+    return weight * (slices[:-2] + slices[2:]) + (1 - 2 * weight) * slices[1:-1]
+
+
+class TestLikeness:
+    def test_of_slices_with_noise_of_their_own_is_none(self):
+        assert slice_likeness(noise()[None])[0].tolist() == pytest.approx([0.0, 0.0], abs=0.02)
+
+    def test_of_equal_slices_is_one(self):
+        assert slice_likeness(noise(1).expand(5, -1, -1)[None])[0].tolist() == pytest.approx([1.0, 1.0], abs=1e-5)
+
+    @given(weight=st.floats(0.0, 1 / 3))
+    @settings(max_examples=10, deadline=None)
+    def test_of_overlapping_slices_is_that_of_their_noise(self, weight):
+        """Noise that is mixed with weights w, 1 - 2 w, w has these correlations with that one and two slices on."""
+        power = 2 * weight**2 + (1 - 2 * weight) ** 2
+        expected = [2 * weight * (1 - 2 * weight) / power, weight**2 / power]
+        # That edges count no more than noise takes a little away.
+        assert slice_likeness(overlapping(noise(15), weight)[None])[0].tolist() == pytest.approx(expected, abs=0.03)
+
+    def test_neither_depends_on_the_level_nor_on_the_strength_of_noise(self):
+        slices = overlapping(noise(), 0.3)[None]
+        assert torch.allclose(slice_likeness(slices), slice_likeness(slices * 0.5 + 0.2), atol=1e-3)
+
+    def test_air_does_not_count(self):
+        # But for the edge of the body, which is the same in all slices.
+        body, air = overlapping(noise(), 0.3), torch.full((7, 96, 96), -1.0)
+        beside = torch.cat([body, air + 0.01 * noise(7, seed=2)], dim=2)
+        assert torch.allclose(slice_likeness(beside[None]), slice_likeness(body[None]), atol=0.1)
+
+    def test_of_air_is_none(self):
+        assert slice_likeness(torch.full((2, 5, 8, 8), -1.0)).tolist() == [[0.0, 0.0]] * 2
+
+    def test_of_what_does_not_change_is_none(self):
+        assert slice_likeness(torch.zeros(1, 5, 8, 8)).tolist() == [[0.0, 0.0]]
+
+    def test_scans_of_a_batch_do_not_see_each_other(self):
+        one, other = overlapping(noise(), 0.3), noise(7, seed=4)
+        both = slice_likeness(torch.stack([one, other]))
+        assert torch.equal(both[1], slice_likeness(other[None])[0])
+
+
+class TestEnhancement:
+    def test_all_tiles_are_told_that_of_the_whole_scan(self, tmp_path):
+        network = make_network(fusion_blocks=1, likeness=1)
+        card = make_card(network=NETWORK | {"fusion_blocks": 1, "likeness": 1})
+        model = load_model(save_model(tmp_path / "told", network, card).folder)
+        voxels = anatomy((8, 24, 24))
+        volume = Volume(voxels, affine_from((0.8, 0.8, 4.0)))
+        observed = to_network_units(torch.from_numpy(voxels.astype(np.float32)))[None]
+        ratio = torch.tensor([5.0])
+        with torch.inference_mode():
+            views = model.network(observed, 2, ratio)
+            expected = model.network.fuse(observed, views, 2, ratio)[0, :, 0] * 1024
+        result = enhance(volume, 2, model=model, acquisition="gap").volume.voxels[1::2]
+        inside = (result > voxels.min()) & (result < voxels.max())
+        assert inside.mean() > 0.5
+        assert np.abs(result - expected.numpy())[inside].max() <= 1.0
+
+
+class TestTraining:
+    CONFIG = TrainingConfig(
+        batch=2, slices=5, pixels=16, factor_shares={2: 1.0}, overlap_share=0.5, network=NETWORK | {"likeness": 1}
+    )
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _scan(cls):
+        voxels = (noise(80, 48).numpy() * 1024).round().astype(np.int16)
+        cls.scan = Volume(voxels, affine_from((0.8, 0.8, 1.0)))
+
+    def test_blocks_are_told_that_of_their_scan(self):
+        sampler = Sampler([self.scan], self.CONFIG)
+        told = torch.cat([sampler.thinned(step).likeness for step in range(8)])
+        # Thinned, slices share a neighbour where they were made to overlap, and nothing where they were not.
+        assert told[:, 0].min() < 0.03
+        assert told[:, 0].max() > 0.1
+        assert told[:, 1].abs().max() < 0.05
+        assert sampler.own_gaps(0).likeness.shape == (2, 2)
+
+    def test_mixing_with_neighbours_is_heeded(self):
+        material = Sampler([self.scan], self.CONFIG).along[0]
+        at = [material.likeness(1, weight)[0] for weight in (0.0, 0.1, 0.3)]
+        assert at == pytest.approx([0.0, 0.24, 0.71], abs=0.05)
+
+    def test_nothing_is_told_to_networks_that_do_not_ask(self):
+        assert Sampler([self.scan], replace(self.CONFIG, network=NETWORK)).thinned(0).likeness is None
+
+    def test_a_specialist_that_asks_is_told(self):
+        network = NETWORK | {"specialists": {"2": {"likeness": 1}}}
+        assert Sampler([self.scan], replace(self.CONFIG, network=network)).thinned(0).likeness is not None
