@@ -29,9 +29,9 @@ _TISSUE_ABOVE_HU = -950
 #: Weight of either neighbour in a slice reconstructed with overlap: up to the average of three slices.
 _OVERLAP_WEIGHTS = (0.05, 1 / 3)
 #: For so many weights it is looked how alike slices are; between them it is interpolated.
-_LIKENESS_POINTS = 5
+_LIKENESS_POINTS = 4
 #: So many slices of a thinned scan tell that.
-_LIKENESS_SLICES = 32
+_LIKENESS_SLICES = 16
 #: Of steps with thick slices, the share whose slices touch, as most scanners make them; the others have any thickness.
 _TOUCHING_SHARE = 0.5
 #: Of steps with thick slices, the share whose slices fade out. Only up to touching ones: a wider Gaussian would reach
@@ -60,10 +60,15 @@ class Material:
         """
         weights = np.linspace(0, _OVERLAP_WEIGHTS[1], _LIKENESS_POINTS)
         if factor not in self._likeness:
-            first = max(0, len(self.voxels) - factor * _LIKENESS_SLICES) // 2
-            middle = self.voxels[first : first + factor * _LIKENESS_SLICES]
-            mixed = (_overlapping(middle, (0, 0, 0), middle.shape, weight)[::factor] for weight in weights)
-            told = [slice_likeness(to_network_units(torch.from_numpy(slices).float())[None])[0] for slices in mixed]
+            kept = range(0, len(self.voxels), factor)
+            first = max(0, len(kept) - _LIKENESS_SLICES) // 2
+            kept = np.array(kept[first : first + _LIKENESS_SLICES])
+            before, at, after = (
+                to_network_units(torch.from_numpy(self.voxels.take(kept + shift, 0, mode="clip")).float())
+                for shift in (-1, 0, 1)
+            )
+            mixed = (float(weight) * (before + after - 2 * at) + at for weight in weights)
+            told = [slice_likeness(slices[None])[0] for slices in mixed]
             self._likeness[factor] = torch.stack(told).numpy()
         return [float(np.interp(overlap, weights, told)) for told in self._likeness[factor].T]
 
