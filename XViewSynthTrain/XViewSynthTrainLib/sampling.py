@@ -29,7 +29,7 @@ _TISSUE_ABOVE_HU = -950
 #: Weight of either neighbour in a slice reconstructed with overlap: up to the average of three slices.
 _OVERLAP_WEIGHTS = (0.05, 1 / 3)
 #: For so many weights it is looked how alike slices are; between them it is interpolated.
-_LIKENESS_POINTS = 4
+_LIKENESS_POINTS = 6
 #: So many slices of a thinned scan tell that.
 _LIKENESS_SLICES = 16
 #: Of steps with thick slices, the share whose slices touch, as most scanners make them; the others have any thickness.
