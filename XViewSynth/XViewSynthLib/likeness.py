@@ -13,10 +13,13 @@ from torch.nn import functional
 
 #: Distances between the slices compared, in slices.
 DISTANCES = (1, 2)
-#: What is below is air, which is clipped in many scans; network units.
-_AIR = -950 / 1024
-#: Edges count no more than noise of so many standard deviations.
-_EDGES = 3.0
+#: Soft tissue, in network units. In the middle of it there is little but noise: where lungs, bones or the table are
+#: visible does not matter.
+_SOFT_TISSUE = (-150 / 1024, 250 / 1024)
+#: So many pixels from its rim, noise is looked at.
+_RIM = 2
+#: What is stronger counts as if it were so many standard deviations strong.
+_STRONGEST = 3.0
 #: A standard deviation over the median of absolute values, of a normal distribution.
 _NORMAL = 1.4826
 #: So many slices tell how strong the noise is.
@@ -24,41 +27,48 @@ _SLICES_FOR_NOISE = 16
 
 
 def slice_likeness(observed: Tensor) -> Tensor:
-    """The correlation of fine in-plane detail between slices, for each of `DISTANCES`.
+    """The correlation of the noise in soft tissue between slices, for each of `DISTANCES`.
 
-    Fine detail is what a binomial filter of 3 x 3 pixels takes away.
+    Noise is what a binomial filter of 3 x 3 pixels takes away.
 
     Args:
         observed: (batch, slices, rows, columns) in network units, at least 3 slices.
 
     Returns:
-        (batch, 2), from -1 to 1; 0 where nothing is above -950 HU.
+        (batch, 2), from -1 to 1; 0 where there is no soft tissue.
     """
     return torch.stack([_likeness(scan.float()) for scan in observed])
 
 
 def _likeness(scan: Tensor) -> Tensor:
     every = max(1, len(scan) // _SLICES_FOR_NOISE)
-    told = torch.cat([_detail(one)[one > _AIR] for one in scan[::every]])
-    largest = _EDGES * _NORMAL * told.abs().median() if len(told) else scan.new_zeros(())
+    told = torch.cat([_noise(one)[_within_soft_tissue(one)] for one in scan[::every]])
+    largest = _STRONGEST * _NORMAL * told.abs().median() if len(told) else scan.new_zeros(())
     sums = scan.new_zeros(len(DISTANCES), 3)
     former: deque[tuple[Tensor, Tensor]] = deque(maxlen=max(DISTANCES))
     # Slice by slice, as another volume would be too many.
     for one in scan:
-        tissue = (one > _AIR).float()
-        detail = _detail(one).clamp(-largest, largest) * tissue
+        here = _within_soft_tissue(one).float()
+        noise = _noise(one).clamp(-largest, largest) * here
         for index, distance in enumerate(DISTANCES):
             if distance <= len(former):
                 other, there = former[-distance]
                 sums[index] += torch.stack(
-                    [(detail * other).sum(), (detail.square() * there).sum(), (other.square() * tissue).sum()]
+                    [(noise * other).sum(), (noise.square() * there).sum(), (other.square() * here).sum()]
                 )
-        former.append((detail, tissue))
-    together, here, there = sums.unbind(1)
-    return together / (here * there).sqrt().clamp(min=torch.finfo(scan.dtype).tiny)
+        former.append((noise, here))
+    together, one, other = sums.unbind(1)
+    return together / (one * other).sqrt().clamp(min=torch.finfo(scan.dtype).tiny)
 
 
-def _detail(one: Tensor) -> Tensor:
+def _within_soft_tissue(one: Tensor) -> Tensor:
+    """Of a slice (rows, columns), where there is nothing else around."""
+    lowest, highest = _SOFT_TISSUE
+    other = ((one < lowest) | (one > highest)).float()
+    return functional.max_pool2d(other[None, None], 2 * _RIM + 1, stride=1, padding=_RIM)[0, 0] == 0
+
+
+def _noise(one: Tensor) -> Tensor:
     """Of a slice (rows, columns), what the filter takes away."""
     binomial = one.new_tensor([1.0, 2.0, 1.0]) / 4
     padded = functional.pad(one[None, None], (1, 1, 1, 1), mode="replicate")

@@ -38,7 +38,7 @@ _HU_PER_UNIT = 1024.0
 # What the views add to the spline is small; so scaled, the fusion sees it as large as the images.
 _RESIDUAL_SCALE = 8.0
 # Of usual scans: so that what is told lies about 0, and not much beyond 1.
-_USUAL_LIKENESS, _LIKENESS_SCALE = (0.4, 0.25), (4.0, 6.0)
+_USUAL_LIKENESS, _LIKENESS_SCALE = (0.2, 0.05), (5.0, 10.0)
 
 
 def to_network_units(hu: Tensor) -> Tensor:
