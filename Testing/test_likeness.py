@@ -16,6 +16,7 @@ from XViewSynthLib import Volume, enhance
 from XViewSynthLib.likeness import slice_likeness
 from XViewSynthLib.models import load_model, save_model
 from XViewSynthLib.networks import to_network_units
+from XViewSynthLib.slice_profile import SliceProfile, averaging_weights
 from XViewSynthTrainLib.config import TrainingConfig
 from XViewSynthTrainLib.sampling import Sampler
 
@@ -110,7 +111,25 @@ class TestTraining:
     def test_mixing_with_neighbours_is_heeded(self):
         material = Sampler([self.scan], self.CONFIG).along[0]
         at = [material.likeness(1, weight)[0] for weight in (0.0, 0.1, 0.3)]
-        assert at == pytest.approx([0.0, 0.24, 0.71], abs=0.05)
+        assert at == pytest.approx([0.0, 0.24, 0.71], abs=0.03)
+
+    @pytest.mark.parametrize("profile", [None, SliceProfile(), SliceProfile(1.6), SliceProfile(0.9, "gaussian")])
+    @pytest.mark.parametrize("factor", [2, 3])
+    def test_is_that_of_the_thinned_scan(self, profile, factor):
+        fine = self.scan.voxels.astype(np.float64)
+        fine = 0.2 * (fine[:-2] + fine[2:]) + 0.6 * fine[1:-1]
+        kept = (len(fine) - 1) // factor + 1
+        thinned = fine[::factor]
+        if profile is not None:
+            thinned = np.tensordot(averaging_weights(kept, factor, profile), fine[: (kept - 1) * factor + 1], 1)
+        measured = slice_likeness(to_network_units(torch.from_numpy(thinned[2:-2]).float())[None])[0]
+        material = Sampler([self.scan], self.CONFIG).along[0]
+        assert material.likeness(factor, 0.2, profile) == pytest.approx(measured.tolist(), abs=0.03)
+
+    def test_thick_slices_are_told_too(self):
+        network = NETWORK | {"thick": 1, "likeness": 1}
+        sampler = Sampler([self.scan], replace(self.CONFIG, acquisition="thick", network=network))
+        assert sampler.thinned(0).likeness.shape == (2, 2)
 
     def test_nothing_is_told_to_networks_that_do_not_ask(self):
         assert Sampler([self.scan], replace(self.CONFIG, network=NETWORK)).thinned(0).likeness is None

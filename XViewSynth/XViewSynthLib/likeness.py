@@ -6,12 +6,13 @@ another, a whole scan does.
 """
 
 from collections import deque
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-#: Distances between the slices compared, in slices.
+#: What networks are told: of slices so far apart, in slices.
 DISTANCES = (1, 2)
 #: Soft tissue, in network units. In the middle of it there is little but noise: where lungs, bones or the table are
 #: visible does not matter.
@@ -26,31 +27,32 @@ _NORMAL = 1.4826
 _SLICES_FOR_NOISE = 16
 
 
-def slice_likeness(observed: Tensor) -> Tensor:
-    """The correlation of the noise in soft tissue between slices, for each of `DISTANCES`.
+def slice_likeness(observed: Tensor, distances: Sequence[int] = DISTANCES) -> Tensor:
+    """The correlation of the noise in soft tissue between slices.
 
     Noise is what a binomial filter of 3 x 3 pixels takes away.
 
     Args:
-        observed: (batch, slices, rows, columns) in network units, at least 3 slices.
+        observed: (batch, slices, rows, columns) in network units.
+        distances: between the slices compared, in slices.
 
     Returns:
-        (batch, 2), from -1 to 1; 0 where there is no soft tissue.
+        (batch, distances), from -1 to 1; 0 where there is no soft tissue, or no slice so far away.
     """
-    return torch.stack([_likeness(scan.float()) for scan in observed])
+    return torch.stack([_likeness(scan.float(), distances) for scan in observed])
 
 
-def _likeness(scan: Tensor) -> Tensor:
+def _likeness(scan: Tensor, distances: Sequence[int]) -> Tensor:
     every = max(1, len(scan) // _SLICES_FOR_NOISE)
     told = torch.cat([_noise(one)[_within_soft_tissue(one)] for one in scan[::every]])
     largest = _STRONGEST * _NORMAL * told.abs().median() if len(told) else scan.new_zeros(())
-    sums = scan.new_zeros(len(DISTANCES), 3)
-    former: deque[tuple[Tensor, Tensor]] = deque(maxlen=max(DISTANCES))
+    sums = scan.new_zeros(len(distances), 3)
+    former: deque[tuple[Tensor, Tensor]] = deque(maxlen=max(distances))
     # Slice by slice, as another volume would be too many.
     for one in scan:
         here = _within_soft_tissue(one).float()
         noise = _noise(one).clamp(-largest, largest) * here
-        for index, distance in enumerate(DISTANCES):
+        for index, distance in enumerate(distances):
             if distance <= len(former):
                 other, there = former[-distance]
                 sums[index] += torch.stack(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.likeness import slice_likeness
+from XViewSynthLib.likeness import DISTANCES, slice_likeness
 from XViewSynthLib.networks import INTENSITY_RANGE, to_network_units
 from XViewSynthLib.orientation import to_slices
 from XViewSynthLib.slice_profile import THICKNESS_RANGE, SliceProfile, averaging_weights
@@ -28,10 +28,8 @@ _SMALLEST_TISSUE_SHARE = 0.25
 _TISSUE_ABOVE_HU = -950
 #: Weight of either neighbour in a slice reconstructed with overlap: up to the average of three slices.
 _OVERLAP_WEIGHTS = (0.05, 1 / 3)
-#: For so many weights it is looked how alike slices are; between them it is interpolated.
-_LIKENESS_POINTS = 6
-#: So many slices of a thinned scan tell that.
-_LIKENESS_SLICES = 16
+#: So many slices tell how a scan's noise goes on from one to the next, and up to this distance.
+_NOISE_SLICES, _NOISE_DISTANCES = 48, 32
 #: Of steps with thick slices, the share whose slices touch, as most scanners make them; the others have any thickness.
 _TOUCHING_SHARE = 0.5
 #: Of steps with thick slices, the share whose slices fade out. Only up to touching ones: a wider Gaussian would reach
@@ -52,30 +50,35 @@ class Material:
     def slices_when_thinned(self, factor: int) -> int:
         return (self.voxels.shape[0] - 1) // factor + 1
 
-    def likeness(self, factor: int, overlap: float) -> list[float]:
-        """How alike slices are (`slice_likeness`) when the scan is thinned, each slice mixed with its neighbours.
+    def likeness(self, factor: int, overlap: float = 0.0, profile: SliceProfile | None = None) -> list[float]:
+        """How alike the slices of the thinned scan are (`slice_likeness`), without thinning it.
+
+        They are sums of thin slices, whose noise has the correlations `noise`.
 
         Args:
-            overlap: weight of either neighbour.
+            overlap: weight with which each thin slice was mixed with either neighbour before.
+            profile: of the thick slices; None where thin ones are left out.
         """
-        weights = np.linspace(0, _OVERLAP_WEIGHTS[1], _LIKENESS_POINTS)
-        if factor not in self._likeness:
-            kept = range(0, len(self.voxels), factor)
-            first = max(0, len(kept) - _LIKENESS_SLICES) // 2
-            kept = np.array(kept[first : first + _LIKENESS_SLICES])
-            before, at, after = (
-                to_network_units(torch.from_numpy(self.voxels.take(kept + shift, 0, mode="clip")).float())
-                for shift in (-1, 0, 1)
-            )
-            mixed = (float(weight) * (before + after - 2 * at) + at for weight in weights)
-            told = [slice_likeness(slices[None])[0] for slices in mixed]
-            self._likeness[factor] = torch.stack(told).numpy()
-        return [float(np.interp(overlap, weights, told)) for told in self._likeness[factor].T]
+        weights = np.array([overlap, 1 - 2 * overlap, overlap])
+        if profile is not None:
+            # Those of a slice far from both ends.
+            weights = np.convolve(np.trim_zeros(averaging_weights(9, factor, profile)[4]), weights)
+        pairs = np.correlate(weights, weights, "full")
+        apart = np.arange(len(pairs)) - len(weights) + 1
+        covariances = [
+            (pairs * self.noise[np.abs(apart + distance * factor).clip(max=len(self.noise) - 1)]).sum()
+            for distance in (0, *DISTANCES)
+        ]
+        return [float(covariance / covariances[0]) for covariance in covariances[1:]]
 
     @cached_property
-    def _likeness(self) -> dict[int, np.ndarray]:
-        """By factor, (weights, distances)."""
-        return {}
+    def noise(self) -> np.ndarray:
+        """The correlation of noise in soft tissue between slices 0, 1, 2, ... apart; what is further counts as the
+        last."""
+        first = max(0, len(self.voxels) - _NOISE_SLICES) // 2
+        slices = to_network_units(torch.from_numpy(self.voxels[first : first + _NOISE_SLICES]).float())
+        distances = range(1, min(_NOISE_DISTANCES, len(slices) - 1) + 1)
+        return np.array([1.0, *slice_likeness(slices[None], distances)[0]])
 
 
 @dataclass(frozen=True)
@@ -207,12 +210,14 @@ class Sampler:
         """Thick slices, and the thin ones that they are averages of."""
         # One more on either side, so that no block ends within what a slice averages; scans too short for that end so.
         margin = int(any(material.slices_when_thinned(factor) >= _FEWEST_SLICES + 2 for material in pool))
-        slices, chosen, _ = self._draw(random, pool, factor, self.config.slices + 2 * margin, scale, 2 * margin)
+        observed_slices = self.config.slices + 2 * margin
+        slices, chosen, overlaps = self._draw(random, pool, factor, observed_slices, scale, 2 * margin)
         kept = (slices.shape[1] - 1) // factor + 1
         weights = torch.as_tensor(averaging_weights(kept, factor, profile).copy())
         observed = torch.einsum("kt,bthw->bkhw", weights, slices)
         inner, fine = slice(margin, kept - margin), slice(margin * factor, slices.shape[1] - margin * factor)
-        return Blocks(slices[:, fine], observed[:, inner], factor, _ratios(chosen, scale), profile)
+        likeness = self._likeness(chosen, overlaps, factor, profile) if scale == 1 else None
+        return Blocks(slices[:, fine], observed[:, inner], factor, _ratios(chosen, scale), profile, likeness)
 
     def _draw_scan(self, random: np.random.Generator, count: int) -> Blocks:
         slices, chosen, overlaps = self._draw(random, self.along, 1, count)
@@ -221,10 +226,13 @@ class Sampler:
             profile = SliceProfile(float(np.mean([material.thickness for material in chosen])))
         return Blocks(slices, slices, 1, _ratios(chosen), profile, self._likeness(chosen, overlaps, 1))
 
-    def _likeness(self, chosen: list[Material], overlaps: list[float], factor: int) -> Tensor | None:
+    def _likeness(
+        self, chosen: list[Material], overlaps: list[float], factor: int, profile: SliceProfile | None = None
+    ) -> Tensor | None:
         if not self._told_likeness:
             return None
-        return torch.tensor([m.likeness(factor, overlap) for m, overlap in zip(chosen, overlaps, strict=True)])
+        both = zip(chosen, overlaps, strict=True)
+        return torch.tensor([material.likeness(factor, overlap, profile) for material, overlap in both])
 
     def _happens(self, share: float, step: int, stream: int) -> bool:
         # By a stream of its own: what else a step draws does not depend on it.
