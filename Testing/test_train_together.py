@@ -1,13 +1,14 @@
-"""`Testing/tools/train_specialist.py`: networks that answer for one factor, trained and put into a model."""
+"""`Testing/tools/train_together.py`: views and fusion trained together, for one factor or for all."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+from optimizers import MuonAndAdam, orthogonal
 from scans import affine_from, anatomy
 from tiny import NETWORK, make_card, make_network
-from tools import train_specialist
+from tools import train_together
 from XViewSynthLib import Volume, write_volume
 from XViewSynthLib.models import load_model, save_model
 
@@ -29,10 +30,10 @@ def answer(network, observed, factor):
     return network.fuse(observed, network(observed, factor, RATIO), factor, RATIO)
 
 
-class TestSpecialist:
+class TestBeginning:
     @pytest.mark.parametrize("more", [{}, {"fusion_blocks": 3}, {"likeness": 1}])
     def test_begins_with_what_the_model_answers(self, model, observed, more):
-        alone = train_specialist.specialist(model.network, FUSED | more, 4)
+        alone = train_together.beginning(model.network, FUSED | more, 4)
         # Blocks beyond those known start near the identity.
         assert torch.allclose(answer(alone, observed, 4), answer(model.network, observed, 4), atol=1e-3)
         with pytest.raises(KeyError):
@@ -41,19 +42,26 @@ class TestSpecialist:
     def test_of_a_specialist_begins_with_that_one(self, observed):
         own = {"4": {"fusion_blocks": 1, "likeness": 1}}
         network = make_network(fusion_blocks=1, specialists=own)
-        alone = train_specialist.specialist(network, FUSED | {"specialists": own} | own["4"], 4)
+        alone = train_together.beginning(network, FUSED | own["4"], 4)
         assert torch.equal(answer(alone, observed, 4), answer(network.specialists["4"], observed, 4))
+
+    def test_of_a_whole_model_is_that_model(self, observed):
+        sizes = FUSED | {"specialists": {"4": {"fusion_blocks": 1, "likeness": 1}}}
+        network = make_network(fusion_blocks=1, specialists=sizes["specialists"])
+        whole = train_together.beginning(network, sizes | {"likeness": 1}, None)
+        for factor in (3, 4):
+            assert torch.equal(answer(whole, observed, factor), answer(network, observed, factor))
 
 
 class TestTool:
     @pytest.fixture
     def tool(self, monkeypatch):
         def run(*arguments: object) -> None:
-            monkeypatch.setattr("sys.argv", ["train_specialist.py", *map(str, arguments)])
-            train_specialist.main()
+            monkeypatch.setattr("sys.argv", ["train_together.py", *map(str, arguments)])
+            train_together.main()
 
         for name, value in {"KEPT_SLICES": 11, "KEPT_PIXELS": 16, "REPORT_EVERY": 0.0, "SAVE_EVERY": 0.0}.items():
-            monkeypatch.setattr(train_specialist, name, value)
+            monkeypatch.setattr(train_together, name, value)
         return run
 
     def test_trains_and_joins(self, tool, model, observed, tmp_path, capsys):
@@ -79,6 +87,25 @@ class TestTool:
             change = answer(joined.network, observed, factor) - answer(model.network, observed, factor)
             assert change.abs().max() > 1e-4
 
+    @pytest.mark.parametrize("acquisition", ["gap", "thick"])
+    def test_trains_a_whole_model(self, tool, tmp_path, capsys, acquisition):
+        sizes = FUSED | ({"thick": 1} if acquisition == "thick" else {})
+        before = make_network(fusion_blocks=1, thick=int(acquisition == "thick"))
+        model = save_model(tmp_path / "before", before, make_card(acquisition=acquisition, network=sizes))
+        write_volume(Volume(anatomy((60, 25, 22)), affine_from((0.8, 0.8, 1.0))), tmp_path / "scan.nrrd")
+        arguments = [model.folder, tmp_path / "all.safetensors", tmp_path / "scan.nrrd", "--minutes", 0.01]
+        small = '{"batch": 1, "slices": 4, "pixels": 8, "factor_shares": {"4": 0.5, "3": 0.3, "2": 0.2}}'
+        tool("train", *arguments, "--network", '{"likeness": 1}', "--settings", small)
+        told = capsys.readouterr().out.splitlines()[0]
+        assert [f"x{factor} " in told for factor in (4, 3, 2)] == [True, True, False]
+        tool("join", model.folder, tmp_path / "after", tmp_path / "all.safetensors")
+        after = load_model(tmp_path / "after")
+        assert after.card["network"] == sizes | {"likeness": 1}
+        assert after.card["training"][-1]["part"] == "views and fusion"
+        assert not torch.equal(
+            after.network.state_dict()["axial.trunk.head.weight"], before.state_dict()["axial.trunk.head.weight"]
+        )
+
     def test_a_joined_specialist_can_be_replaced(self, tool, tmp_path):
         own = {factor: {"fusion_blocks": 1} for factor in ("2", "4")}
         before = make_network(fusion_blocks=1, specialists=own)
@@ -86,7 +113,7 @@ class TestTool:
         model = save_model(tmp_path / "before", before, card)
         other = make_network(seed=8, factors=(4,), fusion_blocks=2)
         sizes = FUSED | {"fusion_blocks": 2}
-        train_specialist.write(tmp_path / "4.safetensors", other, 4, sizes, {"part": "specialist for x4"})
+        train_together.write(tmp_path / "4.safetensors", other, 4, sizes, {"part": "specialist for x4"})
         tool("join", model.folder, tmp_path / "after", tmp_path / "4.safetensors")
         after = load_model(tmp_path / "after")
         assert after.card["network"]["specialists"] == own | {"4": {"fusion_blocks": 2}}
@@ -95,3 +122,29 @@ class TestTool:
             assert torch.equal(after.network.specialists["4"].state_dict()[name], weights)
         for name, weights in before.specialists["2"].state_dict().items():
             assert torch.equal(after.network.specialists["2"].state_dict()[name], weights)
+
+
+class TestOptimizer:
+    @pytest.mark.parametrize("shape", [(6, 4, 3, 3), (4, 8, 1, 1)])
+    def test_muon_steps_are_nearly_orthogonal(self, shape):
+        kernel = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        singular = torch.linalg.svdvals(orthogonal(kernel).flatten(1))
+        assert 0.5 < singular.min() <= singular.max() < 1.4
+
+    def test_each_part_has_its_rate(self):
+        network = make_network(fusion_blocks=1, likeness=1)
+        before = {name: weights.detach().clone() for name, weights in network.named_parameters()}
+        optimizer = MuonAndAdam(network, muon_rate=1e-2, adam_rate=1e-3, fusion=4.0, condition_rate=1e-1)
+        loss = sum((weights * torch.randn_like(weights)).sum() for weights in network.parameters())
+        optimizer.step(loss, rate=0.5)
+        moved = {name: (weights - before[name]).norm().item() for name, weights in network.named_parameters()}
+        # Adam's first step moves every weight by its rate, Muon's a matrix by its rate in every direction.
+        assert moved["axial.trunk.head.bias"] == pytest.approx(
+            5e-4 * len(before["axial.trunk.head.bias"]) ** 0.5, rel=0.01
+        )
+        assert moved["fusion.condition.weight"] == pytest.approx(
+            5e-2 * before["fusion.condition.weight"].numel() ** 0.5, rel=0.01
+        )
+        block = "axial.trunk.blocks.0.enter.weight"
+        assert moved[f"fusion.{block.split('trunk.')[1]}"] == pytest.approx(4 * moved[block], rel=0.3)
+        assert moved[block] == pytest.approx(5e-3 * len(before[block]) ** 0.5, rel=0.3)

@@ -1,0 +1,242 @@
+"""Train the views and the fusion of a model together, and put the outcome into a model.
+
+    python Testing/tools/train_together.py train MODEL FILE.safetensors SCAN... --minutes M [--factor S]
+        [--network '{"fusion_blocks": 3, "likeness": 1}'] [--threads N] [--settings '{"muon_rate": 0.001}']
+    python Testing/tools/train_together.py join MODEL OUTPUT_FOLDER FILE.safetensors...
+
+Training begins with what the model answers now, and with the truth of thinned scans alone, half of them made to
+overlap. With a factor, a specialist is trained that will answer for this factor alone; without, the whole model. The
+last slices of the first scan are kept from it, and tell how much the network gains over the spline. FILE is written
+every few minutes, so that a run that is stopped is not lost; `join` writes a model that has everything given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from optimizers import MuonAndAdam, follow
+from XViewSynthLib import load_model, read_volume
+from XViewSynthLib.models import save_model
+from XViewSynthLib.networks import ThreeViewNetwork, spline_between, spline_through, to_network_units
+from XViewSynthLib.slice_profile import SliceProfile, averaging_weights
+from XViewSynthTrainLib.config import LossWeights, TrainingConfig
+from XViewSynthTrainLib.distillation import restoration_terms
+from XViewSynthTrainLib.sampling import Blocks, Material, Sampler
+from XViewSynthTrainLib.trainer import rate_at
+
+REPORT_EVERY, SAVE_EVERY = 240.0, 300.0
+#: Slices and pixels of the first scan that tell how far a run is.
+KEPT_SLICES, KEPT_PIXELS = 41, 320
+#: Weights of either neighbour in the slices that tell, which are made to overlap.
+OVERLAPS = (0.0, 0.28)
+#: So many factors are told of, those drawn most often.
+FACTORS_TOLD = 2
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What may be set by `--settings`, and stands on the model's card.
+
+    Attributes:
+        muon_rate, adam_rate, fusion_rates, condition_rate: highest learning rates, as `MuonAndAdam` takes them.
+        decay: of the moving average of the weights, which is what is written.
+        batch, slices, pixels: blocks a step, and their size in observed slices and pixels.
+        factor_shares: how often each factor is drawn, where no specialist is trained.
+        overlap_share: of blocks whose slices overlap.
+        views, squared: weight of the loss of the single views beside that of their fusion, and of the squared error
+            beside the absolute one.
+    """
+
+    muon_rate: float = 7e-4
+    adam_rate: float = 1.3e-4
+    fusion_rates: float = 1.5
+    condition_rate: float = 2e-3
+    decay: float = 0.998
+    batch: int = 3
+    slices: int = 7
+    pixels: int = 40
+    factor_shares: dict[str, float] | None = None
+    overlap_share: float = 0.5
+    views: float = 0.5
+    squared: float = 20.0
+
+    def config(self, card: dict, seed: int, network: dict[str, int]) -> TrainingConfig:
+        """The same for `Sampler` and `restoration_terms`."""
+        shares = self.factor_shares or dict.fromkeys(card["factors"], 1.0)
+        return TrainingConfig(
+            seed=seed,
+            acquisition=card["acquisition"],
+            batch=self.batch,
+            slices=self.slices,
+            pixels=self.pixels,
+            factor_shares={int(factor): share for factor, share in shares.items()},
+            in_plane_share=0.0,
+            overlap_share=self.overlap_share,
+            weights=LossWeights(views=self.views, squared=self.squared, wavelet=0.0),
+            network=network,
+        )
+
+
+def main() -> None:
+    """Write FILE, or OUTPUT_FOLDER."""
+    parser = argparse.ArgumentParser(description="Train the views and the fusion of a model together.")
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("train")
+    command.add_argument("model")
+    command.add_argument("file", type=Path, metavar="FILE.safetensors")
+    command.add_argument("scans", nargs="+", type=Path, metavar="SCAN")
+    command.add_argument("--minutes", type=float, required=True)
+    command.add_argument("--factor", type=int, help="train a specialist for it")
+    command.add_argument("--network", type=json.loads, default={}, metavar="JSON", help="its settings, if others")
+    command.add_argument("--threads", type=int, help="cores to use")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--settings", type=json.loads, default={}, metavar="JSON", help="see `Settings`")
+    command.set_defaults(run=train)
+    command = commands.add_parser("join")
+    command.add_argument("model")
+    command.add_argument("output", type=Path, metavar="OUTPUT_FOLDER")
+    command.add_argument("files", nargs="+", type=Path, metavar="FILE.safetensors")
+    command.set_defaults(run=join)
+    arguments = parser.parse_args()
+    arguments.run(arguments)
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Train a network and write it again and again."""
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    settings, factor, model = Settings(**arguments.settings), arguments.factor, load_model(arguments.model)
+    sizes = model.card["network"]
+    if factor is not None:
+        own = sizes.get("specialists", {}).get(str(factor), {})
+        sizes = {name: number for name, number in sizes.items() if name != "specialists"} | own
+        settings = replace(settings, factor_shares={str(factor): 1.0})
+    sizes = sizes | arguments.network
+    torch.manual_seed(arguments.seed)
+    network = beginning(model.network, sizes, factor)
+    averaged = deepcopy(network).requires_grad_(False)
+    config = settings.config(model.card, arguments.seed, sizes)
+    sampler = Sampler([read_volume(path) for path in arguments.scans], config)
+    first = sampler.along[0]
+    sampler.along[0] = replace(first, voxels=first.voxels[:-KEPT_SLICES])
+    kept = list(exercises(first, config))
+    optimizer = MuonAndAdam(
+        network, settings.muon_rate, settings.adam_rate, settings.fusion_rates, settings.condition_rate
+    )
+    part = "views and fusion" if factor is None else f"specialist for x{factor}"
+    record = {"part": part, "seed": arguments.seed, **asdict(settings)}
+    began, step, reported, saved = time.monotonic(), 0, 0.0, 0.0
+    while (elapsed := time.monotonic() - began) < 60 * arguments.minutes:
+        terms = restoration_terms(network, sampler.thinned(step), config)
+        optimizer.step(sum(terms.values()), rate_at(elapsed / (60 * arguments.minutes)))
+        step += 1
+        follow(averaged, network, step, settings.decay)
+        if elapsed - reported > REPORT_EVERY:
+            reported = elapsed
+            print(f"{elapsed / 60:.0f} min, step {step}: {gains(averaged, kept)}", flush=True)
+        if elapsed - saved > SAVE_EVERY:
+            saved = elapsed
+            write(arguments.file, averaged, factor, sizes, record | {"steps_done": step})
+    print(f"end, step {step}: {gains(averaged, kept)}", flush=True)
+    write(arguments.file, averaged, factor, sizes, record | {"steps_done": step})
+
+
+def beginning(network: ThreeViewNetwork, sizes: dict, factor: int | None) -> ThreeViewNetwork:
+    """A network, or a specialist for a factor, that begins with what another one answers.
+
+    Blocks and numbers to be told that it has more do nothing yet.
+    """
+    new = ThreeViewNetwork(**sizes | ({} if factor is None else {"factors": (factor,)}))
+    former = network if factor is None else network.answering(factor)
+    known = former.state_dict()
+    for name, weights in new.state_dict().items():
+        if name.endswith("condition.weight") and name in known and weights.shape != known[name].shape:
+            columns = dict(zip(former.told, known[name].unbind(1), strict=True))
+            silent = torch.zeros_like(weights[:, 0])
+            known[name] = torch.stack([columns.get(told, silent) for told in new.told], dim=1)
+    new.load_state_dict({name: known.get(name, weights) for name, weights in new.state_dict().items()})
+    return new
+
+
+def exercises(material: Material, config: TrainingConfig) -> Iterator[tuple[float, Blocks]]:
+    """The middle of the last slices of a scan, by overlap and by each of the factors that are drawn most often."""
+    for factor in sorted(config.factor_shares, key=config.factor_shares.get)[-FACTORS_TOLD:]:
+        for overlap in OVERLAPS:
+            voxels = material.voxels[-KEPT_SLICES:]
+            for axis, size in enumerate(voxels.shape[1:], 1):
+                pixels = min(KEPT_PIXELS, size // 2 * 2)
+                first = (size - pixels) // 2
+                voxels = voxels.take(range(first, first + pixels), axis)
+            voxels = voxels.astype(np.float32)
+            mixed = overlap * (voxels[:-2] + voxels[2:]) + (1 - 2 * overlap) * voxels[1:-1]
+            kept = (len(mixed) - 1) // factor + 1
+            slices = to_network_units(torch.from_numpy(mixed[: (kept - 1) * factor + 1]))[None]
+            observed, profile = slices[:, ::factor], None
+            if config.acquisition == "thick":
+                profile = SliceProfile()
+                weights = torch.as_tensor(averaging_weights(kept, factor, profile).copy()).to(slices)
+                observed = torch.einsum("kt,bthw->bkhw", weights, slices)
+            ratio = torch.tensor([material.slice_spacing / material.pixel_spacing])
+            likeness = torch.tensor([material.likeness(factor, overlap, profile)])
+            yield overlap, Blocks(slices, observed, factor, ratio, profile, likeness)
+
+
+@torch.no_grad()
+def gains(network: ThreeViewNetwork, kept: list[tuple[float, Blocks]]) -> str:
+    """By how many dB a network is ahead of the spline."""
+    told = []
+    for overlap, blocks in kept:
+        observed, factor, profile = blocks.observed, blocks.factor, blocks.profile
+        exercise = (factor, blocks.slice_ratio * factor)
+        known = {"profile": profile, "likeness": blocks.likeness}
+        spline = spline_between(observed, factor) if profile is None else spline_through(observed, factor, profile)
+        answer = network.fuse(observed, network(observed, *exercise, **known), *exercise, **known)
+        missed = [(one - blocks.truth).square().mean().item() for one in (spline, answer)]
+        told.append(f"x{factor} {10 * math.log10(missed[0] / missed[1]):+.3f} dB (overlap {overlap})")
+    return ", ".join(told)
+
+
+def write(file: Path, network: ThreeViewNetwork, factor: int | None, sizes: dict, record: dict) -> None:
+    """Write a network, what it is made with, and what its training was like."""
+    told = {"factor": json.dumps(factor), "network": json.dumps(sizes), "record": json.dumps(record)}
+    save_file({name: weights.contiguous() for name, weights in network.state_dict().items()}, file, metadata=told)
+
+
+def join(arguments: argparse.Namespace) -> None:
+    """Write a model with what was trained; what else it is made of stays as it was."""
+    model = load_model(arguments.model)
+    card, tensors, sizes = model.card, model.network.state_dict(), model.card["network"]
+    records = []
+    for file in arguments.files:
+        with safe_open(file, "pt") as opened:
+            factor, own, record = (json.loads(opened.metadata()[name]) for name in ("factor", "network", "record"))
+        records.append(record)
+        if factor is None:
+            tensors, sizes = load_file(file), own
+            continue
+        tensors |= {f"specialists.{factor}.{name}": weights for name, weights in load_file(file).items()}
+        # What it shares with the model need not be said again; the size of its fusion is not shared.
+        own = {name: number for name, number in own.items() if name == "fusion_blocks" or sizes.get(name) != number}
+        sizes = sizes | {"specialists": sizes.get("specialists", {}) | {str(factor): own}}
+    network = ThreeViewNetwork(**sizes)
+    network.load_state_dict({name: tensors[name] for name in network.state_dict()})
+    # What was measured of the model before does not hold any longer.
+    card = {name: value for name, value in card.items() if name != "doubt"}
+    training = [*card.get("training", []), *records]
+    save_model(arguments.output, network, card | {"measured_gains": {}, "network": sizes, "training": training})
+
+
+if __name__ == "__main__":
+    main()
