@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+
+import numpy as np
 import pytest
 import torch
 
@@ -56,3 +59,23 @@ class TestMemory:
 
     def test_there_is_free_memory(self):
         assert hardware.free_bytes(torch.device("cpu")) > 0
+
+    @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
+    def test_what_is_freed_is_kept_for_the_next_and_given_back_at_the_end(self):
+        size = 300_000_000
+        before = hardware.process_bytes()
+        with hardware.memory_kept():
+            array = np.ones(size, np.uint8)
+            del array
+            inside = hardware.process_bytes()
+        assert inside > before + 0.9 * size
+        assert hardware.process_bytes() < before + 0.1 * size
+
+    def test_other_libraries_are_left_alone(self, monkeypatch):
+        monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+        with hardware.memory_kept():
+            assert hardware.process_bytes() > 0
+
+    def test_an_error_inside_comes_out(self):
+        with pytest.raises(KeyError), hardware.memory_kept():
+            raise KeyError

@@ -17,7 +17,7 @@ from . import doubt
 from .baselines import interpolation_weights, weights_at
 from .errors import Cancelled
 from .grid import resampled_positions
-from .hardware import PRECISIONS, peak_bytes
+from .hardware import PRECISIONS, memory_kept, peak_bytes
 from .likeness import slice_likeness
 from .models import AUTOMATIC, Model, choose_model
 from .networks import INTENSITY_RANGE, VIEWS, to_hu, to_network_units
@@ -157,7 +157,8 @@ def enhance(
         )
     report = _Reporter(plan, progress, should_cancel)
     scan, order = to_slices(volume, plan.axis)
-    students = _run_students(scan, _gap_ratio(volume, plan.axis), model, plan, report, keep_views)
+    with memory_kept():
+        students = _run_students(scan, _gap_ratio(volume, plan.axis), model, plan, report, keep_views)
     enhanced = fuse(scan, students.answer, plan.factor, plan.profile, report)
     observed = _observed(len(enhanced), plan)
     disagreement = _disagreement(students.variance, observed, report)

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psutil
 import torch
 
 from .errors import InputError
+
+# Parameters of glibc's mallopt: up to which size memory comes from what the process has, and how much of that may lie
+# idle. The usual values are those that glibc comes to by itself where large arrays come and go.
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
+_KEEPING = {_MMAP_THRESHOLD: 2**30, _TRIM_THRESHOLD: 2**31 - 1}
+_USUAL = {_MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26}
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -73,3 +83,24 @@ def peak_bytes() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+@contextmanager
+def memory_kept() -> Iterator[None]:
+    """Keep memory that is freed inside for what is needed next; at the end it goes back to the system.
+
+    The feature maps of networks come and go thousands of times. Asking the system each time, which clears what it
+    gives, took a seventh of the time of an enhancement on a processor. Does nothing where the C library is not glibc.
+    """
+    libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+    if libc is None:
+        yield
+        return
+    for parameter, value in _KEEPING.items():
+        libc.mallopt(parameter, value)
+    try:
+        yield
+    finally:
+        for parameter, value in _USUAL.items():
+            libc.mallopt(parameter, value)
+        libc.malloc_trim(0)
