@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-#: What networks are told: of slices so far apart, in slices.
-DISTANCES = (1, 2)
+#: What networks are told: of slices so far apart, in slices. Of slices further apart it says less about how they were
+#: made than about the scan, of which there are too few to learn from.
+DISTANCES = (1,)
 #: Soft tissue, in network units. In the middle of it there is little but noise: where lungs, bones or the table are
 #: visible does not matter.
 _SOFT_TISSUE = (-150 / 1024, 250 / 1024)

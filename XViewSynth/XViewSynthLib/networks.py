@@ -37,8 +37,8 @@ INTENSITY_RANGE = (-1024.0, 3071.0)
 _HU_PER_UNIT = 1024.0
 # What the views add to the spline is small; so scaled, the fusion sees it as large as the images.
 _RESIDUAL_SCALE = 8.0
-# Of usual scans: so that what is told lies about 0, and not much beyond 1.
-_USUAL_LIKENESS, _LIKENESS_SCALE = (0.2, 0.05), (5.0, 10.0)
+# So that what is told lies about 0, and not much beyond 1.
+_USUAL_LIKENESS, _LIKENESS_SCALE = 0.2, 5.0
 
 
 def to_network_units(hu: Tensor) -> Tensor:
@@ -177,7 +177,7 @@ class ThreeViewNetwork(nn.Module):
             gap_ratio: (batch,) distance between observed slices over the in-plane pixel spacing (both mm).
             views: which views to compute, of `VIEWS`.
             profile: of the observed slices, where they are thick.
-            likeness: (batch, 2) of the scans that `observed` is part of; without it, that of `observed` counts.
+            likeness: (batch, 1) of the scans that `observed` is part of; without it, that of `observed` counts.
 
         Returns:
             In network units, of thin slices what lies between them, (views, batch, slices - 1, s - 1, rows, columns);
@@ -321,8 +321,7 @@ class ThreeViewNetwork(nn.Module):
             return condition
         if likeness is None:
             likeness = slice_likeness(observed)
-        usual, scale = (condition.new_tensor(numbers) for numbers in (_USUAL_LIKENESS, _LIKENESS_SCALE))
-        return torch.cat([condition, (likeness.to(condition) - usual) * scale], dim=1)
+        return torch.cat([condition, (likeness.to(condition) - _USUAL_LIKENESS) * _LIKENESS_SCALE], dim=1)
 
 
 class SliceWiseStudent(nn.Module):

@@ -91,7 +91,7 @@ class Blocks:
         factor: s, the thinning that level 0 undoes.
         slice_ratio: (batch,) spacing of `slices` over the pixel spacing.
         profile: of the observed slices, where they are thick.
-        likeness: (batch, 2) of `observed`, in the whole scans that they are part of; None where nobody is told.
+        likeness: (batch, 1) of `observed`, in the whole scans that they are part of; None where nobody is told.
     """
 
     slices: Tensor
