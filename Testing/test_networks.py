@@ -157,6 +157,11 @@ class TestLikeness:
         fused = told.fuse(observed, views, 3, RATIO, likeness=self.TOLD)
         assert not torch.allclose(fused, told.fuse(observed, views, 3, RATIO, likeness=-self.TOLD), atol=1e-4)
 
+    def test_beyond_what_was_learned_the_nearest_counts(self, told, observed):
+        views = [told(observed, 3, RATIO, likeness=torch.tensor([[number]])) for number in (0.55, 0.9, 0.05, -0.2)]
+        assert torch.equal(views[0], views[1])
+        assert torch.equal(views[2], views[3])
+
     def test_is_that_of_the_slices_unless_told_otherwise(self, told, observed):
         likeness = slice_likeness(observed)
         views = told(observed, 3, RATIO)

@@ -37,6 +37,8 @@ INTENSITY_RANGE = (-1024.0, 3071.0)
 _HU_PER_UNIT = 1024.0
 # What the views add to the spline is small; so scaled, the fusion sees it as large as the images.
 _RESIDUAL_SCALE = 8.0
+# What the training of the shipped models ranges over; beyond it, nothing is known of what networks make of it.
+_LIKENESS_RANGE = (0.05, 0.55)
 # So that what is told lies about 0, and not much beyond 1.
 _USUAL_LIKENESS, _LIKENESS_SCALE = 0.2, 5.0
 
@@ -321,7 +323,8 @@ class ThreeViewNetwork(nn.Module):
             return condition
         if likeness is None:
             likeness = slice_likeness(observed)
-        return torch.cat([condition, (likeness.to(condition) - _USUAL_LIKENESS) * _LIKENESS_SCALE], dim=1)
+        likeness = likeness.to(condition).clamp(*_LIKENESS_RANGE)
+        return torch.cat([condition, (likeness - _USUAL_LIKENESS) * _LIKENESS_SCALE], dim=1)
 
 
 class SliceWiseStudent(nn.Module):

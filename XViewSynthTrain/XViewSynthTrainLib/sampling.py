@@ -29,7 +29,7 @@ _TISSUE_ABOVE_HU = -950
 #: Weight of either neighbour in a slice reconstructed with overlap: up to the average of three slices.
 _OVERLAP_WEIGHTS = (0.05, 1 / 3)
 #: So many slices tell how a scan's noise goes on from one to the next, and up to this distance.
-_NOISE_SLICES, _NOISE_DISTANCES = 48, 32
+_NOISE_SLICES, _NOISE_DISTANCES = 36, 24
 #: Of steps with thick slices, the share whose slices touch, as most scanners make them; the others have any thickness.
 _TOUCHING_SHARE = 0.5
 #: Of steps with thick slices, the share whose slices fade out. Only up to touching ones: a wider Gaussian would reach
