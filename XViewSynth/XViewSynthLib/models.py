@@ -540,7 +540,11 @@ def _is_range(value: object) -> bool:
 
 
 def _are_factors(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(_is_whole(factor, 2, 8) for factor in value)
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(_is_whole(factor, min(_FACTORS), max(_FACTORS)) for factor in value)
+    )
 
 
 def _is_network(value: object) -> bool:

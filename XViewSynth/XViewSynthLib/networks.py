@@ -185,6 +185,8 @@ class ThreeViewNetwork(nn.Module):
             In network units, of thin slices what lies between them, (views, batch, slices - 1, s - 1, rows, columns);
             of thick slices everything, (views, batch, s (slices - 1) + 1, rows, columns).
         """
+        if likeness is None and self.answering(factor).likeness:
+            likeness = slice_likeness(observed)
         told = {"profile": profile, "likeness": likeness}
         answers = [self.residual(view, observed, factor, gap_ratio, **told) for view in views]
         if self.thick:

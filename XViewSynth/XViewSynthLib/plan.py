@@ -234,7 +234,7 @@ def _fit_memory(
 
 
 def _bytes_per_tile_voxel(model: Model, factor: int) -> int:
-    channels = model.network.axial.trunk.head.out_channels
+    channels = model.network.answering(factor).axial.trunk.head.out_channels
     return channels * _LIVE_FEATURE_MAPS + 4 * 4 * factor
 
 
