@@ -174,6 +174,11 @@ class TestResolveAcquisition:
     def test_auto_believes_the_scan(self, thickness, expected):
         assert resolve_acquisition(_scan(spacing=(0.8, 0.8, 5.0), thickness=thickness), "K") == expected
 
+    def test_a_given_thickness_counts_in_place_of_the_scans(self):
+        scan = _scan(spacing=(0.8, 0.8, 5.0), thickness=1.0)
+        assert resolve_acquisition(scan, "K", thickness=5.0) == "thick"
+        assert resolve_acquisition(scan, "K", "gap", thickness=5.0) == "gap"
+
     def test_unknown(self):
         with pytest.raises(InputError, match="'box' does not exist"):
             resolve_acquisition(_scan(), "K", "box")

@@ -134,6 +134,25 @@ class TestTexture:
         assert np.array_equal(read_volume(tmp_path / "out" / "scan.nrrd.enhanced.nrrd").voxels, expected.voxels)
 
 
+class TestThickness:
+    def test_and_profile_are_those_of_enhance(self, tmp_path):
+        (tmp_path / "in").mkdir()
+        scan = Volume(anatomy((5, 16, 16)), affine_from((0.8, 0.8, 4.0)))
+        write_volume(scan, tmp_path / "in" / "scan.nrrd")
+        assert enhance_all(tmp_path / "in", tmp_path / "out", "auto", "--thickness", "5", "--profile", "gaussian") == 0
+        expected = enhance(scan, 2, thickness=5.0, profile="gaussian", device="cpu")
+        assert expected.acquisition == "thick"
+        assert np.array_equal(read_volume(tmp_path / "out" / "scan.nrrd.enhanced.nrrd").voxels, expected.volume.voxels)
+
+    def test_that_cannot_be_is_refused(self, tmp_path):
+        (tmp_path / "in").mkdir()
+        write_volume(small_scan(), tmp_path / "in" / "scan.nrrd")
+        enhance_all(tmp_path / "in", tmp_path / "out", "auto", "--thickness", "90")
+        (row,) = table(tmp_path / "out").values()
+        assert row["status"] == "refused"
+        assert "not 90 mm: leave the thickness out" in row["message"]
+
+
 class TestOutputs:
     def test_mirror_the_folders(self, places):
         names = {path.relative_to(places[1]).as_posix() for path in places[1].rglob("*") if path.is_file()}

@@ -105,6 +105,12 @@ class TestChoosing:
         slicer_desk.pump(lambda: "about" in panel.ui.planLabel.text)
         assert slicer_desk.leaves_nothing()
 
+    def test_a_thickness_counts_for_enhancing_and_checking(self, panel):
+        assert panel.logic.settingsOf(parameters(panel)).thickness is None
+        panel.ui.thicknessSpinBox.value = 5
+        assert panel.logic.settingsOf(parameters(panel)).thickness == 5
+        assert panel.logic.checkSettingsOf(parameters(panel)).thickness == 5
+
     def test_a_model_that_is_not_installed_here_stays_chosen(self, panel):
         parameters(panel).model = "elsewhere"
         assert panel.ui.modelSelector.currentText == "elsewhere"

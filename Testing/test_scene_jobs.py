@@ -299,9 +299,12 @@ class TestSettings:
             acquisition="gap",
             axis="J",
             memory_gb=2,
+            thickness=5,
+            profile="gaussian",
         )
         assert " ".join(settings.arguments()) == (
-            f"--model {tiny_model} --device cuda:1 --precision bf16 --factor 3 --acquisition gap --axis J --memory 2.0"
+            f"--model {tiny_model} --device cuda:1 --precision bf16 --factor 3 --acquisition gap --axis J --memory 2.0 "
+            "--thickness 5.0 --profile gaussian"
         )
 
     @pytest.mark.parametrize(
@@ -310,7 +313,7 @@ class TestSettings:
     )
     def test_goals(self, tiny_model, goal, options):
         arguments = EnhanceSettings(model=str(tiny_model), **goal).arguments()
-        assert arguments[arguments.index("auto", arguments.index("--axis")) + 1 :] == options
+        assert arguments[arguments.index("box") + 1 :] == options
 
     def test_one_goal_at_a_time(self):
         with pytest.raises(InputError, match="one of factor, spacing and isotropic"):

@@ -13,7 +13,7 @@ from scans import affine_from, anatomy
 from tiny import NETWORK, make_card, make_network
 from XViewSynthLib import InputError, Volume, enhance
 from XViewSynthLib.acquisition import average
-from XViewSynthLib.models import load_model, save_model
+from XViewSynthLib.models import choose_model, load_model, save_model
 from XViewSynthLib.networks import ThreeViewNetwork, join_gaps, spline_through
 from XViewSynthLib.plan import make_plan
 from XViewSynthLib.selfcheck import drop_slices, selfcheck
@@ -147,6 +147,17 @@ class TestPlan:
     def test_a_guessed_thickness_is_called_one(self, thick_scan, thick_model):
         plan = make_plan(replace(thick_scan, slice_thickness=None), thick_model)
         assert "4 mm, which is a guess" in plan.notes[0]
+
+    def test_a_given_thickness_is_no_guess(self, thick_scan, thick_model):
+        plan = make_plan(replace(thick_scan, slice_thickness=None), thick_model, thickness=5.0)
+        assert plan.notes[0].startswith("Slices were taken as averages over 5 mm: they are met on average")
+
+    def test_a_given_thickness_decides_which_model_is_taken(self, thick_scan, tiny_model):
+        thin = replace(thick_scan, slice_thickness=0.5)
+        assert choose_model(thin).card["acquisition"] == "gap"
+        assert choose_model(thin, thickness=4.0).card["acquisition"] == "thick"
+        (note,) = make_plan(thin, load_model(tiny_model), thickness=4.0).notes
+        assert "but are 4 mm thick and 4 mm apart" in note
 
     def test_is_plain_json(self, thick_scan, thick_model):
         assert make_plan(thick_scan, thick_model).to_dict()["profile"] == {"thickness": 1.0, "shape": "box"}

@@ -194,6 +194,7 @@ class XViewSynthParameterNode:
     goal, factor, spacing - How many slices to make; spacing in mm.
     model - Name or folder of the model, or "auto" for the one that ships for the acquisition.
     device, acquisition, axis - As the command line's options of these names.
+    thickness - Of the observed slices, mm; 0 for what the scan says.
     memory - The most memory to take, GB; 0 for what is free.
     showViews - Whether the linked views open when a result is there.
     enhancedVolume - The result that is compared with its original.
@@ -210,6 +211,7 @@ class XViewSynthParameterNode:
     model: str = "auto"
     device: Device = Device.AUTOMATIC
     acquisition: Acquisition = Acquisition.AUTOMATIC
+    thickness: Annotated[float, WithinRange(0.0, 50.0)] = 0.0
     axis: Axis = Axis.AUTOMATIC
     memory: Annotated[float, WithinRange(0.0, 4096.0)] = 0.0
     showViews: bool = True
@@ -679,6 +681,8 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         axis="auto",
         memory=None,
         precision="auto",
+        thickness=None,
+        profile="box",
         inProcess=False,
     ):
         """Give a thick scan its missing slices, and wait for them; Slicer's events are processed meanwhile.
@@ -697,6 +701,8 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         :param axis: "auto", "I", "J" or "K", the axis that gets more slices.
         :param memory: the most memory to take, GB; by default what is free.
         :param precision: "auto", "fp32", "bf16" or "fp16".
+        :param thickness: of the observed slices, mm; by default what the scan says.
+        :param profile: "box" or "gaussian", how thick slices average.
         :param inProcess: compute in Slicer's own process, which stands still meanwhile.
         :return: the enhanced volume; how it was made is in its attributes "XViewSynth. ...".
         :raises ValueError: with a sentence that says what to do.
@@ -719,6 +725,8 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
             axis=axis,
             memory_gb=memory,
             precision=precision,
+            thickness=thickness,
+            profile=profile,
         )
         if inProcess:
             return enhance_in_process(inputVolume, settings, outputVolume)
@@ -734,6 +742,7 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         axis="auto",
         memory=None,
         precision="auto",
+        thickness=None,
         inProcess=False,
     ):
         """Leave out slices of a scan, restore them with the model and by interpolation, and compare; wait for it.
@@ -756,6 +765,7 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
             axis=axis,
             memory_gb=memory,
             precision=precision,
+            thickness=thickness,
         )
         if inProcess:
             return selfcheck_in_process(node, settings)
@@ -819,6 +829,7 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
             factor=parameterNode.factor if goal is Goal.FACTOR else None,
             spacing=parameterNode.spacing if goal is Goal.SPACING else None,
             isotropic=goal is Goal.ISOTROPIC,
+            thickness=parameterNode.thickness or None,
             model=parameterNode.model,
             device=parameterNode.device.value,
             acquisition=parameterNode.acquisition.value,
@@ -831,6 +842,7 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         from XViewSynthScene.jobs import SelfCheckSettings
 
         return SelfCheckSettings(
+            thickness=parameterNode.thickness or None,
             model=parameterNode.model,
             device=parameterNode.device.value,
             acquisition=parameterNode.acquisition.value,

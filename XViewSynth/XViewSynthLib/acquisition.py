@@ -108,11 +108,19 @@ def average(volume: Volume, factor: int, axis: str = "auto", profile: SliceProfi
     return Volume(np.moveaxis(averaged, 0, dimension), thick.affine, thickness)
 
 
-def resolve_acquisition(volume: Volume, axis: Axis, requested: str = "auto") -> Acquisition:
+def resolve_acquisition(
+    volume: Volume, axis: Axis, requested: str = "auto", thickness: float | None = None
+) -> Acquisition:
     """How the slices along an axis were acquired.
 
     "auto" believes the scan: slices that are at least 0.6 of their distance thick are averages ("thick"), thinner ones
     and those of unknown thickness are samples ("gap").
+
+    Args:
+        volume: the scan.
+        axis: along which its slices lie.
+        requested: "auto", "gap" or "thick".
+        thickness: mm, in place of what the scan says.
 
     Raises:
         InputError: there is no such acquisition.
@@ -121,7 +129,7 @@ def resolve_acquisition(volume: Volume, axis: Axis, requested: str = "auto") -> 
         raise InputError(f"Acquisition {requested!r} does not exist: choose {', '.join(ACQUISITIONS)}.")
     if requested != "auto":
         return requested
-    thickness = volume.slice_thickness
+    thickness = volume.slice_thickness if thickness is None else thickness
     is_thick = thickness is not None and thickness >= _THICK_FROM * volume.spacing_along(axis)
     return "thick" if is_thick else "gap"
 

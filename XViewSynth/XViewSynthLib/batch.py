@@ -63,8 +63,8 @@ class Settings:
     """What is done to every scan.
 
     Attributes:
-        factor, spacing, isotropic, axis, model, acquisition, device, precision, texture: as for `enhance`; "auto" as
-            device shares the scans out among all GPUs.
+        factor, spacing, isotropic, axis, model, acquisition, thickness, profile, device, precision, texture: as for
+            `enhance`; "auto" as device shares the scans out among all GPUs.
         selfcheck: whether to measure on each scan how well slices of it are restored.
         format: ending of the outputs, one of `FORMATS`.
     """
@@ -75,6 +75,8 @@ class Settings:
     axis: str = "auto"
     model: str = AUTOMATIC
     acquisition: str = "auto"
+    thickness: float | None = None
+    profile: str = "box"
     device: str = "auto"
     precision: str = "auto"
     texture: str = "keep"

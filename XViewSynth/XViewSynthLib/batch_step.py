@@ -249,6 +249,8 @@ def _write_task(step: Step, folder: Path) -> None:
         goal={name: settings[name] for name in ("factor", "spacing", "isotropic")},
         axis=settings["axis"],
         acquisition=settings["acquisition"],
+        thickness=settings["thickness"],
+        profile=settings["profile"],
         device=step.device,
         precision=settings["precision"],
         texture=settings["texture"],

@@ -44,7 +44,7 @@ class Task:
         thumbnail: file name of its picture.
         model: folder of the model.
         goal: "factor", "spacing" and "isotropic", as for `enhance`.
-        axis, acquisition, device, precision, texture, memory: as for `enhance`.
+        axis, acquisition, thickness, profile, device, precision, texture, memory: as for `enhance`.
         selfcheck: whether to measure on this scan how well slices are restored.
     """
 
@@ -57,6 +57,8 @@ class Task:
     goal: dict[str, Any]
     axis: str
     acquisition: str
+    thickness: float | None
+    profile: str
     device: str
     precision: str
     texture: str
@@ -107,6 +109,7 @@ def _qualified(task: Task) -> tuple[Volume, Source | None, Model]:
     Raises:
         InputError: something does.
     """
+    from .acquisition import resolve_profile
     from .checks import check_values
     from .grid import settle_grid
     from .reading import read_volume
@@ -122,8 +125,9 @@ def _qualified(task: Task) -> tuple[Volume, Source | None, Model]:
     from .models import choose_model
     from .plan import check_acquisition, check_known_factor
 
-    model = choose_model(scan, grid.axis, task.model, task.acquisition)
-    check_acquisition(model, task.acquisition)
+    model = choose_model(scan, grid.axis, task.model, task.acquisition, task.thickness)
+    if check_acquisition(model, task.acquisition) == "thick":
+        resolve_profile(scan, grid.axis, task.thickness, task.profile)
     check_known_factor(model, grid.factor)
     return scan, series, model
 
@@ -152,12 +156,13 @@ def _enhanced(
         "axis": task.axis,
         "model": model,
         "acquisition": task.acquisition,
+        "thickness": task.thickness,
         "device": task.device,
         "precision": task.precision,
         "memory": task.memory,
         "should_cancel": should_cancel,
     }
-    enhanced: Enhanced = enhance(scan, texture=task.texture, **task.goal, **settings)
+    enhanced: Enhanced = enhance(scan, texture=task.texture, profile=task.profile, **task.goal, **settings)
     with quiet_libraries():
         if series:
             _write_series(enhanced, series, folder / task.output)

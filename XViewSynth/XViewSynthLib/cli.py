@@ -229,7 +229,8 @@ def _add_enhance(commands: argparse._SubParsersAction) -> None:
     _add_goal(parser)
     add_model_option(parser)
     _add_work_options(parser)
-    _add_profile_options(parser)
+    _add_thickness(parser)
+    _add_profile(parser)
     parser.add_argument(
         "--dicom",
         action="store_true",
@@ -280,8 +281,8 @@ def _add_work_options(parser: argparse.ArgumentParser) -> None:
         "--acquisition",
         choices=("auto", "gap", "thick"),
         default="auto",
-        help="thin slices far apart, or averages over thick ones (auto: as the model was trained, or what the scan "
-        "says of itself)",
+        help="thin slices far apart, or averages over thick ones (auto: as the model was trained, or what the "
+        "thickness of the slices says)",
     )
     _add_device_options(parser)
     parser.add_argument(
@@ -289,13 +290,16 @@ def _add_work_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_profile_options(parser: argparse.ArgumentParser) -> None:
+def _add_thickness(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--thickness",
         type=positive("millimetres"),
         metavar="MM",
-        help="of thick slices (default: what the scan says, or else their distance)",
+        help="of the slices (default: what the scan says, or else, of thick ones, their distance)",
     )
+
+
+def _add_profile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--profile",
         choices=("box", "gaussian"),
@@ -343,7 +347,7 @@ def _enhance(arguments: argparse.Namespace, job: Job) -> None:
         from .plan import make_plan
         from .writing import write_volume
 
-        model = choose_model(scan, arguments.axis, arguments.model, arguments.acquisition)
+        model = choose_model(scan, arguments.axis, arguments.model, arguments.acquisition, arguments.thickness)
         plan = make_plan(
             scan,
             model,
@@ -511,6 +515,8 @@ def _add_batch(commands: argparse._SubParsersAction) -> None:
     _add_goal(parser)
     add_model_option(parser)
     _add_work_options(parser)
+    _add_thickness(parser)
+    _add_profile(parser)
     _add_texture(parser)
     parser.add_argument("--selfcheck", action="store_true", help="also measure how well slices of each are restored")
     parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of the results (default: %(default)s)")
@@ -540,6 +546,8 @@ def _batch(arguments: argparse.Namespace, job: Job) -> int | None:
         axis=arguments.axis,
         model=arguments.model,
         acquisition=arguments.acquisition,
+        thickness=arguments.thickness,
+        profile=arguments.profile,
         device=arguments.device,
         precision=arguments.precision,
         texture=arguments.texture,
@@ -572,6 +580,7 @@ def _add_selfcheck(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--factor", type=factor, metavar="N", help="keep every N-th slice, 2 to 8 (default: 2)")
     add_model_option(parser)
     _add_work_options(parser)
+    _add_thickness(parser)
     _add_report(parser)
     add_progress_option(parser)
     add_stop_option(parser)
@@ -593,6 +602,7 @@ def _selfcheck(arguments: argparse.Namespace, job: Job) -> None:
             axis=arguments.axis,
             model=arguments.model,
             acquisition=arguments.acquisition,
+            thickness=arguments.thickness,
             device=arguments.device,
             precision=arguments.precision,
             memory=_bytes(arguments.memory),

@@ -139,7 +139,7 @@ def enhance(
     began = time.perf_counter()
     check_texture(texture)
     if not isinstance(model, Model):
-        model = choose_model(volume, axis, model, acquisition)
+        model = choose_model(volume, axis, model, acquisition, thickness)
     if plan is None:
         plan = make_plan(
             volume,

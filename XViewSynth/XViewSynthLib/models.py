@@ -121,7 +121,11 @@ def model_folder(model: str | os.PathLike[str]) -> Path:
 
 
 def choose_model(
-    volume: Volume, axis: str = "auto", model: str | os.PathLike[str] = AUTOMATIC, acquisition: str = "auto"
+    volume: Volume,
+    axis: str = "auto",
+    model: str | os.PathLike[str] = AUTOMATIC,
+    acquisition: str = "auto",
+    thickness: float | None = None,
 ) -> Model:
     """Read the model that is asked for, or the one that ships for the acquisition of a scan.
 
@@ -129,7 +133,8 @@ def choose_model(
         volume: the scan.
         axis: "auto" or the axis to enhance along.
         model: "auto", or name or folder of a model.
-        acquisition: "auto" for what the scan says of itself, "gap" or "thick".
+        acquisition: "auto" for what the thickness of the slices says, "gap" or "thick".
+        thickness: mm, in place of what the scan says.
 
     Raises:
         InputError: as for `load_model`.
@@ -137,7 +142,7 @@ def choose_model(
     from .acquisition import resolve_acquisition
 
     if model == AUTOMATIC:
-        model = shipped_for(resolve_acquisition(volume, volume.resolve_axis(axis), acquisition))
+        model = shipped_for(resolve_acquisition(volume, volume.resolve_axis(axis), acquisition, thickness))
     return load_model(model)
 
 

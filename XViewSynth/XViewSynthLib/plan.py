@@ -93,7 +93,7 @@ def make_plan(
         isotropic: reach the in-plane pixel spacing.
         axis: "auto" is the axis with the largest spacing.
         acquisition: "auto" is that of the model; "gap" or "thick" must be.
-        thickness: of thick slices, mm; by default what the scan says, or else the distance of the slices.
+        thickness: of the slices, mm; by default what the scan says, or else, of thick ones, their distance.
         profile: shape of thick slices, "box" or "gaussian".
         device, precision: as in `hardware`.
         memory: bytes the whole process may take; default is what is free.
@@ -105,7 +105,7 @@ def make_plan(
     chosen_axis, factor, resample_to = grid.axis, grid.factor, grid.resample_to
     acquisition = check_acquisition(model, acquisition)
     thick = resolve_profile(volume, chosen_axis, thickness, profile) if acquisition == "thick" else None
-    notes = _acquisition_notes(volume, chosen_axis, acquisition, thick)
+    notes = _acquisition_notes(volume, chosen_axis, acquisition, thick, thickness)
     check_values(volume.voxels)
     check_known_factor(model, factor)
     if resample_to is not None:
@@ -163,9 +163,12 @@ def check_acquisition(model: Model, requested: str = "auto") -> Acquisition:
     return trained
 
 
-def _acquisition_notes(volume: Volume, axis: Axis, acquisition: Acquisition, profile: SliceProfile | None) -> list[str]:
+def _acquisition_notes(
+    volume: Volume, axis: Axis, acquisition: Acquisition, profile: SliceProfile | None, thickness: float | None
+) -> list[str]:
     """What the user should know of how the slices were taken, each a sentence."""
-    thickness, distance = volume.slice_thickness, volume.spacing_along(axis)
+    thickness = volume.slice_thickness if thickness is None else thickness
+    distance = volume.spacing_along(axis)
     if profile is not None:
         width = profile.thickness * distance
         known = "" if thickness is not None else ", which is a guess as the scan does not tell"
@@ -178,7 +181,7 @@ def _acquisition_notes(volume: Volume, axis: Axis, acquisition: Acquisition, pro
             "The scan does not tell how thick its slices are; they were taken as thin and far apart (gap). If they "
             'touch, the acquisition "thick" shows more detail.'
         ]
-    if resolve_acquisition(volume, axis) == "thick":
+    if resolve_acquisition(volume, axis, thickness=thickness) == "thick":
         return [
             f"Slices were taken as thin and far apart (gap), but are {thickness:g} mm thick and {distance:g} mm apart: "
             'the acquisition "thick" shows more detail.'

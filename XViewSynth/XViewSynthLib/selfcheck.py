@@ -57,6 +57,7 @@ def selfcheck(
     axis: str = "auto",
     model: str | Model = AUTOMATIC,
     acquisition: str = "auto",
+    thickness: float | None = None,
     device: str = "auto",
     precision: str = "auto",
     memory: int | None = None,
@@ -75,6 +76,7 @@ def selfcheck(
         axis: along which to drop, "auto" for the axis the slices were acquired along.
         model: name or folder of a model, a loaded one, or "auto".
         acquisition, device, precision, memory: as for `enhance`.
+        thickness: of the slices, mm, in place of what the scan says; tells which acquisition "auto" is.
         progress: receives a `Progress` per step.
         should_cancel: asked several times a second; true ends the work.
 
@@ -92,7 +94,7 @@ def selfcheck(
 
     began = time.perf_counter()
     if not isinstance(model, Model):
-        model = choose_model(volume, acquisition_axis(volume, axis), model, acquisition)
+        model = choose_model(volume, acquisition_axis(volume, axis), model, acquisition, thickness)
     acquisition = check_acquisition(model, acquisition)
     trial = drop_slices(volume, DEFAULT_FACTOR if factor is None else factor, axis, acquisition)
     plan = make_plan(

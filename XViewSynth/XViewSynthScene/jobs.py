@@ -107,11 +107,14 @@ class SelfCheckSettings(SpeedSettings):
     acquisition: str = "auto"
     axis: str = "auto"
     memory_gb: float | None = None
+    thickness: float | None = None
 
     def arguments(self) -> list[str]:
         """The options for the command line."""
         options = [*super().arguments(), "--acquisition", self.acquisition, "--axis", self.axis]
-        return options if self.memory_gb is None else [*options, "--memory", repr(float(self.memory_gb))]
+        for name, value in (("--memory", self.memory_gb), ("--thickness", self.thickness)):
+            options += [] if value is None else [name, repr(float(value))]
+        return options
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,7 @@ class EnhanceSettings(SelfCheckSettings):
 
     spacing: float | None = None
     isotropic: bool = False
+    profile: str = "box"
 
     def __post_init__(self) -> None:
         if (self.factor is not None) + (self.spacing is not None) + self.isotropic > 1:
@@ -131,7 +135,7 @@ class EnhanceSettings(SelfCheckSettings):
 
     def arguments(self) -> list[str]:
         """The options for the command line."""
-        options = super().arguments()
+        options = [*super().arguments(), "--profile", self.profile]
         if self.spacing is not None:
             options += ["--spacing", repr(float(self.spacing))]
         return [*options, "--isotropic"] if self.isotropic else options

@@ -329,6 +329,7 @@ def enhance_in_process(
         factor=settings.factor,
         spacing=settings.spacing,
         isotropic=settings.isotropic,
+        profile=settings.profile,
         **_common_options(settings),
     )
     provenance = _provenance_of(enhanced, before.node_id, before.name)
@@ -353,6 +354,7 @@ def _common_options(settings: EnhanceSettings | SelfCheckSettings) -> dict[str, 
         "axis": settings.axis,
         "model": settings.model,
         "acquisition": settings.acquisition,
+        "thickness": settings.thickness,
         "device": settings.device,
         "precision": settings.precision,
         "memory": None if settings.memory_gb is None else round(settings.memory_gb * 1e9),
