@@ -41,6 +41,7 @@ from XViewSynthLib.orientation import to_slices
 from XViewSynthLib.slice_profile import SliceProfile, averaging_weights
 from XViewSynthTrainLib.losses import restoration_loss
 from XViewSynthTrainLib.regions import middle_of
+from XViewSynthTrainLib.sampling import mixed_with_neighbours
 from XViewSynthTrainLib.trainer import rate_at
 
 #: How often each factor is drawn, unless the settings tell.
@@ -163,8 +164,7 @@ def answer(scan: Volume, factor: int, time_: int, model: Model, pixels: int, fol
     if network.thick:
         profile = PROFILES[time_]
     elif OVERLAPS[time_]:
-        beside = np.concatenate([voxels[:1], voxels, voxels[-1:]])
-        voxels = OVERLAPS[time_] * (beside[:-2] + beside[2:]) + (1 - 2 * OVERLAPS[time_]) * voxels
+        voxels = mixed_with_neighbours(np.pad(voxels, ((1, 1), (0, 0), (0, 0)), "edge"), OVERLAPS[time_])
     thin = to_network_units(torch.from_numpy(voxels))
     if network.thick:
         weights = torch.as_tensor(averaging_weights((len(thin) - 1) // factor + 1, factor, profile).copy())

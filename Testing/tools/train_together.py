@@ -21,7 +21,6 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -33,7 +32,7 @@ from XViewSynthLib.networks import ThreeViewNetwork, spline_between, spline_thro
 from XViewSynthLib.slice_profile import SliceProfile, averaging_weights
 from XViewSynthTrainLib.config import LossWeights, TrainingConfig
 from XViewSynthTrainLib.distillation import restoration_terms
-from XViewSynthTrainLib.sampling import Blocks, Material, Sampler
+from XViewSynthTrainLib.sampling import Blocks, Material, Sampler, mixed_with_neighbours
 from XViewSynthTrainLib.trainer import rate_at
 
 REPORT_EVERY, SAVE_EVERY = 240.0, 300.0
@@ -179,8 +178,7 @@ def exercises(material: Material, config: TrainingConfig) -> Iterator[tuple[floa
                 pixels = min(KEPT_PIXELS, size // 2 * 2)
                 first = (size - pixels) // 2
                 voxels = voxels.take(range(first, first + pixels), axis)
-            voxels = voxels.astype(np.float32)
-            mixed = overlap * (voxels[:-2] + voxels[2:]) + (1 - 2 * overlap) * voxels[1:-1]
+            mixed = mixed_with_neighbours(voxels, overlap)
             kept = (len(mixed) - 1) // factor + 1
             slices = to_network_units(torch.from_numpy(mixed[: (kept - 1) * factor + 1]))[None]
             observed, profile = slices[:, ::factor], None

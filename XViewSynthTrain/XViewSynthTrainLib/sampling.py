@@ -281,7 +281,7 @@ class Sampler:
         overlap = 0.0
         if random.random() < self.config.overlap_share:
             overlap = random.uniform(*_OVERLAP_WEIGHTS)
-            block = _overlapping(material.voxels, start, block.shape, overlap)
+            block = mixed_with_neighbours(_with_neighbours(material.voxels, start, block.shape), overlap)
         if scale > 1:
             block = _with_coarser_pixels(block, scale)
         for axis in range(3):
@@ -301,9 +301,22 @@ def _with_coarser_pixels(block: np.ndarray, scale: int) -> np.ndarray:
     return squares.mean(axis=(2, 4), dtype=np.float32)
 
 
-def _overlapping(voxels: np.ndarray, start: Sequence[int], shape: tuple[int, ...], weight: float) -> np.ndarray:
-    """The block at `start`, each slice mixed with its two neighbours; the outermost slice is its own neighbour."""
+def mixed_with_neighbours(slices: np.ndarray, weight: float) -> np.ndarray:
+    """All but the outermost slices as if they overlapped: each mixed with both neighbours.
+
+    Args:
+        slices: (slices + 2, rows, columns), HU.
+        weight: of either neighbour, 0 to 1 / 3.
+
+    Returns:
+        (slices, rows, columns) float32.
+    """
+    slices = slices.astype(np.float32)
+    return weight * (slices[:-2] + slices[2:]) + (1 - 2 * weight) * slices[1:-1]
+
+
+def _with_neighbours(voxels: np.ndarray, start: Sequence[int], shape: tuple[int, ...]) -> np.ndarray:
+    """The block at `start` with one more slice on either side; the outermost slice is its own neighbour."""
     slices = np.arange(start[0] - 1, start[0] + shape[0] + 1).clip(0, len(voxels) - 1)
     rows, columns = (slice(first, first + size) for first, size in zip(start[1:], shape[1:], strict=True))
-    wider = voxels[slices, rows, columns].astype(np.float32)
-    return weight * (wider[:-2] + wider[2:]) + (1 - 2 * weight) * wider[1:-1]
+    return voxels[slices, rows, columns]
