@@ -11,7 +11,7 @@ from hypothesis import given
 
 from scans import affine_from, anatomy, directions, layouts
 from tiny import make_network
-from XViewSynthLib import Cancelled, InputError, Volume, enhance
+from XViewSynthLib import Cancelled, InputError, Volume, enhance, enhancement
 from XViewSynthLib.baselines import upsample
 from XViewSynthLib.models import load_model
 from XViewSynthLib.networks import ThreeViewNetwork
@@ -249,6 +249,15 @@ class TestOutOfMemory:
         result = enhance(few_slices, 2, model=cramped)
         assert np.abs(plain.volume.voxels - result.volume.voxels).max() <= 1
         assert any("halved" in note for note in result.notes)
+
+    def test_nothing_is_lost_of_tiles_that_are_underway(self, few_slices, model, cramped, monkeypatch):
+        plain = enhance(few_slices, 2, model=cramped)
+        monkeypatch.setattr(enhancement, "_TILES_AHEAD", {"cpu": 1})
+        steps = []
+        result = enhance(few_slices, 2, model=cramped, progress=steps.append)
+        assert np.array_equal(plain.volume.voxels, result.volume.voxels)
+        ends = {step.stage: (step.done, step.total) for step in steps}
+        assert all(done == total for done, total in ends.values())
 
     def test_is_raised_when_not_even_the_smallest_fits_the_cpu(self, few_slices, cramped):
         cramped.network.room = 0

@@ -53,6 +53,21 @@ class TestPrecision:
             hardware.resolve_precision("fp8", torch.device("cpu"))
 
 
+class TestArrival:
+    @pytest.mark.parametrize(
+        "device",
+        [
+            "cpu",
+            pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")),
+        ],
+    )
+    def test_brings_every_number(self, device):
+        sent = [torch.rand(300, 200, device=device) for _ in range(3)]
+        arrivals = [hardware.Arrival(tensor * 2) for tensor in sent]
+        for tensor, arrival in zip(sent, arrivals, strict=True):
+            assert torch.equal(arrival.wait(), (tensor * 2).cpu())
+
+
 class TestMemory:
     def test_the_peak_is_never_below_what_is_held(self):
         assert hardware.peak_bytes() >= 0.9 * hardware.process_bytes() > 1e6

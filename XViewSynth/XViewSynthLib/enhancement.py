@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from . import doubt
 from .baselines import interpolation_weights, weights_at
 from .errors import Cancelled
 from .grid import resampled_positions
-from .hardware import PRECISIONS, memory_kept, peak_bytes
+from .hardware import PRECISIONS, Arrival, memory_kept, peak_bytes
 from .likeness import slice_likeness
 from .models import AUTOMATIC, Model, choose_model
 from .networks import INTENSITY_RANGE, VIEWS, to_hu, to_network_units
@@ -33,6 +34,8 @@ _SPLINE_REACH = 12
 _NEGLIGIBLE_WEIGHT = 1e-7
 #: The pass that makes one answer of the views, and their mean, which it starts from.
 FUSION, MEAN = "fusion", "mean"
+# While a GPU computes a tile, the one before travels to the CPU and is added up there.
+_TILES_AHEAD = {"cuda": 1}
 # In-plane Gaussian over which the views' variance is averaged, pixels. On scans of the training set, the rank
 # correlation with the true error was highest here.
 _DOUBT_SIGMA = 1.5
@@ -339,7 +342,7 @@ def _predict(
     tile = max(least, plan.tile_voxels // cost // least * least)
     device, precision = torch.device(plan.device), plan.precision
     worker = _title(name)
-    placed, done = None, 0
+    placed, done, underway = None, 0, deque()
     while done < whole:
         part = slice(done, min(done + tile, whole))
         report.stop_if_asked()
@@ -354,7 +357,7 @@ def _predict(
                     residual = network.correction(placed, answers, plan.factor, ratio, part, **told)
                 else:
                     residual = network.residual(name, placed, plan.factor, ratio, part, **told)
-                residual = residual[0].float().cpu()
+                residual = Arrival(residual[0].float())
         except torch.OutOfMemoryError:
             if tile > least:
                 tile = max(least, tile // 2 // least * least)
@@ -368,7 +371,10 @@ def _predict(
         done = part.stop
         place = [everything] * 4
         place[dimension] = part
-        yield tuple(place), residual, done, whole
+        underway.append((tuple(place), residual, done))
+        while underway and (len(underway) > _TILES_AHEAD.get(device.type, 0) or done == whole):
+            place, residual, arrived = underway.popleft()
+            yield place, residual.wait(), arrived, whole
 
 
 def _title(name: str) -> str:

@@ -85,6 +85,31 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+class Arrival:
+    """A tensor on its way to the processor. On a CUDA GPU it travels beside what is computed after it."""
+
+    def __init__(self, tensor: torch.Tensor):
+        self._arrived = None
+        if tensor.device.type != "cuda":
+            self._tensor = tensor.cpu()
+            return
+        # Only into memory that the system cannot move, and in a stream of its own, does a copy not wait its turn.
+        self._tensor = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        stream = torch.cuda.Stream(tensor.device)
+        stream.wait_stream(torch.cuda.current_stream(tensor.device))
+        with torch.cuda.stream(stream):
+            self._tensor.copy_(tensor, non_blocking=True)
+            self._arrived = stream.record_event()
+        # Its memory must not be given to another before the copy is made.
+        tensor.record_stream(stream)
+
+    def wait(self) -> torch.Tensor:
+        """The tensor, on the CPU."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._tensor
+
+
 @contextmanager
 def memory_kept() -> Iterator[None]:
     """Keep memory that is freed inside for what is needed next; at the end it goes back to the system.
