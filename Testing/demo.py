@@ -35,8 +35,9 @@ from XViewSynthLib.stop import stop_signals
 
 SAMPLE = Path(__file__).resolve().parents[1] / "Resources" / "SampleData" / "ChestCT.nrrd"
 FACTOR = 4
-VOLUME, DISAGREEMENT, OBSERVED = "enhanced.nrrd", "disagreement.nrrd", "observed.nrrd"
+VOLUME, DOUBT, OBSERVED = "enhanced.nrrd", "doubt.nrrd", "observed.nrrd"
 REPORT, PICTURE = "report.json", "comparison.png"
+_DOUBTS = {"expected error": "the error to expect", "disagreement": "how far the three views differ"}
 _TITLES = {"linear": "linear", "cubic": "cubic spline", "sinc": "windowed sinc", ENHANCED: "enhanced"}
 
 
@@ -70,7 +71,7 @@ def demonstrate(folder: Path, model: str, should_cancel: Callable[[], bool]) -> 
     print(f"{SAMPLE.name}: {kept} of {whole} slices are kept, {whole - kept} are to be synthesised.", flush=True)
     _make(folder)
     with Outputs(overwrite=True, inputs=[SAMPLE]) as outputs:
-        files = {name: outputs.add(folder / name) for name in (VOLUME, DISAGREEMENT, OBSERVED, REPORT, PICTURE)}
+        files = {name: outputs.add(folder / name) for name in (VOLUME, DOUBT, OBSERVED, REPORT, PICTURE)}
         with reporter("bar") as progress:
             methods = {}
             for done, method in enumerate(METHODS):
@@ -78,11 +79,7 @@ def demonstrate(folder: Path, model: str, should_cancel: Callable[[], bool]) -> 
                 methods[method], _ = measure_baseline(trial, method, check)
             enhanced, result = measure_model(trial, loaded, progress=progress, should_cancel=should_cancel)
         methods = with_gains(methods | result)
-        for name, volume in (
-            (VOLUME, enhanced.volume),
-            (DISAGREEMENT, enhanced.disagreement),
-            (OBSERVED, trial.observed),
-        ):
+        for name, volume in ((VOLUME, enhanced.volume), (DOUBT, enhanced.doubt), (OBSERVED, trial.observed)):
             check()
             write_volume(volume, files[name])
         comparison_png(
@@ -101,6 +98,7 @@ def demonstrate(folder: Path, model: str, should_cancel: Callable[[], bool]) -> 
             "input": {"path": SAMPLE.name, **geometry(trial.observed)},
             "output": {"path": VOLUME, **geometry(enhanced.volume)},
             "synthetic_slices": enhanced.synthetic_slices,
+            "doubt": "disagreement" if enhanced.expected_error is None else "expected error",
             "notes": enhanced.notes,
             "methods": methods,
             "rank_correlation": methods[ENHANCED]["rank_correlation"],
@@ -131,7 +129,7 @@ def describe(report: Mapping[str, Any], folder: Path) -> str:
         f"In {folder}:",
         f"  {PICTURE:18} observed, cubic, enhanced, truth: look at this first",
         f"  {VOLUME:18} the scan with its synthetic slices",
-        f"  {DISAGREEMENT:18} how far the three views differ, HU",
+        f"  {DOUBT:18} {_DOUBTS[report['doubt']]}, HU",
         f"  {OBSERVED:18} what the enhancement was given",
         f"  {REPORT:18} all figures",
     ]
