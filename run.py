@@ -38,6 +38,7 @@ WEB_LOCK = ROOT / "Testing" / "requirements-web.lock"
 # The engine that spreads batches over several computers, an extra of the program.
 CLUSTER_LOCK = ROOT / "Testing" / "requirements-cluster.lock"
 PROJECT = ROOT / "pyproject.toml"
+TEST_PROCESSES = 2
 DEMO_OUTPUT = ROOT / "demo-output"
 UNFINISHED = "unfinished\n"
 
@@ -119,13 +120,21 @@ def run_tests() -> int:
     style = call(PYTHON, "-m", "ruff", "check") or call(PYTHON, "-m", "ruff", "format", "--check")
     if style:
         print("error: mend what ruff found above; the tests run all the same", file=sys.stderr, flush=True)
-    tests = call(PYTHON, "-m", "pytest", "--cov")
+    # What a file of tests sets up serves all of its tests, so that files are shared out as a whole.
+    shared_out = ("--numprocesses", TEST_PROCESSES, "--dist", "loadfile")
+    # Processes that take all cores each would get in each other's way.
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // TEST_PROCESSES))}
+    tests = call(PYTHON, "-m", "pytest", "--cov", *shared_out, variables=threads)
     return style or tests
 
 
-def call(*command: object) -> int:
-    """Run a command in the repository to its end and return its exit code; signals are the command's to answer."""
-    with subprocess.Popen([str(part) for part in command], cwd=ROOT, env=environment()) as process:
+def call(*command: object, variables: dict[str, str] | None = None) -> int:
+    """Run a command in the repository to its end and return its exit code; signals are the command's to answer.
+
+    `variables` are added to its environment.
+    """
+    arguments = [str(part) for part in command]
+    with subprocess.Popen(arguments, cwd=ROOT, env=environment() | (variables or {})) as process:
         signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         while True:
             try:

@@ -139,12 +139,12 @@ def _run_set_up(words: Sequence[str]) -> int:
     started: list[tuple] = []
     with (
         mock.patch.object(module, "set_up"),
-        mock.patch.object(module, "call", lambda *command: started.append(command) or 0),
+        mock.patch.object(module, "call", lambda *command, **_: started.append(command) or 0),
         mock.patch.object(module.signal, "signal"),
         mock.patch.object(sys, "argv", ["run.py", *words]),
     ):
         code = module.main()
-    files = [part for command in started for part in command if Path(part).suffix == ".py"]
+    files = [part for command in started for part in map(str, command) if Path(part).suffix == ".py"]
     return code if started and all(Path(file).is_file() for file in files) else 1
 
 

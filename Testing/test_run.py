@@ -139,6 +139,10 @@ class TestCommand:
     def test_the_exit_code_is_that_of_the_command(self, run):
         assert run.call(sys.executable, "-c", "raise SystemExit(3)") == 3
 
+    def test_a_command_can_be_given_variables(self, run):
+        code = "import os; raise SystemExit(os.environ['OMP_NUM_THREADS'] != '3')"
+        assert run.call(sys.executable, "-c", code, variables={"OMP_NUM_THREADS": "3"}) == 0
+
     @pytest.mark.parametrize(
         ("asked", "locks", "done"),
         [
@@ -151,7 +155,7 @@ class TestCommand:
     def test_each_command_installs_what_it_needs_and_no_more(self, run, monkeypatch, asked, locks, done):
         installed, called = [], []
         monkeypatch.setattr(run, "set_up", lambda *files: installed.extend(files))
-        monkeypatch.setattr(run, "call", lambda *command: called.append(" ".join(map(str, command))) or 0)
+        monkeypatch.setattr(run, "call", lambda *command, **_: called.append(" ".join(map(str, command))) or 0)
         monkeypatch.setattr(run.signal, "signal", lambda *_: None)
         monkeypatch.setattr(sys, "argv", ["run.py", *asked])
         assert run.main() == 0
