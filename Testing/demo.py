@@ -17,6 +17,7 @@ from typing import Any
 
 from XViewSynthLib import InputError, load_model, read_volume, write_volume
 from XViewSynthLib.baselines import METHODS
+from XViewSynthLib.cli import describe_enhanced
 from XViewSynthLib.hardware import peak_bytes
 from XViewSynthLib.job import run
 from XViewSynthLib.outputs import Outputs
@@ -26,7 +27,6 @@ from XViewSynthLib.selfcheck import (
     ENHANCED,
     cancel_check,
     drop_slices,
-    geometry,
     measure_baseline,
     measure_model,
     with_gains,
@@ -37,7 +37,6 @@ SAMPLE = Path(__file__).resolve().parents[1] / "Resources" / "SampleData" / "Che
 FACTOR = 4
 VOLUME, DOUBT, OBSERVED = "enhanced.nrrd", "doubt.nrrd", "observed.nrrd"
 REPORT, PICTURE = "report.json", "comparison.png"
-_DOUBTS = {"expected error": "the error to expect", "disagreement": "how far the three views differ"}
 _TITLES = {"linear": "linear", "cubic": "cubic spline", "sinc": "windowed sinc", ENHANCED: "enhanced"}
 
 
@@ -85,21 +84,10 @@ def demonstrate(folder: Path, model: str, should_cancel: Callable[[], bool]) -> 
         comparison_png(
             files[PICTURE], trial.observed, enhanced.volume, trial.factor, trial.axis, truth=trial.reference.volume
         )
-        report = {
-            "factor": enhanced.factor,
-            "axis": enhanced.axis,
-            "model": loaded.name,
-            "model_sha256": loaded.sha256,
-            "acquisition": enhanced.acquisition,
-            "device": enhanced.plan.device,
+        report = describe_enhanced(SAMPLE.name, VOLUME, trial.observed, enhanced) | {
             "seconds": time.perf_counter() - began,
             "seconds_enhancing": enhanced.seconds,
             "peak_memory_bytes": peak_bytes(),
-            "input": {"path": SAMPLE.name, **geometry(trial.observed)},
-            "output": {"path": VOLUME, **geometry(enhanced.volume)},
-            "synthetic_slices": enhanced.synthetic_slices,
-            "doubt": "disagreement" if enhanced.expected_error is None else "expected error",
-            "notes": enhanced.notes,
             "methods": methods,
             "rank_correlation": methods[ENHANCED]["rank_correlation"],
         }
@@ -129,7 +117,7 @@ def describe(report: Mapping[str, Any], folder: Path) -> str:
         f"In {folder}:",
         f"  {PICTURE:18} observed, cubic, enhanced, truth: look at this first",
         f"  {VOLUME:18} the scan with its synthetic slices",
-        f"  {DOUBT:18} {_DOUBTS[report['doubt']]}, HU",
+        f"  {DOUBT:18} where to doubt them, HU: {report['doubt']}",
         f"  {OBSERVED:18} what the enhancement was given",
         f"  {REPORT:18} all figures",
     ]

@@ -829,26 +829,25 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
             factor=parameterNode.factor if goal is Goal.FACTOR else None,
             spacing=parameterNode.spacing if goal is Goal.SPACING else None,
             isotropic=goal is Goal.ISOTROPIC,
-            thickness=parameterNode.thickness or None,
-            model=parameterNode.model,
-            device=parameterNode.device.value,
-            acquisition=parameterNode.acquisition.value,
-            axis=parameterNode.axis.value,
-            memory_gb=parameterNode.memory or None,
+            **self._sharedSettingsOf(parameterNode),
         )
 
     def checkSettingsOf(self, parameterNode):
         """The chosen settings of a self-check; its factor is its own, see `selfCheck`."""
         from XViewSynthScene.jobs import SelfCheckSettings
 
-        return SelfCheckSettings(
-            thickness=parameterNode.thickness or None,
-            model=parameterNode.model,
-            device=parameterNode.device.value,
-            acquisition=parameterNode.acquisition.value,
-            axis=parameterNode.axis.value,
-            memory_gb=parameterNode.memory or None,
-        )
+        return SelfCheckSettings(**self._sharedSettingsOf(parameterNode))
+
+    def _sharedSettingsOf(self, parameterNode):
+        """What is chosen for enhancements and self-checks alike."""
+        return {
+            "thickness": parameterNode.thickness or None,
+            "model": parameterNode.model,
+            "device": parameterNode.device.value,
+            "acquisition": parameterNode.acquisition.value,
+            "axis": parameterNode.axis.value,
+            "memory_gb": parameterNode.memory or None,
+        }
 
     def checkNode(self, node):
         """Raise ValueError with a sentence where a volume cannot be worked on."""

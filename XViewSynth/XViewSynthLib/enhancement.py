@@ -123,7 +123,8 @@ def enhance(
 
     Args:
         model: name or folder of a model, or a loaded one; "auto" is the one that ships for the acquisition.
-        acquisition: "gap" or "thick"; "auto" is that of the model, and for model "auto" what the scan says of itself.
+        acquisition: "gap" or "thick"; "auto" is that of the model, and for model "auto" what the thickness of the
+            slices says.
         texture: "keep" leaves synthetic slices as smooth as they were predicted, which is nearest to the truth; "match"
             gives them the noise of the observed slices beside them, so that nothing flickers when one scrolls.
         keep_views: also return the answer of each view.

@@ -113,7 +113,8 @@ class SelfCheckSettings(SpeedSettings):
         """The options for the command line."""
         options = [*super().arguments(), "--acquisition", self.acquisition, "--axis", self.axis]
         for name, value in (("--memory", self.memory_gb), ("--thickness", self.thickness)):
-            options += [] if value is None else [name, repr(float(value))]
+            if value is not None:
+                options += [name, repr(float(value))]
         return options
 
 
