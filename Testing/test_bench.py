@@ -84,6 +84,15 @@ class TestRuns:
             assert result["methods"]["enhanced"][key] == pytest.approx(check["methods"]["enhanced"][key], rel=1e-6)
         assert result["rank_correlation"] == pytest.approx(check["rank_correlation"], rel=1e-6)
 
+    def test_slices_are_as_thick_as_one_says(self, report, scans, model, tmp_path):
+        told = run_bench(scans, [2], [model], tmp_path, thicknesses=[1.5, 0.5], device="cpu")
+        assert [run["thickness_mm"] for run in told["runs"]] == [1.5, 0.5]
+        assert report["runs"][0]["thickness_mm"] is None
+
+    def test_the_thickness_of_some_scans_alone_is_refused(self, scans, model, tmp_path):
+        with pytest.raises(InputError, match="there are 2 scans and 1 thicknesses"):
+            run_bench(scans, [2], [model], tmp_path, thicknesses=[1.5], device="cpu")
+
     def test_views_differ_from_their_mean(self, report):
         methods = report["runs"][0]["models"]["small"]["methods"]
         assert len({methods[name]["psnr_db"] for name in ("axial", "coronal", "sagittal", "enhanced")}) == 4

@@ -468,13 +468,14 @@ class TestBench:
         monkeypatch.setattr("XViewSynthLib.bench.run_bench", run_bench)
         monkeypatch.setattr("XViewSynthLib.bench.to_markdown", lambda report: f"| the {report} |")
         line = ["bench", "a.nrrd", "b.nrrd", "--factor", "3", "--factor", "2", "--model", model, "--output", "tables"]
-        assert main([*line, "--ablation", "arms", "--memory", "2"]) == 0
+        assert main([*line, "--ablation", "arms", "--memory", "2", "--thickness", "1.25", "--thickness", "2"]) == 0
         assert asked["scans"] == [Path("a.nrrd"), Path("b.nrrd")]
         assert asked["factors"] == [3, 2]
         assert asked["models"] == [model]
         assert asked["out_folder"] == Path("tables")
         assert asked["ablation"] == Path("arms")
         assert asked["memory"] == 2_000_000_000
+        assert asked["thicknesses"] == [1.25, 2.0]
         assert capsys.readouterr().out == "| the report |\nWrote tables.\n"
 
     def test_an_unknown_model_is_found_before_any_work(self, capsys):

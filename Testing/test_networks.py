@@ -169,8 +169,8 @@ class TestLikeness:
         fused = told.fuse(observed, views, 3, RATIO)
         assert torch.equal(fused, told.fuse(observed, views, 3, RATIO, likeness=likeness))
 
-    @pytest.mark.parametrize("before", [{}, {"thick": 1}, {"likeness": 1}, {"thick": 1, "likeness": 1}])
-    @pytest.mark.parametrize("after", [{}, {"thick": 1}, {"likeness": 1}, {"thick": 1, "likeness": 1}])
+    @pytest.mark.parametrize("before", [{}, {"thick": 1}, {"likeness": 1}, {"thick": 1, "likeness": 1, "overlap": 1}])
+    @pytest.mark.parametrize("after", [{}, {"overlap": 1}, {"likeness": 1}, {"thick": 1, "likeness": 1}])
     def test_adopted_trunks_are_told_what_both_are_told(self, before, after):
         teacher, pupil = make_network(seed=1, **before), make_network(seed=2, **after)
         own = pupil.axial.trunk.condition.weight.detach().clone()

@@ -69,6 +69,12 @@ class TestImageFiles:
             lps = image.TransformIndexToPhysicalPoint(index)
             np.testing.assert_allclose(read.ijk_to_ras(index), np.multiply(lps, (-1, -1, 1)), atol=1e-5)
 
+    def test_a_given_thickness_counts_in_place_of_the_files(self, tmp_path):
+        file = write_sitk(tmp_path / "scan.nrrd", anatomy((4, 5, 6)), SliceThickness="5")
+        assert (read_volume(file).slice_thickness, read_volume(file, 1.25).slice_thickness) == (5.0, 1.25)
+        with pytest.raises(InputError, match="positive number of millimetres, not -1"):
+            read_volume(file, -1.0)
+
     @pytest.mark.parametrize("dtype", SCALARS)
     def test_scalar_type_is_that_of_the_file(self, tmp_path, dtype):
         array = np.arange(60).reshape(3, 4, 5).astype(dtype)

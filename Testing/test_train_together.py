@@ -70,14 +70,14 @@ class TestTool:
         small = '{"batch": 1, "slices": 4, "pixels": 8, "adam_rate": 0.01}'
         for factor, file in files.items():
             arguments = [model.folder, file, tmp_path / "scan.nrrd", "--factor", factor, "--minutes", 0.01]
-            own = f'{{"fusion_blocks": {factor - 1}, "likeness": 1}}'
+            own = f'{{"fusion_blocks": {factor - 1}, "overlap": 1}}'
             tool("train", *arguments, "--network", own, "--settings", small)
-        assert "dB (overlap 0.28)" in capsys.readouterr().out
+        assert "dB (mixed by 0.28)" in capsys.readouterr().out
         tool("join", model.folder, tmp_path / "joined", *files.values())
         joined = load_model(tmp_path / "joined")
         assert joined.card["network"]["specialists"] == {
-            "2": {"fusion_blocks": 1, "likeness": 1},
-            "4": {"fusion_blocks": 3, "likeness": 1},
+            "2": {"fusion_blocks": 1, "overlap": 1},
+            "4": {"fusion_blocks": 3, "overlap": 1},
         }
         assert [record["part"] for record in joined.card["training"][-2:]] == ["specialist for x2", "specialist for x4"]
         assert all(record["steps_done"] > 0 for record in joined.card["training"][-2:])

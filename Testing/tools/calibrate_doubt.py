@@ -1,6 +1,6 @@
 """Fit the errors in HU that a model's doubt stands for, and put them on its card.
 
-    python Testing/tools/calibrate_doubt.py MODEL_FOLDER SCAN... [--factor N]... [--rows N]
+    python Testing/tools/calibrate_doubt.py MODEL_FOLDER SCAN... [--thickness MM...] [--factor N]... [--rows N]
 
 The scans have thin slices. Of each, slices are left out and restored, and weights and curves of `XViewSynthLib.doubt`
 are fitted to the errors, all scans alike. For each scan it is told how large a share of its errors a calibration by
@@ -32,14 +32,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Put the errors that a model's doubt stands for on its card.")
     parser.add_argument("model", type=Path, metavar="MODEL_FOLDER")
     parser.add_argument("scans", nargs="+", type=Path, metavar="SCAN")
+    parser.add_argument("--thickness", nargs="+", type=float, metavar="MM", help="of the slices of each scan")
     parser.add_argument("--factor", type=int, action="append", metavar="N", help="default: all that the model knows")
     parser.add_argument("--rows", type=int, metavar="N", help="only the middle rows of each slice, to save time")
     arguments = parser.parse_args()
     model = load_model(arguments.model)
+    thicknesses = arguments.thickness or [None] * len(arguments.scans)
     for factor in arguments.factor or model.card["factors"]:
         drawn = {}
-        for path in arguments.scans:
-            drawn[path.name.split(".")[0]] = draw(middle(read_volume(path), arguments.rows), factor, model)
+        for path, thickness in zip(arguments.scans, thicknesses, strict=True):
+            drawn[path.name.split(".")[0]] = draw(middle(read_volume(path, thickness), arguments.rows), factor, model)
         for name, coverage in left_out(drawn).items():
             print(f"x{factor} {name}: the calibration by the other scans covers {coverage:.3f}", flush=True)
         write(arguments.model / CARD_FILE, factor, fit(list(drawn.values())), list(drawn))

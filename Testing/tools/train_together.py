@@ -1,7 +1,8 @@
 """Train the views and the fusion of a model together, and put the outcome into a model.
 
     python Testing/tools/train_together.py train MODEL FILE.safetensors SCAN... --minutes M [--factor S]
-        [--network '{"fusion_blocks": 3, "likeness": 1}'] [--threads N] [--settings '{"muon_rate": 0.001}']
+        [--thickness MM...] [--network '{"fusion_blocks": 3, "overlap": 1}'] [--threads N]
+        [--settings '{"muon_rate": 0.001}']
     python Testing/tools/train_together.py join MODEL OUTPUT_FOLDER FILE.safetensors...
 
 Training begins with what the model answers now, and with the truth of thinned scans alone, half of them made to
@@ -38,8 +39,8 @@ from XViewSynthTrainLib.trainer import rate_at
 REPORT_EVERY, SAVE_EVERY = 240.0, 300.0
 #: Slices and pixels of the first scan that tell how far a run is.
 KEPT_SLICES, KEPT_PIXELS = 41, 320
-#: Weights of either neighbour in the slices that tell, which are made to overlap.
-OVERLAPS = (0.0, 0.28)
+#: Of either neighbour in the slices that tell, which are made to overlap.
+WEIGHTS = (0.0, 0.28)
 #: So many factors are told of, those drawn most often.
 FACTORS_TOLD = 2
 
@@ -99,6 +100,7 @@ def main() -> None:
     command.add_argument("--minutes", type=float, required=True)
     command.add_argument("--factor", type=int, help="train a specialist for it")
     command.add_argument("--network", type=json.loads, default={}, metavar="JSON", help="its settings, if others")
+    command.add_argument("--thickness", nargs="+", type=float, metavar="MM", help="of the slices of each scan")
     command.add_argument("--threads", type=int, help="cores to use")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--settings", type=json.loads, default={}, metavar="JSON", help="see `Settings`")
@@ -127,7 +129,9 @@ def train(arguments: argparse.Namespace) -> None:
     network = beginning(model.network, sizes, factor)
     averaged = deepcopy(network).requires_grad_(False)
     config = settings.config(model.card, arguments.seed, sizes)
-    sampler = Sampler([read_volume(path) for path in arguments.scans], config)
+    thicknesses = arguments.thickness or [None] * len(arguments.scans)
+    told = zip(arguments.scans, thicknesses, strict=True)
+    sampler = Sampler([read_volume(path, thickness) for path, thickness in told], config)
     first = sampler.along[0]
     sampler.along[0] = replace(first, voxels=first.voxels[:-KEPT_SLICES])
     kept = list(exercises(first, config))
@@ -170,15 +174,15 @@ def beginning(network: ThreeViewNetwork, sizes: dict, factor: int | None) -> Thr
 
 
 def exercises(material: Material, config: TrainingConfig) -> Iterator[tuple[float, Blocks]]:
-    """The middle of the last slices of a scan, by overlap and by each of the factors that are drawn most often."""
+    """The middle of the last slices of a scan, by weight and by each of the factors that are drawn most often."""
     for factor in sorted(config.factor_shares, key=config.factor_shares.get)[-FACTORS_TOLD:]:
-        for overlap in OVERLAPS:
+        for weight in WEIGHTS:
             voxels = material.voxels[-KEPT_SLICES:]
             for axis, size in enumerate(voxels.shape[1:], 1):
                 pixels = min(KEPT_PIXELS, size // 2 * 2)
                 first = (size - pixels) // 2
                 voxels = voxels.take(range(first, first + pixels), axis)
-            mixed = mixed_with_neighbours(voxels, overlap)
+            mixed = mixed_with_neighbours(voxels, weight)
             kept = (len(mixed) - 1) // factor + 1
             slices = to_network_units(torch.from_numpy(mixed[: (kept - 1) * factor + 1]))[None]
             observed, profile = slices[:, ::factor], None
@@ -187,22 +191,25 @@ def exercises(material: Material, config: TrainingConfig) -> Iterator[tuple[floa
                 weights = torch.as_tensor(averaging_weights(kept, factor, profile).copy()).to(slices)
                 observed = torch.einsum("kt,bthw->bkhw", weights, slices)
             ratio = torch.tensor([material.slice_spacing / material.pixel_spacing])
-            likeness = torch.tensor([material.likeness(factor, overlap, profile)])
-            yield overlap, Blocks(slices, observed, factor, ratio, profile, likeness)
+            likeness = torch.tensor([material.likeness(factor, weight, profile)])
+            overlap = torch.tensor([material.thickness_when_mixed(weight)])
+            yield weight, Blocks(slices, observed, factor, ratio, profile, likeness, overlap)
 
 
 @torch.no_grad()
 def gains(network: ThreeViewNetwork, kept: list[tuple[float, Blocks]]) -> str:
-    """By how many dB a network is ahead of the spline."""
+    """By how many dB a network is ahead of the spline; of thick slices between the outermost gaps, where no average
+    reaches beyond the scan."""
     told = []
-    for overlap, blocks in kept:
+    for weight, blocks in kept:
         observed, factor, profile = blocks.observed, blocks.factor, blocks.profile
         exercise = (factor, blocks.slice_ratio * factor)
-        known = {"profile": profile, "likeness": blocks.likeness}
+        known = {"profile": profile, "likeness": blocks.likeness, "overlap": blocks.overlap}
         spline = spline_between(observed, factor) if profile is None else spline_through(observed, factor, profile)
         answer = network.fuse(observed, network(observed, *exercise, **known), *exercise, **known)
-        missed = [(one - blocks.truth).square().mean().item() for one in (spline, answer)]
-        told.append(f"x{factor} {10 * math.log10(missed[0] / missed[1]):+.3f} dB (overlap {overlap})")
+        inner = slice(None) if profile is None else slice(factor, -factor)
+        missed = [(one - blocks.truth)[:, inner].square().mean().item() for one in (spline, answer)]
+        told.append(f"x{factor} {10 * math.log10(missed[0] / missed[1]):+.3f} dB (mixed by {weight})")
     return ", ".join(told)
 
 

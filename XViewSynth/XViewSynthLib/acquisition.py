@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -123,15 +124,48 @@ def resolve_acquisition(
         thickness: mm, in place of what the scan says.
 
     Raises:
-        InputError: there is no such acquisition.
+        InputError: there is no such acquisition, or the given thickness is not a positive number.
     """
     if requested not in ACQUISITIONS:
         raise InputError(f"Acquisition {requested!r} does not exist: choose {', '.join(ACQUISITIONS)}.")
     if requested != "auto":
         return requested
-    thickness = volume.slice_thickness if thickness is None else thickness
+    thickness = known_thickness(volume, thickness)
     is_thick = thickness is not None and thickness >= _THICK_FROM * volume.spacing_along(axis)
     return "thick" if is_thick else "gap"
+
+
+def known_thickness(volume: Volume, given: float | None = None) -> float | None:
+    """How thick slices are, mm: as given, or else what the scan says; None where nobody said.
+
+    Raises:
+        InputError: the given thickness is not a positive number.
+    """
+    return volume.slice_thickness if given is None else replace(volume, slice_thickness=given).slice_thickness
+
+
+def resolve_overlap(
+    volume: Volume, axis: Axis, factor: int, acquisition: Acquisition, thickness: float | None = None
+) -> float:
+    """By how much new slices overlap: their thickness over their distance, at least 1, which is to touch.
+
+    Slices between thin ones are as thick as those; slices in place of thick ones touch, as do those of which nobody
+    said how thick they are.
+
+    Args:
+        volume: the scan.
+        axis: along which its slices lie.
+        factor: how many times closer the new slices are.
+        acquisition: "gap" or "thick".
+        thickness: of the slices of the scan, mm, in place of what it says.
+
+    Raises:
+        InputError: the given thickness is not a positive number.
+    """
+    known = known_thickness(volume, thickness)
+    if acquisition == "thick" or known is None:
+        return 1.0
+    return max(1.0, known * factor / volume.spacing_along(axis))
 
 
 def resolve_profile(volume: Volume, axis: Axis, thickness: float | None = None, shape: Shape = "box") -> SliceProfile:
@@ -149,7 +183,7 @@ def resolve_profile(volume: Volume, axis: Axis, thickness: float | None = None, 
     distance = volume.spacing_along(axis)
     thinnest, thickest = THICKNESS_RANGE
     if thickness is None:
-        ratio = min(max((volume.slice_thickness or distance) / distance, thinnest), thickest)
+        ratio = min(max((known_thickness(volume) or distance) / distance, thinnest), thickest)
     else:
         ratio = thickness / distance
         if not thinnest <= ratio <= thickest:

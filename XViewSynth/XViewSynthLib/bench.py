@@ -8,6 +8,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,7 @@ def run_bench(
     *,
     peers: Sequence[str] = (),
     volumes: Mapping[str, Path] | None = None,
+    thicknesses: Sequence[float] = (),
     acquisition: str = "auto",
     device: str = "auto",
     precision: str = "auto",
@@ -110,6 +112,7 @@ def run_bench(
         peers: slower methods to measure as well, of `peers.PEERS`.
         volumes: by the name of another method, the volume that it made of the thinned scan, or a folder with one for
             each scan and factor; see `peers.VolumeOfOthers`.
+        thicknesses: of the slices of each scan, mm, in place of what the scans say.
         acquisition: "gap" to drop slices, "thick" to average them; "auto" as the first model was trained. A model for
             the other one takes what is left for what it knows.
         device, precision, memory: as for `enhance`.
@@ -132,6 +135,11 @@ def run_bench(
         raise InputError(f"Acquisition {acquisition!r} does not exist: choose {', '.join(ACQUISITIONS)}.")
     if not (scans and factors and (models or ablation)):
         raise InputError("There is nothing to measure: name at least one scan, one factor and one model.")
+    if thicknesses and len(thicknesses) != len(scans):
+        raise InputError(
+            f"Give the slice thickness of every scan, in their order, or of none: there are {len(scans)} scans and "
+            f"{len(thicknesses)} thicknesses."
+        )
     _check_writable(out_folder, scans, overwrite)
     resolve_precision(precision, resolve_device(device))
     loaded = _load_models(models)
@@ -145,7 +153,7 @@ def run_bench(
     methods = len(baselines.METHODS) + len(others) + len(loaded) + trained
     tell = _teller(progress, len(scans) * len(factors) * methods + 1)
     runs, ablation_runs = [], []
-    for scan, trial in _trials(scans, factors, axis, acquisition):
+    for scan, trial in _trials(scans, thicknesses, factors, axis, acquisition):
         run, better = _run(scan, trial, others, loaded, options, tell, should_cancel)
         runs.append(run)
         ablation_runs += _run_arms(scan, trial, arms, better, options, tell, should_cancel)
@@ -308,12 +316,12 @@ def _check_factors(models: Iterable[Model], factors: Sequence[int]) -> None:
 
 
 def _trials(
-    scans: Sequence[Path], factors: Sequence[int], axis: str, acquisition: Acquisition
+    scans: Sequence[Path], thicknesses: Sequence[float], factors: Sequence[int], axis: str, acquisition: Acquisition
 ) -> Iterable[tuple[Path, Trial]]:
     from .reading import read_volume
 
-    for scan in scans:
-        volume = read_volume(scan)
+    for scan, thickness in zip_longest(scans, thicknesses):
+        volume = read_volume(scan, thickness)
         for factor in factors:
             try:
                 trial = drop_slices(volume, factor, axis, acquisition)
@@ -367,6 +375,7 @@ def _run(
         "axis": trial.axis,
         "slices": len(trial.reference.slices),
         "spacing_mm": trial.reference.spacing[0],
+        "thickness_mm": trial.observed.slice_thickness,
         "baselines": with_gains(interpolated),
         "peers": rivals,
         "models": results,

@@ -799,6 +799,14 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
         help="also measure what another program made of the thinned scan (see xviewsynth thin), or of each, under the "
         "same names in a folder; may be repeated",
     )
+    parser.add_argument(
+        "--thickness",
+        type=positive("millimetres"),
+        metavar="MM",
+        action="append",
+        default=[],
+        help="of the slices; once for each scan, in their order (default: what the scans say)",
+    )
     _add_work_options(parser)
     add_progress_option(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
@@ -822,6 +830,7 @@ def _bench(arguments: argparse.Namespace, job: Job) -> None:
         ablation=arguments.ablation,
         peers=arguments.peers,
         volumes=_by_name(arguments.volume),
+        thicknesses=arguments.thickness,
         acquisition=arguments.acquisition,
         device=arguments.device,
         precision=arguments.precision,

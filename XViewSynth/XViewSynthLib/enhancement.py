@@ -267,7 +267,7 @@ def _run_students(
     answers: dict[str, Tensor] = {}
     network = model.network.answering(plan.factor)
     passes = VIEWS if network.fusion is None else (*VIEWS, FUSION)
-    told = {"profile": plan.profile}
+    told = {"profile": plan.profile, "overlap": torch.tensor([plan.overlap])}
     if network.likeness:
         told["likeness"] = slice_likeness(observed[None])
     for index, name in enumerate(passes):

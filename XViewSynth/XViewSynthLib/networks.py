@@ -14,7 +14,9 @@ the observed slices around the gap, and predicts what their mean misses (as SAIN
 CVPR 2020).
 
 Networks can be told how alike neighbouring slices of the scan are (`likeness`): those that answer well between slices
-that overlap do not between slices that lie apart, and the few pixels that they see do not tell which it is.
+that overlap do not between slices that lie apart, and the few pixels that they see do not tell which it is. From slices
+that are left out, likeness tells it only where few are; networks for larger factors can be told by how much new slices
+overlap (`overlap`), which follows from the thickness of the slices.
 
 The views are those of Fang et al., "Incremental Cross-view Mutual Distillation for Self-supervised Medical CT
 Synthesis", CVPR 2022; the networks are our own.
@@ -39,6 +41,7 @@ _HU_PER_UNIT = 1024.0
 _RESIDUAL_SCALE = 8.0
 # What the training of the shipped models ranges over; beyond it, nothing is known of what networks make of it.
 _LIKENESS_RANGE = (0.05, 0.55)
+_OVERLAP_RANGE = (1.0, 3.0)
 # So that what is told lies about 0, and not much beyond 1.
 _USUAL_LIKENESS, _LIKENESS_SCALE = 0.2, 5.0
 
@@ -125,6 +128,7 @@ class ThreeViewNetwork(nn.Module):
         thick: 1 for slices that are averages over their thickness, 0 for thin slices with gaps between them.
         fusion_blocks: residual blocks of the fusion; with 0 there is none, and the mean of the views is the answer.
         likeness: 1 for a network that is told how alike neighbouring slices of the scan are, 0 for one that is not.
+        overlap: 1 for a network that is told by how much the new slices overlap, 0 for one that is not.
         specialists: factors that have a network of their own, and what it is made with where that differs.
     """
 
@@ -137,12 +141,13 @@ class ThreeViewNetwork(nn.Module):
         thick: int = 0,
         fusion_blocks: int = 0,
         likeness: int = 0,
+        overlap: int = 0,
         specialists: Mapping[str, Mapping[str, int]] | None = None,
     ):
         super().__init__()
-        self.thick, self.likeness = bool(thick), bool(likeness)
+        self.thick, self.likeness, self.overlap = bool(thick), bool(likeness), bool(overlap)
         #: What networks are told beside the slices, in this order.
-        self.told = ("factor", "gap ratio", *["thickness"] * thick)
+        self.told = ("factor", "gap ratio", *["thickness"] * thick, *["overlap"] * overlap)
         if likeness:
             self.told += tuple(f"likeness at {distance}" for distance in DISTANCES)
         own = specialists or {}
@@ -170,6 +175,7 @@ class ThreeViewNetwork(nn.Module):
         views: Sequence[str] = VIEWS,
         profile: SliceProfile | None = None,
         likeness: Tensor | None = None,
+        overlap: Tensor | None = None,
     ) -> Tensor:
         """Predict the synthetic slices in every view; `fuse` makes one answer of them.
 
@@ -180,6 +186,7 @@ class ThreeViewNetwork(nn.Module):
             views: which views to compute, of `VIEWS`.
             profile: of the observed slices, where they are thick.
             likeness: (batch, 1) of the scans that `observed` is part of; without it, that of `observed` counts.
+            overlap: (batch,) thickness of the slices to predict over their distance; without it, they touch.
 
         Returns:
             In network units, of thin slices what lies between them, (views, batch, slices - 1, s - 1, rows, columns);
@@ -187,7 +194,7 @@ class ThreeViewNetwork(nn.Module):
         """
         if likeness is None and self.answering(factor).likeness:
             likeness = slice_likeness(observed)
-        told = {"profile": profile, "likeness": likeness}
+        told = {"profile": profile, "likeness": likeness, "overlap": overlap}
         answers = [self.residual(view, observed, factor, gap_ratio, **told) for view in views]
         if self.thick:
             return spline_through(observed, factor, profile) + torch.stack([join_gaps(answer) for answer in answers])
@@ -201,12 +208,13 @@ class ThreeViewNetwork(nn.Module):
         gap_ratio: Tensor,
         profile: SliceProfile | None = None,
         likeness: Tensor | None = None,
+        overlap: Tensor | None = None,
     ) -> Tensor:
         """One answer of the three: their mean, and what the fusion, where there is one, adds to it.
 
         Args:
             views: what `forward` answered, all views.
-            observed, factor, gap_ratio, profile, likeness: as for `forward`.
+            observed, factor, gap_ratio, profile, likeness, overlap: as for `forward`.
 
         Returns:
             As `views`, without its first dimension.
@@ -216,9 +224,9 @@ class ThreeViewNetwork(nn.Module):
             return mean
         if not self.thick:
             residuals = views - spline_between(observed, factor)
-            return mean + self.correction(observed, residuals, factor, gap_ratio, likeness=likeness)
+            return mean + self.correction(observed, residuals, factor, gap_ratio, likeness=likeness, overlap=overlap)
         residuals = views - spline_through(observed, factor, profile)
-        told = {"profile": profile, "likeness": likeness}
+        told = {"profile": profile, "likeness": likeness, "overlap": overlap}
         return mean + join_gaps(self.correction(observed, residuals, factor, gap_ratio, **told))
 
     def complete(self, observed: Tensor, synthetic: Tensor) -> Tensor:
@@ -234,12 +242,13 @@ class ThreeViewNetwork(nn.Module):
         part: slice = slice(None),
         profile: SliceProfile | None = None,
         likeness: Tensor | None = None,
+        overlap: Tensor | None = None,
     ) -> Tensor:
         """Predict, in one view, what the spline misses.
 
         Args:
             view: one of `VIEWS`.
-            observed, factor, gap_ratio, profile, likeness: as for `forward`.
+            observed, factor, gap_ratio, profile, likeness, overlap: as for `forward`.
             part: which gaps (axial), rows (coronal) or columns (sagittal) to predict, rows and columns in even
                 numbers. Parts joined give exactly the whole.
 
@@ -249,7 +258,7 @@ class ThreeViewNetwork(nn.Module):
             joined by `join_gaps`.
         """
         network = self.answering(factor)
-        condition = network._condition(observed, factor, gap_ratio, profile, likeness)
+        condition = network._condition(observed, factor, gap_ratio, profile, likeness, overlap)
         if view == "axial":
             return network.axial(observed, factor, condition, part)
         if view == "coronal":
@@ -267,11 +276,12 @@ class ThreeViewNetwork(nn.Module):
         gaps: slice = slice(None),
         profile: SliceProfile | None = None,
         likeness: Tensor | None = None,
+        overlap: Tensor | None = None,
     ) -> Tensor:
         """Predict, by the fusion, what the mean of the views misses.
 
         Args:
-            observed, factor, gap_ratio, profile, likeness: as for `forward`.
+            observed, factor, gap_ratio, profile, likeness, overlap: as for `forward`.
             residuals: what the views add to the spline, in network units: of thin slices in the gaps chosen, (3, batch,
                 gaps, s - 1, rows, columns); of thick slices from the first to the last of these gaps, both ends
                 included, (3, batch, s gaps + 1, rows, columns).
@@ -284,7 +294,7 @@ class ThreeViewNetwork(nn.Module):
         if self.thick:
             residuals = residuals.unfold(2, factor + 1, factor).movedim(-1, 3)
         network = self.answering(factor)
-        condition = network._condition(observed, factor, gap_ratio, profile, likeness)
+        condition = network._condition(observed, factor, gap_ratio, profile, likeness, overlap)
         return network.fusion(observed, residuals, factor, condition, gaps)
 
     def adopt_trunks(self, other: "ThreeViewNetwork") -> None:
@@ -315,11 +325,15 @@ class ThreeViewNetwork(nn.Module):
         gap_ratio: Tensor,
         profile: SliceProfile | None,
         likeness: Tensor | None,
+        overlap: Tensor | None,
     ) -> Tensor:
         """(batch, numbers): what `told` names."""
         told = [torch.full_like(gap_ratio, factor), gap_ratio]
         if self.thick:
             told.append(torch.full_like(gap_ratio, profile.thickness))
+        if self.overlap:
+            overlap = torch.ones_like(gap_ratio) if overlap is None else overlap.to(gap_ratio)
+            told.append(overlap.clamp(*_OVERLAP_RANGE))
         condition = torch.stack(told, dim=1).log2()
         if not self.likeness:
             return condition

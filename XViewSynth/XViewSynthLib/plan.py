@@ -8,7 +8,14 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from .acquisition import ACQUISITIONS, Acquisition, resolve_acquisition, resolve_profile
+from .acquisition import (
+    ACQUISITIONS,
+    Acquisition,
+    known_thickness,
+    resolve_acquisition,
+    resolve_overlap,
+    resolve_profile,
+)
 from .checks import check_values
 from .errors import InputError
 from .grid import settle_grid
@@ -38,6 +45,7 @@ class Plan:
         output_spacing: (I, J, K) of the result, mm.
         acquisition: "gap": slices are thin and far apart; "thick": they are averages over their thickness.
         profile: of thick slices, else None.
+        overlap: thickness of the new slices over their distance; 1 where they touch.
         device: where the students compute.
         precision: their arithmetic.
         tile_voxels: observed voxels computed at once.
@@ -53,6 +61,7 @@ class Plan:
     output_spacing: tuple[float, float, float]
     acquisition: str
     profile: SliceProfile | None
+    overlap: float
     device: str
     precision: str
     tile_voxels: int
@@ -126,6 +135,7 @@ def make_plan(
         output_spacing=grid.spacing,
         acquisition=acquisition,
         profile=thick,
+        overlap=resolve_overlap(volume, chosen_axis, factor, acquisition, thickness),
         device=str(where),
         precision=arithmetic,
         tile_voxels=tile,
@@ -167,7 +177,7 @@ def _acquisition_notes(
     volume: Volume, axis: Axis, acquisition: Acquisition, profile: SliceProfile | None, thickness: float | None
 ) -> list[str]:
     """What the user should know of how the slices were taken, each a sentence."""
-    thickness = volume.slice_thickness if thickness is None else thickness
+    thickness = known_thickness(volume, thickness)
     distance = volume.spacing_along(axis)
     if profile is not None:
         width = profile.thickness * distance

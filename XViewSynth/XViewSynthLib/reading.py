@@ -33,24 +33,28 @@ Load = Callable[[], np.ndarray]
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def read_volume(path: str | Path) -> Volume:
+def read_volume(path: str | Path, thickness: float | None = None) -> Volume:
     """A scan with its geometry, in the scalar type of the file.
 
     Args:
         path: a .nrrd, .nhdr, .nii, .nii.gz, .mha or .mhd file, or a folder of one DICOM series (or its DICOMDIR).
+        thickness: of the slices, mm, in place of what the file says.
 
     Returns:
         Voxels (K, J, I), rescale slope and intercept applied, and the affine IJK -> RAS in mm.
 
     Raises:
         InputError: nothing there, not such a file, damaged, not one 3-D grey image, a labelmap, a sheared grid (a
-            tilted gantry), or a DICOM folder whose files are not one complete, evenly spaced series.
+            tilted gantry), or a DICOM folder whose files are not one complete, evenly spaced series; or the given
+            thickness is not a positive number.
 
     >>> read_volume("chest.nrrd").spacing  # doctest: +SKIP
     (0.7, 0.7, 5.0)
     """
     with _told_in_sentences(Path(path)), _warnings_off:
         header, load = _open(Path(path))
+        if thickness is not None:
+            header = replace(header, slice_thickness=thickness)
         return header.with_voxels(load())
 
 

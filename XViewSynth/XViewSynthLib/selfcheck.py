@@ -76,7 +76,7 @@ def selfcheck(
         axis: along which to drop, "auto" for the axis the slices were acquired along.
         model: name or folder of a model, a loaded one, or "auto".
         acquisition, device, precision, memory: as for `enhance`.
-        thickness: of the slices, mm, in place of what the scan says; tells which acquisition "auto" is.
+        thickness: of the slices, mm, in place of what the scan says.
         progress: receives a `Progress` per step.
         should_cancel: asked several times a second; true ends the work.
 
@@ -93,8 +93,10 @@ def selfcheck(
     from .plan import check_acquisition, make_plan
 
     began = time.perf_counter()
+    if thickness is not None:
+        volume = replace(volume, slice_thickness=thickness)
     if not isinstance(model, Model):
-        model = choose_model(volume, acquisition_axis(volume, axis), model, acquisition, thickness)
+        model = choose_model(volume, acquisition_axis(volume, axis), model, acquisition)
     acquisition = check_acquisition(model, acquisition)
     trial = drop_slices(volume, DEFAULT_FACTOR if factor is None else factor, axis, acquisition)
     plan = make_plan(

@@ -17,7 +17,7 @@ def restoration_terms(network: ThreeViewNetwork, blocks: Blocks, config: Trainin
     """Level 0: thin the scan, restore the dropped slices; every view and their fusion against what was dropped."""
     weights = config.weights
     exercise = {"factor": blocks.factor, "gap_ratio": blocks.slice_ratio * blocks.factor, "profile": blocks.profile}
-    exercise["likeness"] = blocks.likeness
+    exercise |= {"likeness": blocks.likeness, "overlap": blocks.overlap}
     views = network(blocks.observed, **exercise)
     answer = network.fuse(blocks.observed, views, **exercise)
     truth = blocks.truth
@@ -41,9 +41,10 @@ def answered(teacher: ThreeViewNetwork, gaps: Blocks) -> Blocks:
         gaps: blocks of a scan, and the factor by which to fill their gaps.
     """
     exercise = {"factor": gaps.factor, "gap_ratio": gaps.slice_ratio, "profile": gaps.profile}
-    exercise["likeness"] = gaps.likeness
+    finer = replace(gaps, slice_ratio=gaps.slice_ratio / gaps.factor, overlap=_finer_overlap(gaps, gaps.factor))
+    exercise |= {"likeness": gaps.likeness, "overlap": finer.overlap}
     answer = teacher.fuse(gaps.slices, teacher(gaps.slices, **exercise), **exercise)
-    return replace(gaps, slices=teacher.complete(gaps.slices, answer), slice_ratio=gaps.slice_ratio / gaps.factor)
+    return replace(finer, slices=teacher.complete(gaps.slices, answer))
 
 
 def agreement_terms(
@@ -59,6 +60,7 @@ def agreement_terms(
     observed, ratio = blocks.slices, blocks.slice_ratio
     told = {"profile": blocks.profile, "likeness": blocks.likeness}
     for level in range(1, increments + 2):
+        told["overlap"] = _finer_overlap(blocks, 2**level)
         views = network(observed, 2, ratio, **told)
         terms[f"distillation_{level}"] = config.weights.distillation * cross_view_distillation(views, config)
         with torch.no_grad():
@@ -68,6 +70,11 @@ def agreement_terms(
         # Networks for thick slices answer with slices that touch; how alike they are, they tell themselves.
         told = {"profile": blocks.profile and SliceProfile(), "likeness": None}
     return terms
+
+
+def _finer_overlap(blocks: Blocks, factor: int) -> Tensor | None:
+    """That of slices between those of a block: as thick as thin ones, while between thick ones they touch."""
+    return None if blocks.overlap is None or blocks.profile is not None else blocks.overlap * factor
 
 
 def cross_view_distillation(views: Tensor, config: TrainingConfig) -> Tensor:

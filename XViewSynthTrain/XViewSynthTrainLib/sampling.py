@@ -1,5 +1,6 @@
 """Training material: blocks of real scans, thinned as a thick acquisition would have seen them."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,6 +29,9 @@ _SMALLEST_TISSUE_SHARE = 0.25
 _TISSUE_ABOVE_HU = -950
 #: Weight of either neighbour in a slice reconstructed with overlap: up to the average of three slices.
 _OVERLAP_WEIGHTS = (0.05, 1 / 3)
+#: Slices see further than their thickness says. Boxes t wide share 1 - 1 / t of their noise with the next one; scans
+#: whose slices are 1 and 1.56 spacings thick (LIDC-IDRI-0314, RIDER) share 0.34 and 0.57, which is that of 1.5 and 2.3.
+_SEEN_OVER_THICKNESS = 1.5
 #: So many slices tell how a scan's noise goes on from one to the next, and up to this distance.
 _NOISE_SLICES, _NOISE_DISTANCES = 36, 24
 #: Of steps with thick slices, the share whose slices touch, as most scanners make them; the others have any thickness.
@@ -50,16 +54,23 @@ class Material:
     def slices_when_thinned(self, factor: int) -> int:
         return (self.voxels.shape[0] - 1) // factor + 1
 
-    def likeness(self, factor: int, overlap: float = 0.0, profile: SliceProfile | None = None) -> list[float]:
+    def thickness_when_mixed(self, weight: float) -> float:
+        """What a scanner would call the thickness of slices mixed with either neighbour by `weight`, in spacings.
+
+        Their profile has the variance of both: a box of width t has one of t² / 12, the mixing one of 2 w.
+        """
+        return math.sqrt(self.thickness**2 + 24 * weight / _SEEN_OVER_THICKNESS**2)
+
+    def likeness(self, factor: int, weight: float = 0.0, profile: SliceProfile | None = None) -> list[float]:
         """How alike the slices of the thinned scan are (`slice_likeness`), without thinning it.
 
         They are sums of thin slices, whose noise has the correlations `noise`.
 
         Args:
-            overlap: weight with which each thin slice was mixed with either neighbour before.
+            weight: with which each thin slice was mixed with either neighbour before.
             profile: of the thick slices; None where thin ones are left out.
         """
-        weights = np.array([overlap, 1 - 2 * overlap, overlap])
+        weights = np.array([weight, 1 - 2 * weight, weight])
         if profile is not None:
             # Those of a slice far from both ends.
             weights = np.convolve(np.trim_zeros(averaging_weights(9, factor, profile)[4]), weights)
@@ -92,6 +103,7 @@ class Blocks:
         slice_ratio: (batch,) spacing of `slices` over the pixel spacing.
         profile: of the observed slices, where they are thick.
         likeness: (batch, 1) of `observed`, in the whole scans that they are part of; None where nobody is told.
+        overlap: (batch,) thickness of `slices` over their distance; None where nobody said.
     """
 
     slices: Tensor
@@ -100,6 +112,7 @@ class Blocks:
     slice_ratio: Tensor
     profile: SliceProfile | None = None
     likeness: Tensor | None = None
+    overlap: Tensor | None = None
 
     @property
     def truth(self) -> Tensor:
@@ -117,7 +130,7 @@ class Blocks:
         return self._each(lambda tensor: tensor.to(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Blocks":
-        tensors = {name: getattr(self, name) for name in ("slices", "observed", "slice_ratio", "likeness")}
+        tensors = {name: getattr(self, name) for name in ("slices", "observed", "slice_ratio", "likeness", "overlap")}
         return replace(self, **{name: change(tensor) for name, tensor in tensors.items() if tensor is not None})
 
 
@@ -177,9 +190,10 @@ class Sampler:
         scale = factor if can_scale and self._happens(self.config.scaled_share, step, 4) else 1
         if self.config.acquisition == THICK:
             return self._draw_averaged(random, pool, factor, scale, self._profile(step))
-        slices, chosen, overlaps = self._draw(random, pool, factor, self.config.slices, scale)
-        likeness = self._likeness(chosen, overlaps, factor) if scale == 1 else None
-        return Blocks(slices, slices[:, ::factor], factor, _ratios(chosen, scale), likeness=likeness)
+        slices, chosen, weights = self._draw(random, pool, factor, self.config.slices, scale)
+        likeness = self._likeness(chosen, weights, factor) if scale == 1 else None
+        ratios, overlap = _ratios(chosen, scale), _overlap(chosen, weights)
+        return Blocks(slices, slices[:, ::factor], factor, ratios, likeness=likeness, overlap=overlap)
 
     def rehearses(self, step: int) -> bool:
         """Whether a step is one of those that rehearse."""
@@ -211,28 +225,30 @@ class Sampler:
         # One more on either side, so that no block ends within what a slice averages; scans too short for that end so.
         margin = int(any(material.slices_when_thinned(factor) >= _FEWEST_SLICES + 2 for material in pool))
         observed_slices = self.config.slices + 2 * margin
-        slices, chosen, overlaps = self._draw(random, pool, factor, observed_slices, scale, 2 * margin)
+        slices, chosen, weights = self._draw(random, pool, factor, observed_slices, scale, 2 * margin)
         kept = (slices.shape[1] - 1) // factor + 1
-        weights = torch.as_tensor(averaging_weights(kept, factor, profile).copy())
-        observed = torch.einsum("kt,bthw->bkhw", weights, slices)
+        averaging = torch.as_tensor(averaging_weights(kept, factor, profile).copy())
+        observed = torch.einsum("kt,bthw->bkhw", averaging, slices)
         inner, fine = slice(margin, kept - margin), slice(margin * factor, slices.shape[1] - margin * factor)
-        likeness = self._likeness(chosen, overlaps, factor, profile) if scale == 1 else None
-        return Blocks(slices[:, fine], observed[:, inner], factor, _ratios(chosen, scale), profile, likeness)
+        likeness = self._likeness(chosen, weights, factor, profile) if scale == 1 else None
+        ratios, overlap = _ratios(chosen, scale), _overlap(chosen, weights)
+        return Blocks(slices[:, fine], observed[:, inner], factor, ratios, profile, likeness, overlap)
 
     def _draw_scan(self, random: np.random.Generator, count: int) -> Blocks:
-        slices, chosen, overlaps = self._draw(random, self.along, 1, count)
+        slices, chosen, weights = self._draw(random, self.along, 1, count)
         profile = None
         if self.config.acquisition == THICK:
             profile = SliceProfile(float(np.mean([material.thickness for material in chosen])))
-        return Blocks(slices, slices, 1, _ratios(chosen), profile, self._likeness(chosen, overlaps, 1))
+        likeness, overlap = self._likeness(chosen, weights, 1), _overlap(chosen, weights)
+        return Blocks(slices, slices, 1, _ratios(chosen), profile, likeness, overlap)
 
     def _likeness(
-        self, chosen: list[Material], overlaps: list[float], factor: int, profile: SliceProfile | None = None
+        self, chosen: list[Material], weights: list[float], factor: int, profile: SliceProfile | None = None
     ) -> Tensor | None:
         if not self._told_likeness:
             return None
-        both = zip(chosen, overlaps, strict=True)
-        return torch.tensor([material.likeness(factor, overlap, profile) for material, overlap in both])
+        both = zip(chosen, weights, strict=True)
+        return torch.tensor([material.likeness(factor, weight, profile) for material, weight in both])
 
     def _happens(self, share: float, step: int, stream: int) -> bool:
         # By a stream of its own: what else a step draws does not depend on it.
@@ -266,8 +282,8 @@ class Sampler:
         chosen = [pool[index] for index in random.choice(len(pool), self.config.batch, p=shares / shares.sum())]
         observed = min(observed, *(material.slices_when_thinned(factor) for material in chosen))
         depth = (observed - 1) * factor + 1
-        blocks, overlaps = zip(*(self._block(random, material, depth, scale) for material in chosen), strict=True)
-        return to_network_units(torch.from_numpy(np.stack(blocks)).float()), chosen, list(overlaps)
+        blocks, weights = zip(*(self._block(random, material, depth, scale) for material in chosen), strict=True)
+        return to_network_units(torch.from_numpy(np.stack(blocks)).float()), chosen, list(weights)
 
     def _block(
         self, random: np.random.Generator, material: Material, depth: int, scale: int
@@ -278,20 +294,25 @@ class Sampler:
             block = material.voxels[tuple(slice(first, first + part) for first, part in zip(start, size, strict=True))]
             if (block[:: max(1, depth // 4)] > _TISSUE_ABOVE_HU).mean() >= _SMALLEST_TISSUE_SHARE:
                 break
-        overlap = 0.0
+        weight = 0.0
         if random.random() < self.config.overlap_share:
-            overlap = random.uniform(*_OVERLAP_WEIGHTS)
-            block = mixed_with_neighbours(_with_neighbours(material.voxels, start, block.shape), overlap)
+            weight = random.uniform(*_OVERLAP_WEIGHTS)
+            block = mixed_with_neighbours(_with_neighbours(material.voxels, start, block.shape), weight)
         if scale > 1:
             block = _with_coarser_pixels(block, scale)
         for axis in range(3):
             if random.random() < 0.5:
                 block = np.flip(block, axis)
-        return (block.swapaxes(1, 2) if random.random() < 0.5 else block), overlap
+        return (block.swapaxes(1, 2) if random.random() < 0.5 else block), weight
 
 
 def _ratios(chosen: Sequence[Material], scale: int = 1) -> Tensor:
     return torch.tensor([material.slice_spacing / (scale * material.pixel_spacing) for material in chosen])
+
+
+def _overlap(chosen: Sequence[Material], weights: Sequence[float]) -> Tensor:
+    both = zip(chosen, weights, strict=True)
+    return torch.tensor([material.thickness_when_mixed(weight) for material, weight in both])
 
 
 def _with_coarser_pixels(block: np.ndarray, scale: int) -> np.ndarray:
