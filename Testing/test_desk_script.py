@@ -65,6 +65,13 @@ class TestAFolder:
     def test_the_exit_code_says_that_some_are_missing(self, finished):
         assert finished[1] == 4
 
+    def test_slices_are_as_thick_as_one_says(self, scan, options, tmp_path):
+        (tmp_path / "in").mkdir()
+        write_volume(scan, tmp_path / "in" / "chest.nrrd")
+        thickness = 0.9 * scan.spacing_along("K")
+        assert run(tmp_path / "in", tmp_path / "out", *options, "--thickness", thickness)[0] == 0
+        assert f"are {thickness:g} mm thick" in summary_of(tmp_path / "out")["chest.nrrd"]["message"]
+
     def test_results_lie_as_the_studies_do(self, finished, scan, tiny_model):
         result = read_volume(finished[0] / "Müller, A" / "chest enhanced.nrrd")
         expected = enhance(scan, factor=2, model=str(tiny_model), device="cpu")

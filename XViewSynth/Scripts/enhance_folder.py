@@ -185,6 +185,9 @@ def _parser() -> argparse.ArgumentParser:
     goal.add_argument("--factor", type=factor, metavar="N", help="how many times closer the slices get, 2 to 8")
     goal.add_argument("--spacing", type=positive("millimetres"), metavar="MM", help="the distance of slices to reach")
     goal.add_argument("--isotropic", action="store_true", help="bring the slices as close as the pixels in them")
+    parser.add_argument(
+        "--thickness", type=positive("millimetres"), metavar="MM", help="of the slices (default: what each scan says)"
+    )
     parser.add_argument("--model", metavar="NAME|FOLDER", help="what predicts the slices")
     parser.add_argument("--device", metavar="auto|cpu|cuda|cuda:1|mps", help="where to compute")
     parser.add_argument("--memory", type=positive("gigabytes"), metavar="GB", help="the most memory to take")
@@ -194,7 +197,7 @@ def _parser() -> argparse.ArgumentParser:
 def _engine_options(options: argparse.Namespace) -> list[str]:
     """The options that go to the engine as they are."""
     given = []
-    for name in ("factor", "spacing", "model", "device", "memory"):
+    for name in ("factor", "spacing", "thickness", "model", "device", "memory"):
         value = getattr(options, name)
         if value is not None:
             # The worker has another working folder.

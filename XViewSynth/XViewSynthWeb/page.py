@@ -130,7 +130,7 @@ class Page:
             with html.Div(
                 classes="xvs-doubt",
                 v_show=("has_doubt",),
-                **_named("doubt", hint="How far the three views differ, in HU"),
+                **_named("doubt", hint="How much to doubt each place, in HU"),
             ):
                 html.Div("Doubt", classes="xvs-caption")
                 self._build_legend()
