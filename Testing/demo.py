@@ -35,6 +35,8 @@ from XViewSynthLib.stop import stop_signals
 
 SAMPLE = Path(__file__).resolve().parents[1] / "Resources" / "SampleData" / "ChestCT.nrrd"
 FACTOR = 4
+#: Of the slices of the sample, mm: as its page says, since its file does not.
+THICKNESS = 2.0
 VOLUME, DOUBT, OBSERVED = "enhanced.nrrd", "doubt.nrrd", "observed.nrrd"
 REPORT, PICTURE = "report.json", "comparison.png"
 _TITLES = {"linear": "linear", "cubic": "cubic spline", "sinc": "windowed sinc", ENHANCED: "enhanced"}
@@ -65,7 +67,7 @@ def demonstrate(folder: Path, model: str, should_cancel: Callable[[], bool]) -> 
     began = time.perf_counter()
     check = cancel_check(should_cancel)
     loaded = load_model(model)
-    trial = drop_slices(read_volume(SAMPLE), FACTOR)
+    trial = drop_slices(read_volume(SAMPLE, THICKNESS), FACTOR)
     kept, whole = (volume.slices(trial.axis) for volume in (trial.observed, trial.reference.volume))
     print(f"{SAMPLE.name}: {kept} of {whole} slices are kept, {whole - kept} are to be synthesised.", flush=True)
     _make(folder)

@@ -231,10 +231,10 @@ class CrampedNetwork(ThreeViewNetwork):
 
     room = 2
 
-    def residual(self, view, observed, factor, gap_ratio, part=slice(None), **told):
+    def residual(self, view, observed, factor, facts, part=slice(None)):
         if part.stop is not None and part.stop - part.start > self.room:
             raise torch.OutOfMemoryError("out of memory")
-        return super().residual(view, observed, factor, gap_ratio, part, **told)
+        return super().residual(view, observed, factor, facts, part)
 
 
 class TestOutOfMemory:
@@ -267,10 +267,10 @@ class TestOutOfMemory:
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
     def test_the_cpu_takes_over_from_a_gpu(self, few_slices, model):
         class NoRoomOnGpu(ThreeViewNetwork):
-            def residual(self, view, observed, *rest, **told):
+            def residual(self, view, observed, *rest):
                 if observed.is_cuda:
                     raise torch.OutOfMemoryError("out of memory")
-                return super().residual(view, observed, *rest, **told)
+                return super().residual(view, observed, *rest)
 
         network = NoRoomOnGpu(channels=4, axial_blocks=1, pixel_blocks=1).eval()
         network.load_state_dict(make_network().state_dict())

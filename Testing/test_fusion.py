@@ -14,7 +14,7 @@ from tools import train_fusion
 from XViewSynthLib import Volume, enhance, write_volume
 from XViewSynthLib.enhancement import fuse
 from XViewSynthLib.models import load_model, save_model
-from XViewSynthLib.networks import ThreeViewNetwork, spline_between, spline_through, to_network_units
+from XViewSynthLib.networks import ScanFacts, ThreeViewNetwork, spline_between, spline_through, to_network_units
 from XViewSynthLib.plan import make_plan
 from XViewSynthLib.progress import Progress
 from XViewSynthLib.slice_profile import SliceProfile
@@ -23,7 +23,7 @@ from XViewSynthTrainLib.distillation import agreement_terms, restoration_terms
 from XViewSynthTrainLib.regions import middle_of
 from XViewSynthTrainLib.sampling import Blocks
 
-RATIO = torch.tensor([3.0])
+FACTS = ScanFacts(torch.tensor([3.0]))
 NAMES = ("observed", "residuals", "missed")
 FUSED = NETWORK | {"fusion_blocks": 2}
 
@@ -56,46 +56,47 @@ class TestNetwork:
     def test_begins_with_the_mean_of_the_views(self, observed, thick):
         network = make_network(fusion_blocks=2, thick=thick)
         torch.nn.init.zeros_(network.fusion.heads["3"].weight)
-        profile = SliceProfile() if thick else None
-        views = network(observed, 3, RATIO, profile=profile)
-        assert torch.allclose(network.fuse(observed, views, 3, RATIO, profile), views.mean(dim=0), atol=1e-6)
+        facts = replace(FACTS, profile=SliceProfile() if thick else None)
+        views = network(observed, 3, facts)
+        assert torch.allclose(network.fuse(observed, views, 3, facts), views.mean(dim=0), atol=1e-6)
 
     def test_without_one_the_mean_is_the_answer(self, observed):
         network = make_network()
-        views = network(observed, 3, RATIO)
-        assert torch.equal(network.fuse(observed, views, 3, RATIO), views.mean(dim=0))
+        views = network(observed, 3, FACTS)
+        assert torch.equal(network.fuse(observed, views, 3, FACTS), views.mean(dim=0))
 
     @pytest.mark.parametrize("factor", range(2, 9))
     def test_serves_every_factor(self, observed, factor):
         network = trained()
-        views = network(observed, factor, RATIO)
-        answer = network.fuse(observed, views, factor, RATIO)
+        views = network(observed, factor, FACTS)
+        answer = network.fuse(observed, views, factor, FACTS)
         assert answer.shape == views.shape[1:]
         assert not torch.allclose(answer, views.mean(dim=0), atol=1e-4)
 
     @pytest.mark.parametrize("thick", [0, 1])
     def test_parts_joined_are_the_whole(self, observed, thick):
-        network, profile = trained(thick=thick), SliceProfile(1.3) if thick else None
-        views = network(observed, 3, RATIO, profile=profile)
-        spline = spline_through(observed, 3, profile) if thick else spline_between(observed, 3)
+        network, facts = trained(thick=thick), replace(FACTS, profile=SliceProfile(1.3) if thick else None)
+        views = network(observed, 3, facts)
+        spline = spline_through(observed, 3, facts.profile) if thick else spline_between(observed, 3)
         residuals = views - spline
-        whole = network.correction(observed, residuals, 3, RATIO, profile=profile)
+        whole = network.correction(observed, residuals, 3, facts)
         for first, last in ((0, 2), (2, 6)):
             told = residuals[:, :, 3 * first : 3 * last + 1] if thick else residuals[:, :, first:last]
-            part = network.correction(observed, told, 3, RATIO, slice(first, last), profile)
+            part = network.correction(observed, told, 3, facts, slice(first, last))
             assert torch.allclose(part, whole[:, first:last], atol=1e-6)
 
     def test_sees_in_which_view_an_answer_stands(self, observed):
         network = trained()
-        views = network(observed, 2, RATIO)
-        answer = network.fuse(observed, views, 2, RATIO)
-        assert not torch.allclose(network.fuse(observed, views.flip(0), 2, RATIO), answer, atol=1e-4)
+        views = network(observed, 2, FACTS)
+        answer = network.fuse(observed, views, 2, FACTS)
+        assert not torch.allclose(network.fuse(observed, views.flip(0), 2, FACTS), answer, atol=1e-4)
 
     def test_scans_of_a_batch_do_not_see_each_other(self, observed):
-        network, ratios = trained(), torch.tensor([3.0, 1.5])
+        network, facts = trained(), ScanFacts(torch.tensor([3.0, 1.5]))
         batch = torch.cat([observed, observed.flip(1) * 0.5])
-        both = network.fuse(batch, network(batch, 2, ratios), 2, ratios)
-        alone = network.fuse(batch[1:], network(batch[1:], 2, ratios[1:]), 2, ratios[1:])
+        both = network.fuse(batch, network(batch, 2, facts), 2, facts)
+        facts = ScanFacts(facts.gap_ratio[1:])
+        alone = network.fuse(batch[1:], network(batch[1:], 2, facts), 2, facts)
         assert torch.allclose(both[1:], alone, atol=1e-5)
 
     def test_what_it_has_learned_goes_over_to_another_acquisition(self):
@@ -114,9 +115,9 @@ class TestEnhancement:
         enhanced = enhance(scan, 3, model=model)
         network, profile = model.network, enhanced.plan.profile
         even = np.pad(scan.voxels.astype(np.float32), [(0, 0), (0, 1), (0, 1)], mode="edge")
-        observed, ratio = to_network_units(torch.from_numpy(even))[None], torch.tensor([5.0])
+        observed, facts = to_network_units(torch.from_numpy(even))[None], ScanFacts(torch.tensor([5.0]), profile)
         with torch.inference_mode():
-            answer = network.fuse(observed, network(observed, 3, ratio, profile=profile), 3, ratio, profile)
+            answer = network.fuse(observed, network(observed, 3, facts), 3, facts)
             spline = spline_between(observed, 3) if profile is None else spline_through(observed, 3, profile)
             missed = network.complete(torch.zeros_like(observed), answer - spline)[0, :, :23, :21]
         expected = fuse(scan.voxels, missed, 3, profile)
@@ -152,10 +153,10 @@ class TestEnhancement:
 
     def test_too_little_memory_for_it_halves_its_tiles(self, scan, model):
         class Cramped(ThreeViewNetwork):
-            def correction(self, observed, residuals, factor, gap_ratio, gaps=slice(None), **told):
+            def correction(self, observed, residuals, factor, facts, gaps=slice(None)):
                 if gaps.stop is not None and gaps.stop - gaps.start > 2:
                     raise torch.OutOfMemoryError("out of memory")
-                return super().correction(observed, residuals, factor, gap_ratio, gaps, **told)
+                return super().correction(observed, residuals, factor, facts, gaps)
 
         network = Cramped(**model.card["network"]).eval()
         network.load_state_dict(model.network.state_dict())
@@ -170,7 +171,7 @@ class TestTraining:
     def blocks(self, request, observed):
         thick = request.param == "thick"
         slices = torch.rand(1, 13, 12, 16) * 2 - 1
-        return Blocks(slices, observed, 2, RATIO / 2, SliceProfile() if thick else None)
+        return Blocks(slices, observed, 2, FACTS.gap_ratio / 2, SliceProfile() if thick else None)
 
     def test_restoring_trains_fusion_and_views(self, blocks):
         network = make_network(fusion_blocks=2, thick=int(blocks.profile is not None))
@@ -192,8 +193,8 @@ class TestTraining:
         network.forward = watched
         agreement_terms(network, blocks, TrainingConfig(), increments=1)
         first, second = seen
-        views = forward(first, 2, RATIO / 2, profile=blocks.profile)
-        answer = network.complete(first, network.fuse(first, views, 2, RATIO / 2, blocks.profile))
+        facts = ScanFacts(FACTS.gap_ratio / 2, blocks.profile)
+        answer = network.complete(first, network.fuse(first, forward(first, 2, facts), 2, facts))
         assert torch.allclose(second, answer, atol=1e-5)
         assert not second.requires_grad
 
@@ -249,10 +250,9 @@ class TestTool:
         scan = Volume(anatomy((13, 20, 18)), affine_from((0.8, 0.8, 1.0)))
         train_fusion.answer(scan, 3, 0, model, 16, tmp_path)
         kept = {name: torch.from_numpy(np.load(tmp_path / f"{name}.npy")).float() for name in NAMES}
-        exercise = (3, torch.tensor([3 / 0.8]))
-        profile = SliceProfile() if thick else None
+        facts = ScanFacts(torch.tensor([3 / 0.8]), SliceProfile() if thick else None)
         with torch.inference_mode():
-            views = model.network(kept["observed"][None], *exercise, profile=profile)[:, 0]
+            views = model.network(kept["observed"][None], 3, facts)[:, 0]
         piece = to_network_units(torch.from_numpy(middle_of(scan, "K", 16).voxels.astype(np.float32)))
         missed = piece - views.mean(dim=0) if thick else piece[:-1].unflatten(0, (4, 3))[:, 1:] - views.mean(dim=0)
         assert torch.allclose(kept["missed"], missed.unfold(0, 4, 3).movedim(-1, 1) if thick else missed, atol=5e-3)

@@ -15,7 +15,7 @@ from tiny import NETWORK, make_card, make_network
 from XViewSynthLib import Volume, enhance
 from XViewSynthLib.likeness import slice_likeness
 from XViewSynthLib.models import load_model, save_model
-from XViewSynthLib.networks import to_network_units
+from XViewSynthLib.networks import ScanFacts, to_network_units
 from XViewSynthLib.slice_profile import SliceProfile, averaging_weights
 from XViewSynthTrainLib.config import TrainingConfig
 from XViewSynthTrainLib.sampling import Sampler
@@ -81,10 +81,10 @@ class TestEnhancement:
         voxels = anatomy((8, 24, 24))
         volume = Volume(voxels, affine_from((0.8, 0.8, 4.0)))
         observed = to_network_units(torch.from_numpy(voxels.astype(np.float32)))[None]
-        ratio = torch.tensor([5.0])
+        facts = ScanFacts(torch.tensor([5.0]))
         with torch.inference_mode():
-            views = model.network(observed, 2, ratio)
-            expected = model.network.fuse(observed, views, 2, ratio)[0, :, 0] * 1024
+            views = model.network(observed, 2, facts)
+            expected = model.network.fuse(observed, views, 2, facts)[0, :, 0] * 1024
         result = enhance(volume, 2, model=model, acquisition="gap").volume.voxels[1::2]
         inside = (result > voxels.min()) & (result < voxels.max())
         assert inside.mean() > 0.5

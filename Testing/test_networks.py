@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from tiny import make_network
 from XViewSynthLib.likeness import slice_likeness
 from XViewSynthLib.networks import (
     VIEWS,
+    ScanFacts,
     ThreeViewNetwork,
     interleave,
     spline_between,
@@ -16,7 +19,7 @@ from XViewSynthLib.networks import (
     to_network_units,
 )
 
-RATIO = torch.tensor([3.0])
+FACTS = ScanFacts(torch.tensor([3.0]))
 SPECIALISTS = {"2": {}, "4": {"fusion_blocks": 2, "likeness": 1}}
 
 
@@ -63,37 +66,39 @@ class TestInterleave:
 class TestStudents:
     def test_untrained_students_answer_with_the_spline(self, observed):
         untrained = ThreeViewNetwork(channels=4, axial_blocks=1, pixel_blocks=1)
-        views = untrained(observed, 3, RATIO)
+        views = untrained(observed, 3, FACTS)
         assert torch.allclose(views, spline_between(observed, 3).expand_as(views), atol=1e-6)
 
     @pytest.mark.parametrize("factor", range(2, 9))
     def test_one_network_serves_every_factor(self, network, observed, factor):
-        assert network(observed, factor, RATIO).shape == (3, 1, 6, factor - 1, 12, 16)
+        assert network(observed, factor, FACTS).shape == (3, 1, 6, factor - 1, 12, 16)
 
     def test_sagittal_view_is_the_coronal_one_of_the_transposed_scan(self, network, observed):
-        sagittal = network(observed, 2, RATIO, ["sagittal"])[0]
-        coronal = network(observed.transpose(2, 3).contiguous(), 2, RATIO, ["coronal"])[0]
+        sagittal = network(observed, 2, FACTS, ["sagittal"])[0]
+        coronal = network(observed.transpose(2, 3).contiguous(), 2, FACTS, ["coronal"])[0]
         assert torch.allclose(sagittal, coronal.transpose(3, 4), atol=1e-5)
 
     @pytest.mark.parametrize(("view", "dimension", "size"), [("axial", 1, 6), ("coronal", 3, 12), ("sagittal", 4, 16)])
     def test_parts_joined_are_the_whole(self, network, observed, view, dimension, size):
-        whole = network.residual(view, observed, 3, RATIO)
+        whole = network.residual(view, observed, 3, FACTS)
         cuts = [slice(0, 2), slice(2, 4), slice(4, size)]
-        parts = [network.residual(view, observed, 3, RATIO, cut) for cut in cuts]
+        parts = [network.residual(view, observed, 3, FACTS, cut) for cut in cuts]
         assert torch.allclose(torch.cat(parts, dim=dimension), whole, atol=1e-6)
 
     def test_scans_of_a_batch_do_not_see_each_other(self, network, observed):
         other = observed.flip(1) * 0.5
-        both = network(torch.cat([observed, other]), 2, torch.tensor([3.0, 1.5]))
-        alone = network(other, 2, torch.tensor([1.5]))
+        both = network(torch.cat([observed, other]), 2, ScanFacts(torch.tensor([3.0, 1.5])))
+        alone = network(other, 2, ScanFacts(torch.tensor([1.5])))
         assert torch.allclose(both[:, 1:], alone, atol=1e-5)
 
     def test_the_gap_ratio_matters(self, network, observed):
-        assert not torch.allclose(network(observed, 2, RATIO), network(observed, 2, RATIO * 3), atol=1e-4)
+        assert not torch.allclose(
+            network(observed, 2, FACTS), network(observed, 2, ScanFacts(FACTS.gap_ratio * 3)), atol=1e-4
+        )
 
     def test_unknown_view_is_refused(self, network, observed):
         with pytest.raises(ValueError, match="choose one of axial, coronal, sagittal"):
-            network.residual("oblique", observed, 2, RATIO)
+            network.residual("oblique", observed, 2, FACTS)
 
     def test_views_are_the_papers(self):
         assert VIEWS == ("axial", "coronal", "sagittal")
@@ -108,19 +113,19 @@ class TestSpecialists:
 
     @pytest.mark.parametrize("factor", range(2, 9))
     def test_every_factor_is_answered(self, team, observed, factor):
-        views = team(observed, factor, RATIO)
+        views = team(observed, factor, FACTS)
         assert views.shape == (3, 1, 6, factor - 1, 12, 16)
-        assert team.fuse(observed, views, factor, RATIO).shape == views.shape[1:]
+        assert team.fuse(observed, views, factor, FACTS).shape == views.shape[1:]
 
     def test_a_specialist_answers_for_its_factor(self, team, observed):
         alone = team.specialists["4"]
-        views = team(observed, 4, RATIO)
-        assert torch.equal(views, alone(observed, 4, RATIO))
-        assert torch.equal(team.fuse(observed, views, 4, RATIO), alone.fuse(observed, views, 4, RATIO))
+        views = team(observed, 4, FACTS)
+        assert torch.equal(views, alone(observed, 4, FACTS))
+        assert torch.equal(team.fuse(observed, views, 4, FACTS), alone.fuse(observed, views, 4, FACTS))
 
     def test_has_a_fusion_of_its_own_size_or_none(self, team, observed):
-        views = team(observed, 2, RATIO)
-        assert torch.equal(team.fuse(observed, views, 2, RATIO), views.mean(dim=0))
+        views = team(observed, 2, FACTS)
+        assert torch.equal(team.fuse(observed, views, 2, FACTS), views.mean(dim=0))
         assert [len(team.answering(factor).fusion.blocks) for factor in (3, 4)] == [1, 2]
 
     def test_others_have_no_head_for_its_factor(self, team):
@@ -136,7 +141,7 @@ class TestSpecialists:
 
     def test_a_step_at_its_factor_trains_it_alone(self, observed):
         network = make_network(specialists={"2": {}})
-        network(observed, 2, RATIO).square().sum().backward()
+        network(observed, 2, FACTS).square().sum().backward()
         trained = {name for name, weight in network.named_parameters() if weight.grad is not None}
         assert trained == {name for name, _ in network.named_parameters() if name.startswith("specialists.2.")}
 
@@ -151,23 +156,25 @@ class TestLikeness:
         return make_network(fusion_blocks=1, likeness=1).eval().requires_grad_(False)
 
     def test_matters_to_views_and_fusion(self, told, observed):
-        views = told(observed, 3, RATIO, likeness=self.TOLD)
-        assert not torch.allclose(views, told(observed, 3, RATIO, likeness=-self.TOLD), atol=1e-4)
+        views = told(observed, 3, replace(FACTS, likeness=self.TOLD))
+        assert not torch.allclose(views, told(observed, 3, replace(FACTS, likeness=-self.TOLD)), atol=1e-4)
         torch.nn.init.normal_(told.fusion.condition.weight, std=0.3)
-        fused = told.fuse(observed, views, 3, RATIO, likeness=self.TOLD)
-        assert not torch.allclose(fused, told.fuse(observed, views, 3, RATIO, likeness=-self.TOLD), atol=1e-4)
+        fused = told.fuse(observed, views, 3, replace(FACTS, likeness=self.TOLD))
+        assert not torch.allclose(fused, told.fuse(observed, views, 3, replace(FACTS, likeness=-self.TOLD)), atol=1e-4)
 
     def test_beyond_what_was_learned_the_nearest_counts(self, told, observed):
-        views = [told(observed, 3, RATIO, likeness=torch.tensor([[number]])) for number in (0.55, 0.9, 0.05, -0.2)]
+        views = [
+            told(observed, 3, replace(FACTS, likeness=torch.tensor([[number]]))) for number in (0.55, 0.9, 0.05, -0.2)
+        ]
         assert torch.equal(views[0], views[1])
         assert torch.equal(views[2], views[3])
 
     def test_is_that_of_the_slices_unless_told_otherwise(self, told, observed):
         likeness = slice_likeness(observed)
-        views = told(observed, 3, RATIO)
-        assert torch.equal(views, told(observed, 3, RATIO, likeness=likeness))
-        fused = told.fuse(observed, views, 3, RATIO)
-        assert torch.equal(fused, told.fuse(observed, views, 3, RATIO, likeness=likeness))
+        views = told(observed, 3, FACTS)
+        assert torch.equal(views, told(observed, 3, replace(FACTS, likeness=likeness)))
+        fused = told.fuse(observed, views, 3, FACTS)
+        assert torch.equal(fused, told.fuse(observed, views, 3, replace(FACTS, likeness=likeness)))
 
     @pytest.mark.parametrize("before", [{}, {"thick": 1}, {"likeness": 1}, {"thick": 1, "likeness": 1, "overlap": 1}])
     @pytest.mark.parametrize("after", [{}, {"overlap": 1}, {"likeness": 1}, {"thick": 1, "likeness": 1}])

@@ -16,13 +16,13 @@ from XViewSynthLib import Volume, enhance, selfcheck
 from XViewSynthLib.acquisition import known_thickness, resolve_overlap
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.models import Model, save_model
-from XViewSynthLib.networks import ThreeViewNetwork
+from XViewSynthLib.networks import ScanFacts, ThreeViewNetwork
 from XViewSynthLib.plan import make_plan
 from XViewSynthTrainLib.config import TrainingConfig
 from XViewSynthTrainLib.distillation import agreement_terms, answered
 from XViewSynthTrainLib.sampling import Blocks, Sampler, mixed_with_neighbours
 
-RATIO = torch.tensor([5.0])
+FACTS = ScanFacts(torch.tensor([5.0]))
 
 
 def scan(thickness: float | None = None, spacing: float = 4.0, slices: int = 8) -> Volume:
@@ -47,23 +47,25 @@ def model(tmp_path_factory) -> Model:
 
 class TestNetworks:
     def test_views_and_fusion_heed_it(self, told, observed):
-        views = told(observed, 3, RATIO, overlap=torch.tensor([2.0]))
-        assert not torch.allclose(views, told(observed, 3, RATIO), atol=1e-4)
+        views = told(observed, 3, replace(FACTS, overlap=torch.tensor([2.0])))
+        assert not torch.allclose(views, told(observed, 3, FACTS), atol=1e-4)
         torch.nn.init.normal_(told.fusion.condition.weight, std=0.3)
-        fused = told.fuse(observed, views, 3, RATIO, overlap=torch.tensor([2.0]))
-        assert not torch.allclose(fused, told.fuse(observed, views, 3, RATIO), atol=1e-4)
+        fused = told.fuse(observed, views, 3, replace(FACTS, overlap=torch.tensor([2.0])))
+        assert not torch.allclose(fused, told.fuse(observed, views, 3, FACTS), atol=1e-4)
 
     def test_without_it_slices_touch(self, told, observed):
-        assert torch.equal(told(observed, 3, RATIO), told(observed, 3, RATIO, overlap=torch.tensor([1.0])))
+        assert torch.equal(told(observed, 3, FACTS), told(observed, 3, replace(FACTS, overlap=torch.tensor([1.0]))))
 
     def test_beyond_what_was_learned_the_nearest_counts(self, told, observed):
-        answers = [told(observed, 3, RATIO, overlap=torch.tensor([number])) for number in (1.0, 0.3, 3.0, 7.0)]
+        answers = [told(observed, 3, replace(FACTS, overlap=torch.tensor([number]))) for number in (1.0, 0.3, 3.0, 7.0)]
         assert torch.equal(answers[0], answers[1])
         assert torch.equal(answers[2], answers[3])
 
     def test_networks_that_do_not_ask_do_not_heed_it(self, observed):
         network = make_network()
-        assert torch.equal(network(observed, 2, RATIO), network(observed, 2, RATIO, overlap=torch.tensor([2.0])))
+        assert torch.equal(
+            network(observed, 2, FACTS), network(observed, 2, replace(FACTS, overlap=torch.tensor([2.0])))
+        )
 
 
 class TestResolving:
@@ -148,9 +150,9 @@ class TestTraining:
         asked = []
 
         class Network(ThreeViewNetwork):
-            def forward(self, *arguments, overlap=None, **told):
-                asked.append(overlap)
-                return super().forward(*arguments, overlap=overlap, **told)
+            def forward(self, observed, factor, facts):
+                asked.append(facts.overlap)
+                return super().forward(observed, factor, facts)
 
         blocks = Blocks(torch.rand(2, 5, 8, 8), torch.empty(0), 1, torch.ones(2), overlap=torch.tensor([0.5, 0.8]))
         agreement_terms(Network(**NETWORK, overlap=1), blocks, self.CONFIG, increments=1)

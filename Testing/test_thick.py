@@ -14,13 +14,13 @@ from tiny import NETWORK, make_card, make_network
 from XViewSynthLib import InputError, Volume, enhance
 from XViewSynthLib.acquisition import average
 from XViewSynthLib.models import choose_model, load_model, save_model
-from XViewSynthLib.networks import ThreeViewNetwork, join_gaps, spline_through
+from XViewSynthLib.networks import ScanFacts, ThreeViewNetwork, join_gaps, spline_through
 from XViewSynthLib.plan import make_plan
 from XViewSynthLib.selfcheck import drop_slices, selfcheck
 from XViewSynthLib.slice_profile import SliceProfile, averaging_weights
 
 TOUCHING = SliceProfile()
-RATIO = torch.tensor([5.0])
+FACTS = ScanFacts(torch.tensor([5.0]), TOUCHING)
 
 
 @pytest.fixture(scope="module")
@@ -56,17 +56,20 @@ def unclipped(volume: Volume) -> np.ndarray:
 class TestNetwork:
     def test_answers_every_slice(self):
         observed = torch.rand(2, 5, 8, 12)
-        views = make_network(thick=1)(observed, 3, RATIO.expand(2), profile=TOUCHING)
+        views = make_network(thick=1)(observed, 3, replace(FACTS, gap_ratio=FACTS.gap_ratio.expand(2)))
         assert views.shape == (3, 2, 13, 8, 12)
 
     def test_untrained_answers_with_the_spline_through_the_averages(self):
         observed = torch.rand(1, 5, 8, 8)
-        views = ThreeViewNetwork(**NETWORK, thick=1)(observed, 3, RATIO, profile=TOUCHING)
+        views = ThreeViewNetwork(**NETWORK, thick=1)(observed, 3, FACTS)
         assert torch.allclose(views, spline_through(observed, 3, TOUCHING).expand_as(views), atol=1e-6)
 
     def test_heeds_the_thickness(self):
         network, observed = make_network(thick=1), torch.rand(1, 5, 8, 8)
-        thin, wide = (network.residual("axial", observed, 2, RATIO, profile=SliceProfile(t)) for t in (0.5, 2.0))
+        thin, wide = (
+            network.residual("axial", observed, 2, replace(FACTS, profile=SliceProfile(thickness)))
+            for thickness in (0.5, 2.0)
+        )
         assert not torch.allclose(thin, wide, atol=1e-4)
 
     def test_where_gaps_meet_the_mean_of_their_answers_counts(self):

@@ -106,9 +106,9 @@ class TestDistillation:
         class Recording(ThreeViewNetwork):
             profiles: list = []  # noqa: RUF012
 
-            def forward(self, observed, *rest, profile=None, **more):
-                self.profiles.append((observed.shape[1], profile))
-                return super().forward(observed, *rest, profile=profile, **more)
+            def forward(self, observed, factor, facts):
+                self.profiles.append((observed.shape[1], facts.profile))
+                return super().forward(observed, factor, facts)
 
         network = Recording(**THICK_NETWORK)
         blocks = Sampler([fine_scan(thickness=1.5)], CONFIG).untouched(0)

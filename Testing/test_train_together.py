@@ -11,8 +11,9 @@ from tiny import NETWORK, make_card, make_network
 from tools import train_together
 from XViewSynthLib import Volume, write_volume
 from XViewSynthLib.models import load_model, save_model
+from XViewSynthLib.networks import ScanFacts
 
-RATIO = torch.tensor([3.0])
+FACTS = ScanFacts(torch.tensor([3.0]))
 FUSED = NETWORK | {"fusion_blocks": 1}
 
 
@@ -27,7 +28,7 @@ def observed() -> torch.Tensor:
 
 
 def answer(network, observed, factor):
-    return network.fuse(observed, network(observed, factor, RATIO), factor, RATIO)
+    return network.fuse(observed, network(observed, factor, FACTS), factor, FACTS)
 
 
 class TestBeginning:
@@ -37,7 +38,7 @@ class TestBeginning:
         # Blocks beyond those known start near the identity.
         assert torch.allclose(answer(alone, observed, 4), answer(model.network, observed, 4), atol=1e-3)
         with pytest.raises(KeyError):
-            alone(observed, 3, RATIO)
+            alone(observed, 3, FACTS)
 
     def test_of_a_specialist_begins_with_that_one(self, observed):
         own = {"4": {"fusion_blocks": 1, "likeness": 1}}

@@ -11,7 +11,7 @@ import torch
 from scans import affine_from, anatomy
 from tiny import NETWORK, make_network
 from XViewSynthLib import Cancelled, InputError, Volume
-from XViewSynthLib.networks import to_network_units
+from XViewSynthLib.networks import ScanFacts, to_network_units
 from XViewSynthTrainLib.checkpoints import load_checkpoint, save_checkpoint
 from XViewSynthTrainLib.config import LossWeights, TrainingConfig
 from XViewSynthTrainLib.distillation import agreement_terms, answered, cross_view_distillation, restoration_terms
@@ -106,7 +106,7 @@ class TestRehearsal:
     def test_what_is_rehearsed_is_the_answer_between_observed_slices(self, scans):
         teacher, gaps = make_network(), Sampler(scans, CONFIG).own_gaps(0)
         blocks = answered(teacher, gaps)
-        views = teacher(gaps.slices, 2, gaps.slice_ratio)
+        views = teacher(gaps.slices, 2, ScanFacts(gaps.slice_ratio))
         assert torch.equal(blocks.observed, gaps.slices)
         assert torch.equal(blocks.truth, views.mean(dim=0))
         assert torch.equal(blocks.slice_ratio, gaps.slice_ratio / 2)

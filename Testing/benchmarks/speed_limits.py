@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from XViewSynthLib import load_model
 from XViewSynthLib.hardware import PRECISIONS, resolve_device, resolve_precision
-from XViewSynthLib.networks import VIEWS, ThreeViewNetwork
+from XViewSynthLib.networks import VIEWS, ScanFacts, ThreeViewNetwork
 from XViewSynthLib.slice_profile import SliceProfile
 
 ENHANCE = Path(__file__).with_name("enhance_speed.py")
@@ -123,18 +123,18 @@ def shortest(work: Callable[[], object], device: torch.device, times: int = 8) -
 
 def operations(network: ThreeViewNetwork, pixels: int, slices: int, factor: int) -> int:
     """Floating-point operations of the networks on a scan, a multiplication and its addition counted as two."""
-    profile = SliceProfile() if network.thick else None
     with torch.inference_mode(), FlopCounterMode(display=False) as counted:
         # On the meta device, shapes alone are computed.
         network = network.to("meta")
-        observed, ratio = torch.empty(1, slices, pixels, pixels, device="meta"), torch.empty(1, device="meta")
+        observed = torch.empty(1, slices, pixels, pixels, device="meta")
+        facts = ScanFacts(torch.empty(1, device="meta"), SliceProfile() if network.thick else None)
         for view in VIEWS:
-            network.residual(view, observed, factor, ratio, profile=profile)
+            network.residual(view, observed, factor, facts)
         if network.answering(factor).fusion is not None:
             gaps = slices - 1
             shape = (factor * gaps + 1,) if network.thick else (gaps, factor - 1)
             residuals = torch.empty(len(VIEWS), 1, *shape, pixels, pixels, device="meta")
-            network.correction(observed, residuals, factor, ratio, profile=profile)
+            network.correction(observed, residuals, factor, facts)
     return counted.get_total_flops()
 
 

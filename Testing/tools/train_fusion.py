@@ -30,6 +30,7 @@ from XViewSynthLib.models import Model, save_model
 from XViewSynthLib.networks import (
     INTENSITY_RANGE,
     VIEWS,
+    ScanFacts,
     ThreeViewNetwork,
     join_gaps,
     spline_between,
@@ -174,7 +175,8 @@ def answer(scan: Volume, factor: int, time_: int, model: Model, pixels: int, fol
         observed = thin[None, ::factor]
         base = spline_between(observed, factor)[0]
         thin = thin[:-1].unflatten(0, (-1, factor))[:, 1:]
-    residuals = torch.stack([_in_parts(network, view, observed, factor, ratio, profile) for view in VIEWS])
+    facts = ScanFacts(ratio, profile)
+    residuals = torch.stack([_in_parts(network, view, observed, factor, facts) for view in VIEWS])
     missed = thin - base - residuals.mean(dim=0)
     if network.thick:
         residuals = residuals.unfold(1, factor + 1, factor).movedim(-1, 2)
@@ -184,14 +186,12 @@ def answer(scan: Volume, factor: int, time_: int, model: Model, pixels: int, fol
         np.save(folder / f"{name}.npy", tensor.half().numpy())
 
 
-def _in_parts(
-    network: ThreeViewNetwork, view: str, observed: Tensor, factor: int, ratio: Tensor, profile: SliceProfile | None
-) -> Tensor:
+def _in_parts(network: ThreeViewNetwork, view: str, observed: Tensor, factor: int, facts: ScanFacts) -> Tensor:
     """What a view adds to the spline, a part at a time: (gaps, s - 1, rows, columns), of thick slices joined."""
     slices, rows, columns = observed.shape[1:]
     whole, size, dimension = {"axial": (slices - 1, 4, 1), "coronal": (rows, 32, 3), "sagittal": (columns, 32, 4)}[view]
     parts = [slice(first, min(first + size, whole)) for first in range(0, whole, size)]
-    answers = [network.residual(view, observed, factor, ratio, part, profile) for part in parts]
+    answers = [network.residual(view, observed, factor, facts, part) for part in parts]
     answers = torch.cat(answers, dim=dimension)
     return (join_gaps(answers) if network.thick else answers)[0]
 
@@ -267,7 +267,8 @@ def predict(
     """What the fusion predicts of the middle gap, and what is true: (batch, positions, rows, columns)."""
     if not network.thick:
         residuals = residuals[:, :, None]
-    return network.correction(observed, residuals, scan.factor, ratios, slice(1, 2), scan.profile)[:, 0], missed
+    facts = ScanFacts(ratios, scan.profile)
+    return network.correction(observed, residuals, scan.factor, facts, slice(1, 2))[:, 0], missed
 
 
 @torch.no_grad()

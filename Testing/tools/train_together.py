@@ -203,10 +203,8 @@ def gains(network: ThreeViewNetwork, kept: list[tuple[float, Blocks]]) -> str:
     told = []
     for weight, blocks in kept:
         observed, factor, profile = blocks.observed, blocks.factor, blocks.profile
-        exercise = (factor, blocks.slice_ratio * factor)
-        known = {"profile": profile, "likeness": blocks.likeness, "overlap": blocks.overlap}
         spline = spline_between(observed, factor) if profile is None else spline_through(observed, factor, profile)
-        answer = network.fuse(observed, network(observed, *exercise, **known), *exercise, **known)
+        answer = network.fuse(observed, network(observed, factor, blocks.facts), factor, blocks.facts)
         inner = slice(None) if profile is None else slice(factor, -factor)
         missed = [(one - blocks.truth)[:, inner].square().mean().item() for one in (spline, answer)]
         told.append(f"x{factor} {10 * math.log10(missed[0] / missed[1]):+.3f} dB (mixed by {weight})")

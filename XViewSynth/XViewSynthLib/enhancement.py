@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from .grid import resampled_positions
 from .hardware import PRECISIONS, Arrival, memory_kept, peak_bytes
 from .likeness import slice_likeness
 from .models import AUTOMATIC, Model, choose_model
-from .networks import INTENSITY_RANGE, VIEWS, to_hu, to_network_units
+from .networks import INTENSITY_RANGE, VIEWS, ScanFacts, to_hu, to_network_units
 from .orientation import to_slices
 from .plan import Plan, make_plan
 from .progress import Progress
@@ -162,7 +161,7 @@ def enhance(
     report = _Reporter(plan, progress, should_cancel)
     scan, order = to_slices(volume, plan.axis)
     with memory_kept():
-        students = _run_students(scan, _gap_ratio(volume, plan.axis), model, plan, report, keep_views)
+        students = _run_students(scan, _facts(volume, plan), model, plan, report, keep_views)
     enhanced = fuse(scan, students.answer, plan.factor, plan.profile, report)
     observed = _observed(len(enhanced), plan)
     disagreement = _disagreement(students.variance, observed, report)
@@ -253,12 +252,13 @@ def _resulting_thickness(volume: Volume, plan: Plan) -> float | None:
     return volume.slice_thickness if plan.profile is None else volume.spacing_along(plan.axis) / plan.factor
 
 
-def _gap_ratio(volume: Volume, axis: Axis) -> float:
-    return volume.spacing_along(axis) / volume.pixel_spacing(axis)
+def _facts(volume: Volume, plan: Plan) -> ScanFacts:
+    ratio = volume.spacing_along(plan.axis) / volume.pixel_spacing(plan.axis)
+    return ScanFacts(torch.tensor([ratio]), plan.profile, overlap=torch.tensor([plan.overlap]))
 
 
 def _run_students(
-    scan: np.ndarray, gap_ratio: float, model: Model, plan: Plan, report: _Reporter, keep_views: bool
+    scan: np.ndarray, facts: ScanFacts, model: Model, plan: Plan, report: _Reporter, keep_views: bool
 ) -> _Students:
     slices, rows, columns = scan.shape
     observed = to_network_units(torch.from_numpy(np.array(scan, dtype=np.float32, order="C")))
@@ -267,13 +267,12 @@ def _run_students(
     answers: dict[str, Tensor] = {}
     network = model.network.answering(plan.factor)
     passes = VIEWS if network.fusion is None else (*VIEWS, FUSION)
-    told = {"profile": plan.profile, "overlap": torch.tensor([plan.overlap])}
     if network.likeness:
-        told["likeness"] = slice_likeness(observed[None])
+        facts = replace(facts, likeness=slice_likeness(observed[None]))
     for index, name in enumerate(passes):
         answer = torch.zeros(plan.factor * (slices - 1) + 1, *observed.shape[1:])
         views = list(answers.values())
-        for part, residual, done, whole in _predict(name, observed, views, gap_ratio, told, model, plan, report):
+        for part, residual, done, whole in _predict(name, observed, views, facts, model, plan, report):
             _add(answer, part, residual, plan.factor)
             report(_title(name), done, whole, (index + done / whole) / len(passes))
         if plan.profile is not None:
@@ -321,16 +320,15 @@ def _predict(
     name: str,
     observed: Tensor,
     views: list[Tensor],
-    gap_ratio: float,
-    told: dict[str, Any],
+    facts: ScanFacts,
     model: Model,
     plan: Plan,
     report: _Reporter,
 ) -> Iterator[tuple[tuple[slice, ...], Tensor, int, int]]:
     """Yield tiles: place in (gaps, positions, rows, columns), the answer on the CPU, planes done, and planes in all.
 
-    `name` is that of a view, or the fusion of all `views`; `told` is what else the networks are told. A GPU that runs
-    out of memory gets smaller tiles; when even the smallest does not fit, the CPU takes over.
+    `name` is that of a view, or the fusion of all `views`. A GPU that runs out of memory gets smaller tiles; when even
+    the smallest does not fit, the CPU takes over.
     """
     slices, rows, columns = observed.shape
     everything = slice(None)
@@ -351,13 +349,13 @@ def _predict(
             with _inference(device, precision):
                 if placed is None:
                     network = model.network.to(device, memory_format=torch.channels_last)
-                    ratio = torch.tensor([gap_ratio], device=device)
+                    facts = replace(facts, gap_ratio=facts.gap_ratio.to(device))
                     placed = observed[None].to(device)
                 if name == FUSION:
                     answers = torch.stack([_in_gaps(view, part, plan) for view in views])[:, None].to(device)
-                    residual = network.correction(placed, answers, plan.factor, ratio, part, **told)
+                    residual = network.correction(placed, answers, plan.factor, facts, part)
                 else:
-                    residual = network.residual(name, placed, plan.factor, ratio, part, **told)
+                    residual = network.residual(name, placed, plan.factor, facts, part)
                 residual = Arrival(residual[0].float())
         except torch.OutOfMemoryError:
             if tile > least:

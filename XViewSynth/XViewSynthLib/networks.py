@@ -23,6 +23,7 @@ Synthesis", CVPR 2022; the networks are our own.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -117,6 +118,24 @@ def interleave(observed: Tensor, synthetic: Tensor) -> Tensor:
     return torch.cat([filled, observed[:, -1:]], dim=1)
 
 
+@dataclass(frozen=True)
+class ScanFacts:
+    """What is known of a batch of scans beside the slices that networks see of them.
+
+    Attributes:
+        gap_ratio: (batch,) distance between observed slices over the in-plane pixel spacing (both mm).
+        profile: of the observed slices, where they are thick.
+        likeness: (batch, 1) how alike neighbouring slices of the whole scans are (`slice_likeness`); without it, those
+            that the networks see count.
+        overlap: (batch,) thickness of the slices to predict over their distance; without it, they touch.
+    """
+
+    gap_ratio: Tensor
+    profile: SliceProfile | None = None
+    likeness: Tensor | None = None
+    overlap: Tensor | None = None
+
+
 class ThreeViewNetwork(nn.Module):
     """Three views of one scan, each predicting the synthetic slices on its own.
 
@@ -171,33 +190,28 @@ class ThreeViewNetwork(nn.Module):
         self,
         observed: Tensor,
         factor: int,
-        gap_ratio: Tensor,
+        facts: ScanFacts,
         views: Sequence[str] = VIEWS,
-        profile: SliceProfile | None = None,
-        likeness: Tensor | None = None,
-        overlap: Tensor | None = None,
     ) -> Tensor:
         """Predict the synthetic slices in every view; `fuse` makes one answer of them.
 
         Args:
             observed: (batch, slices, rows, columns) in network units (`to_network_units`); rows and columns even.
             factor: up-sampling factor s, one of those the network was made for.
-            gap_ratio: (batch,) distance between observed slices over the in-plane pixel spacing (both mm).
+            facts: what else is known of the scans.
             views: which views to compute, of `VIEWS`.
-            profile: of the observed slices, where they are thick.
-            likeness: (batch, 1) of the scans that `observed` is part of; without it, that of `observed` counts.
-            overlap: (batch,) thickness of the slices to predict over their distance; without it, they touch.
 
         Returns:
             In network units, of thin slices what lies between them, (views, batch, slices - 1, s - 1, rows, columns);
             of thick slices everything, (views, batch, s (slices - 1) + 1, rows, columns).
         """
-        if likeness is None and self.answering(factor).likeness:
-            likeness = slice_likeness(observed)
-        told = {"profile": profile, "likeness": likeness, "overlap": overlap}
-        answers = [self.residual(view, observed, factor, gap_ratio, **told) for view in views]
+        if facts.likeness is None and self.answering(factor).likeness:
+            facts = replace(facts, likeness=slice_likeness(observed))
+        answers = [self.residual(view, observed, factor, facts) for view in views]
         if self.thick:
-            return spline_through(observed, factor, profile) + torch.stack([join_gaps(answer) for answer in answers])
+            return spline_through(observed, factor, facts.profile) + torch.stack(
+                [join_gaps(answer) for answer in answers]
+            )
         return spline_between(observed, factor) + torch.stack(answers)
 
     def fuse(
@@ -205,16 +219,13 @@ class ThreeViewNetwork(nn.Module):
         observed: Tensor,
         views: Tensor,
         factor: int,
-        gap_ratio: Tensor,
-        profile: SliceProfile | None = None,
-        likeness: Tensor | None = None,
-        overlap: Tensor | None = None,
+        facts: ScanFacts,
     ) -> Tensor:
         """One answer of the three: their mean, and what the fusion, where there is one, adds to it.
 
         Args:
             views: what `forward` answered, all views.
-            observed, factor, gap_ratio, profile, likeness, overlap: as for `forward`.
+            observed, factor, facts: as for `forward`.
 
         Returns:
             As `views`, without its first dimension.
@@ -223,11 +234,9 @@ class ThreeViewNetwork(nn.Module):
         if self.answering(factor).fusion is None:
             return mean
         if not self.thick:
-            residuals = views - spline_between(observed, factor)
-            return mean + self.correction(observed, residuals, factor, gap_ratio, likeness=likeness, overlap=overlap)
-        residuals = views - spline_through(observed, factor, profile)
-        told = {"profile": profile, "likeness": likeness, "overlap": overlap}
-        return mean + join_gaps(self.correction(observed, residuals, factor, gap_ratio, **told))
+            return mean + self.correction(observed, views - spline_between(observed, factor), factor, facts)
+        residuals = views - spline_through(observed, factor, facts.profile)
+        return mean + join_gaps(self.correction(observed, residuals, factor, facts))
 
     def complete(self, observed: Tensor, synthetic: Tensor) -> Tensor:
         """All slices in their order, given those observed and an answer of `fuse` or, in one view, of `forward`."""
@@ -238,17 +247,14 @@ class ThreeViewNetwork(nn.Module):
         view: str,
         observed: Tensor,
         factor: int,
-        gap_ratio: Tensor,
+        facts: ScanFacts,
         part: slice = slice(None),
-        profile: SliceProfile | None = None,
-        likeness: Tensor | None = None,
-        overlap: Tensor | None = None,
     ) -> Tensor:
         """Predict, in one view, what the spline misses.
 
         Args:
             view: one of `VIEWS`.
-            observed, factor, gap_ratio, profile, likeness, overlap: as for `forward`.
+            observed, factor, facts: as for `forward`.
             part: which gaps (axial), rows (coronal) or columns (sagittal) to predict, rows and columns in even
                 numbers. Parts joined give exactly the whole.
 
@@ -258,7 +264,7 @@ class ThreeViewNetwork(nn.Module):
             joined by `join_gaps`.
         """
         network = self.answering(factor)
-        condition = network._condition(observed, factor, gap_ratio, profile, likeness, overlap)
+        condition = network._condition(observed, factor, facts)
         if view == "axial":
             return network.axial(observed, factor, condition, part)
         if view == "coronal":
@@ -272,16 +278,13 @@ class ThreeViewNetwork(nn.Module):
         observed: Tensor,
         residuals: Tensor,
         factor: int,
-        gap_ratio: Tensor,
+        facts: ScanFacts,
         gaps: slice = slice(None),
-        profile: SliceProfile | None = None,
-        likeness: Tensor | None = None,
-        overlap: Tensor | None = None,
     ) -> Tensor:
         """Predict, by the fusion, what the mean of the views misses.
 
         Args:
-            observed, factor, gap_ratio, profile, likeness, overlap: as for `forward`.
+            observed, factor, facts: as for `forward`.
             residuals: what the views add to the spline, in network units: of thin slices in the gaps chosen, (3, batch,
                 gaps, s - 1, rows, columns); of thick slices from the first to the last of these gaps, both ends
                 included, (3, batch, s gaps + 1, rows, columns).
@@ -294,7 +297,7 @@ class ThreeViewNetwork(nn.Module):
         if self.thick:
             residuals = residuals.unfold(2, factor + 1, factor).movedim(-1, 3)
         network = self.answering(factor)
-        condition = network._condition(observed, factor, gap_ratio, profile, likeness, overlap)
+        condition = network._condition(observed, factor, facts)
         return network.fusion(observed, residuals, factor, condition, gaps)
 
     def adopt_trunks(self, other: "ThreeViewNetwork") -> None:
@@ -318,27 +321,19 @@ class ThreeViewNetwork(nn.Module):
         for factor, specialist in self.specialists.items():
             specialist.adopt_trunks(other.answering(int(factor)))
 
-    def _condition(
-        self,
-        observed: Tensor,
-        factor: int,
-        gap_ratio: Tensor,
-        profile: SliceProfile | None,
-        likeness: Tensor | None,
-        overlap: Tensor | None,
-    ) -> Tensor:
+    def _condition(self, observed: Tensor, factor: int, facts: ScanFacts) -> Tensor:
         """(batch, numbers): what `told` names."""
-        told = [torch.full_like(gap_ratio, factor), gap_ratio]
+        ratio = facts.gap_ratio
+        told = [torch.full_like(ratio, factor), ratio]
         if self.thick:
-            told.append(torch.full_like(gap_ratio, profile.thickness))
+            told.append(torch.full_like(ratio, facts.profile.thickness))
         if self.overlap:
-            overlap = torch.ones_like(gap_ratio) if overlap is None else overlap.to(gap_ratio)
+            overlap = torch.ones_like(ratio) if facts.overlap is None else facts.overlap.to(ratio)
             told.append(overlap.clamp(*_OVERLAP_RANGE))
         condition = torch.stack(told, dim=1).log2()
         if not self.likeness:
             return condition
-        if likeness is None:
-            likeness = slice_likeness(observed)
+        likeness = slice_likeness(observed) if facts.likeness is None else facts.likeness
         likeness = likeness.to(condition).clamp(*_LIKENESS_RANGE)
         return torch.cat([condition, (likeness - _USUAL_LIKENESS) * _LIKENESS_SCALE], dim=1)
 

@@ -21,7 +21,7 @@ from .errors import InputError
 from .grid import settle_grid
 from .hardware import PRECISIONS, free_bytes, process_bytes, resolve_device, resolve_precision
 from .models import Model
-from .networks import VIEWS
+from .networks import ScanFacts
 from .slice_profile import Shape, SliceProfile
 from .volume import Axis, Volume
 
@@ -212,13 +212,12 @@ def seconds_per_voxel(model: Model, factor: int, device: torch.device, precision
     slices, pixels = 6, 64
     network = model.network.to(device, memory_format=torch.channels_last)
     piece = torch.zeros(1, slices, pixels, pixels, device=device)
-    ratio = torch.ones(1, device=device)
-    profile = SliceProfile() if model.network.thick else None
+    facts = ScanFacts(torch.ones(1, device=device), SliceProfile() if model.network.thick else None)
     with torch.inference_mode(), torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32"):
         for _ in range(2):  # the first pass pays for choosing kernels
             start = time.perf_counter()
-            views = network(piece, factor, ratio, VIEWS, profile)
-            network.fuse(piece, views, factor, ratio, profile).sum().item()
+            views = network(piece, factor, facts)
+            network.fuse(piece, views, factor, facts).sum().item()
             seconds = time.perf_counter() - start
     return seconds / (pixels * pixels * (slices - 1))
 

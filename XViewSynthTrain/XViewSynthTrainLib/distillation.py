@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from XViewSynthLib.networks import ThreeViewNetwork, to_network_units
+from XViewSynthLib.networks import ScanFacts, ThreeViewNetwork, to_network_units
 from XViewSynthLib.slice_profile import SliceProfile
 
 from .config import TrainingConfig
@@ -16,8 +16,7 @@ from .sampling import Blocks
 def restoration_terms(network: ThreeViewNetwork, blocks: Blocks, config: TrainingConfig) -> dict[str, Tensor]:
     """Level 0: thin the scan, restore the dropped slices; every view and their fusion against what was dropped."""
     weights = config.weights
-    exercise = {"factor": blocks.factor, "gap_ratio": blocks.slice_ratio * blocks.factor, "profile": blocks.profile}
-    exercise |= {"likeness": blocks.likeness, "overlap": blocks.overlap}
+    exercise = {"factor": blocks.factor, "facts": blocks.facts}
     views = network(blocks.observed, **exercise)
     answer = network.fuse(blocks.observed, views, **exercise)
     truth = blocks.truth
@@ -40,9 +39,8 @@ def answered(teacher: ThreeViewNetwork, gaps: Blocks) -> Blocks:
         teacher: a network that does not change.
         gaps: blocks of a scan, and the factor by which to fill their gaps.
     """
-    exercise = {"factor": gaps.factor, "gap_ratio": gaps.slice_ratio, "profile": gaps.profile}
     finer = replace(gaps, slice_ratio=gaps.slice_ratio / gaps.factor, overlap=_finer_overlap(gaps, gaps.factor))
-    exercise |= {"likeness": gaps.likeness, "overlap": finer.overlap}
+    exercise = {"factor": gaps.factor, "facts": finer.facts}
     answer = teacher.fuse(gaps.slices, teacher(gaps.slices, **exercise), **exercise)
     return replace(finer, slices=teacher.complete(gaps.slices, answer))
 
@@ -57,18 +55,16 @@ def agreement_terms(
     level must not make itself easier for the next.
     """
     terms = {}
-    observed, ratio = blocks.slices, blocks.slice_ratio
-    told = {"profile": blocks.profile, "likeness": blocks.likeness}
+    observed, facts = blocks.slices, ScanFacts(blocks.slice_ratio, blocks.profile, blocks.likeness)
     for level in range(1, increments + 2):
-        told["overlap"] = _finer_overlap(blocks, 2**level)
-        views = network(observed, 2, ratio, **told)
+        facts = replace(facts, overlap=_finer_overlap(blocks, 2**level))
+        views = network(observed, 2, facts)
         terms[f"distillation_{level}"] = config.weights.distillation * cross_view_distillation(views, config)
         with torch.no_grad():
-            answer = network.fuse(observed, views, 2, ratio, **told)
+            answer = network.fuse(observed, views, 2, facts)
         observed = network.complete(observed, answer)
-        ratio = ratio / 2
         # Networks for thick slices answer with slices that touch; how alike they are, they tell themselves.
-        told = {"profile": blocks.profile and SliceProfile(), "likeness": None}
+        facts = ScanFacts(facts.gap_ratio / 2, blocks.profile and SliceProfile())
     return terms
 
 

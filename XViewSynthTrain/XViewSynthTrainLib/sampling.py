@@ -11,7 +11,7 @@ from torch import Tensor
 
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.likeness import DISTANCES, slice_likeness
-from XViewSynthLib.networks import INTENSITY_RANGE, to_network_units
+from XViewSynthLib.networks import INTENSITY_RANGE, ScanFacts, to_network_units
 from XViewSynthLib.orientation import to_slices
 from XViewSynthLib.slice_profile import THICKNESS_RANGE, SliceProfile, averaging_weights
 from XViewSynthLib.volume import Volume
@@ -113,6 +113,11 @@ class Blocks:
     profile: SliceProfile | None = None
     likeness: Tensor | None = None
     overlap: Tensor | None = None
+
+    @property
+    def facts(self) -> ScanFacts:
+        """What is known of `observed`."""
+        return ScanFacts(self.slice_ratio * self.factor, self.profile, self.likeness, self.overlap)
 
     @property
     def truth(self) -> Tensor:
