@@ -15,9 +15,11 @@ from XViewSynthLib.networks import (
     ThreeViewNetwork,
     interleave,
     spline_between,
+    spline_through,
     to_hu,
     to_network_units,
 )
+from XViewSynthLib.slice_profile import SliceProfile
 
 FACTS = ScanFacts(torch.tensor([3.0]))
 SPECIALISTS = {"2": {}, "4": {"fusion_blocks": 2, "likeness": 1}}
@@ -49,6 +51,15 @@ class TestSpline:
         slices = torch.arange(20.0).view(1, -1, 1, 1) ** 2
         between = spline_between(slices, 2)[0, 9, 0, 0, 0].item()
         assert between == pytest.approx(9.5**2, rel=1e-3)
+
+    @pytest.mark.parametrize("profile", [None, SliceProfile()])
+    def test_keeps_its_precision_where_networks_compute_in_less(self, observed, profile):
+        def spline() -> torch.Tensor:
+            return spline_between(observed, 3) if profile is None else spline_through(observed, 3, profile)
+
+        expected = spline()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(spline(), expected)
 
 
 class TestInterleave:

@@ -72,7 +72,7 @@ class TestTool:
         for factor, file in files.items():
             arguments = [model.folder, file, tmp_path / "scan.nrrd", "--factor", factor, "--minutes", 0.01]
             own = f'{{"fusion_blocks": {factor - 1}, "overlap": 1}}'
-            tool("train", *arguments, "--network", own, "--settings", small)
+            tool("train", *arguments, "--network", own, "--settings", small, "--workers", factor // 4)
         assert "dB (mixed by 0.28)" in capsys.readouterr().out
         tool("join", model.folder, tmp_path / "joined", *files.values())
         joined = load_model(tmp_path / "joined")
@@ -106,6 +106,16 @@ class TestTool:
         assert not torch.equal(
             after.network.state_dict()["axial.trunk.head.weight"], before.state_dict()["axial.trunk.head.weight"]
         )
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+    def test_trains_on_a_gpu(self, tool, model, observed, tmp_path):
+        write_volume(Volume(anatomy((60, 25, 22)), affine_from((0.8, 0.8, 1.0))), tmp_path / "scan.nrrd")
+        small = '{"batch": 1, "slices": 4, "pixels": 8, "adam_rate": 0.01}'
+        arguments = [model.folder, tmp_path / "all.safetensors", tmp_path / "scan.nrrd", "--minutes", 0.05]
+        tool("train", *arguments, "--settings", small, "--device", "cuda")
+        tool("join", model.folder, tmp_path / "joined", tmp_path / "all.safetensors")
+        change = answer(load_model(tmp_path / "joined").network, observed, 4) - answer(model.network, observed, 4)
+        assert change.abs().max() > 1e-4
 
     def test_a_joined_specialist_can_be_replaced(self, tool, tmp_path):
         own = {factor: {"fusion_blocks": 1} for factor in ("2", "4")}

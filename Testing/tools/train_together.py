@@ -1,8 +1,8 @@
 """Train the views and the fusion of a model together, and put the outcome into a model.
 
     python Testing/tools/train_together.py train MODEL FILE.safetensors SCAN... --minutes M [--factor S]
-        [--thickness MM...] [--network '{"fusion_blocks": 3, "overlap": 1}'] [--threads N]
-        [--settings '{"muon_rate": 0.001}']
+        [--thickness MM...] [--network '{"fusion_blocks": 3, "overlap": 1}'] [--settings '{"muon_rate": 0.001}']
+        [--threads N] [--device cuda] [--workers N]
     python Testing/tools/train_together.py join MODEL OUTPUT_FOLDER FILE.safetensors...
 
 Training begins with what the model answers now, and with the truth of thinned scans alone, half of them made to
@@ -20,11 +20,13 @@ import time
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader, Dataset
 
 from optimizers import MuonAndAdam, follow
 from XViewSynthLib import load_model, read_volume
@@ -102,6 +104,8 @@ def main() -> None:
     command.add_argument("--network", type=json.loads, default={}, metavar="JSON", help="its settings, if others")
     command.add_argument("--thickness", nargs="+", type=float, metavar="MM", help="of the slices of each scan")
     command.add_argument("--threads", type=int, help="cores to use")
+    command.add_argument("--device", type=torch.device, default="cpu", help="where to compute; cuda in bfloat16")
+    command.add_argument("--workers", type=int, default=0, help="processes that draw exercises ahead")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--settings", type=json.loads, default={}, metavar="JSON", help="see `Settings`")
     command.set_defaults(run=train)
@@ -126,7 +130,9 @@ def train(arguments: argparse.Namespace) -> None:
         settings = replace(settings, factor_shares={str(factor): 1.0})
     sizes = sizes | arguments.network
     torch.manual_seed(arguments.seed)
-    network = beginning(model.network, sizes, factor)
+    torch.backends.cudnn.benchmark = True
+    device = arguments.device
+    network = beginning(model.network, sizes, factor).to(device, memory_format=torch.channels_last)
     averaged = deepcopy(network).requires_grad_(False)
     config = settings.config(model.card, arguments.seed, sizes)
     thicknesses = arguments.thickness or [None] * len(arguments.scans)
@@ -134,7 +140,8 @@ def train(arguments: argparse.Namespace) -> None:
     sampler = Sampler([read_volume(path, thickness) for path, thickness in told], config)
     first = sampler.along[0]
     sampler.along[0] = replace(first, voxels=first.voxels[:-KEPT_SLICES])
-    kept = list(exercises(first, config))
+    kept = [(weight, blocks.to(device)) for weight, blocks in exercises(first, config)]
+    drawn = iter(DataLoader(Exercises(sampler), batch_size=None, sampler=count(), num_workers=arguments.workers))
     optimizer = MuonAndAdam(
         network, settings.muon_rate, settings.adam_rate, settings.fusion_rates, settings.condition_rate
     )
@@ -142,7 +149,8 @@ def train(arguments: argparse.Namespace) -> None:
     record = {"part": part, "seed": arguments.seed, **asdict(settings)}
     began, step, reported, saved = time.monotonic(), 0, 0.0, 0.0
     while (elapsed := time.monotonic() - began) < 60 * arguments.minutes:
-        terms = restoration_terms(network, sampler.thinned(step), config)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            terms = restoration_terms(network, next(drawn).to(device), config)
         optimizer.step(sum(terms.values()), rate_at(elapsed / (60 * arguments.minutes)))
         step += 1
         follow(averaged, network, step, settings.decay)
@@ -154,6 +162,16 @@ def train(arguments: argparse.Namespace) -> None:
             write(arguments.file, averaged, factor, sizes, record | {"steps_done": step})
     print(f"end, step {step}: {gains(averaged, kept)}", flush=True)
     write(arguments.file, averaged, factor, sizes, record | {"steps_done": step})
+
+
+class Exercises(Dataset):
+    """What a sampler draws for each step."""
+
+    def __init__(self, sampler: Sampler):
+        self._sampler = sampler
+
+    def __getitem__(self, step: int) -> Blocks:
+        return self._sampler.thinned(step)
 
 
 def beginning(network: ThreeViewNetwork, sizes: dict, factor: int | None) -> ThreeViewNetwork:

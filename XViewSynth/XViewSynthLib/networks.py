@@ -70,7 +70,7 @@ def spline_between(observed: Tensor, factor: int) -> Tensor:
     slices = observed.shape[1]
     weights = interpolation_weights(slices, factor, "cubic")[:-1].reshape(slices - 1, factor, slices)[:, 1:]
     weights = torch.as_tensor(weights.copy(), dtype=observed.dtype, device=observed.device)
-    return torch.einsum("gpk,bkhw->bgphw", weights, observed)
+    return _in_full_precision("gpk,bkhw->bgphw", weights, observed)
 
 
 def spline_through(observed: Tensor, factor: int, profile: SliceProfile) -> Tensor:
@@ -85,7 +85,13 @@ def spline_through(observed: Tensor, factor: int, profile: SliceProfile) -> Tens
         (batch, s (slices - 1) + 1, rows, columns) in the unit of `observed`.
     """
     weights = torch.as_tensor(preserving_weights(observed.shape[1], factor, profile).copy())
-    return torch.einsum("tk,bkhw->bthw", weights.to(observed), observed)
+    return _in_full_precision("tk,bkhw->bthw", weights.to(observed), observed)
+
+
+def _in_full_precision(products: str, weights: Tensor, observed: Tensor) -> Tensor:
+    """`torch.einsum`, also where networks compute in less: eight bits of a mantissa would leave steps of 4 HU."""
+    with torch.autocast(observed.device.type, enabled=False):
+        return torch.einsum(products, weights, observed)
 
 
 def join_gaps(answers: Tensor) -> Tensor:
