@@ -29,8 +29,9 @@ _SMALLEST_TISSUE_SHARE = 0.25
 _TISSUE_ABOVE_HU = -950
 #: Weight of either neighbour in a slice reconstructed with overlap: up to the average of three slices.
 _OVERLAP_WEIGHTS = (0.05, 1 / 3)
-#: Slices see further than their thickness says. Boxes t wide share 1 - 1 / t of their noise with the next one; the middle
-#: slices of scans that are 1 and 1.56 spacings thick (LIDC-IDRI-0314, RIDER) share 0.34 and 0.57, as boxes of 1.5 and 2.3.
+#: Slices see further than their thickness says. Boxes t wide share 1 - 1 / t of their noise with the next one; in the
+#: middle of scans whose slices are 1 and 1.56 spacings thick (LIDC-IDRI-0314, RIDER) they share 0.34 and 0.57, as boxes
+#: of 1.5 and 2.3.
 _SEEN_OVER_THICKNESS = 1.5
 #: So many slices tell how a scan's noise goes on from one to the next, and up to this distance.
 _NOISE_SLICES, _NOISE_DISTANCES = 36, 24
