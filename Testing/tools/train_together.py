@@ -216,8 +216,7 @@ def exercises(material: Material, config: TrainingConfig) -> Iterator[tuple[floa
 
 @torch.no_grad()
 def gains(network: ThreeViewNetwork, kept: list[tuple[float, Blocks]]) -> str:
-    """By how many dB a network is ahead of the spline; of thick slices between the outermost gaps, where no average
-    reaches beyond the scan."""
+    """By how many dB a network is ahead of the spline; of thick slices, where no average reaches beyond the scan."""
     told = []
     for weight, blocks in kept:
         observed, factor, profile = blocks.observed, blocks.factor, blocks.profile

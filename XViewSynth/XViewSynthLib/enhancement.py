@@ -349,7 +349,7 @@ def _predict(
             with _inference(device, precision):
                 if placed is None:
                     network = model.network.to(device, memory_format=torch.channels_last)
-                    facts = replace(facts, gap_ratio=facts.gap_ratio.to(device))
+                    facts = facts.to(device)
                     placed = observed[None].to(device)
                 if name == FUSION:
                     answers = torch.stack([_in_gaps(view, part, plan) for view in views])[:, None].to(device)

@@ -14,9 +14,9 @@ the observed slices around the gap, and predicts what their mean misses (as SAIN
 CVPR 2020).
 
 Networks can be told how alike neighbouring slices of the scan are (`likeness`): those that answer well between slices
-that overlap do not between slices that lie apart, and the few pixels that they see do not tell which it is. From slices
-that are left out, likeness tells it only where few are; networks for larger factors can be told by how much new slices
-overlap (`overlap`), which follows from the thickness of the slices.
+that overlap do not between slices that lie apart, and the few pixels that they see do not tell which it is. Where many
+slices are left out, those that remain do not tell it either; networks can be told by how much the new slices overlap
+(`overlap`), which follows from the thickness of the slices.
 
 The views are those of Fang et al., "Incremental Cross-view Mutual Distillation for Self-supervised Medical CT
 Synthesis", CVPR 2022; the networks are our own.
@@ -42,7 +42,7 @@ _HU_PER_UNIT = 1024.0
 _RESIDUAL_SCALE = 8.0
 # What the training of the shipped models ranges over; beyond it, nothing is known of what networks make of it.
 _LIKENESS_RANGE = (0.05, 0.55)
-_OVERLAP_RANGE = (1.0, 3.0)
+_OVERLAP_RANGE = (1.0, 2.5)
 # So that what is told lies about 0, and not much beyond 1.
 _USUAL_LIKENESS, _LIKENESS_SCALE = 0.2, 5.0
 
@@ -140,6 +140,10 @@ class ScanFacts:
     profile: SliceProfile | None = None
     likeness: Tensor | None = None
     overlap: Tensor | None = None
+
+    def to(self, device: torch.device) -> "ScanFacts":
+        tensors = {name: getattr(self, name) for name in ("gap_ratio", "likeness", "overlap")}
+        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items() if tensor is not None})
 
 
 class ThreeViewNetwork(nn.Module):
