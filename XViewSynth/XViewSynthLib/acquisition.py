@@ -183,7 +183,7 @@ def resolve_profile(volume: Volume, axis: Axis, thickness: float | None = None, 
     distance = volume.spacing_along(axis)
     thinnest, thickest = THICKNESS_RANGE
     if thickness is None:
-        ratio = min(max((known_thickness(volume) or distance) / distance, thinnest), thickest)
+        ratio = min(max((volume.slice_thickness or distance) / distance, thinnest), thickest)
     else:
         ratio = thickness / distance
         if not thinnest <= ratio <= thickest:

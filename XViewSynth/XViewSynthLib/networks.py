@@ -338,7 +338,7 @@ class ThreeViewNetwork(nn.Module):
         if self.thick:
             told.append(torch.full_like(ratio, facts.profile.thickness))
         if self.overlap:
-            overlap = torch.ones_like(ratio) if facts.overlap is None else facts.overlap.to(ratio)
+            overlap = torch.ones_like(ratio) if facts.overlap is None else facts.overlap
             told.append(overlap.clamp(*_OVERLAP_RANGE))
         condition = torch.stack(told, dim=1).log2()
         if not self.likeness:

@@ -16,9 +16,9 @@ from .sampling import Blocks
 def restoration_terms(network: ThreeViewNetwork, blocks: Blocks, config: TrainingConfig) -> dict[str, Tensor]:
     """Level 0: thin the scan, restore the dropped slices; every view and their fusion against what was dropped."""
     weights = config.weights
-    exercise = {"factor": blocks.factor, "facts": blocks.facts}
-    views = network(blocks.observed, **exercise)
-    answer = network.fuse(blocks.observed, views, **exercise)
+    observed, factor, facts = blocks.observed, blocks.factor, blocks.facts
+    views = network(observed, factor, facts)
+    answer = network.fuse(observed, views, factor, facts)
     truth = blocks.truth
     terms = {}
     if weights.views:
@@ -40,8 +40,8 @@ def answered(teacher: ThreeViewNetwork, gaps: Blocks) -> Blocks:
         gaps: blocks of a scan, and the factor by which to fill their gaps.
     """
     finer = replace(gaps, slice_ratio=gaps.slice_ratio / gaps.factor, overlap=_finer_overlap(gaps, gaps.factor))
-    exercise = {"factor": gaps.factor, "facts": finer.facts}
-    answer = teacher.fuse(gaps.slices, teacher(gaps.slices, **exercise), **exercise)
+    views = teacher(gaps.slices, gaps.factor, finer.facts)
+    answer = teacher.fuse(gaps.slices, views, gaps.factor, finer.facts)
     return replace(finer, slices=teacher.complete(gaps.slices, answer))
 
 

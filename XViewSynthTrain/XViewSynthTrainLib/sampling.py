@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -197,9 +198,7 @@ class Sampler:
         if self.config.acquisition == THICK:
             return self._draw_averaged(random, pool, factor, scale, self._profile(step))
         slices, chosen, weights = self._draw(random, pool, factor, self.config.slices, scale)
-        likeness = self._likeness(chosen, weights, factor) if scale == 1 else None
-        ratios, overlap = _ratios(chosen, scale), _overlap(chosen, weights)
-        return Blocks(slices, slices[:, ::factor], factor, ratios, likeness=likeness, overlap=overlap)
+        return Blocks(slices, slices[:, ::factor], factor, **self._known(chosen, weights, factor, scale))
 
     def rehearses(self, step: int) -> bool:
         """Whether a step is one of those that rehearse."""
@@ -236,25 +235,35 @@ class Sampler:
         averaging = torch.as_tensor(averaging_weights(kept, factor, profile).copy())
         observed = torch.einsum("kt,bthw->bkhw", averaging, slices)
         inner, fine = slice(margin, kept - margin), slice(margin * factor, slices.shape[1] - margin * factor)
-        likeness = self._likeness(chosen, weights, factor, profile) if scale == 1 else None
-        ratios, overlap = _ratios(chosen, scale), _overlap(chosen, weights)
-        return Blocks(slices[:, fine], observed[:, inner], factor, ratios, profile, likeness, overlap)
+        known = self._known(chosen, weights, factor, scale, profile)
+        return Blocks(slices[:, fine], observed[:, inner], factor, **known)
 
     def _draw_scan(self, random: np.random.Generator, count: int) -> Blocks:
         slices, chosen, weights = self._draw(random, self.along, 1, count)
         profile = None
         if self.config.acquisition == THICK:
             profile = SliceProfile(float(np.mean([material.thickness for material in chosen])))
-        likeness, overlap = self._likeness(chosen, weights, 1), _overlap(chosen, weights)
-        return Blocks(slices, slices, 1, _ratios(chosen), profile, likeness, overlap)
+        return Blocks(slices, slices, 1, **self._known(chosen, weights, 1, profile=profile))
 
-    def _likeness(
-        self, chosen: list[Material], weights: list[float], factor: int, profile: SliceProfile | None = None
-    ) -> Tensor | None:
-        if not self._told_likeness:
-            return None
-        both = zip(chosen, weights, strict=True)
-        return torch.tensor([material.likeness(factor, weight, profile) for material, weight in both])
+    def _known(
+        self,
+        chosen: list[Material],
+        weights: list[float],
+        factor: int,
+        scale: int = 1,
+        profile: SliceProfile | None = None,
+    ) -> dict[str, Any]:
+        """What `Blocks` tell of materials that were mixed with their neighbours by `weights`."""
+        both = list(zip(chosen, weights, strict=True))
+        likeness = None
+        if self._told_likeness and scale == 1:
+            likeness = torch.tensor([material.likeness(factor, weight, profile) for material, weight in both])
+        return {
+            "slice_ratio": torch.tensor([each.slice_spacing / (scale * each.pixel_spacing) for each in chosen]),
+            "profile": profile,
+            "likeness": likeness,
+            "overlap": torch.tensor([material.thickness_when_mixed(weight) for material, weight in both]),
+        }
 
     def _happens(self, share: float, step: int, stream: int) -> bool:
         # By a stream of its own: what else a step draws does not depend on it.
@@ -310,15 +319,6 @@ class Sampler:
             if random.random() < 0.5:
                 block = np.flip(block, axis)
         return (block.swapaxes(1, 2) if random.random() < 0.5 else block), weight
-
-
-def _ratios(chosen: Sequence[Material], scale: int = 1) -> Tensor:
-    return torch.tensor([material.slice_spacing / (scale * material.pixel_spacing) for material in chosen])
-
-
-def _overlap(chosen: Sequence[Material], weights: Sequence[float]) -> Tensor:
-    both = zip(chosen, weights, strict=True)
-    return torch.tensor([material.thickness_when_mixed(weight) for material, weight in both])
 
 
 def _with_coarser_pixels(block: np.ndarray, scale: int) -> np.ndarray:
