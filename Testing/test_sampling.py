@@ -118,6 +118,19 @@ class TestBlocks:
         blocks = Sampler([fine_scan()], config).thinned(0)
         assert (blocks.slice_ratio * blocks.factor).tolist() == pytest.approx([2.5, 2.5])
 
+    def test_of_more_candidates_the_one_that_changes_most_is_taken(self):
+        voxels = np.zeros((41, 24, 96), np.int16)
+        voxels[:, :, 80:] = anatomy((41, 24, 16))
+        still_but_for_a_corner = Volume(voxels, affine_from((0.8, 0.8, 1.0)))
+
+        def share_with_change(candidates: int) -> float:
+            config = replace(CONFIG, batch=4, candidates=candidates)
+            sampler = Sampler([still_but_for_a_corner], config)
+            drawn = torch.cat([sampler.thinned(step).slices[:, :5] for step in range(20)])
+            return (drawn.flatten(1).std(dim=1) > 0).float().mean().item()
+
+        assert share_with_change(8) > 0.6 > 0.35 > share_with_change(1)
+
     def test_in_plane_axes_serve_when_asked_to(self):
         config = TrainingConfig(slices=4, pixels=16, in_plane_share=1.0)
         ratios = Sampler([fine_scan()], config).thinned(0).slice_ratio
@@ -138,6 +151,7 @@ class TestBadInput:
         "setting",
         [{"steps": 0}, {"gamma": 0.0}, {"gamma": 1.5}, {"pixels": 15}, {"slices": 2}, {"batch": 0},
          {"overlap_share": 1.5}, {"scaled_share": -0.1}, {"rehearsal_share": 1.0}, {"judgements": 0}, {"patience": -1},
+         {"candidates": 0},
          {"factor_shares": {}}, {"factor_shares": {9: 1.0}}],
     )  # fmt: skip
     def test_settings_out_of_range(self, setting):

@@ -57,6 +57,7 @@ class Settings:
         batch, slices, pixels: blocks a step, and their size in observed slices and pixels.
         factor_shares: how often each factor is drawn, where no specialist is trained.
         overlap_share: of blocks whose slices overlap.
+        candidates: places that are looked at for each block, of which the hardest is taken.
         views, squared: weight of the loss of the single views beside that of their fusion, and of the squared error
             beside the absolute one.
     """
@@ -71,6 +72,7 @@ class Settings:
     pixels: int = 40
     factor_shares: dict[str, float] | None = None
     overlap_share: float = 0.5
+    candidates: int = 1
     views: float = 0.5
     squared: float = 20.0
 
@@ -86,6 +88,7 @@ class Settings:
             factor_shares={int(factor): share for factor, share in shares.items()},
             in_plane_share=0.0,
             overlap_share=self.overlap_share,
+            candidates=self.candidates,
             weights=LossWeights(views=self.views, squared=self.squared, wavelet=0.0),
             network=network,
         )

@@ -304,11 +304,8 @@ class Sampler:
         self, random: np.random.Generator, material: Material, depth: int, scale: int
     ) -> tuple[np.ndarray, float]:
         size = (depth, scale * self.config.pixels, scale * self.config.pixels)
-        for _ in range(8):
-            start = [random.integers(whole - part + 1) for whole, part in zip(material.voxels.shape, size, strict=True)]
-            block = material.voxels[tuple(slice(first, first + part) for first, part in zip(start, size, strict=True))]
-            if (block[:: max(1, depth // 4)] > _TISSUE_ABOVE_HU).mean() >= _SMALLEST_TISSUE_SHARE:
-                break
+        places = [self._place(random, material, size) for _ in range(self.config.candidates)]
+        start, block = max(places, key=lambda place: _change(place[1])) if len(places) > 1 else places[0]
         weight = 0.0
         if random.random() < self.config.overlap_share:
             weight = random.uniform(*_OVERLAP_WEIGHTS)
@@ -319,6 +316,23 @@ class Sampler:
             if random.random() < 0.5:
                 block = np.flip(block, axis)
         return (block.swapaxes(1, 2) if random.random() < 0.5 else block), weight
+
+    def _place(
+        self, random: np.random.Generator, material: Material, size: tuple[int, int, int]
+    ) -> tuple[list[int], np.ndarray]:
+        """Where a block with tissue in it begins, and its voxels."""
+        for _ in range(8):
+            start = [random.integers(whole - part + 1) for whole, part in zip(material.voxels.shape, size, strict=True)]
+            block = material.voxels[tuple(slice(first, first + part) for first, part in zip(start, size, strict=True))]
+            if (block[:: max(1, size[0] // 4)] > _TISSUE_ABOVE_HU).mean() >= _SMALLEST_TISSUE_SHARE:
+                break
+        return start, block
+
+
+def _change(block: np.ndarray) -> float:
+    """Mean square of what lines between slices half a block apart miss in their middle, HU²: how hard it is to fill."""
+    apart = block[:: max(1, len(block) // 4)].astype(np.float32)
+    return float(np.square(apart[1:-1] - (apart[:-2] + apart[2:]) / 2).mean())
 
 
 def _with_coarser_pixels(block: np.ndarray, scale: int) -> np.ndarray:
