@@ -41,7 +41,9 @@ def main() -> None:
     for factor in arguments.factor or model.card["factors"]:
         drawn = {}
         for path, thickness in zip(arguments.scans, thicknesses, strict=True):
-            drawn[path.name.split(".")[0]] = draw(middle(read_volume(path, thickness), arguments.rows), factor, model)
+            sample = draw(middle(read_volume(path, thickness), arguments.rows), factor, model)
+            if sample is not None:
+                drawn[path.name.split(".")[0]] = sample
         for name, coverage in left_out(drawn).items():
             print(f"x{factor} {name}: the calibration by the other scans covers {coverage:.3f}", flush=True)
         write(arguments.model / CARD_FILE, factor, fit(list(drawn.values())), list(drawn))
@@ -58,10 +60,12 @@ def middle(scan: Volume, rows: int | None) -> Volume:
     return Volume(scan.voxels[:, first : first + rows], affine, scan.slice_thickness)
 
 
-def draw(scan: Volume, factor: int, model: Model) -> np.ndarray:
-    """Terms of doubt and errors of a scan that is thinned and restored."""
+def draw(scan: Volume, factor: int, model: Model) -> np.ndarray | None:
+    """Terms of doubt and errors of a scan that is thinned and restored; None where another factor's network answers."""
     trial = drop_slices(scan, factor, acquisition=model.card["acquisition"])
     enhanced = enhance(trial.observed, factor, axis=trial.axis, model=model)
+    if enhanced.plan.asked_factor != factor:
+        return None
     return samples(trial.reference, enhanced, trial.reference.order.apply(trial.observed.voxels), VOXELS)
 
 

@@ -43,6 +43,8 @@ REPORT_EVERY, SAVE_EVERY = 240.0, 300.0
 KEPT_SLICES, KEPT_PIXELS = 41, 320
 #: Of either neighbour in the slices that tell, which are made to overlap.
 WEIGHTS = (0.0, 0.28)
+#: What a specialist has no part in.
+OF_THE_WHOLE = ("specialists", "wide_doubling")
 #: So many factors are told of, those drawn most often.
 FACTORS_TOLD = 2
 
@@ -129,7 +131,7 @@ def train(arguments: argparse.Namespace) -> None:
     sizes = model.card["network"]
     if factor is not None:
         own = sizes.get("specialists", {}).get(str(factor), {})
-        sizes = {name: number for name, number in sizes.items() if name != "specialists"} | own
+        sizes = {name: number for name, number in sizes.items() if name not in OF_THE_WHOLE} | own
         settings = replace(settings, factor_shares={str(factor): 1.0})
     sizes = sizes | arguments.network
     torch.manual_seed(arguments.seed)

@@ -22,7 +22,7 @@ from .likeness import slice_likeness
 from .models import AUTOMATIC, Model, choose_model
 from .networks import INTENSITY_RANGE, VIEWS, ScanFacts, to_hu, to_network_units
 from .orientation import to_slices
-from .plan import Plan, make_plan
+from .plan import Plan, gap_ratio, make_plan
 from .progress import Progress
 from .slice_profile import Shape, SliceProfile, averaging_weights, correcting_weights, preserving_weights
 from .texture import KEEP, MATCH, MATCHED_NOTE, PADDING_BELOW, check_texture, textured
@@ -90,7 +90,7 @@ class Enhanced:
 
         0 on observed slices and in padding; None where the model is not calibrated for the factor.
         """
-        calibration = doubt.Calibration.from_card(self.model.card, self.factor)
+        calibration = doubt.Calibration.from_card(self.model.card, self.plan.asked_factor)
         if self.expected_error is None or calibration is None:
             return None
         return self.expected_error.with_voxels(calibration.error_bound(self.expected_error.voxels))
@@ -253,8 +253,7 @@ def _resulting_thickness(volume: Volume, plan: Plan) -> float | None:
 
 
 def _facts(volume: Volume, plan: Plan) -> ScanFacts:
-    ratio = volume.spacing_along(plan.axis) / volume.pixel_spacing(plan.axis)
-    return ScanFacts(torch.tensor([ratio]), plan.profile, overlap=torch.tensor([plan.overlap]))
+    return ScanFacts(gap_ratio(volume, plan.axis), plan.profile, overlap=torch.tensor([plan.overlap]))
 
 
 def _run_students(
@@ -265,19 +264,19 @@ def _run_students(
     # The networks take pixels two by two.
     observed = torch.nn.functional.pad(observed, (0, columns % 2, 0, rows % 2), mode="replicate")
     answers: dict[str, Tensor] = {}
-    network = model.network.answering(plan.factor)
+    network = model.network.answering(plan.asked_factor)
     passes = VIEWS if network.fusion is None else (*VIEWS, FUSION)
     if network.likeness:
         facts = replace(facts, likeness=slice_likeness(observed[None]))
     for index, name in enumerate(passes):
-        answer = torch.zeros(plan.factor * (slices - 1) + 1, *observed.shape[1:])
+        answer = torch.zeros(plan.asked_factor * (slices - 1) + 1, *observed.shape[1:])
         views = list(answers.values())
         for part, residual, done, whole in _predict(name, observed, views, facts, model, plan, report):
-            _add(answer, part, residual, plan.factor)
+            _add(answer, part, residual, plan.asked_factor)
             report(_title(name), done, whole, (index + done / whole) / len(passes))
         if plan.profile is not None:
             # What lies where two gaps meet has been answered twice.
-            answer[plan.factor : -1 : plan.factor] /= 2
+            answer[plan.asked_factor : -1 : plan.asked_factor] /= 2
         answers[name] = answer
     views = [answers[view] for view in VIEWS]
     kept = {}
@@ -286,8 +285,9 @@ def _run_students(
         if FUSION in answers:
             kept[MEAN] = torch.stack(views).mean(dim=0)
     answer, variance = _joined(views, answers.get(FUSION), report)
-    kept = {name: view[:, :rows, :columns] for name, view in kept.items()}
-    return _Students(answer[:, :rows, :columns], variance[:, :rows, :columns], kept)
+    asked_for = slice(None, None, plan.asked_factor // plan.factor), slice(rows), slice(columns)
+    kept = {name: view[asked_for] for name, view in kept.items()}
+    return _Students(answer[asked_for], variance[asked_for], kept)
 
 
 def _joined(views: list[Tensor], correction: Tensor | None, report: _Reporter) -> tuple[Tensor, Tensor]:
@@ -353,9 +353,9 @@ def _predict(
                     placed = observed[None].to(device)
                 if name == FUSION:
                     answers = torch.stack([_in_gaps(view, part, plan) for view in views])[:, None].to(device)
-                    residual = network.correction(placed, answers, plan.factor, facts, part)
+                    residual = network.correction(placed, answers, plan.asked_factor, facts, part)
                 else:
-                    residual = network.residual(name, placed, plan.factor, facts, part)
+                    residual = network.residual(name, placed, plan.asked_factor, facts, part)
                 residual = Arrival(residual[0].float())
         except torch.OutOfMemoryError:
             if tile > least:
@@ -384,8 +384,8 @@ def _title(name: str) -> str:
 def _in_gaps(answer: Tensor, gaps: slice, plan: Plan) -> Tensor:
     """What an answer (s gaps + 1, rows, columns) holds of some gaps, as `ThreeViewNetwork.correction` takes it."""
     if plan.profile is not None:
-        return answer[gaps.start * plan.factor : gaps.stop * plan.factor + 1]
-    return answer[:-1].unflatten(0, (-1, plan.factor))[gaps, 1:]
+        return answer[gaps.start * plan.asked_factor : gaps.stop * plan.asked_factor + 1]
+    return answer[:-1].unflatten(0, (-1, plan.asked_factor))[gaps, 1:]
 
 
 @contextmanager
@@ -519,7 +519,7 @@ def _expected_error(
     plan: Plan,
     report: _Reporter,
 ) -> np.ndarray | None:
-    calibration = doubt.Calibration.from_card(model.card, plan.factor)
+    calibration = doubt.Calibration.from_card(model.card, plan.asked_factor)
     if calibration is None:
         return None
     positions = np.arange(len(disagreement)) / plan.factor

@@ -40,12 +40,13 @@ class Plan:
     Attributes:
         axis: the axis that gets more slices.
         factor: slices become `factor * (slices - 1) + 1`.
+        asked_factor: what the networks are asked for, `factor` or a multiple of it of whose slices that many are kept.
         resample_to: spacing in mm that is reached by resampling after the factor, or None when the factor suffices.
         output_shape: (K, J, I) of the result.
         output_spacing: (I, J, K) of the result, mm.
         acquisition: "gap": slices are thin and far apart; "thick": they are averages over their thickness.
         profile: of thick slices, else None.
-        overlap: thickness of the new slices over their distance; 1 where they touch.
+        overlap: thickness of the slices that the networks are asked for over their distance; 1 where they touch.
         device: where the students compute.
         precision: their arithmetic.
         tile_voxels: observed voxels computed at once.
@@ -56,6 +57,7 @@ class Plan:
 
     axis: Axis
     factor: int
+    asked_factor: int
     resample_to: float | None
     output_shape: tuple[int, int, int]
     output_spacing: tuple[float, float, float]
@@ -123,19 +125,21 @@ def make_plan(
             f"The spacing of {resample_to:g} mm is no whole fraction of {step:g} mm: slices are "
             f"enhanced by {factor} and then resampled, so observed slices do not come out bit for bit."
         )
+    asked = model.network.asked(factor, gap_ratio(volume, chosen_axis))
     where = resolve_device(device)
     arithmetic = resolve_precision(precision, where)
-    tile, peak = _fit_memory(volume, chosen_axis, factor, model, where, memory)
-    seconds = _expected_seconds(volume, chosen_axis, factor, model, where, arithmetic)
+    tile, peak = _fit_memory(volume, chosen_axis, factor, asked, model, where, memory)
+    seconds = _expected_seconds(volume, chosen_axis, asked, model, where, arithmetic)
     return Plan(
         axis=chosen_axis,
         factor=factor,
+        asked_factor=asked,
         resample_to=resample_to,
         output_shape=grid.shape,
         output_spacing=grid.spacing,
         acquisition=acquisition,
         profile=thick,
-        overlap=resolve_overlap(volume, chosen_axis, factor, acquisition, thickness),
+        overlap=resolve_overlap(volume, chosen_axis, asked, acquisition, thickness),
         device=str(where),
         precision=arithmetic,
         tile_voxels=tile,
@@ -143,6 +147,11 @@ def make_plan(
         expected_peak_bytes=peak,
         notes=tuple(notes),
     )
+
+
+def gap_ratio(volume: Volume, axis: Axis) -> torch.Tensor:
+    """Distance of the slices over that of the pixels, (1,), as `ScanFacts` has it."""
+    return torch.tensor([volume.spacing_along(axis) / volume.pixel_spacing(axis)])
 
 
 def check_known_factor(model: Model, factor: int) -> None:
@@ -223,15 +232,16 @@ def seconds_per_voxel(model: Model, factor: int, device: torch.device, precision
 
 
 def _fit_memory(
-    volume: Volume, axis: Axis, factor: int, model: Model, device: torch.device, memory: int | None
+    volume: Volume, axis: Axis, factor: int, asked: int, model: Model, device: torch.device, memory: int | None
 ) -> tuple[int, int]:
     """Tile size in observed voxels, and the expected peak of the process in bytes."""
-    voxels, enhanced = volume.voxels.size, math.prod(volume.upsampled_shape(axis, factor))
+    voxels = volume.voxels.size
+    enhanced, answered = (math.prod(volume.upsampled_shape(axis, each)) for each in (factor, asked))
     # Network units, the sum and the spread of the views, the disagreement, the expected error (all float32), and the
     # result. Of thick slices also how far their averages are missed.
-    volumes = (8 if model.network.thick else 4) * voxels + 16 * enhanced + volume.voxels.itemsize * enhanced
+    volumes = (8 if model.network.thick else 4) * voxels + 16 * answered + volume.voxels.itemsize * enhanced
     fixed = process_bytes() + volumes
-    per_voxel = _bytes_per_tile_voxel(model, factor)
+    per_voxel = _bytes_per_tile_voxel(model, asked)
     if device.type == "cpu":
         allowed = (memory if memory is not None else process_bytes() + int(0.8 * free_bytes(device))) - fixed
     else:

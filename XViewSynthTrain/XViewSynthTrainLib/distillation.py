@@ -16,9 +16,7 @@ from .sampling import Blocks
 def restoration_terms(network: ThreeViewNetwork, blocks: Blocks, config: TrainingConfig) -> dict[str, Tensor]:
     """Level 0: thin the scan, restore the dropped slices; every view and their fusion against what was dropped."""
     weights = config.weights
-    observed, factor, facts = blocks.observed, blocks.factor, blocks.facts
-    views = network(observed, factor, facts)
-    answer = network.fuse(observed, views, factor, facts)
+    views, answer = network.answer(blocks.observed, blocks.factor, blocks.facts)
     truth = blocks.truth
     terms = {}
     if weights.views:
@@ -40,8 +38,7 @@ def answered(teacher: ThreeViewNetwork, gaps: Blocks) -> Blocks:
         gaps: blocks of a scan, and the factor by which to fill their gaps.
     """
     finer = replace(gaps, slice_ratio=gaps.slice_ratio / gaps.factor, overlap=_finer_overlap(gaps, gaps.factor))
-    views = teacher(gaps.slices, gaps.factor, finer.facts)
-    answer = teacher.fuse(gaps.slices, views, gaps.factor, finer.facts)
+    _, answer = teacher.answer(gaps.slices, gaps.factor, finer.facts)
     return replace(finer, slices=teacher.complete(gaps.slices, answer))
 
 
@@ -58,11 +55,9 @@ def agreement_terms(
     observed, facts = blocks.slices, ScanFacts(blocks.slice_ratio, blocks.profile, blocks.likeness)
     for level in range(1, increments + 2):
         facts = replace(facts, overlap=_finer_overlap(blocks, 2**level))
-        views = network(observed, 2, facts)
+        views, answer = network.answer(observed, 2, facts)
         terms[f"distillation_{level}"] = config.weights.distillation * cross_view_distillation(views, config)
-        with torch.no_grad():
-            answer = network.fuse(observed, views, 2, facts)
-        observed = network.complete(observed, answer)
+        observed = network.complete(observed, answer.detach())
         # Networks for thick slices answer with slices that touch; how alike they are, they tell themselves.
         facts = ScanFacts(facts.gap_ratio / 2, blocks.profile and SliceProfile())
     return terms

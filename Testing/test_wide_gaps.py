@@ -1,0 +1,126 @@
+"""Slices so far apart that at x2 the middle of the answer at x4 is the better one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from scans import affine_from, anatomy
+from tiny import NETWORK, make_card, make_network
+from XViewSynthLib import Volume, enhance, selfcheck
+from XViewSynthLib.models import Model, card_fault, save_model
+from XViewSynthLib.networks import ScanFacts, ThreeViewNetwork
+from XViewSynthLib.plan import make_plan
+from XViewSynthTrainLib.config import TrainingConfig
+from XViewSynthTrainLib.distillation import restoration_terms
+from XViewSynthTrainLib.sampling import Sampler
+
+SIZES = {"fusion_blocks": 1, "wide_doubling": 4, "specialists": {"2": {}, "4": {"fusion_blocks": 2, "overlap": 1}}}
+NARROW, WIDE = ScanFacts(torch.tensor([3.0])), ScanFacts(torch.tensor([5.0]))
+
+
+def scan(spacing: float, thickness: float | None = None) -> Volume:
+    return Volume(anatomy((8, 24, 24)), affine_from((0.8, 0.8, spacing)), thickness)
+
+
+@pytest.fixture(scope="module")
+def network() -> ThreeViewNetwork:
+    return make_network(**SIZES).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Model:
+    calibrations = {
+        str(factor): {
+            "weights": [1.0, 0.0, 0.1],
+            "scale_hu": [10.0, 100.0],
+            "expected_error_hu": [float(factor), 10.0 * factor],
+            "error_bound_hu": [3.0 * factor, 30.0 * factor],
+        }
+        for factor in (2, 4)
+    }
+    card = make_card(network=NETWORK | SIZES, doubt={"factors": calibrations})
+    return save_model(tmp_path_factory.mktemp("models") / "wide", make_network(**SIZES), card)
+
+
+@pytest.fixture
+def observed() -> torch.Tensor:
+    return torch.rand(1, 6, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+class TestNetworks:
+    def test_narrow_gaps_have_a_network_of_their_own(self, network, observed):
+        views, answer = network.answer(observed, 2, NARROW)
+        assert torch.equal(views, network(observed, 2, NARROW))
+        assert torch.equal(answer, network.fuse(observed, views, 2, NARROW))
+
+    def test_wide_ones_get_the_middle_of_finer_slices(self, network, observed):
+        told = replace(WIDE, overlap=torch.tensor([1.1]))
+        views, answer = network.answer(observed, 2, told)
+        finer = replace(WIDE, overlap=torch.tensor([2.2]))
+        all_views = network(observed, 4, finer)
+        assert torch.equal(views, all_views[:, :, :, [1]])
+        assert torch.equal(answer, network.fuse(observed, all_views, 4, finer)[:, :, [1]])
+
+    def test_other_factors_are_what_they_were(self, network):
+        assert [network.asked(factor, WIDE.gap_ratio) for factor in range(2, 9)] == [4, 3, 4, 5, 6, 7, 8]
+
+    def test_all_gaps_of_a_batch_must_be_wide(self, network):
+        assert network.asked(2, torch.tensor([3.0, 9.0])) == 2
+        assert network.asked(2, torch.tensor([5.0, 9.0])) == 4
+
+    @pytest.mark.parametrize(
+        "sizes", [{"wide_doubling": 3}, {"wide_doubling": 10}, {"wide_doubling": 4, "thick": 1}],
+        ids=["odd", "unknown", "thick"],
+    )  # fmt: skip
+    def test_what_cannot_answer_is_refused(self, sizes):
+        with pytest.raises(ValueError, match="even factor that is known"):
+            make_network(**sizes)
+
+    def test_an_exercise_trains_what_will_answer(self):
+        pupil = make_network(**SIZES)
+        config = TrainingConfig(slices=5, pixels=16, factor_shares={2: 1.0}, network=NETWORK | SIZES)
+        far_apart = Volume(anatomy((21, 24, 24)), affine_from((0.8, 0.8, 2.5)))
+        terms = restoration_terms(pupil, Sampler([far_apart], config).thinned(0), config)
+        sum(terms.values()).backward()
+        trained = {name.split(".")[1] for name, weights in pupil.named_parameters() if weights.grad is not None}
+        assert trained == {"4"}
+
+
+class TestEnhancing:
+    def test_every_second_slice_is_that_of_the_finer_scan(self, model):
+        wide, finer = (
+            enhance(scan(4.0, 2.2), factor, model=model, axis="K", acquisition="gap", keep_views=True, precision="fp32")
+            for factor in (2, 4)
+        )
+        assert (wide.plan.asked_factor, wide.plan.overlap) == (4, pytest.approx(2.2))
+        assert np.array_equal(wide.volume.voxels, finer.volume.voxels[::2])
+        assert np.array_equal(wide.disagreement.voxels, finer.disagreement.voxels[::2])
+        assert wide.synthetic_slices == tuple(range(1, 15, 2))
+        for name, view in wide.views.items():
+            assert np.array_equal(view.voxels, finer.views[name].voxels[::2])
+
+    def test_doubt_is_calibrated_for_what_answered(self, model):
+        wide, finer = (enhance(scan(4.0), factor, model=model, axis="K", acquisition="gap") for factor in (2, 4))
+        assert np.array_equal(wide.expected_error.voxels, finer.expected_error.voxels[::2])
+        assert np.array_equal(wide.error_bound().voxels, finer.error_bound().voxels[::2])
+
+    def test_narrow_gaps_are_planned_as_ever(self, model):
+        plan = make_plan(scan(2.4), model, factor=2)
+        assert (plan.factor, plan.asked_factor) == (2, 2)
+
+    def test_finer_slices_are_counted_in_time_and_memory(self, model):
+        narrow, wide = (make_plan(scan(spacing), model, factor=2) for spacing in (3.0, 3.4))
+        assert wide.asked_factor == 4
+        assert wide.expected_peak_bytes > narrow.expected_peak_bytes
+
+    def test_a_self_check_asks_the_same_network(self, model):
+        checked = selfcheck(scan(2.0), 2, model=model, axis="K", acquisition="gap")
+        assert np.isfinite(checked["methods"]["enhanced"]["psnr_db"])
+
+
+def test_a_card_may_say_so(model):
+    assert card_fault(model.card) is None
