@@ -4,7 +4,8 @@
 
 The scans have thin slices. Of each, slices are left out and restored, and weights and curves of `XViewSynthLib.doubt`
 are fitted to the errors, all scans alike. For each scan it is told how large a share of its errors a calibration by
-the other scans covers, which should be near 0.9. Factors that are not named keep what the card says.
+the other scans covers, which should be near 0.9. Factors that are not named keep what the card says. Scans for
+which the network of another factor answers, as where gaps at x2 are wide, do not count.
 
 Scans that the model was trained on will do as long as it restores them no better than others: compare the gains of
 `xviewsynth bench` first. Never take a scan on which coverage will be reported.
@@ -44,6 +45,9 @@ def main() -> None:
             sample = draw(middle(read_volume(path, thickness), arguments.rows), factor, model)
             if sample is not None:
                 drawn[path.name.split(".")[0]] = sample
+        if not drawn:
+            print(f"x{factor}: the network of another factor answers for all these scans; the card stays as it is.")
+            continue
         for name, coverage in left_out(drawn).items():
             print(f"x{factor} {name}: the calibration by the other scans covers {coverage:.3f}", flush=True)
         write(arguments.model / CARD_FILE, factor, fit(list(drawn.values())), list(drawn))

@@ -363,7 +363,7 @@ def _enhance(arguments: argparse.Namespace, job: Job) -> None:
             memory=_bytes(arguments.memory),
         )
         if expected_error or error_bound:
-            _check_calibrated(model, plan.factor)
+            _check_calibrated(model, plan.asked_factor)
         job.say(_describe_plan(plan))
         enhanced = enhance(
             scan,

@@ -47,8 +47,8 @@ _RESIDUAL_SCALE = 8.0
 # What the training of the shipped models ranges over; beyond it, nothing is known of what networks make of it.
 _LIKENESS_RANGE = (0.05, 0.55)
 _OVERLAP_RANGE = (1.0, 2.5)
-# Distance of observed slices, in pixels, beyond which `wide_doubling` answers. On slices that training had not seen
-# (LIDC-IDRI-0314, RIDER), both networks gained as much at 2.6 pixels, and the one for x4 0.4 dB more at 5.
+# Distance of observed slices, in pixels, beyond which `wide_doubling` answers. On scans of the training set both
+# networks gained as much at 2.6 pixels (LIDC-IDRI-0314), and the one for x4 0.4 dB more at 5 (RIDER).
 _WIDE_GAP = 4.0
 # So that what is told lies about 0, and not much beyond 1.
 _USUAL_LIKENESS, _LIKENESS_SCALE = 0.2, 5.0
