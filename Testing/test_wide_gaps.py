@@ -80,6 +80,10 @@ class TestNetworks:
         with pytest.raises(ValueError, match="even factor that is known"):
             make_network(**sizes)
 
+    def test_a_fusion_that_is_not_to_be_trained_has_no_gradient(self, observed):
+        views, answer = make_network(**SIZES).answer(observed, 2, WIDE, trains_fusion=False)
+        assert (views.requires_grad, answer.requires_grad) == (True, False)
+
     def test_an_exercise_trains_what_will_answer(self):
         pupil = make_network(**SIZES)
         config = TrainingConfig(slices=5, pixels=16, factor_shares={2: 1.0}, network=NETWORK | SIZES)
@@ -118,8 +122,13 @@ class TestEnhancing:
         assert wide.expected_peak_bytes > narrow.expected_peak_bytes
 
     def test_a_self_check_asks_the_same_network(self, model):
-        checked = selfcheck(scan(2.0), 2, model=model, axis="K", acquisition="gap")
-        assert np.isfinite(checked["methods"]["enhanced"]["psnr_db"])
+        own = replace(model, network=make_network(**SIZES | {"wide_doubling": 0}).eval())
+        checked, otherwise = (
+            selfcheck(scan(2.0), 2, model=each, axis="K", acquisition="gap")["methods"]["enhanced"]["psnr_db"]
+            for each in (model, own)
+        )
+        assert np.isfinite(checked)
+        assert checked != otherwise
 
 
 def test_a_card_may_say_so(model):

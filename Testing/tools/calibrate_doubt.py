@@ -23,6 +23,7 @@ from XViewSynthLib import InputError, Volume, enhance, load_model, read_volume
 from XViewSynthLib.calibration import fit
 from XViewSynthLib.doubt import CARD_FIELD, COVERAGE, Calibration, samples
 from XViewSynthLib.models import CARD_FILE, Model, card_fault
+from XViewSynthLib.plan import make_plan
 from XViewSynthLib.selfcheck import drop_slices
 
 VOXELS = 60_000
@@ -67,9 +68,10 @@ def middle(scan: Volume, rows: int | None) -> Volume:
 def draw(scan: Volume, factor: int, model: Model) -> np.ndarray | None:
     """Terms of doubt and errors of a scan that is thinned and restored; None where another factor's network answers."""
     trial = drop_slices(scan, factor, acquisition=model.card["acquisition"])
-    enhanced = enhance(trial.observed, factor, axis=trial.axis, model=model)
-    if enhanced.plan.asked_factor != factor:
+    plan = make_plan(trial.observed, model, factor=factor, axis=trial.axis)
+    if plan.asked_factor != factor:
         return None
+    enhanced = enhance(trial.observed, model=model, plan=plan)
     return samples(trial.reference, enhanced, trial.reference.order.apply(trial.observed.voxels), VOXELS)
 
 

@@ -188,15 +188,15 @@ class ThreeViewNetwork(nn.Module):
     ):
         super().__init__()
         self.thick, self.likeness, self.overlap = bool(thick), bool(likeness), bool(overlap)
-        known = {*factors, *map(int, specialists or {})}
-        if wide_doubling and (thick or wide_doubling % 2 or wide_doubling not in known):
-            raise ValueError("x2 can only be answered by a network for thin slices and an even factor that is known")
-        self._wide_doubling = wide_doubling
         #: What networks are told beside the slices, in this order.
         self.told = ("factor", "gap ratio", *["thickness"] * thick, *["overlap"] * overlap)
         if likeness:
             self.told += tuple(f"likeness at {distance}" for distance in DISTANCES)
         own = specialists or {}
+        known = {*map(str, factors), *own}
+        if wide_doubling and (thick or wide_doubling % 2 or str(wide_doubling) not in known):
+            raise ValueError("x2 can only be answered by a network for thin slices and an even factor that is known")
+        self._wide_doubling = wide_doubling
         factors = [factor for factor in factors if str(factor) not in own]
         sizes = (factors, self.thick, len(self.told))
         self.axial = SliceWiseStudent(channels, axial_blocks, *sizes)
@@ -223,17 +223,23 @@ class ThreeViewNetwork(nn.Module):
         wide = factor == 2 and self._wide_doubling and bool((gap_ratio > _WIDE_GAP).all())
         return self._wide_doubling if wide else factor
 
-    def answer(self, observed: Tensor, factor: int, facts: ScanFacts) -> tuple[Tensor, Tensor]:
-        """What `forward` and `fuse` answer, by the network that knows gaps of this width best (`asked`)."""
+    def answer(
+        self, observed: Tensor, factor: int, facts: ScanFacts, trains_fusion: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """What `forward` and `fuse` answer, by the network that knows gaps of this width best (`asked`).
+
+        Args:
+            observed, factor, facts: as for `forward`.
+            trains_fusion: whether the second of them may carry a gradient.
+        """
         asked = self.asked(factor, facts.gap_ratio)
-        if asked == factor:
-            views = self(observed, factor, facts)
-            return views, self.fuse(observed, views, factor, facts)
         step = asked // factor
         if facts.overlap is not None:
             facts = replace(facts, overlap=facts.overlap * step)
         views = self(observed, asked, facts)
-        fused = self.fuse(observed, views, asked, facts)
+        with torch.set_grad_enabled(trains_fusion and torch.is_grad_enabled()):
+            fused = self.fuse(observed, views, asked, facts)
+        # Of thick slices, whose factor is always asked for as it is, these are rows, and all of them stay.
         return views[:, :, :, step - 1 :: step], fused[:, :, step - 1 :: step]
 
     def forward(

@@ -55,9 +55,9 @@ def agreement_terms(
     observed, facts = blocks.slices, ScanFacts(blocks.slice_ratio, blocks.profile, blocks.likeness)
     for level in range(1, increments + 2):
         facts = replace(facts, overlap=_finer_overlap(blocks, 2**level))
-        views, answer = network.answer(observed, 2, facts)
+        views, answer = network.answer(observed, 2, facts, trains_fusion=False)
         terms[f"distillation_{level}"] = config.weights.distillation * cross_view_distillation(views, config)
-        observed = network.complete(observed, answer.detach())
+        observed = network.complete(observed, answer)
         # Networks for thick slices answer with slices that touch; how alike they are, they tell themselves.
         facts = ScanFacts(facts.gap_ratio / 2, blocks.profile and SliceProfile())
     return terms

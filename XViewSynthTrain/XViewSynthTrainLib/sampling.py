@@ -305,7 +305,7 @@ class Sampler:
     ) -> tuple[np.ndarray, float]:
         size = (depth, scale * self.config.pixels, scale * self.config.pixels)
         places = [self._place(random, material, size) for _ in range(self.config.candidates)]
-        start, block = max(places, key=lambda place: _change(place[1])) if len(places) > 1 else places[0]
+        start, block = max(places, key=lambda place: _change(place[1]))
         weight = 0.0
         if random.random() < self.config.overlap_share:
             weight = random.uniform(*_OVERLAP_WEIGHTS)
