@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from optimizers import MuonAndAdam, orthogonal
 from scans import affine_from, anatomy
@@ -12,6 +17,7 @@ from tools import train_together
 from XViewSynthLib import Volume, write_volume
 from XViewSynthLib.models import load_model, save_model
 from XViewSynthLib.networks import ScanFacts
+from XViewSynthTrainLib.sampling import Material
 
 FACTS = ScanFacts(torch.tensor([3.0]))
 FUSED = NETWORK | {"fusion_blocks": 1}
@@ -32,7 +38,7 @@ def answer(network, observed, factor):
 
 
 class TestBeginning:
-    @pytest.mark.parametrize("more", [{}, {"fusion_blocks": 3}, {"likeness": 1}])
+    @pytest.mark.parametrize("more", [{}, {"fusion_blocks": 3}, {"likeness": 1}, {"aligned": 1}])
     def test_begins_with_what_the_model_answers(self, model, observed, more):
         alone = train_together.beginning(model.network, FUSED | more, 4)
         # Blocks beyond those known start near the identity.
@@ -54,6 +60,38 @@ class TestBeginning:
             assert torch.equal(answer(whole, observed, factor), answer(network, observed, factor))
 
 
+class TestCoarser:
+    @staticmethod
+    def material(slices: int, thickness: float = 1.0) -> Material:
+        voxels = np.random.default_rng(2).integers(-1000, 1000, (slices, 2, 3), dtype=np.int16)
+        return Material(voxels, slice_spacing=0.8, pixel_spacing=0.7, in_plane=False, thickness=thickness)
+
+    def test_slices_are_averages_that_touch(self):
+        fine = self.material(7)
+        by_two, by_half_more = (train_together.coarser(fine, by) for by in (2, 1.5))
+        assert np.allclose(by_two.voxels, (fine.voxels[0:6:2].astype(float) + fine.voxels[1:6:2]) / 2, atol=0.01)
+        one, two, three = fine.voxels[3:6].astype(float)
+        assert len(by_half_more.voxels) == 4
+        assert np.allclose(by_half_more.voxels[2:], [(2 * one + two) / 3, (two + 2 * three) / 3], atol=0.01)
+        assert by_two.slice_spacing == 1.6
+        assert by_half_more.slice_spacing == pytest.approx(1.2)
+
+    @given(by=st.floats(1.0, 3.0), slices=st.integers(8, 30))
+    def test_what_changes_evenly_still_does(self, by, slices):
+        """A ramp along the slices stays one: every average lies in the middle of what it is of."""
+        ramp = replace(self.material(slices), voxels=np.arange(slices, dtype=np.int16)[:, None, None].repeat(2, 1))
+        coarse = train_together.coarser(ramp, by).voxels[:, 0, 0]
+        # Within a slice, the average of a part of it is that of all of it: an eighth of a slice at most.
+        middles = by * (np.arange(len(coarse)) + 0.5) - 0.5
+        assert np.abs(coarse - middles).max() <= 0.126 / by + 1e-4
+
+    def test_overlap_fades(self):
+        overlapping = self.material(20, thickness=1.6)
+        assert train_together.coarser(self.material(20), 1.5).thickness == 1.0
+        assert 1.0 < train_together.coarser(overlapping, 1.5).thickness < 1.3
+        assert train_together.coarser(overlapping, 1.0).thickness == 1.6
+
+
 class TestTool:
     @pytest.fixture
     def tool(self, monkeypatch):
@@ -71,14 +109,14 @@ class TestTool:
         small = '{"batch": 1, "slices": 4, "pixels": 8, "adam_rate": 0.01}'
         for factor, file in files.items():
             arguments = [model.folder, file, tmp_path / "scan.nrrd", "--factor", factor, "--minutes", 0.01]
-            own = f'{{"fusion_blocks": {factor - 1}, "overlap": 1}}'
+            own = f'{{"fusion_blocks": {factor - 1}, "overlap": 1, "aligned": 1}}'
             tool("train", *arguments, "--network", own, "--settings", small, "--workers", factor // 4)
         assert "dB (mixed by 0.28)" in capsys.readouterr().out
         tool("join", model.folder, tmp_path / "joined", *files.values())
         joined = load_model(tmp_path / "joined")
         assert joined.card["network"]["specialists"] == {
-            "2": {"fusion_blocks": 1, "overlap": 1},
-            "4": {"fusion_blocks": 3, "overlap": 1},
+            "2": {"fusion_blocks": 1, "overlap": 1, "aligned": 1},
+            "4": {"fusion_blocks": 3, "overlap": 1, "aligned": 1},
         }
         assert [record["part"] for record in joined.card["training"][-2:]] == ["specialist for x2", "specialist for x4"]
         assert all(record["steps_done"] > 0 for record in joined.card["training"][-2:])
@@ -95,7 +133,8 @@ class TestTool:
         model = save_model(tmp_path / "before", before, make_card(acquisition=acquisition, network=sizes))
         write_volume(Volume(anatomy((60, 25, 22)), affine_from((0.8, 0.8, 1.0))), tmp_path / "scan.nrrd")
         arguments = [model.folder, tmp_path / "all.safetensors", tmp_path / "scan.nrrd", "--minutes", 0.01]
-        small = '{"batch": 1, "slices": 4, "pixels": 8, "factor_shares": {"4": 0.5, "3": 0.3, "2": 0.2}}'
+        small = '{"batch": 1, "slices": 4, "pixels": 8, "coarser": [1.5], '
+        small += '"factor_shares": {"4": 0.5, "3": 0.3, "2": 0.2}}'
         tool("train", *arguments, "--network", '{"likeness": 1}', "--settings", small)
         told = capsys.readouterr().out.splitlines()[0]
         assert [f"x{factor} " in told for factor in (4, 3, 2)] == [True, True, False]
@@ -103,6 +142,7 @@ class TestTool:
         after = load_model(tmp_path / "after")
         assert after.card["network"] == sizes | {"likeness": 1}
         assert after.card["training"][-1]["part"] == "views and fusion"
+        assert after.card["training"][-1]["coarser"] == [1.5]
         assert not torch.equal(
             after.network.state_dict()["axial.trunk.head.weight"], before.state_dict()["axial.trunk.head.weight"]
         )

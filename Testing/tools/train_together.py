@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -60,6 +61,7 @@ class Settings:
         factor_shares: how often each factor is drawn, where no specialist is trained.
         overlap_share: of blocks whose slices overlap.
         candidates: places that are looked at for each block, of which the hardest is taken.
+        coarser: every scan counts once more with slices so many times as far apart (`coarser`).
         views, squared: weight of the loss of the single views beside that of their fusion, and of the squared error
             beside the absolute one.
     """
@@ -75,6 +77,7 @@ class Settings:
     factor_shares: dict[str, float] | None = None
     overlap_share: float = 0.5
     candidates: int = 1
+    coarser: tuple[float, ...] = ()
     views: float = 0.5
     squared: float = 20.0
 
@@ -145,6 +148,7 @@ def train(arguments: argparse.Namespace) -> None:
     sampler = Sampler([read_volume(path, thickness) for path, thickness in told], config)
     first = sampler.along[0]
     sampler.along[0] = replace(first, voxels=first.voxels[:-KEPT_SLICES])
+    sampler.along += [coarser(material, by) for by in settings.coarser for material in sampler.along]
     kept = [(weight, blocks.to(device)) for weight, blocks in exercises(first, config)]
     drawn = iter(DataLoader(Exercises(sampler), batch_size=None, sampler=count(), num_workers=arguments.workers))
     optimizer = MuonAndAdam(
@@ -179,10 +183,21 @@ class Exercises(Dataset):
         return self._sampler.thinned(step)
 
 
+def coarser(material: Material, by: float) -> Material:
+    """A scan as if made with slices `by` times as far apart: each the average of so many, also in parts, that touch."""
+    slices = np.arange(len(material.voxels))
+    edges = by * np.arange(int(len(slices) / by) + 1)
+    shares = np.minimum(edges[1:, None], slices + 1) - np.maximum(edges[:-1, None], slices)
+    voxels = np.tensordot(shares.clip(0).astype(np.float32) / by, material.voxels.astype(np.float32), axes=1)
+    # An average over `by` slices has the variance of a box that wide, less that of a slice.
+    thickness = material.thickness_when_spread((by**2 - 1) / 12) / by
+    return replace(material, voxels=voxels, slice_spacing=by * material.slice_spacing, thickness=max(1.0, thickness))
+
+
 def beginning(network: ThreeViewNetwork, sizes: dict, factor: int | None) -> ThreeViewNetwork:
     """A network, or a specialist for a factor, that begins with what another one answers.
 
-    Blocks and numbers to be told that it has more do nothing yet.
+    Blocks, numbers to be told and images to be seen that it has more do nothing yet.
     """
     new = ThreeViewNetwork(**sizes | ({} if factor is None else {"factors": (factor,)}))
     former = network if factor is None else network.answering(factor)
@@ -192,6 +207,9 @@ def beginning(network: ThreeViewNetwork, sizes: dict, factor: int | None) -> Thr
             columns = dict(zip(former.told, known[name].unbind(1), strict=True))
             silent = torch.zeros_like(weights[:, 0])
             known[name] = torch.stack([columns.get(told, silent) for told in new.told], dim=1)
+        elif name.startswith("fusion.stems") and name.endswith("weight") and name in known:
+            more = weights.shape[1] - known[name].shape[1]
+            known[name] = torch.cat([known[name], torch.zeros_like(weights[:, :more])], dim=1)
     new.load_state_dict({name: known.get(name, weights) for name, weights in new.state_dict().items()})
     return new
 

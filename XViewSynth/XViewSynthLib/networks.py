@@ -35,6 +35,7 @@ from torch.nn import functional
 
 from .baselines import interpolation_weights
 from .likeness import DISTANCES, slice_likeness
+from .motion import on_the_way
 from .slice_profile import SliceProfile, preserving_weights
 
 VIEWS = ("axial", "coronal", "sagittal")
@@ -44,6 +45,8 @@ INTENSITY_RANGE = (-1024.0, 3071.0)
 _HU_PER_UNIT = 1024.0
 # What the views add to the spline is small; so scaled, the fusion sees it as large as the images.
 _RESIDUAL_SCALE = 8.0
+# Pixels from one observed slice to the next; so scaled, displacements are as large as the images too.
+_USUAL_DISPLACEMENT = 4.0
 # What the training of the shipped models ranges over; beyond it, nothing is known of what networks make of it.
 _LIKENESS_RANGE = (0.05, 0.55)
 _OVERLAP_RANGE = (1.0, 2.5)
@@ -165,6 +168,7 @@ class ThreeViewNetwork(nn.Module):
         fusion_blocks: residual blocks of the fusion; with 0 there is none, and the mean of the views is the answer.
         likeness: 1 for a network that is told how alike neighbouring slices of the scan are, 0 for one that is not.
         overlap: 1 for a network that is told by how much the new slices overlap, 0 for one that is not.
+        aligned: 1 for a fusion that also sees neighbouring slices moved onto each other, 0 for one that does not.
         wide_doubling: of thin slices, the even factor whose network answers for x2 where gaps are wide; with 0 that of
             x2 does.
         specialists: factors that have a network of their own, and what it is made with where that differs.
@@ -183,6 +187,7 @@ class ThreeViewNetwork(nn.Module):
         fusion_blocks: int = 0,
         likeness: int = 0,
         overlap: int = 0,
+        aligned: int = 0,
         wide_doubling: int = 0,
         specialists: Mapping[str, Mapping[str, int]] | None = None,
     ):
@@ -201,7 +206,7 @@ class ThreeViewNetwork(nn.Module):
         sizes = (factors, self.thick, len(self.told))
         self.axial = SliceWiseStudent(channels, axial_blocks, *sizes)
         self.pixelwise = PixelWiseStudent(channels, pixel_blocks, *sizes)
-        self.fusion = Fusion(channels, fusion_blocks, *sizes) if fusion_blocks else None
+        self.fusion = Fusion(channels, fusion_blocks, *sizes, bool(aligned)) if fusion_blocks else None
         shared = {"channels": channels, "axial_blocks": axial_blocks, "pixel_blocks": pixel_blocks, "thick": thick}
         self.specialists = nn.ModuleDict(
             {factor: ThreeViewNetwork(**shared | {"factors": (int(factor),)} | own[factor]) for factor in own}
@@ -442,14 +447,16 @@ class PixelWiseStudent(nn.Module):
 class Fusion(nn.Module):
     """From the answers of the views in a gap, and the two observed slices on either side, what their mean misses.
 
-    Each factor has a first and a last layer of its own, as the number of answers depends on it.
+    Each factor has a first and a last layer of its own, as the number of answers depends on it. A fusion that is
+    `aligned` also sees what the slices around the gap show once they are moved to where structures lie in it.
     """
 
-    def __init__(self, channels: int, blocks: int, factors: Sequence[int], thick: bool, conditions: int):
+    def __init__(self, channels: int, blocks: int, factors: Sequence[int], thick: bool, conditions: int, aligned: bool):
         super().__init__()
-        answers = {factor: factor + 1 if thick else factor - 1 for factor in factors}
+        self._aligned = aligned
+        images = {factor: 4 + 4 * (factor + 1 if thick else factor - 1) + 2 * factor * aligned for factor in factors}
         self.stems = nn.ModuleDict(
-            {str(factor): nn.Conv2d(4 * (4 + 4 * count), channels, 3, padding=1) for factor, count in answers.items()}
+            {str(factor): nn.Conv2d(4 * count, channels, 3, padding=1) for factor, count in images.items()}
         )
         self.condition = _silent_condition(conditions, channels)
         self.blocks = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
@@ -459,7 +466,10 @@ class Fusion(nn.Module):
         _, batch, gaps, _, rows, columns = residuals.shape
         mean = residuals.mean(dim=0)
         told = torch.cat([mean, *(residuals - mean)], dim=2) * _RESIDUAL_SCALE
-        images = torch.cat([_around_gaps(observed, part), told], dim=2).flatten(0, 1)
+        around = _around_gaps(observed, part)
+        images = torch.cat([around, told], dim=2).flatten(0, 1)
+        if self._aligned:
+            images = torch.cat([images, _seen_on_the_way(around.flatten(0, 1), factor)], dim=1)
         features = self.stems[str(factor)](_fast_layout(functional.pixel_unshuffle(images, 2)))
         features = self.blocks(features + self.condition(condition).repeat_interleave(gaps, dim=0)[:, :, None, None])
         missed = functional.pixel_shuffle(self.heads[str(factor)](features), 2)
@@ -527,6 +537,14 @@ def _around_gaps(observed: Tensor, gaps: slice) -> Tensor:
     # The spline is mirrored at both ends; the network sees the same world.
     neighbours = (slices - 1 - (slices - 1 - neighbours.abs()).abs()).clamp(min=0)
     return observed[:, neighbours]
+
+
+def _seen_on_the_way(around: Tensor, factor: int) -> Tensor:
+    """`on_the_way` of slices around gaps, (gaps, 4, rows, columns), as large as the images."""
+    seen = on_the_way(around[:, 1], around[:, 2], factor)
+    seen[:, : factor - 1] *= _RESIDUAL_SCALE
+    seen[:, -2:] /= _USUAL_DISPLACEMENT
+    return seen
 
 
 def _with_neighbours(observed: Tensor, rows: slice) -> Tensor:

@@ -57,11 +57,13 @@ class Material:
         return (self.voxels.shape[0] - 1) // factor + 1
 
     def thickness_when_mixed(self, weight: float) -> float:
-        """What a scanner would call the thickness of slices mixed with either neighbour by `weight`, in spacings.
+        """What a scanner would call the thickness of slices mixed with either neighbour by `weight`, in spacings."""
+        return self.thickness_when_spread(2 * weight)
 
-        Their profile has the variance of both: a box of width t has one of t² / 12, the mixing one of 2 w.
-        """
-        return math.sqrt(self.thickness**2 + 24 * weight / _SEEN_OVER_THICKNESS**2)
+    def thickness_when_spread(self, variance: float) -> float:
+        """What a scanner would call the thickness of slices whose profile has this much more variance, spacings²; in
+        spacings. A box of width t has one of t² / 12."""
+        return math.sqrt(self.thickness**2 + 12 * variance / _SEEN_OVER_THICKNESS**2)
 
     def likeness(self, factor: int, weight: float = 0.0, profile: SliceProfile | None = None) -> list[float]:
         """How alike the slices of the thinned scan are (`slice_likeness`), without thinning it.
