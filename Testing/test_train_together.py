@@ -157,6 +157,17 @@ class TestTool:
         change = answer(load_model(tmp_path / "joined").network, observed, 4) - answer(model.network, observed, 4)
         assert change.abs().max() > 1e-4
 
+    def test_a_joined_specialist_is_told_what_the_model_is_told(self, tool, tmp_path):
+        sizes = FUSED | {"likeness": 1}
+        card = make_card(network=sizes)
+        model = save_model(tmp_path / "before", make_network(fusion_blocks=1, likeness=1), card)
+        own = make_network(seed=8, factors=(4,), fusion_blocks=1, likeness=1)
+        train_together.write(tmp_path / "4.safetensors", own, 4, sizes, {"part": "specialist for x4"})
+        tool("join", model.folder, tmp_path / "after", tmp_path / "4.safetensors")
+        after = load_model(tmp_path / "after")
+        assert after.card["network"]["specialists"] == {"4": {"fusion_blocks": 1, "likeness": 1}}
+        assert after.network.answering(4).told == own.told
+
     def test_a_joined_specialist_can_be_replaced(self, tool, tmp_path):
         own = {factor: {"fusion_blocks": 1} for factor in ("2", "4")}
         before = make_network(fusion_blocks=1, specialists=own)

@@ -46,6 +46,8 @@ KEPT_SLICES, KEPT_PIXELS = 41, 320
 WEIGHTS = (0.0, 0.28)
 #: What a specialist has no part in.
 OF_THE_WHOLE = ("specialists", "wide_doubling")
+#: What a specialist has from the model unless it says otherwise.
+SHARED = ("channels", "axial_blocks", "pixel_blocks", "thick")
 #: So many factors are told of, those drawn most often.
 FACTORS_TOLD = 2
 
@@ -270,8 +272,8 @@ def join(arguments: argparse.Namespace) -> None:
             tensors, sizes = load_file(file), own
             continue
         tensors |= {f"specialists.{factor}.{name}": weights for name, weights in load_file(file).items()}
-        # What it shares with the model need not be said again; the size of its fusion is not shared.
-        own = {name: number for name, number in own.items() if name == "fusion_blocks" or sizes.get(name) != number}
+        # What it shares with the model need not be said again.
+        own = {name: number for name, number in own.items() if name not in SHARED or sizes.get(name) != number}
         sizes = sizes | {"specialists": sizes.get("specialists", {}) | {str(factor): own}}
     network = ThreeViewNetwork(**sizes)
     network.load_state_dict({name: tensors[name] for name in network.state_dict()})
