@@ -101,13 +101,17 @@ def _step(below: Tensor, above: Tensor, field: Tensor) -> Tensor:
 def _moved(images: Tensor, field: Tensor) -> Tensor:
     """(pairs, 1, rows, columns) at x + field; beyond the border, that of the border."""
     rows, columns = images.shape[2:]
-    down = torch.arange(rows, device=images.device)[:, None]
-    across = torch.arange(columns, device=images.device)
-    # From pixels to the -1 to 1 of `grid_sample`.
+    across = torch.arange(columns, device=images.device) + field[:, 0]
+    down = torch.arange(rows, device=images.device)[:, None] + field[:, 1]
+    # Apple's GPUs have no `padding_mode="border"`. From pixels to the -1 to 1 of `grid_sample`:
     places = torch.stack(
-        [(across + field[:, 0] + 0.5) * (2 / columns) - 1, (down + field[:, 1] + 0.5) * (2 / rows) - 1], dim=-1
+        [
+            (across.clamp(0, columns - 1) + 0.5) * (2 / columns) - 1,
+            (down.clamp(0, rows - 1) + 0.5) * (2 / rows) - 1,
+        ],
+        dim=-1,
     )
-    return functional.grid_sample(images, places, padding_mode="border", align_corners=False)
+    return functional.grid_sample(images, places, align_corners=False)
 
 
 def _gradient(images: Tensor) -> Tensor:
