@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from tiny import make_network
 from XViewSynthLib.motion import displacement, on_the_way
-from XViewSynthLib.networks import ScanFacts
-from XViewSynthLib.slice_profile import SliceProfile
+from XViewSynthLib.networks import ScanFacts, ThreeViewNetwork
 
 ROWS, COLUMNS = 50, 58
 
@@ -86,18 +85,42 @@ class TestOnTheWay:
 
 
 class TestAlignedFusion:
-    @pytest.mark.parametrize("thick", [0, 1])
-    def test_answers_in_parts_as_in_one(self, thick):
-        network = make_network(fusion_blocks=1, aligned=1, thick=thick)
+    FACTS = ScanFacts(torch.tensor([3.0]))
+
+    @pytest.fixture
+    def network(self) -> ThreeViewNetwork:
+        """It trusts moved slices here and there."""
+        network = make_network(fusion_blocks=1, aligned=1)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(6)
+            for head in network.fusion.trusts.values():
+                torch.nn.init.normal_(head.weight, std=0.1)
+        return network
+
+    def test_answers_in_parts_as_in_one(self, network):
         observed = slices(6, 12, 16)[None]
-        facts = ScanFacts(torch.tensor([3.0]), SliceProfile() if thick else None)
-        residuals = torch.randn(3, 1, *((16,) if thick else (5, 2)), 12, 16) / 50
-        whole = network.correction(observed, residuals, 3, facts)
+        residuals = torch.randn(3, 1, 5, 2, 12, 16, generator=torch.Generator().manual_seed(5)) / 50
+        whole = network.correction(observed, residuals, 3, self.FACTS)
         assert whole.abs().max() > 0
-        for first, last in ((0, 2), (2, 5)):
-            told = residuals[:, :, 3 * first : 3 * last + 1] if thick else residuals[:, :, first:last]
-            part = network.correction(observed, told, 3, facts, slice(first, last))
-            assert torch.allclose(part, whole[:, first:last], atol=1e-5)
+        for part in (slice(0, 2), slice(2, 5)):
+            answer = network.correction(observed, residuals[:, :, part], 3, self.FACTS, part)
+            assert torch.allclose(answer, whole[:, part], atol=1e-5)
+
+    def test_full_trust_is_registration(self, network):
+        """Where moved slices are all that counts, whatever the views say, they are the answer."""
+        with torch.no_grad():
+            network.fusion.trusts["4"].weight.zero_()
+            network.fusion.trusts["4"].bias.fill_(1)
+        observed = torch.stack([disc(15 + 3 * index) for index in range(5)])[None]
+        answer = network.fuse(observed, network(observed, 4, self.FACTS), 4, self.FACTS)[0]
+        below, above = observed[0, :-1], observed[0, 1:]
+        moved = torch.stack([torch.lerp(below, above, step / 4) for step in (1, 2, 3)], dim=1)
+        moved += on_the_way(below, above, 4)[:, :3]
+        assert torch.allclose(answer, moved, atol=1e-5)
+
+    def test_thick_slices_are_not_moved(self):
+        with pytest.raises(ValueError, match="thin"):
+            make_network(fusion_blocks=1, aligned=1, thick=1)
 
     def test_sees_slices_moved_onto_each_other(self):
         """Views that say nothing leave the aligned fusion the images, and nothing else than these has changed."""
@@ -108,18 +131,18 @@ class TestAlignedFusion:
         for name, weights in plain.state_dict().items():
             if name.startswith("fusion.stems") and name.endswith("weight"):
                 state[name] = state[name][:, : weights.shape[1]]
-        plain.load_state_dict(state)
+        plain.load_state_dict({name: state[name] for name in plain.state_dict()})
         observed = torch.stack([disc(15 + 3 * index) for index in range(5)])[None]
-        facts, silent = ScanFacts(torch.tensor([3.0])), torch.zeros(3, 1, 4, 3, ROWS, COLUMNS)
-        differing = [network.correction(observed, silent, 4, facts) for network in (aligned, plain)]
+        silent = torch.zeros(3, 1, 4, 3, ROWS, COLUMNS)
+        differing = [network.correction(observed, silent, 4, self.FACTS) for network in (aligned, plain)]
         assert not torch.allclose(*differing, atol=1e-4)
         with torch.no_grad():
             aligned.fusion.stems["4"].weight[:, shared:] = 0
-        assert torch.allclose(aligned.correction(observed, silent, 4, facts), differing[1], atol=1e-5)
+        assert torch.allclose(aligned.correction(observed, silent, 4, self.FACTS), differing[1], atol=1e-5)
 
-    def test_trains_like_any_other(self):
-        network = make_network(fusion_blocks=1, aligned=1)
-        observed, facts = slices(5, 12, 16)[None], ScanFacts(torch.tensor([3.0]))
-        answer = network.fuse(observed, network(observed, 2, facts), 2, facts)
+    def test_trains_like_any_other(self, network):
+        observed = slices(5, 12, 16)[None]
+        answer = network.fuse(observed, network(observed, 2, self.FACTS), 2, self.FACTS)
         answer.square().mean().backward()
         assert network.fusion.stems["2"].weight.grad[:, -16:].abs().max() > 0
+        assert network.fusion.trusts["2"].weight.grad.abs().max() > 0

@@ -168,13 +168,14 @@ class ThreeViewNetwork(nn.Module):
         fusion_blocks: residual blocks of the fusion; with 0 there is none, and the mean of the views is the answer.
         likeness: 1 for a network that is told how alike neighbouring slices of the scan are, 0 for one that is not.
         overlap: 1 for a network that is told by how much the new slices overlap, 0 for one that is not.
-        aligned: 1 for a fusion that also sees neighbouring slices moved onto each other, 0 for one that does not.
+        aligned: of thin slices, 1 for a fusion that also sees neighbouring slices moved onto each other, 0 for one that
+            does not.
         wide_doubling: of thin slices, the even factor whose network answers for x2 where gaps are wide; with 0 that of
             x2 does.
         specialists: factors that have a network of their own, and what it is made with where that differs.
 
     Raises:
-        ValueError: `wide_doubling` is no such factor.
+        ValueError: `wide_doubling` is no such factor, or slices are thick and `aligned`.
     """
 
     def __init__(
@@ -197,6 +198,8 @@ class ThreeViewNetwork(nn.Module):
         self.told = ("factor", "gap ratio", *["thickness"] * thick, *["overlap"] * overlap)
         if likeness:
             self.told += tuple(f"likeness at {distance}" for distance in DISTANCES)
+        if thick and aligned:
+            raise ValueError("only what is seen in thin slices can be moved: what moves is blurred in thick ones")
         own = specialists or {}
         known = {*map(str, factors), *own}
         if wide_doubling and (thick or wide_doubling % 2 or str(wide_doubling) not in known):
@@ -448,12 +451,12 @@ class Fusion(nn.Module):
     """From the answers of the views in a gap, and the two observed slices on either side, what their mean misses.
 
     Each factor has a first and a last layer of its own, as the number of answers depends on it. A fusion that is
-    `aligned` also sees what the slices around the gap show once they are moved to where structures lie in it.
+    `aligned` also sees what the slices around the gap show once they are moved to where structures lie in it, and says
+    for every voxel how much of that counts.
     """
 
     def __init__(self, channels: int, blocks: int, factors: Sequence[int], thick: bool, conditions: int, aligned: bool):
         super().__init__()
-        self._aligned = aligned
         images = {factor: 4 + 4 * (factor + 1 if thick else factor - 1) + 2 * factor * aligned for factor in factors}
         self.stems = nn.ModuleDict(
             {str(factor): nn.Conv2d(4 * count, channels, 3, padding=1) for factor, count in images.items()}
@@ -461,6 +464,7 @@ class Fusion(nn.Module):
         self.condition = _silent_condition(conditions, channels)
         self.blocks = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
         self.heads = _heads(channels, factors, thick)
+        self.trusts = _heads(channels, factors, thick) if aligned else None
 
     def forward(self, observed: Tensor, residuals: Tensor, factor: int, condition: Tensor, part: slice) -> Tensor:
         _, batch, gaps, _, rows, columns = residuals.shape
@@ -468,12 +472,20 @@ class Fusion(nn.Module):
         told = torch.cat([mean, *(residuals - mean)], dim=2) * _RESIDUAL_SCALE
         around = _around_gaps(observed, part)
         images = torch.cat([around, told], dim=2).flatten(0, 1)
-        if self._aligned:
-            images = torch.cat([images, _seen_on_the_way(around.flatten(0, 1), factor)], dim=1)
+        if self.trusts is not None:
+            seen = on_the_way(around[:, :, 1].flatten(0, 1), around[:, :, 2].flatten(0, 1), factor)
+            images = torch.cat([images, seen * _as_large_as_images(seen, factor)], dim=1)
         features = self.stems[str(factor)](_fast_layout(functional.pixel_unshuffle(images, 2)))
         features = self.blocks(features + self.condition(condition).repeat_interleave(gaps, dim=0)[:, :, None, None])
-        missed = functional.pixel_shuffle(self.heads[str(factor)](features), 2)
-        return missed.view(batch, gaps, -1, rows, columns)
+
+        def full_size(heads: nn.ModuleDict) -> Tensor:
+            return functional.pixel_shuffle(heads[str(factor)](features), 2).view(batch, gaps, -1, rows, columns)
+
+        missed = full_size(self.heads)
+        if self.trusts is not None:
+            moved = seen[:, : factor - 1].view(missed.shape) + _fading_over_spline(observed, factor, part)
+            missed = missed + full_size(self.trusts) * (moved - mean - missed)
+        return missed
 
 
 class Trunk(nn.Module):
@@ -539,12 +551,18 @@ def _around_gaps(observed: Tensor, gaps: slice) -> Tensor:
     return observed[:, neighbours]
 
 
-def _seen_on_the_way(around: Tensor, factor: int) -> Tensor:
-    """`on_the_way` of slices around gaps, (gaps, 4, rows, columns), as large as the images."""
-    seen = on_the_way(around[:, 1], around[:, 2], factor)
-    seen[:, : factor - 1] *= _RESIDUAL_SCALE
-    seen[:, -2:] /= _USUAL_DISPLACEMENT
-    return seen
+def _as_large_as_images(seen: Tensor, factor: int) -> Tensor:
+    """What to multiply `on_the_way` with before networks see it, (channels, 1, 1)."""
+    scales = [_RESIDUAL_SCALE] * (factor - 1) + [1.0] * (factor - 1) + [1 / _USUAL_DISPLACEMENT] * 2
+    return torch.tensor(scales, device=seen.device)[:, None, None]
+
+
+def _fading_over_spline(observed: Tensor, factor: int, gaps: slice) -> Tensor:
+    """What fading from one slice to the next differs by from `spline_between`, (batch, gaps, s - 1, rows, columns)."""
+    slices = observed.shape[1]
+    linear, cubic = (interpolation_weights(slices, factor, method)[:-1] for method in ("linear", "cubic"))
+    weights = (linear - cubic).reshape(slices - 1, factor, slices)[gaps, 1:]
+    return _in_full_precision("gpk,bkhw->bgphw", torch.as_tensor(weights.copy()).to(observed), observed)
 
 
 def _with_neighbours(observed: Tensor, rows: slice) -> Tensor:
