@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from scans import affine_from, anatomy
+from tiny import NETWORK, make_card, make_network
 from XViewSynthLib import InputError, Volume
 from XViewSynthLib.grid import resampled_positions
-from XViewSynthLib.models import load_model
+from XViewSynthLib.hardware import process_bytes
+from XViewSynthLib.models import load_model, save_model
 from XViewSynthLib.plan import make_plan
 
 
@@ -96,12 +98,19 @@ class TestAxis:
 
 class TestMemory:
     def test_less_memory_gives_smaller_tiles(self, model):
-        from XViewSynthLib.hardware import process_bytes
-
         scan = scan_with(5.0, slices=12)
         generous = make_plan(scan, model, memory=process_bytes() + 10**9)
         tight = make_plan(scan, model, memory=process_bytes() + 4 * 10**6)
         assert tight.tile_voxels < generous.tile_voxels
+
+    def test_moved_slices_take_memory(self, tmp_path):
+        scan = scan_with(5.0, slices=12)
+        tiles = []
+        for name, own in {"plain": {}, "aligned": {"aligned": 1}}.items():
+            sizes = {"fusion_blocks": 1} | own
+            known = save_model(tmp_path / name, make_network(**sizes), make_card(network=NETWORK | sizes))
+            tiles.append(make_plan(scan, known, memory=process_bytes() + 8 * 10**6).tile_voxels)
+        assert tiles[1] < tiles[0]
 
     def test_too_little_memory_is_refused_with_what_is_needed(self, model):
         with pytest.raises(InputError, match=r"at least \d+\.\d GB"):

@@ -256,8 +256,13 @@ def _fit_memory(
 
 
 def _bytes_per_tile_voxel(model: Model, factor: int) -> int:
-    channels = model.network.answering(factor).axial.trunk.head.out_channels
-    return channels * _LIVE_FEATURE_MAPS + 4 * 4 * factor
+    network = model.network.answering(factor)
+    channels = network.axial.trunk.head.out_channels
+    maps = 4 * factor
+    if network.fusion is not None and network.fusion.trusts is not None:
+        # What moved slices show, the same as large as the images, and those images with it.
+        maps += 10 * factor
+    return channels * _LIVE_FEATURE_MAPS + 4 * maps
 
 
 def _expected_seconds(
