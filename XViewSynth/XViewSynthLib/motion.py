@@ -6,8 +6,8 @@ slices are moved halfway first (Penney et al., "Registration-based interpolation
 that of Lucas and Kanade ("An iterative image registration technique with an application to stereo vision", IJCAI
 1981), from coarse to fine, symmetric: both slices move by half of it.
 
-Nothing here is trained. `registration.py` does the same with a maintained library, to compare with; this is sixteen
-times as fast and needs no other device than the network.
+Nothing here is trained. `registration.py` does the same with a maintained library, to compare with; this is twenty
+times as fast and runs where the networks do.
 """
 
 from contextlib import AbstractContextManager, nullcontext
