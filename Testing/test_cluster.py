@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,11 +46,16 @@ def write_scans(folder: Path, *names: str) -> Path:
 
 
 def processes_at_work(worker: subprocess.Popen) -> list[psutil.Process]:
-    return [child for child in psutil.Process(worker.pid).children() if "batch_worker" in " ".join(child.cmdline())]
+    return [child for child in psutil.Process(worker.pid).children() if "batch_worker" in " ".join(words_of([child]))]
 
 
 def words_of(processes: list[psutil.Process]) -> list[str]:
-    return [word for process in processes for word in process.cmdline()]
+    words = []
+    for process in processes:
+        # Short-lived ones end while they are looked at, and a process that has ended has no words.
+        with suppress(psutil.NoSuchProcess):
+            words += process.cmdline()
+    return words
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals between processes")
