@@ -52,8 +52,7 @@ def upsample(volume: Volume, factor: int, axis: Axis, method: Method) -> Volume:
     dense[::factor] = observed
     for first in range(count - 1):
         between = slice(first * factor + 1, (first + 1) * factor)
-        used = np.flatnonzero((np.abs(weights[between]) > _NEGLIGIBLE_WEIGHT).any(axis=0))
-        near = slice(used[0], used[-1] + 1)
+        near = slices_used(weights[between])
         dense[between] = np.tensordot(weights[between, near], observed[near].astype(np.float32), axes=1)
     return Volume(result, volume.upsampled_affine(axis, factor), volume.slice_thickness)
 
@@ -65,6 +64,12 @@ def interpolation_weights(slices: int, factor: int, method: Method) -> np.ndarra
     Every row sums to one. A windowed sinc as it comes misses that by 0.1 %, which is 1 HU in air.
     """
     return _weights(slices, 0.0, 1.0 / factor, factor * (slices - 1) + 1, method)
+
+
+def slices_used(weights: np.ndarray) -> slice:
+    """From the first to the last of the slices (the last dimension) whose weights change any HU."""
+    used = np.flatnonzero((np.abs(weights) > _NEGLIGIBLE_WEIGHT).reshape(-1, weights.shape[-1]).any(axis=0))
+    return slice(used[0], used[-1] + 1) if used.size else slice(0, 0)
 
 
 def weights_at(slices: int, position: float, method: Method) -> np.ndarray:

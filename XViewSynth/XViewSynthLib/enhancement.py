@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import doubt
-from .baselines import interpolation_weights, weights_at
+from .baselines import interpolation_weights, slices_used, weights_at
 from .errors import Cancelled
 from .grid import resampled_positions
 from .hardware import PRECISIONS, Arrival, memory_kept, peak_bytes
@@ -30,7 +30,6 @@ from .volume import Axis, Volume, affine_column, array_axis
 
 # The spline's weights fall by a factor of 3.7 a slice: what lies further away than this changes no HU.
 _SPLINE_REACH = 12
-_NEGLIGIBLE_WEIGHT = 1e-7
 #: The pass that makes one answer of the views, and their mean, which it starts from.
 FUSION, MEAN = "fusion", "mean"
 # While a GPU computes a tile, the one before travels to the CPU and is added up there.
@@ -436,7 +435,7 @@ def fuse(
     @lru_cache(maxsize=1)
     def around(gap: int) -> tuple[slice, np.ndarray]:
         """The observed slices that count in a gap and at its ends: which, and as (slices, rows columns)."""
-        near = _used(np.abs(weights[gap * factor : (gap + 1) * factor + 1]).max(axis=0))
+        near = slices_used(weights[gap * factor : (gap + 1) * factor + 1])
         return near, scan[near].astype(np.float32).clip(min=lowest).reshape(-1, rows * columns)
 
     for index in range(len(result)):
@@ -474,20 +473,14 @@ class _Missed:
         spline = averages @ spline - np.eye(slices, dtype=np.float32)
         self._averages = np.empty(scan.shape, np.float32)
         for index, (row, by_slice) in enumerate(zip(averages, spline)):
-            near, close = _used(row), _used(by_slice)
+            near, close = slices_used(row), slices_used(by_slice)
             self._averages[index] = np.tensordot(row[near], to_hu(residual[near]).numpy(), axes=1)
             self._averages[index] += np.tensordot(by_slice[close], scan[close].astype(np.float32), axes=1)
 
     def at(self, index: int) -> np.ndarray:
         """(rows, columns) HU, to be taken from thin slice `index`."""
-        near = _used(self._weights[index])
+        near = slices_used(self._weights[index])
         return np.tensordot(self._weights[index, near], self._averages[near], axes=1)
-
-
-def _used(weights: np.ndarray) -> slice:
-    """From the first to the last weight that changes any HU."""
-    used = np.flatnonzero(np.abs(weights) > _NEGLIGIBLE_WEIGHT)
-    return slice(used[0], used[-1] + 1) if used.size else slice(0, 0)
 
 
 def _with_padding(answer: np.ndarray, below: np.ndarray, above: np.ndarray, position: float, dtype) -> np.ndarray:

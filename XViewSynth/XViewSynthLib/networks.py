@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .baselines import interpolation_weights
+from .baselines import interpolation_weights, slices_used
 from .likeness import DISTANCES, slice_likeness
 from .motion import on_the_way
 from .slice_profile import SliceProfile, preserving_weights
@@ -562,7 +562,10 @@ def _fading_over_spline(observed: Tensor, factor: int, gaps: slice) -> Tensor:
     slices = observed.shape[1]
     linear, cubic = (interpolation_weights(slices, factor, method)[:-1] for method in ("linear", "cubic"))
     weights = (linear - cubic).reshape(slices - 1, factor, slices)[gaps, 1:]
-    return _in_full_precision("gpk,bkhw->bgphw", torch.as_tensor(weights.copy()).to(observed), observed)
+    # A few gaps at a time are asked for: all slices each time would take longer with the square of their number.
+    near = slices_used(weights)
+    weights = torch.as_tensor(weights[:, :, near].copy()).to(observed)
+    return _in_full_precision("gpk,bkhw->bgphw", weights, observed[:, near])
 
 
 def _with_neighbours(observed: Tensor, rows: slice) -> Tensor:
