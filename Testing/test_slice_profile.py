@@ -16,6 +16,21 @@ SLICES = st.integers(4, 20)
 MODERATE = st.builds(SliceProfile, st.floats(0.5, 1.5), st.sampled_from(["box", "gaussian"])) | st.just(SliceProfile())
 
 
+class TestBoxWidth:
+    def test_of_a_box_is_its_thickness(self):
+        assert SliceProfile(1.3).box_width == 1.3
+
+    @pytest.mark.parametrize("thickness", [0.5, 1.0])
+    def test_of_a_gaussian_is_that_of_the_box_that_blurs_as_much(self, thickness):
+        def variance(profile: SliceProfile) -> float:
+            row = averaging_weights(11, 8, profile)[5].astype(float)
+            return float((row * (np.arange(len(row)) - 40) ** 2).sum())
+
+        gaussian = SliceProfile(thickness, "gaussian")
+        # A Gaussian that is cut off where it has fallen to 6 % blurs a little less than a whole one.
+        assert variance(gaussian) == pytest.approx(variance(SliceProfile(gaussian.box_width)), rel=0.15)
+
+
 class TestAveragingWeights:
     @given(SLICES, FACTORS, MODERATE)
     def test_a_uniform_body_stays_as_it_is(self, slices, factor, profile):

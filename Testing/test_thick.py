@@ -72,6 +72,16 @@ class TestNetwork:
         )
         assert not torch.allclose(thin, wide, atol=1e-4)
 
+    def test_heeds_how_much_slices_blur_and_not_their_shape(self):
+        network, observed = make_network(thick=1), torch.rand(1, 5, 8, 8)
+        gaussian = SliceProfile(0.8, "gaussian")
+        told, same, less = (
+            network.residual("axial", observed, 2, replace(FACTS, profile=profile))
+            for profile in (gaussian, SliceProfile(gaussian.box_width), SliceProfile(0.8))
+        )
+        assert torch.equal(told, same)
+        assert not torch.allclose(told, less, atol=1e-4)
+
     def test_where_gaps_meet_the_mean_of_their_answers_counts(self):
         answers = torch.arange(2 * 4.0).view(1, 2, 4, 1, 1)
         assert join_gaps(answers).flatten().tolist() == [0, 1, 2, 3.5, 5, 6, 7]

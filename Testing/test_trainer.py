@@ -43,6 +43,22 @@ class TestLevels:
         config = replace(CONFIG, weights=LossWeights(mean=0, wavelet=0))
         assert set(restoration_terms(make_network(), Sampler(scans, config).thinned(0), config)) == {"views"}
 
+    def test_the_rim_of_a_block_does_not_count(self, scans):
+        config = replace(CONFIG, rim=2)
+        blocks = Sampler(scans, config).thinned(0)
+        inside = torch.zeros(blocks.slices.shape[-2:], dtype=torch.bool)
+        inside[2:-2, 2:-2] = True
+
+        def losses(change_where: torch.Tensor) -> list[float]:
+            # What is observed stays: only the truth that answers are compared with is another.
+            other = torch.where(change_where, 3.0, blocks.slices)
+            terms = restoration_terms(make_network(), replace(blocks, slices=other), config)
+            return [term.item() for term in terms.values()]
+
+        nothing = torch.zeros_like(inside)
+        assert losses(~inside) == losses(nothing)
+        assert losses(inside) != losses(nothing)
+
     def test_level_1_and_beyond_need_no_truth(self, scans):
         terms = agreement_terms(make_network(), Sampler(scans, CONFIG).untouched(0), CONFIG, increments=2)
         assert set(terms) == {"distillation_1", "distillation_2", "distillation_3"}

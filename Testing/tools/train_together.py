@@ -63,6 +63,7 @@ class Settings:
         factor_shares: how often each factor is drawn, where no specialist is trained.
         overlap_share: of blocks whose slices overlap.
         candidates: places that are looked at for each block, of which the hardest is taken.
+        rim: pixels along the sides of a block that do not count.
         coarser: every scan counts once more with slices so many times as far apart (`coarser`).
         views, squared: weight of the loss of the single views beside that of their fusion, and of the squared error
             beside the absolute one.
@@ -79,6 +80,7 @@ class Settings:
     factor_shares: dict[str, float] | None = None
     overlap_share: float = 0.5
     candidates: int = 1
+    rim: int = 0
     coarser: tuple[float, ...] = ()
     views: float = 0.5
     squared: float = 20.0
@@ -96,6 +98,7 @@ class Settings:
             in_plane_share=0.0,
             overlap_share=self.overlap_share,
             candidates=self.candidates,
+            rim=self.rim,
             weights=LossWeights(views=self.views, squared=self.squared, wavelet=0.0),
             network=network,
         )

@@ -390,7 +390,8 @@ class ThreeViewNetwork(nn.Module):
         ratio = facts.gap_ratio
         told = [torch.full_like(ratio, factor), ratio]
         if self.thick:
-            told.append(torch.full_like(ratio, facts.profile.thickness))
+            # What few pixels show of a slice is how much it blurs, not by which shape.
+            told.append(torch.full_like(ratio, facts.profile.box_width))
         if self.overlap:
             overlap = torch.ones_like(ratio) if facts.overlap is None else facts.overlap
             told.append(overlap.clamp(*_OVERLAP_RANGE))

@@ -6,6 +6,7 @@ the averaging itself, its pseudo-inverse, and a spline that meets every average.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, get_args
@@ -48,6 +49,12 @@ class SliceProfile:
             raise InputError(f"A slice profile {self.shape!r} does not exist: choose {' or '.join(SHAPES)}.")
         if not (np.isfinite(self.thickness) and self.thickness > 0):
             raise InputError(f"The slice thickness must be above 0 slice distances, not {self.thickness}.")
+
+    @property
+    def box_width(self) -> float:
+        """Width of the box that blurs as much, by its variance, in distances between slices."""
+        # A box of width w has the variance w² / 12, a Gaussian of full width f at half maximum f² / (8 ln 2).
+        return self.thickness * (1.0 if self.shape == "box" else math.sqrt(12 / (8 * math.log(2))))
 
 
 @lru_cache(maxsize=64)

@@ -67,6 +67,9 @@ class TrainingConfig:
     #: So many places of a scan are looked at for each block; the one where slices change most is taken. With 1 all
     #: places are equally likely, with more a network sees less of what is easy.
     candidates: int = 1
+    #: Pixels along the sides of a thinned block that do not count: a network that looks further than a block goes
+    #: cannot know them, and scans are not answered in pieces of their size.
+    rim: int = 0
     #: Share of steps whose thinned blocks have coarser pixels too, by the same factor: gaps and pixels then have the
     #: ratio that they have in the scan itself, whose gaps will be filled one day.
     scaled_share: float = 0.0
@@ -92,6 +95,7 @@ class TrainingConfig:
         _require(self.slices >= 4, "a block needs at least 4 observed slices")
         _require(self.batch >= 1, "a step needs at least 1 block")
         _require(self.candidates >= 1, "at least 1 place must be looked at for a block")
+        _require(0 <= 2 * self.rim < self.pixels, "the rim must be narrower than half a block")
         _require(0 < self.gamma <= 1, "gamma must lie above 0 and at most at 1")
         _require(self.judgements >= 1, "a run must be judged at least once")
         _require(self.patience >= 0, "the patience must be at least 0")

@@ -17,7 +17,8 @@ def restoration_terms(network: ThreeViewNetwork, blocks: Blocks, config: Trainin
     """Level 0: thin the scan, restore the dropped slices; every view and their fusion against what was dropped."""
     weights = config.weights
     views, answer = network.answer(blocks.observed, blocks.factor, blocks.facts)
-    truth = blocks.truth
+    within = slice(config.rim, -config.rim or None)
+    views, answer, truth = (images[..., within, within] for images in (views, answer, blocks.truth))
     terms = {}
     if weights.views:
         terms["views"] = weights.views * restoration_loss(views, truth, weights.squared)

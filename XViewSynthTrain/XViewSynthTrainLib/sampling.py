@@ -37,7 +37,7 @@ _SEEN_OVER_THICKNESS = 1.5
 #: So many slices tell how a scan's noise goes on from one to the next, and up to this distance.
 _NOISE_SLICES, _NOISE_DISTANCES = 36, 24
 #: Of steps with thick slices, the share whose slices touch, as most scanners make them; the others have any thickness.
-_TOUCHING_SHARE = 0.5
+_TOUCHING_SHARE = 0.65
 #: Of steps with thick slices, the share whose slices fade out. Only up to touching ones: a wider Gaussian would reach
 #: beyond the margin of a block.
 _GAUSSIAN_SHARE = 0.25
