@@ -134,6 +134,15 @@ class TestTexture:
         assert np.array_equal(read_volume(tmp_path / "out" / "scan.nrrd.enhanced.nrrd").voxels, expected.voxels)
 
 
+class TestQuality:
+    def test_is_that_of_enhance(self, tmp_path, tiny_model):
+        (tmp_path / "in").mkdir()
+        write_volume(small_scan(), tmp_path / "in" / "scan.nrrd")
+        assert enhance_all(tmp_path / "in", tmp_path / "out", tiny_model, "--quality", "best") == 0
+        expected = enhance(small_scan(), 2, model=load_model(tiny_model), device="cpu", quality="best").volume
+        assert np.array_equal(read_volume(tmp_path / "out" / "scan.nrrd.enhanced.nrrd").voxels, expected.voxels)
+
+
 class TestThickness:
     def test_and_profile_are_those_of_enhance(self, tmp_path):
         (tmp_path / "in").mkdir()
@@ -341,7 +350,9 @@ class TestIsDone:
     def test_with_the_same_scan_and_settings(self, study, what):
         assert is_done(study, read_record(study), what)
 
-    @pytest.mark.parametrize("name", ["factor", "model", "axis", "texture", "selfcheck", "format", "program"])
+    @pytest.mark.parametrize(
+        "name", ["factor", "model", "axis", "quality", "texture", "selfcheck", "format", "program"]
+    )
     def test_not_with_another_setting(self, study, what, name):
         assert not is_done(study, read_record(study), {**what, "settings": {**what["settings"], name: "other"}})
 

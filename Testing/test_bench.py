@@ -185,6 +185,20 @@ class TestTexture:
         assert to_markdown(report).count("| three views fused, texture matched |") == 6
 
 
+class TestQuality:
+    def test_is_what_models_are_measured_at(self, folder, scans, model, report, tmp_path):
+        best = run_bench(scans[:1], [2], [model], tmp_path, device="cpu", quality="best")
+        assert (report["quality"], best["quality"]) == ("standard", "best")
+        assert "Models answered in one pass." in to_markdown(report)
+        assert "Models answered at best quality: the mean of 4 passes." in to_markdown(best)
+        answers = [found["runs"][0]["models"]["small"]["methods"]["enhanced"]["psnr_db"] for found in (report, best)]
+        assert answers[0] != answers[1]
+
+    def test_that_does_not_exist(self, scans, model, tmp_path):
+        with pytest.raises(InputError, match="The quality 'perfect' does not exist"):
+            run_bench(scans[:1], [2], [model], tmp_path, quality="perfect")
+
+
 class TestAblation:
     def test_arms_come_in_the_order_of_the_method(self, report):
         assert list(dict.fromkeys(entry["arm"] for entry in report["ablation"])) == ["level0", "plain", "own"]

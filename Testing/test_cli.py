@@ -150,6 +150,14 @@ class TestEnhance:
         assert (report["texture"], report["doubt"]) == ("match", "disagreement, not calibrated")
         assert report["notes"][-1] in capsys.readouterr().out
 
+    def test_best_quality_is_another_answer(self, enhance, folder, scan):
+        assert enhance("--quality", "best", "--report", "report.json") == 0
+        best = read_volume("out.nrrd").voxels
+        np.testing.assert_array_equal(best[::2], scan.voxels)
+        assert enhance("--overwrite") == 0
+        assert not np.array_equal(read_volume("out.nrrd").voxels, best)
+        assert json.loads((folder / "report.json").read_text())["quality"] == "best"
+
     def test_writes_the_companion_of_a_header_too(self, enhance, folder):
         assert enhance(output="out.mhd") == 0
         assert sorted(os.listdir(folder)) == ["out.mhd", "out.raw", "scan.nrrd"]

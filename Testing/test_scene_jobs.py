@@ -300,11 +300,12 @@ class TestSettings:
             axis="J",
             memory_gb=2,
             thickness=5,
+            quality="best",
             profile="gaussian",
         )
         assert " ".join(settings.arguments()) == (
-            f"--model {tiny_model} --device cuda:1 --precision bf16 --factor 3 --acquisition gap --axis J --memory 2.0 "
-            "--thickness 5.0 --profile gaussian"
+            f"--model {tiny_model} --device cuda:1 --precision bf16 --factor 3 --acquisition gap --axis J "
+            "--quality best --memory 2.0 --thickness 5.0 --profile gaussian"
         )
 
     @pytest.mark.parametrize(

@@ -172,6 +172,20 @@ class Acquisition(enum.Enum):
         }[self]
 
 
+class Quality(enum.Enum):
+    """How much work the result is worth; the values are the engine's words."""
+
+    STANDARD = "standard"
+    BEST = "best"
+
+    def label(self):
+        """What the panel calls it."""
+        return {
+            Quality.STANDARD: _("Standard"),
+            Quality.BEST: _("Best (takes four times as long)"),
+        }[self]
+
+
 class Axis(enum.Enum):
     """Which axis gets more slices; the values are the engine's words."""
 
@@ -193,7 +207,7 @@ class XViewSynthParameterNode:
     outputVolume - Gets the result; None for a new volume.
     goal, factor, spacing - How many slices to make; spacing in mm.
     model - Name or folder of the model, or "auto" for the one that ships for the acquisition.
-    device, acquisition, axis - As the command line's options of these names.
+    device, acquisition, axis, quality - As the command line's options of these names.
     thickness - Of the observed slices, mm; 0 for what the scan says.
     memory - The most memory to take, GB; 0 for what is free.
     showViews - Whether the linked views open when a result is there.
@@ -213,6 +227,7 @@ class XViewSynthParameterNode:
     acquisition: Acquisition = Acquisition.AUTOMATIC
     thickness: Annotated[float, WithinRange(0.0, 50.0)] = 0.0
     axis: Axis = Axis.AUTOMATIC
+    quality: Quality = Quality.STANDARD
     memory: Annotated[float, WithinRange(0.0, 4096.0)] = 0.0
     showViews: bool = True
     enhancedVolume: vtkMRMLScalarVolumeNode
@@ -683,6 +698,7 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         precision="auto",
         thickness=None,
         profile="box",
+        quality="standard",
         inProcess=False,
     ):
         """Give a thick scan its missing slices, and wait for them; Slicer's events are processed meanwhile.
@@ -703,6 +719,7 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         :param precision: "auto", "fp32", "bf16" or "fp16".
         :param thickness: of the observed slices, mm; by default what the scan says.
         :param profile: "box" or "gaussian", how thick slices average.
+        :param quality: "standard", or "best", which is nearer to the truth and takes four times as long.
         :param inProcess: compute in Slicer's own process, which stands still meanwhile.
         :return: the enhanced volume; how it was made is in its attributes "XViewSynth. ...".
         :raises ValueError: with a sentence that says what to do.
@@ -727,6 +744,7 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
             precision=precision,
             thickness=thickness,
             profile=profile,
+            quality=quality,
         )
         if inProcess:
             return enhance_in_process(inputVolume, settings, outputVolume)
@@ -743,6 +761,7 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         memory=None,
         precision="auto",
         thickness=None,
+        quality="standard",
         inProcess=False,
     ):
         """Leave out slices of a scan, restore them with the model and by interpolation, and compare; wait for it.
@@ -766,6 +785,7 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
             memory_gb=memory,
             precision=precision,
             thickness=thickness,
+            quality=quality,
         )
         if inProcess:
             return selfcheck_in_process(node, settings)
@@ -846,6 +866,7 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
             "device": parameterNode.device.value,
             "acquisition": parameterNode.acquisition.value,
             "axis": parameterNode.axis.value,
+            "quality": parameterNode.quality.value,
             "memory_gb": parameterNode.memory or None,
         }
 
@@ -920,8 +941,12 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
 
     def expectedSeconds(self, outlook, settings):
         """How long enhancing would take, or None as long as that is not known."""
+        from XViewSynthLib.ensemble import mirrored_axes
+
         speed = self._speeds.get(_speedKey(settings, outlook.grid.factor))
-        return None if speed is None else speed[0] * outlook.timed_voxels + speed[1]
+        if speed is None:
+            return None
+        return speed[0] * outlook.timed_voxels * len(mirrored_axes(settings.quality)) + speed[1]
 
     def missingSpeed(self, outlook, settings):
         """What to measure before the time can be told (SpeedSettings), or None where nothing more can be learned."""

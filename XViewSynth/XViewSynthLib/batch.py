@@ -35,6 +35,7 @@ from .batch_step import (
 )
 from .batch_worker import ENHANCED, FAILED, FORMATS
 from .cluster import check_address, cluster_crew
+from .ensemble import STANDARD_QUALITY
 from .errors import Cancelled, InputError
 from .finding import scan_paths
 from .models import AUTOMATIC, known_factors, model_folder, model_identity
@@ -63,8 +64,8 @@ class Settings:
     """What is done to every scan.
 
     Attributes:
-        factor, spacing, isotropic, axis, model, acquisition, thickness, profile, device, precision, texture: as for
-            `enhance`; "auto" as device shares the scans out among all GPUs.
+        factor, spacing, isotropic, axis, model, acquisition, thickness, profile, device, precision, quality,
+            texture: as for `enhance`; "auto" as device shares the scans out among all GPUs.
         selfcheck: whether to measure on each scan how well slices of it are restored.
         format: ending of the outputs, one of `FORMATS`.
     """
@@ -79,6 +80,7 @@ class Settings:
     profile: str = "box"
     device: str = "auto"
     precision: str = "auto"
+    quality: str = STANDARD_QUALITY
     texture: str = "keep"
     selfcheck: bool = False
     format: str = "nrrd"

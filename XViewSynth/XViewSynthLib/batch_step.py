@@ -253,6 +253,7 @@ def _write_task(step: Step, folder: Path) -> None:
         profile=settings["profile"],
         device=step.device,
         precision=settings["precision"],
+        quality=settings["quality"],
         texture=settings["texture"],
         memory=step.memory,
         selfcheck=settings["selfcheck"],

@@ -44,7 +44,7 @@ class Task:
         thumbnail: file name of its picture.
         model: folder of the model.
         goal: "factor", "spacing" and "isotropic", as for `enhance`.
-        axis, acquisition, thickness, profile, device, precision, texture, memory: as for `enhance`.
+        axis, acquisition, thickness, profile, device, precision, quality, texture, memory: as for `enhance`.
         selfcheck: whether to measure on this scan how well slices are restored.
     """
 
@@ -61,6 +61,7 @@ class Task:
     profile: str
     device: str
     precision: str
+    quality: str
     texture: str
     memory: int | None
     selfcheck: bool
@@ -159,6 +160,7 @@ def _enhanced(
         "thickness": task.thickness,
         "device": task.device,
         "precision": task.precision,
+        "quality": task.quality,
         "memory": task.memory,
         "should_cancel": should_cancel,
     }

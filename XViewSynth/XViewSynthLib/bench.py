@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import baselines, quality
+from . import baselines
 from .acquisition import ACQUISITIONS, Acquisition
 from .checks import check_factor
+from .ensemble import BEST_QUALITY, STANDARD_QUALITY, mirrored_axes
 from .errors import InputError
 from .outputs import Outputs
 from .peers import Peer, make_peers
 from .progress import Progress, Report
+from .quality import candidate_slices, finite_or_none, psnr_db
 from .selfcheck import (
     ENHANCED,
     GAINS,
@@ -64,6 +66,10 @@ _PROTOCOL = (
     "Seconds are of restoring alone; memory is of the whole process, which here also holds the truth and all views.",
     "The authors' own protocol counts the whole volume, observed slices and padding included.",
 )
+_PASSES = {
+    STANDARD_QUALITY: "Models answered in one pass.",
+    BEST_QUALITY: "Models answered at best quality: the mean of {passes} passes.",
+}
 
 _TITLES = {
     "linear": "linear",
@@ -92,6 +98,7 @@ def run_bench(
     acquisition: str = "auto",
     device: str = "auto",
     precision: str = "auto",
+    quality: str = STANDARD_QUALITY,
     memory: int | None = None,
     overwrite: bool = False,
     progress: Report | None = None,
@@ -115,7 +122,7 @@ def run_bench(
         thicknesses: of the slices of each scan, mm, in place of what the scans say.
         acquisition: "gap" to drop slices, "thick" to average them; "auto" as the first model was trained. A model for
             the other one takes what is left for what it knows.
-        device, precision, memory: as for `enhance`.
+        device, precision, quality, memory: as for `enhance`.
         overwrite: whether files of an earlier run may be replaced.
         progress: receives a `Progress` per measurement.
         should_cancel: asked several times a second.
@@ -142,13 +149,14 @@ def run_bench(
         )
     _check_writable(out_folder, scans, overwrite)
     resolve_precision(precision, resolve_device(device))
+    passes = len(mirrored_axes(quality))
     loaded = _load_models(models)
     arms = _load_arms(Path(ablation)) if ablation is not None else {}
     _check_factors([*loaded, *(model for seeds in arms.values() for model in seeds.values())], factors)
     if acquisition == "auto":
         acquisition = [*loaded, *(model for seeds in arms.values() for model in seeds.values())][0].card["acquisition"]
     others = make_peers(peers, volumes or {}, scans, factors, acquisition, taken=METHODS)
-    options = {"device": device, "precision": precision, "memory": memory}
+    options = {"device": device, "precision": precision, "quality": quality, "memory": memory}
     trained = sum(len(seeds) for seeds in arms.values())
     methods = len(baselines.METHODS) + len(others) + len(loaded) + trained
     tell = _teller(progress, len(scans) * len(factors) * methods + 1)
@@ -159,7 +167,8 @@ def run_bench(
         ablation_runs += _run_arms(scan, trial, arms, better, options, tell, should_cancel)
     report = {
         "acquisition": acquisition,
-        "protocol": [_DEGRADATIONS[acquisition], *_PROTOCOL],
+        "quality": quality,
+        "protocol": [_DEGRADATIONS[acquisition], *_PROTOCOL, _PASSES[quality].format(passes=passes)],
         "machine": _machine(),
         "runs": runs,
         "summary": summarise(runs),
@@ -364,6 +373,7 @@ def _run(
             "acquisition": enhanced.acquisition,
             "device": enhanced.plan.device,
             "precision": enhanced.plan.precision,
+            "quality": enhanced.plan.quality,
             "rank_correlation": methods[ENHANCED]["rank_correlation"],
             "doubt": doubt.measure(trial.reference, enhanced),
             "notes": list(enhanced.notes),
@@ -413,8 +423,8 @@ def _run_arms(
             )
             gains = {}
             for name, answer in {**(enhanced.views or {}), ENHANCED: enhanced.volume}.items():
-                psnr = quality.psnr_db(reference.slices, quality.candidate_slices(reference, answer), counted)
-                gains[name] = _difference(quality.finite_or_none(psnr), better)
+                psnr = psnr_db(reference.slices, candidate_slices(reference, answer), counted)
+                gains[name] = _difference(finite_or_none(psnr), better)
             runs.append(
                 {"scan": scan.name, "factor": trial.factor, "arm": arm, "seed": seed, "gains_over_better_db": gains}
             )

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import doubt
 from .baselines import interpolation_weights, slices_used, weights_at
+from .ensemble import STANDARD_QUALITY, mirrored_axes
 from .errors import Cancelled
 from .grid import resampled_positions
 from .hardware import PRECISIONS, Arrival, memory_kept, peak_bytes
@@ -108,6 +109,7 @@ def enhance(
     profile: Shape = "box",
     device: str = "auto",
     precision: str = "auto",
+    quality: str = STANDARD_QUALITY,
     memory: int | None = None,
     texture: str = KEEP,
     keep_views: bool = False,
@@ -155,6 +157,7 @@ def enhance(
             profile=profile,
             device=device,
             precision=precision,
+            quality=quality,
             memory=memory,
         )
     report = _Reporter(plan, progress, should_cancel)
@@ -185,7 +188,7 @@ def enhance(
         model=model,
         acquisition=plan.acquisition,
         texture=texture,
-        notes=plan.notes + tuple(report.notes),
+        notes=plan.notes + report.notes,
         views={
             view: grid.with_voxels(order.restore(fuse(scan, residual, plan.factor, plan.profile, report, np.float32)))
             for view, residual in students.views.items()
@@ -205,7 +208,7 @@ def enhance(
 class _Students:
     """Answers as what the spline misses, in network units: (s gaps + 1, rows, columns) float32.
 
-    0 where thin slices were observed.
+    0 where thin slices were observed. Of several passes, the mean.
 
     Attributes:
         answer: of the fusion, or where there is none the mean of the views.
@@ -217,14 +220,35 @@ class _Students:
     variance: Tensor
     views: dict[str, Tensor]
 
+    @property
+    def volumes(self) -> list[Tensor]:
+        return [self.answer, self.variance, *self.views.values()]
+
+    def add(self, others: _Students, mirrored: tuple[int, ...], report: _Reporter) -> None:
+        """Add what was answered for the scan with some of its axes reversed."""
+        in_plane = [axis - 1 for axis in mirrored if axis]
+        for total, answer in zip(self.volumes, others.volumes, strict=True):
+            # Slice by slice, as one more volume would be too many.
+            for index in range(len(total)):
+                total[index] += answer[-1 - index if 0 in mirrored else index].flip(in_plane)
+                report.stop_if_asked()
+
 
 class _Reporter:
     """Tells how far the work is, stops it when asked, and collects notes."""
 
     def __init__(self, plan: Plan, progress: Callable | None, should_cancel: Callable | None):
-        self.notes: list[str] = []
+        self._notes: dict[str, None] = {}
         self._progress, self._should_cancel = progress, should_cancel
         self._began, self._expected = time.perf_counter(), plan.expected_seconds
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was noted, each sentence once."""
+        return tuple(self._notes)
+
+    def note(self, sentence: str) -> None:
+        self._notes[sentence] = None
 
     def stop_if_asked(self) -> None:
         if self._should_cancel is not None and self._should_cancel():
@@ -258,21 +282,46 @@ def _facts(volume: Volume, plan: Plan) -> ScanFacts:
 def _run_students(
     scan: np.ndarray, facts: ScanFacts, model: Model, plan: Plan, report: _Reporter, keep_views: bool
 ) -> _Students:
-    slices, rows, columns = scan.shape
+    _, rows, columns = scan.shape
     observed = to_network_units(torch.from_numpy(np.array(scan, dtype=np.float32, order="C")))
     # The networks take pixels two by two.
     observed = torch.nn.functional.pad(observed, (0, columns % 2, 0, rows % 2), mode="replicate")
-    answers: dict[str, Tensor] = {}
-    network = model.network.answering(plan.asked_factor)
-    passes = VIEWS if network.fusion is None else (*VIEWS, FUSION)
-    if network.likeness:
+    if model.network.answering(plan.asked_factor).likeness:
         facts = replace(facts, likeness=slice_likeness(observed[None]))
-    for index, name in enumerate(passes):
-        answer = torch.zeros(plan.asked_factor * (slices - 1) + 1, *observed.shape[1:])
+    _, *others = mirrored_axes(plan.quality)
+    passes = 1 + len(others)
+    students = _run_once(observed, facts, model, plan, report, keep_views, (0, passes))
+    for index, mirrored in enumerate(others, 1):
+        seen = observed.flip(mirrored)
+        students.add(_run_once(seen, facts, model, plan, report, keep_views, (index, passes)), mirrored, report)
+    if passes > 1:
+        for volume in students.volumes:
+            volume /= passes
+    asked_for = slice(None, None, plan.asked_factor // plan.factor), slice(rows), slice(columns)
+    kept = {name: view[asked_for] for name, view in students.views.items()}
+    return _Students(students.answer[asked_for], students.variance[asked_for], kept)
+
+
+def _run_once(
+    observed: Tensor,
+    facts: ScanFacts,
+    model: Model,
+    plan: Plan,
+    report: _Reporter,
+    keep_views: bool,
+    turn: tuple[int, int],
+) -> _Students:
+    """What the students answer in one pass over the scan; `turn` says how many came before, and how many there are."""
+    answers: dict[str, Tensor] = {}
+    names = VIEWS if model.network.answering(plan.asked_factor).fusion is None else (*VIEWS, FUSION)
+    before, passes = turn
+    which = "" if passes == 1 else f", pass {before + 1} of {passes}"
+    for index, name in enumerate(names):
+        answer = torch.zeros(plan.asked_factor * (len(observed) - 1) + 1, *observed.shape[1:])
         views = list(answers.values())
         for part, residual, done, whole in _predict(name, observed, views, facts, model, plan, report):
             _add(answer, part, residual, plan.asked_factor)
-            report(_title(name), done, whole, (index + done / whole) / len(passes))
+            report(_title(name) + which, done, whole, (before + (index + done / whole) / len(names)) / passes)
         if plan.profile is not None:
             # What lies where two gaps meet has been answered twice.
             answer[plan.asked_factor : -1 : plan.asked_factor] /= 2
@@ -283,10 +332,7 @@ def _run_students(
         kept = dict(zip(VIEWS, (view.clone() for view in views), strict=True))
         if FUSION in answers:
             kept[MEAN] = torch.stack(views).mean(dim=0)
-    answer, variance = _joined(views, answers.get(FUSION), report)
-    asked_for = slice(None, None, plan.asked_factor // plan.factor), slice(rows), slice(columns)
-    kept = {name: view[asked_for] for name, view in kept.items()}
-    return _Students(answer[asked_for], variance[asked_for], kept)
+    return _Students(*_joined(views, answers.get(FUSION), report), kept)
 
 
 def _joined(views: list[Tensor], correction: Tensor | None, report: _Reporter) -> tuple[Tensor, Tensor]:
@@ -359,10 +405,10 @@ def _predict(
         except torch.OutOfMemoryError:
             if tile > least:
                 tile = max(least, tile // 2 // least * least)
-                report.notes.append(f"The {device.type} device ran out of memory: tiles of the {worker} were halved.")
+                report.note(f"The {device.type} device ran out of memory: tiles of the {worker} were halved.")
             elif device.type != "cpu":
                 device, precision, placed = torch.device("cpu"), "fp32", None
-                report.notes.append(f"The GPU has too little memory for the {worker}: the CPU took over.")
+                report.note(f"The GPU has too little memory for the {worker}: the CPU took over.")
             else:
                 raise
             continue

@@ -17,6 +17,7 @@ from .acquisition import (
     resolve_profile,
 )
 from .checks import check_values
+from .ensemble import STANDARD_QUALITY, mirrored_axes
 from .errors import InputError
 from .grid import settle_grid
 from .hardware import PRECISIONS, free_bytes, process_bytes, resolve_device, resolve_precision
@@ -49,6 +50,7 @@ class Plan:
         overlap: thickness of the slices that the networks are asked for over their distance; 1 where they touch.
         device: where the students compute.
         precision: their arithmetic.
+        quality: "standard", or "best" for the mean of several passes, over the scan and its mirror images.
         tile_voxels: observed voxels computed at once.
         expected_seconds: measured on this machine with a small piece, extrapolated.
         expected_peak_bytes: of the whole process.
@@ -66,6 +68,7 @@ class Plan:
     overlap: float
     device: str
     precision: str
+    quality: str
     tile_voxels: int
     expected_seconds: float
     expected_peak_bytes: int
@@ -89,6 +92,7 @@ def make_plan(
     profile: Shape = "box",
     device: str = "auto",
     precision: str = "auto",
+    quality: str = STANDARD_QUALITY,
     memory: int | None = None,
 ) -> Plan:
     """Settle what to do.
@@ -107,6 +111,7 @@ def make_plan(
         thickness: of the slices, mm; by default what the scan says, or else, of thick ones, their distance.
         profile: shape of thick slices, "box" or "gaussian".
         device, precision: as in `hardware`.
+        quality: "standard", or "best", which takes four times as long (`ensemble`).
         memory: bytes the whole process may take; default is what is free.
 
     Raises:
@@ -128,8 +133,9 @@ def make_plan(
     asked = model.network.asked(factor, gap_ratio(volume, chosen_axis))
     where = resolve_device(device)
     arithmetic = resolve_precision(precision, where)
-    tile, peak = _fit_memory(volume, chosen_axis, factor, asked, model, where, memory)
-    seconds = _expected_seconds(volume, chosen_axis, asked, model, where, arithmetic)
+    passes = len(mirrored_axes(quality))
+    tile, peak = _fit_memory(volume, chosen_axis, factor, asked, model, where, memory, passes)
+    seconds = passes * _expected_seconds(volume, chosen_axis, asked, model, where, arithmetic)
     return Plan(
         axis=chosen_axis,
         factor=factor,
@@ -142,6 +148,7 @@ def make_plan(
         overlap=resolve_overlap(volume, chosen_axis, asked, acquisition, thickness),
         device=str(where),
         precision=arithmetic,
+        quality=quality,
         tile_voxels=tile,
         expected_seconds=seconds,
         expected_peak_bytes=peak,
@@ -232,7 +239,14 @@ def seconds_per_voxel(model: Model, factor: int, device: torch.device, precision
 
 
 def _fit_memory(
-    volume: Volume, axis: Axis, factor: int, asked: int, model: Model, device: torch.device, memory: int | None
+    volume: Volume,
+    axis: Axis,
+    factor: int,
+    asked: int,
+    model: Model,
+    device: torch.device,
+    memory: int | None,
+    passes: int,
 ) -> tuple[int, int]:
     """Tile size in observed voxels, and the expected peak of the process in bytes."""
     voxels = volume.voxels.size
@@ -240,6 +254,9 @@ def _fit_memory(
     # Network units, the sum and the spread of the views, the disagreement, the expected error (all float32), and the
     # result. Of thick slices also how far their averages are missed.
     volumes = (8 if model.network.thick else 4) * voxels + 16 * answered + volume.voxels.itemsize * enhanced
+    if passes > 1:
+        # The scan in a mirror, and the answer and the spread that passes add up to.
+        volumes += 4 * voxels + 8 * answered
     fixed = process_bytes() + volumes
     per_voxel = _bytes_per_tile_voxel(model, asked)
     if device.type == "cpu":

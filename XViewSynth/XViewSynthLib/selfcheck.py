@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from . import baselines, quality
+from . import baselines
 from .acquisition import Acquisition, acquisition_axis, average, cut_to_factor, thin
 from .checks import MINIMUM_SLICES, check_enhanceable
+from .ensemble import STANDARD_QUALITY
 from .errors import Cancelled, InputError
 from .models import AUTOMATIC
 from .progress import Progress, Report
+from .quality import Reference, disagreement_correlation, finite_or_none, make_reference, score
 from .volume import Axis, Volume
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ class Trial:
     """
 
     observed: Volume
-    reference: quality.Reference
+    reference: Reference
     factor: int
     axis: Axis
     acquisition: Acquisition = "gap"
@@ -60,6 +62,7 @@ def selfcheck(
     thickness: float | None = None,
     device: str = "auto",
     precision: str = "auto",
+    quality: str = STANDARD_QUALITY,
     memory: int | None = None,
     progress: Report | None = None,
     should_cancel: Callable[[], bool] | None = None,
@@ -75,7 +78,7 @@ def selfcheck(
             scan as it is.
         axis: along which to drop, "auto" for the axis the slices were acquired along.
         model: name or folder of a model, a loaded one, or "auto".
-        acquisition, device, precision, memory: as for `enhance`.
+        acquisition, device, precision, quality, memory: as for `enhance`.
         thickness: of the slices, mm, in place of what the scan says.
         progress: receives a `Progress` per step.
         should_cancel: asked several times a second; true ends the work.
@@ -107,6 +110,7 @@ def selfcheck(
         acquisition=acquisition,
         device=device,
         precision=precision,
+        quality=quality,
         memory=memory,
     )
     check = cancel_check(should_cancel)
@@ -133,6 +137,7 @@ def selfcheck(
         "acquisition": enhanced.acquisition,
         "device": enhanced.plan.device,
         "precision": enhanced.plan.precision,
+        "quality": enhanced.plan.quality,
         "seconds": time.perf_counter() - began,
         "peak_memory_bytes": max(entry["peak_memory_bytes"] for entry in methods.values()),
         "input": geometry(trial.observed),
@@ -158,7 +163,7 @@ def drop_slices(volume: Volume, factor: int, axis: str = "auto", acquisition: Ac
             f"The scan has {volume.slices(chosen)} slices along {chosen}, of which a factor of {factor} leaves {left}, "
             f"and at least {MINIMUM_SLICES} are needed: use a smaller factor or a longer scan."
         )
-    reference = quality.make_reference(cut_to_factor(volume, factor, chosen), factor, chosen, acquisition)
+    reference = make_reference(cut_to_factor(volume, factor, chosen), factor, chosen, acquisition)
     observed = (average if acquisition == "thick" else thin)(volume, factor, chosen)
     return Trial(observed, reference, factor, chosen, acquisition)
 
@@ -179,7 +184,7 @@ def measure_restored(
         restored = restore()
         seconds = time.perf_counter() - began
     began = time.perf_counter()
-    scores = quality.score(trial.reference, restored, check)
+    scores = score(trial.reference, restored, check)
     entry = {**scores.to_dict(), "seconds": seconds, "peak_memory_bytes": peak()}
     return entry, time.perf_counter() - began
 
@@ -217,21 +222,21 @@ def measure_model(
             **options,
         )
     methods = {
-        view: {**quality.score(trial.reference, answer, check).to_dict(), "seconds": None, "peak_memory_bytes": None}
+        view: {**score(trial.reference, answer, check).to_dict(), "seconds": None, "peak_memory_bytes": None}
         for view, answer in (enhanced.views or {}).items()
     }
     if views:
         began = time.perf_counter()
         restored = textured(enhanced, trial.observed, check)
         seconds = enhanced.seconds + time.perf_counter() - began
-        scores = quality.score(trial.reference, restored, check).to_dict()
+        scores = score(trial.reference, restored, check).to_dict()
         methods[TEXTURED] = {**scores, "seconds": seconds, "peak_memory_bytes": None}
-    correlation = quality.disagreement_correlation(trial.reference, enhanced.volume, enhanced.disagreement)
+    correlation = disagreement_correlation(trial.reference, enhanced.volume, enhanced.disagreement)
     methods[ENHANCED] = {
-        **quality.score(trial.reference, enhanced.volume, check).to_dict(),
+        **score(trial.reference, enhanced.volume, check).to_dict(),
         "seconds": enhanced.seconds,
         "peak_memory_bytes": peak(),
-        "rank_correlation": quality.finite_or_none(correlation),
+        "rank_correlation": finite_or_none(correlation),
     }
     return enhanced, methods
 

@@ -29,6 +29,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from XViewSynthLib.ensemble import STANDARD_QUALITY
 from XViewSynthLib.errors import Cancelled, InputError
 from XViewSynthLib.models import AUTOMATIC, model_folder
 from XViewSynthLib.volume import Volume, affine_column
@@ -108,10 +109,12 @@ class SelfCheckSettings(SpeedSettings):
     axis: str = "auto"
     memory_gb: float | None = None
     thickness: float | None = None
+    quality: str = STANDARD_QUALITY
 
     def arguments(self) -> list[str]:
         """The options for the command line."""
         options = [*super().arguments(), "--acquisition", self.acquisition, "--axis", self.axis]
+        options += ["--quality", self.quality]
         for name, value in (("--memory", self.memory_gb), ("--thickness", self.thickness)):
             if value is not None:
                 options += [name, repr(float(value))]

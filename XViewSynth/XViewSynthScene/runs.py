@@ -357,6 +357,7 @@ def _common_options(settings: EnhanceSettings | SelfCheckSettings) -> dict[str, 
         "thickness": settings.thickness,
         "device": settings.device,
         "precision": settings.precision,
+        "quality": settings.quality,
         "memory": None if settings.memory_gb is None else round(settings.memory_gb * 1e9),
     }
 

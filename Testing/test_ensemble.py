@@ -1,0 +1,140 @@
+"""Best quality: the mean of what is answered for the scan and its mirror images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from scans import affine_from, anatomy
+from tiny import NETWORK, make_card, make_network
+from XViewSynthLib import InputError, Volume, enhance, plan, selfcheck
+from XViewSynthLib.ensemble import BEST_QUALITY, STANDARD_QUALITY, mirrored_axes
+from XViewSynthLib.models import Model, load_model, save_model
+from XViewSynthLib.networks import ThreeViewNetwork
+from XViewSynthLib.plan import make_plan
+
+MIRRORED = ((), (0,), (1,), (2,))
+
+
+@pytest.fixture(scope="module", params=["gap", "thick"])
+def model(request, tmp_path_factory) -> Model:
+    sizes = {"fusion_blocks": 1, "likeness": 1} | ({"thick": 1} if request.param == "thick" else {})
+    card = make_card(acquisition=request.param, network=NETWORK | sizes)
+    return load_model(save_model(tmp_path_factory.mktemp("model"), make_network(**sizes), card).folder)
+
+
+@pytest.fixture(scope="module")
+def scan() -> Volume:
+    """Sides are even, as networks take pixels in pairs: an odd one is filled up where it ends, and a mirror moves
+    that."""
+    return Volume(anatomy((6, 24, 20)).astype(np.float32), affine_from((0.8, 0.8, 4.0)), slice_thickness=4.0)
+
+
+@pytest.fixture(scope="module")
+def best(scan, model):
+    return enhance(scan, 3, model=model, quality=BEST_QUALITY, device="cpu", keep_views=True)
+
+
+@pytest.fixture(scope="module")
+def alone(scan, model):
+    """What is answered for the scan and for each mirror image of it alone, turned back."""
+    found = []
+    for axes in MIRRORED:
+        seen = scan.with_voxels(np.ascontiguousarray(np.flip(scan.voxels, axes)))
+        answer = enhance(seen, 3, model=model, device="cpu", keep_views=True)
+        grids = {"enhanced": answer.volume, "disagreement": answer.disagreement, **answer.views}
+        found.append({name: np.flip(grid.voxels, axes) for name, grid in grids.items()})
+    return found
+
+
+def mean_where_none_is_clipped(grids: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Their mean, and where no answer is near the ends of the scan's range: each is clipped there, and not the mean."""
+    within = np.all([np.abs(grid) < 650 for grid in grids], axis=0)
+    assert within.mean() > 0.3
+    return np.mean(grids, axis=0), within
+
+
+class TestAnswer:
+    def test_is_the_mean_of_what_mirror_images_are_answered_with(self, best, alone):
+        expected, within = mean_where_none_is_clipped([answer["enhanced"] for answer in alone])
+        np.testing.assert_allclose(best.volume.voxels[within], expected[within], atol=0.02)
+        assert np.abs(alone[0]["enhanced"] - expected).max() > 1
+
+    @pytest.mark.parametrize("view", ["axial", "coronal", "sagittal", "mean"])
+    def test_so_are_its_views(self, best, alone, view):
+        expected, within = mean_where_none_is_clipped([answer[view] for answer in alone])
+        np.testing.assert_allclose(best.views[view].voxels[within], expected[within], atol=0.02)
+
+    def test_its_disagreement_is_that_of_views_in_one_pass(self, best, alone):
+        expected = np.sqrt(np.mean([answer["disagreement"] ** 2 for answer in alone], axis=0))
+        np.testing.assert_allclose(best.disagreement.voxels, expected, atol=0.02)
+
+    def test_observed_slices_stay(self, scan, best):
+        if best.acquisition == "gap":
+            np.testing.assert_array_equal(best.volume.voxels[::3], scan.voxels)
+
+    def test_of_an_odd_scan(self, scan, model):
+        odd = scan.with_voxels(scan.voxels[:, :-1, :-1])
+        answer = enhance(odd, 2, model=model, quality=BEST_QUALITY, device="cpu")
+        assert answer.volume.voxels.shape == (11, 23, 19)
+
+    def test_keeps_the_middle_of_a_wider_answer(self, scan, tmp_path):
+        network = make_network(wide_doubling=4)
+        small = Model("small", tmp_path, make_card(), "0" * 64, network)
+        best = enhance(scan, 2, model=small, quality=BEST_QUALITY, device="cpu")
+        assert best.plan.asked_factor == 4
+        np.testing.assert_array_equal(best.volume.voxels[::2], scan.voxels)
+
+
+class TestPlan:
+    def test_takes_as_many_times_longer_and_more_memory(self, scan, model, monkeypatch):
+        monkeypatch.setattr(plan, "seconds_per_voxel", lambda *_: 1e-3)
+        monkeypatch.setattr(plan, "process_bytes", lambda: 10**8)
+        one, four = (
+            make_plan(scan, model, factor=3, device="cpu", quality=quality)
+            for quality in (STANDARD_QUALITY, BEST_QUALITY)
+        )
+        assert four.expected_seconds == pytest.approx(4 * one.expected_seconds)
+        more = four.expected_peak_bytes - one.expected_peak_bytes
+        assert more == 4 * scan.voxels.size + 8 * 16 * 24 * 20
+        assert four.to_dict()["quality"] == "best"
+
+    def test_is_told_pass_by_pass(self, scan, model):
+        steps = []
+        enhance(scan, 2, model=model, quality=BEST_QUALITY, device="cpu", progress=steps.append)
+        stages = list(dict.fromkeys(step.stage for step in steps))
+        assert len(stages) == 16
+        assert (stages[0], stages[-1]) == ("axial view, pass 1 of 4", "fusion, pass 4 of 4")
+        assert steps[-1].seconds_left < 0.3 * sum(steps[0].seconds_left for _ in range(4))
+
+    def test_what_happens_in_every_pass_is_noted_once(self, scan, model):
+        class Cramped(ThreeViewNetwork):
+            def correction(self, observed, residuals, factor, facts, gaps=slice(None)):
+                if gaps.stop is not None and gaps.stop - gaps.start > 2:
+                    raise torch.OutOfMemoryError("out of memory")
+                return super().correction(observed, residuals, factor, facts, gaps)
+
+        network = Cramped(**model.card["network"]).eval()
+        network.load_state_dict(model.network.state_dict())
+        notes = enhance(scan, 3, model=replace(model, network=network), quality=BEST_QUALITY, device="cpu").notes
+        assert sum("halved" in note for note in notes) == 1
+
+    def test_a_quality_that_does_not_exist(self, scan, model):
+        with pytest.raises(InputError, match="'perfect' does not exist: choose standard or best"):
+            enhance(scan, 2, model=model, quality="perfect", device="cpu")
+
+
+def test_a_selfcheck_measures_it(scan, model):
+    small = scan.with_voxels(np.tile(scan.voxels, (2, 1, 1)))
+    reports = [selfcheck(small, model=model, device="cpu", quality=quality) for quality in ("standard", "best")]
+    assert [report["quality"] for report in reports] == ["standard", "best"]
+    one, four = (report["methods"]["enhanced"]["psnr_db"] for report in reports)
+    assert one != four
+
+
+def test_best_is_the_scan_and_its_mirror_image_along_every_axis():
+    assert mirrored_axes("standard") == ((),)
+    assert mirrored_axes("best") == MIRRORED
