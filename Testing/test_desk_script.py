@@ -72,6 +72,13 @@ class TestAFolder:
         assert run(tmp_path / "in", tmp_path / "out", *options, "--thickness", thickness)[0] == 0
         assert f"are {thickness:g} mm thick" in summary_of(tmp_path / "out")["chest.nrrd"]["message"]
 
+    def test_quality_is_as_good_as_one_says(self, scan, options, tiny_model, tmp_path):
+        (tmp_path / "in").mkdir()
+        write_volume(scan, tmp_path / "in" / "chest.nrrd")
+        assert run(tmp_path / "in", tmp_path / "out", *options, "--quality", "best")[0] == 0
+        expected = enhance(scan, factor=2, model=str(tiny_model), device="cpu", quality="best")
+        assert np.array_equal(read_volume(tmp_path / "out" / "chest enhanced.nrrd").voxels, expected.volume.voxels)
+
     def test_results_lie_as_the_studies_do(self, finished, scan, tiny_model):
         result = read_volume(finished[0] / "Müller, A" / "chest enhanced.nrrd")
         expected = enhance(scan, factor=2, model=str(tiny_model), device="cpu")

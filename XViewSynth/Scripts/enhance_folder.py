@@ -173,6 +173,7 @@ def write_summary(path: Path, lines: Sequence[Line]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     from XViewSynthLib.cli import factor, positive
+    from XViewSynthLib.ensemble import QUALITIES
 
     parser = argparse.ArgumentParser(
         prog="enhance_folder.py", description="Enhance every study below a folder.", allow_abbrev=False
@@ -190,6 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", metavar="NAME|FOLDER", help="what predicts the slices")
     parser.add_argument("--device", metavar="auto|cpu|cuda|cuda:1|mps", help="where to compute")
+    parser.add_argument("--quality", choices=QUALITIES, help="best is nearer to the truth and takes four times as long")
     parser.add_argument("--memory", type=positive("gigabytes"), metavar="GB", help="the most memory to take")
     return parser
 
@@ -197,7 +199,7 @@ def _parser() -> argparse.ArgumentParser:
 def _engine_options(options: argparse.Namespace) -> list[str]:
     """The options that go to the engine as they are."""
     given = []
-    for name in ("factor", "spacing", "thickness", "model", "device", "memory"):
+    for name in ("factor", "spacing", "thickness", "model", "device", "quality", "memory"):
         value = getattr(options, name)
         if value is not None:
             # The worker has another working folder.
