@@ -1,6 +1,6 @@
 """Seconds and peak memory of enhancing a scan of a given size, on this machine.
 
-    python Testing/benchmarks/enhance_speed.py --size 512 512 48 --factor 2 [--record "2 CPU cores, x86_64"]
+    python Testing/benchmarks/enhance_speed.py --size 512 512 48 --factor 2 [--quality best] [--record "2 CPU cores, x86_64"]
 
 The scan is the bundled CT, mirrored until it is large enough. Peak memory is that of the whole process; "beyond input
 and output" takes those two volumes off. With --record, the measurement joins Testing/benchmarks/results/speed.jsonl,
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from XViewSynthLib import Volume, __version__, enhance, load_model, read_volume
+from XViewSynthLib.ensemble import QUALITIES, STANDARD_QUALITY
 from XViewSynthLib.hardware import process_bytes
 from XViewSynthLib.plan import make_plan
 from XViewSynthLib.progress import reporter
@@ -47,13 +48,21 @@ def main() -> None:
     parser.add_argument("--factor", type=int, default=2)
     parser.add_argument("--model", default="standard")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--quality", choices=QUALITIES, default=STANDARD_QUALITY)
     parser.add_argument("--memory", type=float, metavar="GB")
     parser.add_argument("--record", metavar="MACHINE", help="keep the measurement, made on a machine of this kind")
     arguments = parser.parse_args()
     model, scan = load_model(arguments.model), large_scan(tuple(arguments.size))
     before = process_bytes()
     memory = None if arguments.memory is None else round(arguments.memory * 1e9)
-    plan = make_plan(scan, model, factor=arguments.factor, device=arguments.device, memory=memory)
+    plan = make_plan(
+        scan,
+        model,
+        factor=arguments.factor,
+        device=arguments.device,
+        quality=arguments.quality,
+        memory=memory,
+    )
     with reporter("bar") as progress:
         enhanced = enhance(scan, model=model, plan=plan, progress=progress)
     volumes = scan.voxels.nbytes + enhanced.volume.voxels.nbytes
