@@ -1,6 +1,6 @@
 """Seconds and peak memory of enhancing a scan of a given size, on this machine.
 
-    python Testing/benchmarks/enhance_speed.py --size 512 512 48 --factor 2 [--quality best] [--record "2 CPU cores, x86_64"]
+    python Testing/benchmarks/enhance_speed.py --size 512 512 48 --factor 2 [--quality best] [--record "2 CPU cores"]
 
 The scan is the bundled CT, mirrored until it is large enough. Peak memory is that of the whole process; "beyond input
 and output" takes those two volumes off. With --record, the measurement joins Testing/benchmarks/results/speed.jsonl,
