@@ -125,21 +125,13 @@ def site(tmp_path, monkeypatch) -> Path:
     return folder
 
 
-class TestTexture:
-    def test_is_matched_when_asked(self, tmp_path, tiny_model):
+class TestOptions:
+    @pytest.mark.parametrize(("name", "value"), [("texture", "match"), ("quality", "best")])
+    def test_are_those_of_enhance(self, tmp_path, tiny_model, name, value):
         (tmp_path / "in").mkdir()
         write_volume(small_scan(), tmp_path / "in" / "scan.nrrd")
-        assert enhance_all(tmp_path / "in", tmp_path / "out", tiny_model, "--texture", "match") == 0
-        expected = enhance(small_scan(), 2, model=load_model(tiny_model), device="cpu", texture="match").volume
-        assert np.array_equal(read_volume(tmp_path / "out" / "scan.nrrd.enhanced.nrrd").voxels, expected.voxels)
-
-
-class TestQuality:
-    def test_is_that_of_enhance(self, tmp_path, tiny_model):
-        (tmp_path / "in").mkdir()
-        write_volume(small_scan(), tmp_path / "in" / "scan.nrrd")
-        assert enhance_all(tmp_path / "in", tmp_path / "out", tiny_model, "--quality", "best") == 0
-        expected = enhance(small_scan(), 2, model=load_model(tiny_model), device="cpu", quality="best").volume
+        assert enhance_all(tmp_path / "in", tmp_path / "out", tiny_model, f"--{name}", value) == 0
+        expected = enhance(small_scan(), 2, model=load_model(tiny_model), device="cpu", **{name: value}).volume
         assert np.array_equal(read_volume(tmp_path / "out" / "scan.nrrd.enhanced.nrrd").voxels, expected.voxels)
 
 

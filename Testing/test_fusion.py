@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scans import affine_from, anatomy
-from tiny import NETWORK, make_card, make_network
+from tiny import NETWORK, cramped, make_card, make_network
 from tools import train_fusion
 from XViewSynthLib import Volume, enhance, write_volume
 from XViewSynthLib.enhancement import fuse
@@ -152,15 +152,7 @@ class TestEnhancement:
         assert steps[-1].done == steps[-1].total == 6
 
     def test_too_little_memory_for_it_halves_its_tiles(self, scan, model):
-        class Cramped(ThreeViewNetwork):
-            def correction(self, observed, residuals, factor, facts, gaps=slice(None)):
-                if gaps.stop is not None and gaps.stop - gaps.start > 2:
-                    raise torch.OutOfMemoryError("out of memory")
-                return super().correction(observed, residuals, factor, facts, gaps)
-
-        network = Cramped(**model.card["network"]).eval()
-        network.load_state_dict(model.network.state_dict())
-        result = enhance(scan, 3, model=replace(model, network=network))
+        result = enhance(scan, 3, model=cramped(model))
         assert any("tiles of the fusion were halved" in note for note in result.notes)
         plain = enhance(scan, 3, model=model)
         assert np.abs(plain.volume.voxels.astype(int) - result.volume.voxels).max() <= 1

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
+from XViewSynthLib.models import Model
 from XViewSynthLib.networks import ThreeViewNetwork
 
 NETWORK = {"channels": 4, "axial_blocks": 1, "pixel_blocks": 1}
@@ -57,3 +60,17 @@ def make_network(seed: int = 0, **changes: object) -> ThreeViewNetwork:
                 for head in part.fusion.heads.values():
                     torch.nn.init.normal_(head.weight, std=0.03)
         return network
+
+
+def cramped(model: Model) -> Model:
+    """The same model where more than two gaps at once are too many for the memory of its fusion."""
+
+    class Cramped(ThreeViewNetwork):
+        def correction(self, observed, residuals, factor, facts, gaps=slice(None)):
+            if gaps.stop is not None and gaps.stop - gaps.start > 2:
+                raise torch.OutOfMemoryError("out of memory")
+            return super().correction(observed, residuals, factor, facts, gaps)
+
+    network = Cramped(**model.card["network"]).eval()
+    network.load_state_dict(model.network.state_dict())
+    return replace(model, network=network)

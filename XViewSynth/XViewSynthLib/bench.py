@@ -17,7 +17,7 @@ import numpy as np
 from . import baselines
 from .acquisition import ACQUISITIONS, Acquisition
 from .checks import check_factor
-from .ensemble import BEST_QUALITY, STANDARD_QUALITY, mirrored_axes
+from .ensemble import STANDARD_QUALITY, mirrored_axes
 from .errors import InputError
 from .outputs import Outputs
 from .peers import Peer, make_peers
@@ -66,10 +66,6 @@ _PROTOCOL = (
     "Seconds are of restoring alone; memory is of the whole process, which here also holds the truth and all views.",
     "The authors' own protocol counts the whole volume, observed slices and padding included.",
 )
-_PASSES = {
-    STANDARD_QUALITY: "Models answered in one pass.",
-    BEST_QUALITY: "Models answered at best quality: the mean of {passes} passes.",
-}
 
 _TITLES = {
     "linear": "linear",
@@ -150,6 +146,7 @@ def run_bench(
     _check_writable(out_folder, scans, overwrite)
     resolve_precision(precision, resolve_device(device))
     passes = len(mirrored_axes(quality))
+    answered = "in one pass" if passes == 1 else f"at {quality} quality: the mean of {passes} passes"
     loaded = _load_models(models)
     arms = _load_arms(Path(ablation)) if ablation is not None else {}
     _check_factors([*loaded, *(model for seeds in arms.values() for model in seeds.values())], factors)
@@ -168,7 +165,7 @@ def run_bench(
     report = {
         "acquisition": acquisition,
         "quality": quality,
-        "protocol": [_DEGRADATIONS[acquisition], *_PROTOCOL, _PASSES[quality].format(passes=passes)],
+        "protocol": [_DEGRADATIONS[acquisition], *_PROTOCOL, f"Models answered {answered}."],
         "machine": _machine(),
         "runs": runs,
         "summary": summarise(runs),
