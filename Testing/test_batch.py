@@ -140,18 +140,26 @@ class TestThickness:
         (tmp_path / "in").mkdir()
         scan = Volume(anatomy((5, 16, 16)), affine_from((0.8, 0.8, 4.0)))
         write_volume(scan, tmp_path / "in" / "scan.nrrd")
-        assert enhance_all(tmp_path / "in", tmp_path / "out", "auto", "--thickness", "5", "--profile", "gaussian") == 0
-        expected = enhance(scan, 2, thickness=5.0, profile="gaussian", device="cpu")
+        options = "--thickness", "5", "--profile", "gaussian", "--new-thickness", "3"
+        assert enhance_all(tmp_path / "in", tmp_path / "out", "auto", *options) == 0
+        expected = enhance(scan, 2, thickness=5.0, profile="gaussian", new_thickness=3.0, device="cpu")
         assert expected.acquisition == "thick"
         assert np.array_equal(read_volume(tmp_path / "out" / "scan.nrrd.enhanced.nrrd").voxels, expected.volume.voxels)
 
-    def test_that_cannot_be_is_refused(self, tmp_path):
+    @pytest.mark.parametrize(
+        ("options", "told"),
+        [
+            (("--thickness", "90"), "not 90 mm: leave the thickness out"),
+            (("--new-thickness", "2"), "leave the new thickness out"),
+        ],
+    )
+    def test_that_cannot_be_is_refused(self, tmp_path, options, told):
         (tmp_path / "in").mkdir()
         write_volume(small_scan(), tmp_path / "in" / "scan.nrrd")
-        enhance_all(tmp_path / "in", tmp_path / "out", "auto", "--thickness", "90")
+        enhance_all(tmp_path / "in", tmp_path / "out", "auto", *options)
         (row,) = table(tmp_path / "out").values()
         assert row["status"] == "refused"
-        assert "not 90 mm: leave the thickness out" in row["message"]
+        assert told in row["message"]
 
 
 class TestOutputs:

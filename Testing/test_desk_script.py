@@ -72,6 +72,12 @@ class TestAFolder:
         assert run(tmp_path / "in", tmp_path / "out", *options, "--thickness", thickness)[0] == 0
         assert f"are {thickness:g} mm thick" in summary_of(tmp_path / "out")["chest.nrrd"]["message"]
 
+    def test_new_ones_between_thin_ones_have_no_thickness_of_their_own(self, scan, options, tmp_path):
+        (tmp_path / "in").mkdir()
+        write_volume(scan, tmp_path / "in" / "chest.nrrd")
+        assert run(tmp_path / "in", tmp_path / "out", *options, "--new-thickness", 2)[0] != 0
+        assert "leave the new thickness out" in summary_of(tmp_path / "out")["chest.nrrd"]["message"]
+
     def test_quality_is_as_good_as_one_says(self, scan, options, tiny_model, tmp_path):
         (tmp_path / "in").mkdir()
         write_volume(scan, tmp_path / "in" / "chest.nrrd")

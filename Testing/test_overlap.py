@@ -18,6 +18,7 @@ from XViewSynthLib.errors import InputError
 from XViewSynthLib.models import Model, save_model
 from XViewSynthLib.networks import ScanFacts, ThreeViewNetwork
 from XViewSynthLib.plan import make_plan
+from XViewSynthLib.selfcheck import drop_slices
 from XViewSynthTrainLib.config import TrainingConfig
 from XViewSynthTrainLib.distillation import agreement_terms, answered
 from XViewSynthTrainLib.sampling import Blocks, Sampler, mixed_with_neighbours
@@ -43,6 +44,13 @@ def observed() -> torch.Tensor:
 def model(tmp_path_factory) -> Model:
     card = make_card(network=NETWORK | {"fusion_blocks": 1, "overlap": 1})
     return save_model(tmp_path_factory.mktemp("models") / "told", make_network(fusion_blocks=1, overlap=1), card)
+
+
+@pytest.fixture(scope="module")
+def thick_model(tmp_path_factory) -> Model:
+    sizes = {"thick": 1, "overlap": 1}
+    card = make_card(acquisition="thick", network=NETWORK | sizes)
+    return save_model(tmp_path_factory.mktemp("models") / "thick", make_network(**sizes), card)
 
 
 class TestNetworks:
@@ -76,6 +84,21 @@ class TestResolving:
     def test_slices_in_place_of_thick_ones_touch(self):
         assert resolve_overlap(scan(4.0), "K", 4, "thick") == 1.0
 
+    @pytest.mark.parametrize(("new", "expected"), [(1.0, 1.0), (0.9999, 1.0), (2.0, 2.0), (2.5, 2.5)])
+    def test_or_are_as_thick_as_is_asked_for(self, new, expected):
+        overlap = resolve_overlap(scan(4.0), "K", 4, "thick", new_thickness=new)
+        assert overlap >= 1.0
+        assert overlap == pytest.approx(expected)
+
+    @pytest.mark.parametrize("new", [0.5, 3.0, -1.0, float("nan")])
+    def test_that_no_network_knows(self, new):
+        with pytest.raises(InputError, match="New slices 1 mm apart can be 1 to 2.5 mm thick, not"):
+            resolve_overlap(scan(4.0), "K", 4, "thick", new_thickness=new)
+
+    def test_of_slices_between_thin_ones_that_cannot_be_asked_for(self):
+        with pytest.raises(InputError, match="say how thick the slices of the scan are"):
+            resolve_overlap(scan(1.0), "K", 4, "gap", new_thickness=2.0)
+
     def test_a_given_thickness_counts_in_place_of_the_scans(self):
         assert resolve_overlap(scan(1.0), "K", 4, "gap", thickness=1.5) == pytest.approx(1.5)
         assert known_thickness(scan(1.0), 1.5) == 1.5
@@ -108,6 +131,35 @@ class TestEnhancement:
     def test_a_self_check_is_told_the_same(self, model):
         thin = scan(slices=17, spacing=1.0)
         checks = [selfcheck(thin, 2, model=model, thickness=thickness)["methods"] for thickness in (None, 0.8, 2.0)]
+        untold, touching, overlapping = (methods["enhanced"]["psnr_db"] for methods in checks)
+        assert untold == touching != overlapping
+
+
+class TestNewSlicesInPlaceOfThickOnes:
+    def test_are_as_thick_as_is_asked_for(self, thick_model):
+        touching, wide = (enhance(scan(4.0), 4, model=thick_model, new_thickness=new) for new in (None, 2.0))
+        assert (touching.volume.slice_thickness, wide.volume.slice_thickness) == (1.0, 2.0)
+        assert not np.array_equal(touching.volume.voxels, wide.volume.voxels)
+
+    def test_touch_where_a_model_knows_no_others(self):
+        model = Model(
+            "untold", None, make_card(acquisition="thick", network=NETWORK | {"thick": 1}), "", make_network(thick=1)
+        )
+        plan = make_plan(scan(4.0), model, factor=4, new_thickness=2.0)
+        assert plan.overlap == 1.0
+        assert plan.notes[-1] == "The model untold cannot be told how thick new slices are to be: they touch."
+
+    @pytest.mark.parametrize(("thickness", "expected"), [(None, None), (0.7, 1.0), (1.6, 1.6), (4.0, 2.5)])
+    def test_are_asked_for_as_those_that_are_known(self, thick_model, model, thickness, expected):
+        trial = drop_slices(scan(thickness, spacing=1.0, slices=17), 4, acquisition="thick")
+        assert trial.new_thickness(thick_model) == expected
+        assert trial.new_thickness(model) is None
+
+    def test_in_every_check(self, thick_model):
+        thin = scan(spacing=1.0, slices=17)
+        checks = [
+            selfcheck(thin, 2, model=thick_model, thickness=thickness)["methods"] for thickness in (None, 1.0, 2.0)
+        ]
         untold, touching, overlapping = (methods["enhanced"]["psnr_db"] for methods in checks)
         assert untold == touching != overlapping
 

@@ -302,10 +302,11 @@ class TestSettings:
             thickness=5,
             quality="best",
             profile="gaussian",
+            new_thickness=2,
         )
         assert " ".join(settings.arguments()) == (
             f"--model {tiny_model} --device cuda:1 --precision bf16 --factor 3 --acquisition gap --axis J "
-            "--quality best --memory 2.0 --thickness 5.0 --profile gaussian"
+            "--quality best --memory 2.0 --thickness 5.0 --profile gaussian --new-thickness 2.0"
         )
 
     @pytest.mark.parametrize(

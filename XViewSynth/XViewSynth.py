@@ -698,6 +698,7 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         precision="auto",
         thickness=None,
         profile="box",
+        newThickness=None,
         quality="standard",
         inProcess=False,
     ):
@@ -719,6 +720,7 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         :param precision: "auto", "fp32", "bf16" or "fp16".
         :param thickness: of the observed slices, mm; by default what the scan says.
         :param profile: "box" or "gaussian", how thick slices average.
+        :param newThickness: of the new slices, mm, where those of the scan are thick; by default they touch.
         :param quality: "standard", or "best", which is nearer to the truth and takes four times as long.
         :param inProcess: compute in Slicer's own process, which stands still meanwhile.
         :return: the enhanced volume; how it was made is in its attributes "XViewSynth. ...".
@@ -744,6 +746,7 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
             precision=precision,
             thickness=thickness,
             profile=profile,
+            new_thickness=newThickness,
             quality=quality,
         )
         if inProcess:

@@ -68,7 +68,7 @@ def middle(scan: Volume, rows: int | None) -> Volume:
 def draw(scan: Volume, factor: int, model: Model) -> np.ndarray | None:
     """Terms of doubt and errors of a scan that is thinned and restored; None where another factor's network answers."""
     trial = drop_slices(scan, factor, acquisition=model.card["acquisition"])
-    plan = make_plan(trial.observed, model, factor=factor, axis=trial.axis)
+    plan = make_plan(trial.observed, model, factor=factor, axis=trial.axis, new_thickness=trial.new_thickness(model))
     if plan.asked_factor != factor:
         return None
     enhanced = enhance(trial.observed, model=model, plan=plan)

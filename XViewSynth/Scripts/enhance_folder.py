@@ -189,6 +189,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--thickness", type=positive("millimetres"), metavar="MM", help="of the slices (default: what each scan says)"
     )
+    parser.add_argument(
+        "--new-thickness", type=positive("millimetres"), metavar="MM", help="of new slices in place of thick ones"
+    )
     parser.add_argument("--model", metavar="NAME|FOLDER", help="what predicts the slices")
     parser.add_argument("--device", metavar="auto|cpu|cuda|cuda:1|mps", help="where to compute")
     parser.add_argument("--quality", choices=QUALITIES, help="best is nearer to the truth and takes four times as long")
@@ -199,8 +202,8 @@ def _parser() -> argparse.ArgumentParser:
 def _engine_options(options: argparse.Namespace) -> list[str]:
     """The options that go to the engine as they are."""
     given = []
-    for name in ("factor", "spacing", "thickness", "model", "device", "quality", "memory"):
-        value = getattr(options, name)
+    for name in ("factor", "spacing", "thickness", "new-thickness", "model", "device", "quality", "memory"):
+        value = getattr(options, name.replace("-", "_"))
         if value is not None:
             # The worker has another working folder.
             is_folder = name == "model" and os.path.dirname(value)

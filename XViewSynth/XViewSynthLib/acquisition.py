@@ -9,7 +9,7 @@ import numpy as np
 
 from .errors import InputError
 from .orientation import to_slices
-from .slice_profile import THICKNESS_RANGE, Shape, SliceProfile, averaging_weights
+from .slice_profile import OVERLAP_RANGE, THICKNESS_RANGE, Shape, SliceProfile, averaging_weights
 from .volume import AXES, SPACING_TOLERANCE, Axis, Volume, affine_column, array_axis
 
 #: "gap": slices are thin and far apart. "thick": slices are averages over their thickness.
@@ -145,12 +145,17 @@ def known_thickness(volume: Volume, given: float | None = None) -> float | None:
 
 
 def resolve_overlap(
-    volume: Volume, axis: Axis, factor: int, acquisition: Acquisition, thickness: float | None = None
+    volume: Volume,
+    axis: Axis,
+    factor: int,
+    acquisition: Acquisition,
+    thickness: float | None = None,
+    new_thickness: float | None = None,
 ) -> float:
     """By how much new slices overlap: their thickness over their distance, at least 1, which is to touch.
 
-    Slices between thin ones are as thick as those; slices in place of thick ones touch, as do those of which nobody
-    said how thick they are.
+    Slices between thin ones are as thick as those; slices in place of thick ones are as thick as is asked for. Where
+    nobody said, they touch.
 
     Args:
         volume: the scan.
@@ -158,14 +163,22 @@ def resolve_overlap(
         factor: how many times closer the new slices are.
         acquisition: "gap" or "thick".
         thickness: of the slices of the scan, mm, in place of what it says.
+        new_thickness: of the new slices, mm, where those of the scan are thick.
 
     Raises:
-        InputError: the given thickness is not a positive number.
+        InputError: the given thickness is not a positive number; the new one is not `OVERLAP_RANGE` times the distance
+            of the new slices, or slices are thin.
     """
+    distance = volume.spacing_along(axis) / factor
+    if acquisition == "thick":
+        return 1.0 if new_thickness is None else _checked_overlap(new_thickness, distance)
+    if new_thickness is not None:
+        raise InputError(
+            "Slices between thin ones are as thick as those: leave the new thickness out, or say how thick the slices "
+            "of the scan are."
+        )
     known = known_thickness(volume, thickness)
-    if acquisition == "thick" or known is None:
-        return 1.0
-    return max(1.0, known * factor / volume.spacing_along(axis))
+    return 1.0 if known is None else max(1.0, known / distance)
 
 
 def resolve_profile(volume: Volume, axis: Axis, thickness: float | None = None, shape: Shape = "box") -> SliceProfile:
@@ -192,6 +205,17 @@ def resolve_profile(volume: Volume, axis: Axis, thickness: float | None = None, 
                 f"{thickness:g} mm: leave the thickness out, or take the slices as thin and far apart (gap)."
             )
     return SliceProfile(ratio, shape)
+
+
+def _checked_overlap(thickness: float, distance: float) -> float:
+    overlap = thickness / distance
+    thinnest, thickest = OVERLAP_RANGE
+    if not thinnest * (1 - SPACING_TOLERANCE) <= overlap <= thickest * (1 + SPACING_TOLERANCE):
+        raise InputError(
+            f"New slices {distance:.4g} mm apart can be {thinnest * distance:.4g} to {thickest * distance:.4g} mm "
+            f"thick, not {thickness:g} mm."
+        )
+    return min(max(overlap, thinnest), thickest)
 
 
 def _equal(first: float, second: float) -> bool:

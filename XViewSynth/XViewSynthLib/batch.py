@@ -64,8 +64,8 @@ class Settings:
     """What is done to every scan.
 
     Attributes:
-        factor, spacing, isotropic, axis, model, acquisition, thickness, profile, device, precision, quality,
-            texture: as for `enhance`; "auto" as device shares the scans out among all GPUs.
+        factor, spacing, isotropic, axis, model, acquisition, thickness, profile, new_thickness, device, precision,
+            quality, texture: as for `enhance`; "auto" as device shares the scans out among all GPUs.
         selfcheck: whether to measure on each scan how well slices of it are restored.
         format: ending of the outputs, one of `FORMATS`.
     """
@@ -78,6 +78,7 @@ class Settings:
     acquisition: str = "auto"
     thickness: float | None = None
     profile: str = "box"
+    new_thickness: float | None = None
     device: str = "auto"
     precision: str = "auto"
     quality: str = STANDARD_QUALITY

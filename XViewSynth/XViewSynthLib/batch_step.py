@@ -251,6 +251,7 @@ def _write_task(step: Step, folder: Path) -> None:
         acquisition=settings["acquisition"],
         thickness=settings["thickness"],
         profile=settings["profile"],
+        new_thickness=settings["new_thickness"],
         device=step.device,
         precision=settings["precision"],
         quality=settings["quality"],

@@ -44,7 +44,8 @@ class Task:
         thumbnail: file name of its picture.
         model: folder of the model.
         goal: "factor", "spacing" and "isotropic", as for `enhance`.
-        axis, acquisition, thickness, profile, device, precision, quality, texture, memory: as for `enhance`.
+        axis, acquisition, thickness, profile, new_thickness, device, precision, quality, texture, memory: as for
+            `enhance`.
         selfcheck: whether to measure on this scan how well slices are restored.
     """
 
@@ -59,6 +60,7 @@ class Task:
     acquisition: str
     thickness: float | None
     profile: str
+    new_thickness: float | None
     device: str
     precision: str
     quality: str
@@ -110,7 +112,7 @@ def _qualified(task: Task) -> tuple[Volume, Source | None, Model]:
     Raises:
         InputError: something does.
     """
-    from .acquisition import resolve_profile
+    from .acquisition import resolve_overlap, resolve_profile
     from .checks import check_values
     from .grid import settle_grid
     from .reading import read_volume
@@ -127,8 +129,10 @@ def _qualified(task: Task) -> tuple[Volume, Source | None, Model]:
     from .plan import check_acquisition, check_known_factor
 
     model = choose_model(scan, grid.axis, task.model, task.acquisition, task.thickness)
-    if check_acquisition(model, task.acquisition) == "thick":
+    acquisition = check_acquisition(model, task.acquisition)
+    if acquisition == "thick":
         resolve_profile(scan, grid.axis, task.thickness, task.profile)
+    resolve_overlap(scan, grid.axis, grid.factor, acquisition, task.thickness, task.new_thickness)
     check_known_factor(model, grid.factor)
     return scan, series, model
 

@@ -56,7 +56,8 @@ _RANDOM_SIGNS = 100_000
 
 _DEGRADATIONS = {
     "gap": "Truth: thin slices, all but every s-th dropped (gap model), new slices only are counted.",
-    "thick": "Truth: thin slices, averaged over boxes of s around every s-th position (thick model), all are counted.",
+    "thick": "Truth: thin slices, averaged over boxes of s around every s-th position (thick model), all are counted. "
+    "Models are told how thick the thin slices are, where that is known.",
 }
 _PROTOCOL = (
     "Counted: inside the field of view, HU clipped to [-1024, 3071], PSNR for a range of 4096 HU.",
@@ -368,6 +369,7 @@ def _run(
             "sha256": model.sha256,
             "trained_on_this_scan": _trained_on(model, scan),
             "acquisition": enhanced.acquisition,
+            "new_thickness_mm": enhanced.volume.slice_thickness,
             "device": enhanced.plan.device,
             "precision": enhanced.plan.precision,
             "quality": enhanced.plan.quality,
@@ -414,6 +416,7 @@ def _run_arms(
                 trial.factor,
                 axis=trial.axis,
                 model=model,
+                new_thickness=trial.new_thickness(model),
                 keep_views=arm == BASELINE_ARM,
                 should_cancel=should_cancel,
                 **options,

@@ -232,6 +232,7 @@ def _add_enhance(commands: argparse._SubParsersAction) -> None:
     _add_work_options(parser)
     _add_thickness(parser)
     _add_profile(parser)
+    _add_new_thickness(parser)
     parser.add_argument(
         "--dicom",
         action="store_true",
@@ -317,6 +318,15 @@ def _add_profile(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_new_thickness(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--new-thickness",
+        type=positive("millimetres"),
+        metavar="MM",
+        help="of the new slices, where those of the scan are thick (default: they touch)",
+    )
+
+
 def _add_texture(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--texture",
@@ -366,6 +376,7 @@ def _enhance(arguments: argparse.Namespace, job: Job) -> None:
             acquisition=arguments.acquisition,
             thickness=arguments.thickness,
             profile=arguments.profile,
+            new_thickness=arguments.new_thickness,
             device=arguments.device,
             precision=arguments.precision,
             quality=arguments.quality,
@@ -527,6 +538,7 @@ def _add_batch(commands: argparse._SubParsersAction) -> None:
     _add_work_options(parser)
     _add_thickness(parser)
     _add_profile(parser)
+    _add_new_thickness(parser)
     _add_texture(parser)
     parser.add_argument("--selfcheck", action="store_true", help="also measure how well slices of each are restored")
     parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of the results (default: %(default)s)")
@@ -558,6 +570,7 @@ def _batch(arguments: argparse.Namespace, job: Job) -> int | None:
         acquisition=arguments.acquisition,
         thickness=arguments.thickness,
         profile=arguments.profile,
+        new_thickness=arguments.new_thickness,
         device=arguments.device,
         precision=arguments.precision,
         quality=arguments.quality,

@@ -107,6 +107,7 @@ def enhance(
     acquisition: str = "auto",
     thickness: float | None = None,
     profile: Shape = "box",
+    new_thickness: float | None = None,
     device: str = "auto",
     precision: str = "auto",
     quality: str = STANDARD_QUALITY,
@@ -155,6 +156,7 @@ def enhance(
             acquisition=acquisition,
             thickness=thickness,
             profile=profile,
+            new_thickness=new_thickness,
             device=device,
             precision=precision,
             quality=quality,
@@ -271,8 +273,10 @@ def _observed(slices: int, plan: Plan) -> range:
 
 
 def _resulting_thickness(volume: Volume, plan: Plan) -> float | None:
-    """Synthetic slices look as thick as observed ones that are thin, and touch where those are thick."""
-    return volume.slice_thickness if plan.profile is None else volume.spacing_along(plan.axis) / plan.factor
+    """Synthetic slices look as thick as the thin ones beside them, and in place of thick ones as was asked for."""
+    if plan.profile is None:
+        return volume.slice_thickness
+    return plan.overlap * volume.spacing_along(plan.axis) / plan.factor
 
 
 def _facts(volume: Volume, plan: Plan) -> ScanFacts:

@@ -36,7 +36,7 @@ from torch.nn import functional
 from .baselines import interpolation_weights, slices_used
 from .likeness import DISTANCES, slice_likeness
 from .motion import on_the_way
-from .slice_profile import SliceProfile, preserving_weights
+from .slice_profile import OVERLAP_RANGE, SliceProfile, preserving_weights
 
 VIEWS = ("axial", "coronal", "sagittal")
 
@@ -49,7 +49,6 @@ _RESIDUAL_SCALE = 8.0
 _USUAL_DISPLACEMENT = 4.0
 # What the training of the shipped models ranges over; beyond it, nothing is known of what networks make of it.
 _LIKENESS_RANGE = (0.05, 0.55)
-_OVERLAP_RANGE = (1.0, 2.5)
 # Distance of observed slices, in pixels, beyond which `wide_doubling` answers. On scans of the training set both
 # networks gained as much at 2.6 pixels (LIDC-IDRI-0314), and the one for x4 0.4 dB more at 5 (RIDER).
 _WIDE_GAP = 4.0
@@ -394,7 +393,7 @@ class ThreeViewNetwork(nn.Module):
             told.append(torch.full_like(ratio, facts.profile.box_width))
         if self.overlap:
             overlap = torch.ones_like(ratio) if facts.overlap is None else facts.overlap
-            told.append(overlap.clamp(*_OVERLAP_RANGE))
+            told.append(overlap.clamp(*OVERLAP_RANGE))
         condition = torch.stack(told, dim=1).log2()
         if not self.likeness:
             return condition

@@ -90,6 +90,7 @@ def make_plan(
     acquisition: str = "auto",
     thickness: float | None = None,
     profile: Shape = "box",
+    new_thickness: float | None = None,
     device: str = "auto",
     precision: str = "auto",
     quality: str = STANDARD_QUALITY,
@@ -110,6 +111,8 @@ def make_plan(
         acquisition: "auto" is that of the model; "gap" or "thick" must be.
         thickness: of the slices, mm; by default what the scan says, or else, of thick ones, their distance.
         profile: shape of thick slices, "box" or "gaussian".
+        new_thickness: of the new slices, mm, where slices are thick; by default they touch. Between thin slices, new
+            ones are as thick as those.
         device, precision: as in `hardware`.
         quality: "standard", or "best", which takes four times as long (`ensemble`).
         memory: bytes the whole process may take; default is what is free.
@@ -131,6 +134,10 @@ def make_plan(
             f"enhanced by {factor} and then resampled, so observed slices do not come out bit for bit."
         )
     asked = model.network.asked(factor, gap_ratio(volume, chosen_axis))
+    overlap = resolve_overlap(volume, chosen_axis, asked, acquisition, thickness, new_thickness)
+    if new_thickness is not None and not model.network.answering(asked).overlap:
+        overlap = 1.0
+        notes.append(f"The model {model.name} cannot be told how thick new slices are to be: they touch.")
     where = resolve_device(device)
     arithmetic = resolve_precision(precision, where)
     passes = len(mirrored_axes(quality))
@@ -145,7 +152,7 @@ def make_plan(
         output_spacing=grid.spacing,
         acquisition=acquisition,
         profile=thick,
-        overlap=resolve_overlap(volume, chosen_axis, asked, acquisition, thickness),
+        overlap=overlap,
         device=str(where),
         precision=arithmetic,
         quality=quality,

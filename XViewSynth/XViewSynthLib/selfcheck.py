@@ -17,6 +17,7 @@ from .errors import Cancelled, InputError
 from .models import AUTOMATIC
 from .progress import Progress, Report
 from .quality import Reference, disagreement_correlation, finite_or_none, make_reference, score
+from .slice_profile import OVERLAP_RANGE
 from .volume import Axis, Volume
 
 if TYPE_CHECKING:
@@ -50,6 +51,16 @@ class Trial:
     factor: int
     axis: Axis
     acquisition: Acquisition = "gap"
+
+    def new_thickness(self, model: Model) -> float | None:
+        """What a model is to be told of the slices to be found, mm: how thick they are, as far as networks know such
+        slices. None where nobody said, and of a model that takes what is left to be as thick."""
+        truth = self.reference.volume
+        if model.card["acquisition"] == "gap" or truth.slice_thickness is None:
+            return None
+        distance = truth.spacing_along(self.axis)
+        thinnest, thickest = OVERLAP_RANGE
+        return min(max(truth.slice_thickness, thinnest * distance), thickest * distance)
 
 
 def selfcheck(
@@ -108,6 +119,7 @@ def selfcheck(
         factor=trial.factor,
         axis=trial.axis,
         acquisition=acquisition,
+        new_thickness=trial.new_thickness(model),
         device=device,
         precision=precision,
         quality=quality,
@@ -216,6 +228,7 @@ def measure_model(
             axis=trial.axis,
             model=model,
             plan=plan,
+            new_thickness=trial.new_thickness(model),
             keep_views=views,
             progress=progress,
             should_cancel=should_cancel,

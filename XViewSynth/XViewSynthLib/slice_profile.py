@@ -20,6 +20,9 @@ SHAPES: tuple[Shape, ...] = get_args(Shape)
 
 #: Thickness over distance of the slices that the thick model is for.
 THICKNESS_RANGE = (0.5, 2.0)
+#: Thickness over distance of the new slices that networks can be asked for: from touching on, as far as the training of
+#: the shipped models ranges.
+OVERLAP_RANGE = (1.0, 2.5)
 
 # A Gaussian is cut off at this many times its full width at half maximum (2.4 standard deviations), where it has
 # fallen to 6 % and a margin of one slice distance still holds it.

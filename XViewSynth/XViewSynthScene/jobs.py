@@ -132,6 +132,7 @@ class EnhanceSettings(SelfCheckSettings):
     spacing: float | None = None
     isotropic: bool = False
     profile: str = "box"
+    new_thickness: float | None = None
 
     def __post_init__(self) -> None:
         if (self.factor is not None) + (self.spacing is not None) + self.isotropic > 1:
@@ -140,8 +141,9 @@ class EnhanceSettings(SelfCheckSettings):
     def arguments(self) -> list[str]:
         """The options for the command line."""
         options = [*super().arguments(), "--profile", self.profile]
-        if self.spacing is not None:
-            options += ["--spacing", repr(float(self.spacing))]
+        for name, value in (("--spacing", self.spacing), ("--new-thickness", self.new_thickness)):
+            if value is not None:
+                options += [name, repr(float(value))]
         return [*options, "--isotropic"] if self.isotropic else options
 
 

@@ -330,6 +330,7 @@ def enhance_in_process(
         spacing=settings.spacing,
         isotropic=settings.isotropic,
         profile=settings.profile,
+        new_thickness=settings.new_thickness,
         **_common_options(settings),
     )
     provenance = _provenance_of(enhanced, before.node_id, before.name)

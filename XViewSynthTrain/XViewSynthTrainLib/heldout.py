@@ -117,7 +117,13 @@ class HeldOut:
             for method in ("linear", "cubic")
         )
         plan = make_plan(
-            trial.observed, self._untrained, factor=trial.factor, axis=trial.axis, device=self._device, precision="fp32"
+            trial.observed,
+            self._untrained,
+            factor=trial.factor,
+            axis=trial.axis,
+            new_thickness=trial.new_thickness(self._untrained),
+            device=self._device,
+            precision="fp32",
         )
         return _Task(trial, plan, counted, linear, cubic)
 
