@@ -77,12 +77,13 @@ class TestAnswer:
         answer = enhance(odd, 2, model=model, quality=BEST_QUALITY, device="cpu")
         assert answer.volume.voxels.shape == (11, 23, 19)
 
-    def test_keeps_the_middle_of_a_wider_answer(self, scan, tmp_path):
-        network = make_network(wide_doubling=4)
+    @pytest.mark.parametrize("factor", [2, 3])
+    def test_reads_off_the_answer_of_another_factor(self, scan, tmp_path, factor):
+        network = make_network(wide_gaps=4)
         small = Model("small", tmp_path, make_card(), "0" * 64, network)
-        best = enhance(scan, 2, model=small, quality=BEST_QUALITY, device="cpu")
+        best = enhance(scan, factor, model=small, quality=BEST_QUALITY, device="cpu")
         assert best.plan.asked_factor == 4
-        np.testing.assert_array_equal(best.volume.voxels[::2], scan.voxels)
+        np.testing.assert_array_equal(best.volume.voxels[::factor], scan.voxels)
 
 
 class TestPlan:

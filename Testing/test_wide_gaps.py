@@ -1,4 +1,4 @@
-"""Slices so far apart that at x2 the middle of the answer at x4 is the better one."""
+"""Slices so far apart that the network of one factor answers for all."""
 
 from __future__ import annotations
 
@@ -7,18 +7,28 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scans import affine_from, anatomy
 from tiny import NETWORK, make_card, make_network
 from XViewSynthLib import Volume, enhance, selfcheck
 from XViewSynthLib.models import Model, card_fault, save_model
-from XViewSynthLib.networks import ScanFacts, ThreeViewNetwork
+from XViewSynthLib.networks import (
+    ScanFacts,
+    ThreeViewNetwork,
+    interleave,
+    reading_weights,
+    spline_between,
+    to_hu,
+    to_network_units,
+)
 from XViewSynthLib.plan import make_plan
 from XViewSynthTrainLib.config import TrainingConfig
 from XViewSynthTrainLib.distillation import restoration_terms
 from XViewSynthTrainLib.sampling import Sampler
 
-SIZES = {"fusion_blocks": 1, "wide_doubling": 4, "specialists": {"2": {}, "4": {"fusion_blocks": 2, "overlap": 1}}}
+SIZES = {"fusion_blocks": 1, "wide_gaps": 4, "specialists": {"2": {}, "4": {"fusion_blocks": 2, "overlap": 1}}}
 NARROW, WIDE = ScanFacts(torch.tensor([3.0])), ScanFacts(torch.tensor([5.0]))
 
 
@@ -62,23 +72,41 @@ class TestNetworks:
         views, answer = network.answer(observed, 2, told)
         finer = replace(WIDE, overlap=torch.tensor([2.2]))
         all_views = network(observed, 4, finer)
-        assert torch.equal(views, all_views[:, :, :, [1]])
-        assert torch.equal(answer, network.fuse(observed, all_views, 4, finer)[:, :, [1]])
+        torch.testing.assert_close(views, all_views[:, :, :, [1]])
+        torch.testing.assert_close(answer, network.fuse(observed, all_views, 4, finer)[:, :, [1]])
 
-    def test_other_factors_are_what_they_were(self, network):
-        assert [network.asked(factor, WIDE.gap_ratio) for factor in range(2, 9)] == [4, 3, 4, 5, 6, 7, 8]
+    @pytest.mark.parametrize("factor", [3, 8])
+    def test_other_slices_are_read_off_between(self, network, observed, factor):
+        views, answer = network.answer(observed, factor, replace(WIDE, overlap=torch.tensor([factor / 2])))
+        finer = replace(WIDE, overlap=torch.tensor([2.0]))
+        fused = network.fuse(observed, network(observed, 4, finer), 4, finer)
+        added = fused - spline_between(observed, 4)
+        read_off = torch.einsum("kp,bgpij->bgkij", torch.tensor(reading_weights(4, factor)), added)
+        torch.testing.assert_close(answer, spline_between(observed, factor) + read_off)
+        assert views.shape == (3, *answer.shape)
+
+    def test_all_factors_ask_the_same_network(self, network):
+        assert {network.asked(factor, WIDE.gap_ratio) for factor in range(2, 9)} == {4}
+
+    def test_but_each_its_own_where_gaps_are_narrow(self, network):
+        assert [network.asked(factor, torch.tensor([2.9])) for factor in range(2, 9)] == list(range(2, 9))
+        assert [network.asked(factor, torch.tensor([3.5])) for factor in (2, 3)] == [2, 4]
 
     def test_all_gaps_of_a_batch_must_be_wide(self, network):
         assert network.asked(2, torch.tensor([3.0, 9.0])) == 2
         assert network.asked(2, torch.tensor([5.0, 9.0])) == 4
 
     @pytest.mark.parametrize(
-        "sizes", [{"wide_doubling": 3}, {"wide_doubling": 10}, {"wide_doubling": 4, "thick": 1}],
-        ids=["odd", "unknown", "thick"],
+        "sizes", [{"wide_gaps": 10}, {"wide_doubling": 10}, {"wide_gaps": 4, "thick": 1}],
+        ids=["unknown", "unknown by its former name", "thick"],
     )  # fmt: skip
     def test_what_cannot_answer_is_refused(self, sizes):
-        with pytest.raises(ValueError, match="even factor that is known"):
+        with pytest.raises(ValueError, match="a factor that is known"):
             make_network(**sizes)
+
+    def test_cards_may_call_it_by_its_former_name(self):
+        network = make_network(wide_doubling=4)
+        assert [network.asked(factor, WIDE.gap_ratio) for factor in (2, 3)] == [4, 4]
 
     def test_a_fusion_that_is_not_to_be_trained_has_no_gradient(self, observed):
         views, answer = make_network(**SIZES).answer(observed, 2, WIDE, trains_fusion=False)
@@ -94,7 +122,47 @@ class TestNetworks:
         assert trained == {"4"}
 
 
+class TestReadingOff:
+    @given(asked=st.integers(2, 8), factor=st.integers(2, 8), linear=st.booleans())
+    def test_a_slice_that_was_asked_for_is_read_off_as_it_is(self, asked, factor, linear):
+        weights = reading_weights(asked, factor, linear=linear)
+        for index, place in enumerate(np.arange(1, factor) * asked / factor):
+            if place == int(place):
+                assert np.array_equal(weights[index], np.eye(asked - 1)[int(place) - 1])
+
+    @given(asked=st.integers(2, 8), factor=st.integers(2, 8))
+    def test_what_is_no_wilder_than_a_parabola_is_met(self, asked, factor):
+        def parabola(slices: int) -> np.ndarray:
+            place = np.arange(1, slices) / slices
+            return place * (1 - place)
+
+        assert reading_weights(asked, factor) @ parabola(asked) == pytest.approx(parabola(factor), abs=1e-5)
+
+    @given(asked=st.integers(2, 8), factor=st.integers(2, 8))
+    def test_lines_never_fall_below_0(self, asked, factor):
+        weights = reading_weights(asked, factor, linear=True)
+        assert weights.min() >= 0
+        assert weights.sum(axis=1).max() <= 1 + 1e-6
+
+
 class TestEnhancing:
+    def test_other_slices_are_read_off_between(self, model):
+        far_apart = scan(4.0)
+        wide = enhance(far_apart, 3, model=model, axis="K", acquisition="gap", precision="fp32")
+        observed = to_network_units(torch.tensor(far_apart.voxels, dtype=torch.float32))[None]
+        with torch.inference_mode():
+            _, answer = model.network.answer(observed, 3, WIDE)
+        expected = to_hu(interleave(observed, answer))[0].numpy().clip(far_apart.voxels.min(), far_apart.voxels.max())
+        assert wide.plan.asked_factor == 4
+        assert np.abs(wide.volume.voxels - expected).max() <= 0.51
+
+    @pytest.mark.parametrize("factor", [3, 8])
+    def test_views_differ_between_observed_slices_alone(self, model, factor):
+        wide = enhance(scan(4.0), factor, model=model, axis="K", acquisition="gap")
+        differ = wide.disagreement.voxels.mean(axis=(1, 2))
+        assert (differ[::factor] == 0).all()
+        assert (np.delete(differ, np.s_[::factor]) > 0).all()
+
     def test_every_second_slice_is_that_of_the_finer_scan(self, model):
         wide, finer = (
             enhance(scan(4.0, 2.2), factor, model=model, axis="K", acquisition="gap", keep_views=True, precision="fp32")
@@ -122,7 +190,7 @@ class TestEnhancing:
         assert wide.expected_peak_bytes > narrow.expected_peak_bytes
 
     def test_a_self_check_asks_the_same_network(self, model):
-        own = replace(model, network=make_network(**SIZES | {"wide_doubling": 0}).eval())
+        own = replace(model, network=make_network(**SIZES | {"wide_gaps": 0}).eval())
         checked, otherwise = (
             selfcheck(scan(2.0), 2, model=each, axis="K", acquisition="gap")["methods"]["enhanced"]["psnr_db"]
             for each in (model, own)

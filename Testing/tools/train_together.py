@@ -45,7 +45,7 @@ KEPT_SLICES, KEPT_PIXELS = 41, 320
 #: Of either neighbour in the slices that tell, which are made to overlap.
 WEIGHTS = (0.0, 0.28)
 #: What a specialist has no part in.
-OF_THE_WHOLE = ("specialists", "wide_doubling")
+OF_THE_WHOLE = ("specialists", "wide_gaps", "wide_doubling")
 #: What a specialist has from the model unless it says otherwise.
 SHARED = ("channels", "axial_blocks", "pixel_blocks", "thick")
 #: So many factors are told of, those drawn most often.

@@ -684,7 +684,7 @@ def _speed(arguments: argparse.Namespace, job: Job) -> None:
     model_folder(name)
 
     from .hardware import resolve_device, resolve_precision
-    from .plan import check_known_factor, seconds_per_voxel
+    from .plan import check_known_factor, seconds_per_voxel, usually_asked
 
     device = resolve_device(arguments.device)
     precision = resolve_precision(arguments.precision, device)
@@ -693,7 +693,7 @@ def _speed(arguments: argparse.Namespace, job: Job) -> None:
     check_known_factor(model, factor)
     job.stop_if_asked()
     measured = {
-        "seconds_per_voxel": seconds_per_voxel(model, factor, device, precision),
+        "seconds_per_voxel": seconds_per_voxel(model, usually_asked(model, factor), device, precision),
         "device": str(device),
         "precision": precision,
         "factor": factor,

@@ -21,7 +21,7 @@ from .grid import resampled_positions
 from .hardware import PRECISIONS, Arrival, memory_kept, peak_bytes
 from .likeness import slice_likeness
 from .models import AUTOMATIC, Model, choose_model
-from .networks import INTENSITY_RANGE, VIEWS, ScanFacts, to_hu, to_network_units
+from .networks import INTENSITY_RANGE, VIEWS, ScanFacts, reading_weights, to_hu, to_network_units
 from .orientation import to_slices
 from .plan import Plan, gap_ratio, make_plan
 from .progress import Progress
@@ -301,9 +301,28 @@ def _run_students(
     if passes > 1:
         for volume in students.volumes:
             volume /= passes
-    asked_for = slice(None, None, plan.asked_factor // plan.factor), slice(rows), slice(columns)
-    kept = {name: view[asked_for] for name, view in students.views.items()}
-    return _Students(students.answer[asked_for], students.variance[asked_for], kept)
+
+    def wanted(answer: Tensor, linear: bool = False) -> Tensor:
+        return _read_off(answer[:, :rows, :columns], plan, linear, report)
+
+    kept = {name: wanted(view) for name, view in students.views.items()}
+    # No line through variances falls below 0.
+    return _Students(wanted(students.answer), wanted(students.variance, linear=True), kept)
+
+
+def _read_off(answer: Tensor, plan: Plan, linear: bool, report: _Reporter) -> Tensor:
+    """What was answered for other slices of the gaps than those that are wanted, at these."""
+    asked, factor = plan.asked_factor, plan.factor
+    if asked == factor:
+        return answer
+    gaps = len(answer) // asked
+    weights = torch.from_numpy(reading_weights(asked, factor, linear=linear).copy())
+    result = torch.zeros(gaps * factor + 1, *answer.shape[1:])
+    for gap in range(gaps):
+        answered = answer[gap * asked + 1 : (gap + 1) * asked]
+        result[gap * factor + 1 : (gap + 1) * factor] = torch.tensordot(weights, answered, dims=1)
+        report.stop_if_asked()
+    return result
 
 
 def _run_once(

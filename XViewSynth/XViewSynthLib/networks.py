@@ -18,9 +18,9 @@ that overlap do not between slices that lie apart, and the few pixels that they 
 slices are left out, those that remain do not tell it either; networks can be told by how much the new slices overlap
 (`overlap`), which follows from the thickness of the slices.
 
-A network for x4 that has learned from thin scans with three of four slices left out knows wide gaps better than one for
-x2 that has learned from the same scans with every second one left out. Where gaps are wide, the answer at x2 can
-therefore be the middle of the answer at x4 (`wide_doubling`).
+A network knows the gaps that thinned scans have left, and one for x4 has learned from wider ones than one for x2 from
+the same scans. Where gaps are wide, the network of one factor can therefore answer for every other: what it adds to
+the spline is read off between its slices (`wide_gaps`).
 
 The views are those of Fang et al., "Incremental Cross-view Mutual Distillation for Self-supervised Medical CT
 Synthesis", CVPR 2022; the networks are our own.
@@ -28,7 +28,9 @@ Synthesis", CVPR 2022; the networks are our own.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -49,9 +51,10 @@ _RESIDUAL_SCALE = 8.0
 _USUAL_DISPLACEMENT = 4.0
 # What the training of the shipped models ranges over; beyond it, nothing is known of what networks make of it.
 _LIKENESS_RANGE = (0.05, 0.55)
-# Distance of observed slices, in pixels, beyond which `wide_doubling` answers. On scans of the training set both
-# networks gained as much at 2.6 pixels (LIDC-IDRI-0314), and the one for x4 0.4 dB more at 5 (RIDER).
-_WIDE_GAP = 4.0
+# Distance of observed slices, in pixels, beyond which the network of `wide_gaps` answers. That for x4 gained as much as
+# that of x2 at 2.6 pixels on a scan of the training set (LIDC-IDRI-0314), and 0.4 dB more at 5 on another (RIDER); it
+# gained 0.3 dB more than that of x3 at 3.8 pixels on both.
+_WIDE_GAP_AT_X2, _WIDE_GAP = 4.0, 3.0
 # So that what is told lies about 0, and not much beyond 1.
 _USUAL_LIKENESS, _LIKENESS_SCALE = 0.2, 5.0
 
@@ -101,6 +104,34 @@ def _in_full_precision(products: str, weights: Tensor, observed: Tensor) -> Tens
     """`torch.einsum`, also where networks compute in less: eight bits of a mantissa would leave steps of 4 HU."""
     with torch.autocast(observed.device.type, enabled=False):
         return torch.einsum(products, weights, observed)
+
+
+@lru_cache(maxsize=64)
+def reading_weights(asked: int, factor: int, *, linear: bool = False) -> np.ndarray:
+    """The share that each slice asked for in a gap has in each slice wanted there, of what is 0 on observed slices.
+
+    Args:
+        asked: up-sampling factor whose slices there are.
+        factor: that of the slices wanted.
+        linear: read off by lines, where no share may be below 0, in place of the polynomial through the whole gap.
+
+    Returns:
+        (factor - 1, asked - 1) float32.
+
+    >>> reading_weights(4, 3).round(2)
+    array([[ 0.66,  0.49, -0.13],
+           [-0.13,  0.49,  0.66]], dtype=float32)
+    """
+    known, wanted = np.arange(asked + 1), np.arange(1, factor) * asked / factor
+    if linear:
+        weights = np.stack([np.interp(wanted, known, one) for one in np.eye(asked + 1)], axis=1)
+    else:
+        powers = np.vander(known, asked + 1).astype(float)
+        # Rounded, so that a slice that was asked for is read off as it is.
+        weights = (np.vander(wanted, asked + 1) @ np.linalg.inv(powers)).round(9)
+    weights = weights[:, 1:-1].astype(np.float32)
+    weights.flags.writeable = False
+    return weights
 
 
 def join_gaps(answers: Tensor) -> Tensor:
@@ -169,12 +200,13 @@ class ThreeViewNetwork(nn.Module):
         overlap: 1 for a network that is told by how much the new slices overlap, 0 for one that is not.
         aligned: of thin slices, 1 for a fusion that also sees neighbouring slices moved onto each other, 0 for one that
             does not.
-        wide_doubling: of thin slices, the even factor whose network answers for x2 where gaps are wide; with 0 that of
-            x2 does.
+        wide_gaps: of thin slices, the factor whose network answers for all factors where gaps are wide; with 0 each has
+            its own.
+        wide_doubling: the name of `wide_gaps` on the cards of models before 0.13.0, which knew it for x2 alone.
         specialists: factors that have a network of their own, and what it is made with where that differs.
 
     Raises:
-        ValueError: `wide_doubling` is no such factor, or slices are thick and `aligned`.
+        ValueError: `wide_gaps` is no factor that is known, or slices are thick and it or `aligned` is asked for.
     """
 
     def __init__(
@@ -188,6 +220,7 @@ class ThreeViewNetwork(nn.Module):
         likeness: int = 0,
         overlap: int = 0,
         aligned: int = 0,
+        wide_gaps: int = 0,
         wide_doubling: int = 0,
         specialists: Mapping[str, Mapping[str, int]] | None = None,
     ):
@@ -201,9 +234,9 @@ class ThreeViewNetwork(nn.Module):
             raise ValueError("only what is seen in thin slices can be moved: what moves is blurred in thick ones")
         own = specialists or {}
         known = {*map(str, factors), *own}
-        if wide_doubling and (thick or wide_doubling % 2 or str(wide_doubling) not in known):
-            raise ValueError("x2 can only be answered by a network for thin slices and an even factor that is known")
-        self._wide_doubling = wide_doubling
+        self._wide_gaps = wide_gaps or wide_doubling
+        if self._wide_gaps and (thick or str(self._wide_gaps) not in known):
+            raise ValueError("wide gaps can only be answered by a network for thin slices and a factor that is known")
         factors = [factor for factor in factors if str(factor) not in own]
         sizes = (factors, self.thick, len(self.told))
         self.axial = SliceWiseStudent(channels, axial_blocks, *sizes)
@@ -221,14 +254,15 @@ class ThreeViewNetwork(nn.Module):
         return self
 
     def asked(self, factor: int, gap_ratio: Tensor) -> int:
-        """The factor to ask for in place of `factor`: itself, or a multiple of it of whose answer a part is kept.
+        """The factor to ask for in place of `factor`: itself, or another whose answer is read off between its slices.
 
         Args:
             factor: up-sampling factor s.
             gap_ratio: as in `ScanFacts`; all must be wide for another factor.
         """
-        wide = factor == 2 and self._wide_doubling and bool((gap_ratio > _WIDE_GAP).all())
-        return self._wide_doubling if wide else factor
+        widest = _WIDE_GAP_AT_X2 if factor == 2 else _WIDE_GAP
+        wide = self._wide_gaps and bool((gap_ratio > widest).all())
+        return self._wide_gaps if wide else factor
 
     def answer(
         self, observed: Tensor, factor: int, facts: ScanFacts, trains_fusion: bool = True
@@ -240,14 +274,19 @@ class ThreeViewNetwork(nn.Module):
             trains_fusion: whether the second of them may carry a gradient.
         """
         asked = self.asked(factor, facts.gap_ratio)
-        step = asked // factor
         if facts.overlap is not None:
-            facts = replace(facts, overlap=facts.overlap * step)
+            facts = replace(facts, overlap=facts.overlap * asked / factor)
         views = self(observed, asked, facts)
         with torch.set_grad_enabled(trains_fusion and torch.is_grad_enabled()):
             fused = self.fuse(observed, views, asked, facts)
-        # Of thick slices, whose factor is always asked for as it is, these are rows, and all of them stay.
-        return views[:, :, :, step - 1 :: step], fused[:, :, step - 1 :: step]
+        if asked == factor:
+            return views, fused
+        asked_spline, spline = (spline_between(observed, each) for each in (asked, factor))
+        weights = torch.as_tensor(reading_weights(asked, factor).copy()).to(observed)
+        return tuple(
+            spline + _in_full_precision("kp,...pij->...kij", weights, answer - asked_spline)
+            for answer in (views, fused)
+        )
 
     def forward(
         self,

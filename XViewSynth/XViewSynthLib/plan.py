@@ -27,6 +27,8 @@ from .slice_profile import Shape, SliceProfile
 from .volume import Axis, Volume
 
 _IN_WORDS = {"gap": "thin slices far apart", "thick": "thick slices"}
+# Distance of slices in pixels, where no scan is known: such as of slices 4 mm apart.
+_USUAL_GAP = 5.0
 # Live float32 feature maps of a tile at the network's widest point, and what convolution kernels take beside them.
 _LIVE_FEATURE_MAPS = 8
 # A smaller tile does not save memory worth having; a larger one makes cancelling and the progress bar sluggish.
@@ -41,7 +43,7 @@ class Plan:
     Attributes:
         axis: the axis that gets more slices.
         factor: slices become `factor * (slices - 1) + 1`.
-        asked_factor: what the networks are asked for, `factor` or a multiple of it of whose slices that many are kept.
+        asked_factor: what the networks are asked for, `factor` or another one, from whose slices those are read off.
         resample_to: spacing in mm that is reached by resampling after the factor, or None when the factor suffices.
         output_shape: (K, J, I) of the result.
         output_spacing: (I, J, K) of the result, mm.
@@ -168,6 +170,11 @@ def gap_ratio(volume: Volume, axis: Axis) -> torch.Tensor:
     return torch.tensor([volume.spacing_along(axis) / volume.pixel_spacing(axis)])
 
 
+def usually_asked(model: Model, factor: int) -> int:
+    """The factor that a model is asked for in most scans (`Plan.asked_factor`)."""
+    return model.network.asked(factor, torch.tensor([_USUAL_GAP]))
+
+
 def check_known_factor(model: Model, factor: int) -> None:
     """Refuse a factor that the model was not trained for.
 
@@ -260,7 +267,8 @@ def _fit_memory(
     enhanced, answered = (math.prod(volume.upsampled_shape(axis, each)) for each in (factor, asked))
     # Network units, the sum and the spread of the views, the disagreement, the expected error (all float32), and the
     # result. Of thick slices also how far their averages are missed.
-    volumes = (8 if model.network.thick else 4) * voxels + 16 * answered + volume.voxels.itemsize * enhanced
+    volumes = (8 if model.network.thick else 4) * voxels + 16 * max(answered, enhanced)
+    volumes += volume.voxels.itemsize * enhanced
     if passes > 1:
         # The scan in a mirror, and the answer and the spread that passes add up to.
         volumes += 4 * voxels + 8 * answered
