@@ -1,18 +1,36 @@
-"""Best quality: the mean of what is answered for the scan and its mirror images."""
+"""Best quality: the mean of what is answered for the scan, its mirror image and both turned."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scans import affine_from, anatomy
 from tiny import NETWORK, cramped, make_card, make_network
 from XViewSynthLib import InputError, Volume, enhance, plan, selfcheck
-from XViewSynthLib.ensemble import BEST_QUALITY, STANDARD_QUALITY, mirrored_axes
+from XViewSynthLib.ensemble import BEST_QUALITY, STANDARD_QUALITY, Pose, poses
 from XViewSynthLib.models import Model, load_model, save_model
 from XViewSynthLib.plan import make_plan
 
-MIRRORED = ((), (0,), (1,), (2,))
+#: For each pass, the scan as the networks see it.
+SEEN = (
+    lambda voxels: voxels,
+    lambda voxels: voxels[::-1],
+    lambda voxels: np.rot90(voxels, -1, (1, 2)),
+    lambda voxels: np.rot90(voxels[::-1], 1, (1, 2)),
+)
+#: And back.
+UNSEEN = (
+    SEEN[0],
+    SEEN[1],
+    lambda voxels: np.rot90(voxels, 1, (1, 2)),
+    lambda voxels: np.rot90(voxels, -1, (1, 2))[::-1],
+)
+#: The same plane of the body, where rows and columns are exchanged.
+TURNED = {"coronal": "sagittal", "sagittal": "coronal"}
 
 
 @pytest.fixture(scope="module", params=["gap", "thick"])
@@ -36,13 +54,14 @@ def best(scan, model):
 
 @pytest.fixture(scope="module")
 def alone(scan, model):
-    """What is answered for the scan and for each mirror image of it alone, turned back."""
+    """What is answered for the scan, its mirror image and both turned, each alone, and brought back."""
     found = []
-    for axes in MIRRORED:
-        seen = scan.with_voxels(np.ascontiguousarray(np.flip(scan.voxels, axes)))
+    for index, (see, unsee) in enumerate(zip(SEEN, UNSEEN, strict=True)):
+        seen = scan.with_voxels(np.ascontiguousarray(see(scan.voxels)))
         answer = enhance(seen, 3, model=model, device="cpu", keep_views=True)
         grids = {"enhanced": answer.volume, "disagreement": answer.disagreement, **answer.views}
-        found.append({name: np.flip(grid.voxels, axes) for name, grid in grids.items()})
+        renamed = TURNED if index > 1 else {}
+        found.append({renamed.get(name, name): unsee(grid.voxels) for name, grid in grids.items()})
     return found
 
 
@@ -54,7 +73,7 @@ def mean_where_none_is_clipped(grids: list[np.ndarray]) -> tuple[np.ndarray, np.
 
 
 class TestAnswer:
-    def test_is_the_mean_of_what_mirror_images_are_answered_with(self, best, alone):
+    def test_is_the_mean_of_what_each_pose_is_answered_with(self, best, alone):
         expected, within = mean_where_none_is_clipped([answer["enhanced"] for answer in alone])
         np.testing.assert_allclose(best.volume.voxels[within], expected[within], atol=0.02)
         assert np.abs(alone[0]["enhanced"] - expected).max() > 1
@@ -124,6 +143,18 @@ def test_a_selfcheck_measures_it(scan, model):
     assert one != four
 
 
-def test_best_is_the_scan_and_its_mirror_image_along_every_axis():
-    assert mirrored_axes("standard") == ((),)
-    assert mirrored_axes("best") == MIRRORED
+class TestPoses:
+    def test_one_pass_sees_the_scan_as_it_is(self):
+        assert poses("standard") == (Pose(),)
+
+    def test_best_sees_its_mirror_image_and_both_turned(self):
+        voxels = np.random.default_rng(0).normal(size=(3, 4, 6))
+        seen = [pose.seen(torch.from_numpy(voxels)).numpy() for pose in poses("best")]
+        for shown, see in zip(seen, SEEN, strict=True):
+            assert np.array_equal(shown, see(voxels))
+
+    @given(reversed_axes=st.sets(st.integers(0, 2)), turned=st.booleans(), index=st.integers(0, 2))
+    def test_every_slice_comes_back_as_it_was(self, reversed_axes, turned, index):
+        voxels = torch.arange(3.0 * 4 * 6).view(3, 4, 6)
+        pose = Pose(tuple(sorted(reversed_axes)), turned)
+        assert torch.equal(pose.slice_back(pose.seen(voxels), index), voxels[index])

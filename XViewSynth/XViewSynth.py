@@ -944,12 +944,12 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
 
     def expectedSeconds(self, outlook, settings):
         """How long enhancing would take, or None as long as that is not known."""
-        from XViewSynthLib.ensemble import mirrored_axes
+        from XViewSynthLib.ensemble import poses
 
         speed = self._speeds.get(_speedKey(settings, outlook.grid.factor))
         if speed is None:
             return None
-        return speed[0] * outlook.timed_voxels * len(mirrored_axes(settings.quality)) + speed[1]
+        return speed[0] * outlook.timed_voxels * len(poses(settings.quality)) + speed[1]
 
     def missingSpeed(self, outlook, settings):
         """What to measure before the time can be told (SpeedSettings), or None where nothing more can be learned."""

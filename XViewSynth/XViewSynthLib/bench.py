@@ -17,7 +17,7 @@ import numpy as np
 from . import baselines
 from .acquisition import ACQUISITIONS, Acquisition
 from .checks import check_factor
-from .ensemble import STANDARD_QUALITY, mirrored_axes
+from .ensemble import STANDARD_QUALITY, poses
 from .errors import InputError
 from .outputs import Outputs
 from .peers import Peer, make_peers
@@ -146,7 +146,7 @@ def run_bench(
         )
     _check_writable(out_folder, scans, overwrite)
     resolve_precision(precision, resolve_device(device))
-    passes = len(mirrored_axes(quality))
+    passes = len(poses(quality))
     answered = "in one pass" if passes == 1 else f"at {quality} quality: the mean of {passes} passes"
     loaded = _load_models(models)
     arms = _load_arms(Path(ablation)) if ablation is not None else {}

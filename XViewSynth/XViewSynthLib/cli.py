@@ -291,7 +291,7 @@ def _add_work_options(parser: argparse.ArgumentParser) -> None:
         "--quality",
         choices=QUALITIES,
         default=STANDARD_QUALITY,
-        help="best: the mean of what is answered for the scan and for three mirror images of it, nearer to the truth "
+        help="best: the mean of what is answered for the scan, its mirror image and both turned, nearer to the truth "
         "and four times as long (default: %(default)s)",
     )
     parser.add_argument(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import doubt
 from .baselines import interpolation_weights, slices_used, weights_at
-from .ensemble import STANDARD_QUALITY, mirrored_axes
+from .ensemble import STANDARD_QUALITY, Pose, poses
 from .errors import Cancelled
 from .grid import resampled_positions
 from .hardware import PRECISIONS, Arrival, memory_kept, peak_bytes
@@ -33,6 +33,8 @@ from .volume import Axis, Volume, affine_column, array_axis
 _SPLINE_REACH = 12
 #: The pass that makes one answer of the views, and their mean, which it starts from.
 FUSION, MEAN = "fusion", "mean"
+# Which view sees what another one would where rows and columns are exchanged.
+_TURNED = {"coronal": "sagittal", "sagittal": "coronal"}
 # While a GPU computes a tile, the one before travels to the CPU and is added up there.
 _TILES_AHEAD = {"cuda": 1}
 # In-plane Gaussian over which the views' variance is averaged, pixels. On scans of the training set, the rank
@@ -223,16 +225,17 @@ class _Students:
     views: dict[str, Tensor]
 
     @property
-    def volumes(self) -> list[Tensor]:
-        return [self.answer, self.variance, *self.views.values()]
+    def volumes(self) -> dict[str, Tensor]:
+        return {"answer": self.answer, "variance": self.variance, **self.views}
 
-    def add(self, others: _Students, mirrored: tuple[int, ...], report: _Reporter) -> None:
-        """Add what was answered for the scan with some of its axes reversed."""
-        in_plane = [axis - 1 for axis in mirrored if axis]
-        for total, answer in zip(self.volumes, others.volumes, strict=True):
+    def add(self, others: _Students, pose: Pose, report: _Reporter) -> None:
+        """Add what was answered for the scan in another pose."""
+        exchanged = _TURNED if pose.turned else {}
+        for name, total in self.volumes.items():
+            answer = others.volumes[exchanged.get(name, name)]
             # Slice by slice, as one more volume would be too many.
             for index in range(len(total)):
-                total[index] += answer[-1 - index if 0 in mirrored else index].flip(in_plane)
+                total[index] += pose.slice_back(answer, index)
                 report.stop_if_asked()
 
 
@@ -292,14 +295,16 @@ def _run_students(
     observed = torch.nn.functional.pad(observed, (0, columns % 2, 0, rows % 2), mode="replicate")
     if model.network.answering(plan.asked_factor).likeness:
         facts = replace(facts, likeness=slice_likeness(observed[None]))
-    _, *others = mirrored_axes(plan.quality)
+    _, *others = poses(plan.quality)
     passes = 1 + len(others)
     students = _run_once(observed, facts, model, plan, report, keep_views, (0, passes))
-    for index, mirrored in enumerate(others, 1):
-        seen = observed.flip(mirrored)
-        students.add(_run_once(seen, facts, model, plan, report, keep_views, (index, passes)), mirrored, report)
+    for index, pose in enumerate(others, 1):
+        answers = _run_once(pose.seen(observed), facts, model, plan, report, keep_views, (index, passes))
+        students.add(answers, pose, report)
+        # Nobody needs them while the next pass runs.
+        del answers
     if passes > 1:
-        for volume in students.volumes:
+        for volume in students.volumes.values():
             volume /= passes
 
     def wanted(answer: Tensor, linear: bool = False) -> Tensor:

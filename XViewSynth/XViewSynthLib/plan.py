@@ -17,7 +17,7 @@ from .acquisition import (
     resolve_profile,
 )
 from .checks import check_values
-from .ensemble import STANDARD_QUALITY, mirrored_axes
+from .ensemble import STANDARD_QUALITY, poses
 from .errors import InputError
 from .grid import settle_grid
 from .hardware import PRECISIONS, free_bytes, process_bytes, resolve_device, resolve_precision
@@ -52,7 +52,7 @@ class Plan:
         overlap: thickness of the slices that the networks are asked for over their distance; 1 where they touch.
         device: where the students compute.
         precision: their arithmetic.
-        quality: "standard", or "best" for the mean of several passes, over the scan and its mirror images.
+        quality: "standard", or "best" for the mean of several passes, over the scan, its mirror image and both turned.
         tile_voxels: observed voxels computed at once.
         expected_seconds: measured on this machine with a small piece, extrapolated.
         expected_peak_bytes: of the whole process.
@@ -142,7 +142,7 @@ def make_plan(
         notes.append(f"The model {model.name} cannot be told how thick new slices are to be: they touch.")
     where = resolve_device(device)
     arithmetic = resolve_precision(precision, where)
-    passes = len(mirrored_axes(quality))
+    passes = len(poses(quality))
     tile, peak = _fit_memory(volume, chosen_axis, factor, asked, model, where, memory, passes)
     seconds = passes * _expected_seconds(volume, chosen_axis, asked, model, where, arithmetic)
     return Plan(
@@ -270,7 +270,7 @@ def _fit_memory(
     volumes = (8 if model.network.thick else 4) * voxels + 16 * max(answered, enhanced)
     volumes += volume.voxels.itemsize * enhanced
     if passes > 1:
-        # The scan in a mirror, and the answer and the spread that passes add up to.
+        # The scan in another pose, and the answer and the spread that passes add up to.
         volumes += 4 * voxels + 8 * answered
     fixed = process_bytes() + volumes
     per_voxel = _bytes_per_tile_voxel(model, asked)
