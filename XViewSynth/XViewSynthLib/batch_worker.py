@@ -168,7 +168,14 @@ def _enhanced(
         "memory": task.memory,
         "should_cancel": should_cancel,
     }
-    enhanced: Enhanced = enhance(scan, texture=task.texture, profile=task.profile, **task.goal, **settings)
+    enhanced: Enhanced = enhance(
+        scan,
+        texture=task.texture,
+        profile=task.profile,
+        new_thickness=task.new_thickness,
+        **task.goal,
+        **settings,
+    )
     with quiet_libraries():
         if series:
             _write_series(enhanced, series, folder / task.output)

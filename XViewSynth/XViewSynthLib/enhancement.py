@@ -230,9 +230,9 @@ class _Students:
 
     def add(self, others: _Students, pose: Pose, report: _Reporter) -> None:
         """Add what was answered for the scan in another pose."""
-        exchanged = _TURNED if pose.turned else {}
+        exchanged, answers = _TURNED if pose.turned else {}, others.volumes
         for name, total in self.volumes.items():
-            answer = others.volumes[exchanged.get(name, name)]
+            answer = answers[exchanged.get(name, name)]
             # Slice by slice, as one more volume would be too many.
             for index in range(len(total)):
                 total[index] += pose.slice_back(answer, index)
