@@ -231,8 +231,7 @@ def _add_enhance(commands: argparse._SubParsersAction) -> None:
     add_model_option(parser)
     _add_work_options(parser)
     _add_thickness(parser)
-    _add_profile(parser)
-    _add_new_thickness(parser)
+    _add_thick_slices(parser)
     parser.add_argument(
         "--dicom",
         action="store_true",
@@ -308,7 +307,8 @@ def _add_thickness(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_profile(parser: argparse.ArgumentParser) -> None:
+def _add_thick_slices(parser: argparse.ArgumentParser) -> None:
+    """How slices that are thick average, and how thick the new ones in their place are to be."""
     parser.add_argument(
         "--profile",
         choices=("box", "gaussian"),
@@ -316,9 +316,6 @@ def _add_profile(parser: argparse.ArgumentParser) -> None:
         help="how thick slices average: evenly, or fading out with the thickness as full width at half maximum "
         "(default: %(default)s)",
     )
-
-
-def _add_new_thickness(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--new-thickness",
         type=positive("millimetres"),
@@ -537,8 +534,7 @@ def _add_batch(commands: argparse._SubParsersAction) -> None:
     add_model_option(parser)
     _add_work_options(parser)
     _add_thickness(parser)
-    _add_profile(parser)
-    _add_new_thickness(parser)
+    _add_thick_slices(parser)
     _add_texture(parser)
     parser.add_argument("--selfcheck", action="store_true", help="also measure how well slices of each are restored")
     parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of the results (default: %(default)s)")

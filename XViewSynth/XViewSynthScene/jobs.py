@@ -115,10 +115,7 @@ class SelfCheckSettings(SpeedSettings):
         """The options for the command line."""
         options = [*super().arguments(), "--acquisition", self.acquisition, "--axis", self.axis]
         options += ["--quality", self.quality]
-        for name, value in (("--memory", self.memory_gb), ("--thickness", self.thickness)):
-            if value is not None:
-                options += [name, repr(float(value))]
-        return options
+        return options + _given({"--memory": self.memory_gb, "--thickness": self.thickness})
 
 
 @dataclass(frozen=True)
@@ -141,9 +138,7 @@ class EnhanceSettings(SelfCheckSettings):
     def arguments(self) -> list[str]:
         """The options for the command line."""
         options = [*super().arguments(), "--profile", self.profile]
-        for name, value in (("--spacing", self.spacing), ("--new-thickness", self.new_thickness)):
-            if value is not None:
-                options += [name, repr(float(value))]
+        options += _given({"--spacing": self.spacing, "--new-thickness": self.new_thickness})
         return [*options, "--isotropic"] if self.isotropic else options
 
 
@@ -448,6 +443,11 @@ def temporary_folder() -> str:
     """Where temporary files go: the folder in Slicer's settings, or else the system's."""
     slicer = sys.modules.get("slicer")  # where nobody has imported it, this is not Slicer
     return getattr(getattr(slicer, "app", None), "temporaryPath", None) or tempfile.gettempdir()
+
+
+def _given(numbers: dict[str, float | None]) -> list[str]:
+    """Options of the command line with their values, as far as they have one."""
+    return [word for name, value in numbers.items() if value is not None for word in (name, repr(float(value)))]
 
 
 @contextmanager
