@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,9 @@ from XViewSynthLib import Volume, enhance
 from XViewSynthLib.calibration import fit
 from XViewSynthLib.doubt import Calibration, expected_error, measure, samples
 from XViewSynthLib.models import card_fault, save_model
+from XViewSynthLib.plan import Plan, make_plan
 from XViewSynthLib.selfcheck import drop_slices
+from XViewSynthLib.slice_profile import SliceProfile
 
 ENTRY = DOUBT["factors"]["2"]
 
@@ -30,7 +34,7 @@ def made_up(seed: int, count: int = 20_000) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    card = make_card(doubt={"factors": {"2": ENTRY, "3": ENTRY}})
+    card = make_card(doubt=DOUBT | {"factors": {"2": ENTRY, "3": ENTRY}})
     return save_model(tmp_path_factory.mktemp("models") / "small", make_network(), card)
 
 
@@ -47,6 +51,12 @@ def enhanced(padded, model):
     return enhance(padded, 3, model=model)
 
 
+@pytest.fixture(scope="module")
+def plan(padded, model) -> Plan:
+    """For one new slice between two."""
+    return make_plan(padded, model, factor=2)
+
+
 class TestCurves:
     def test_run_through_their_points(self):
         calibration = Calibration((1, 0, 0), (10, 20), (8, 16), (20, 50))
@@ -59,10 +69,26 @@ class TestCurves:
         assert np.allclose(calibration.error_bound(np.array([0, 4, 32])), [0, 10, 100])
 
     def test_come_from_the_card_of_the_factor(self):
-        card = make_card(doubt={"factors": {"3": ENTRY}})
+        card = make_card(doubt=DOUBT | {"factors": {"3": ENTRY}})
         assert Calibration.from_card(card, 3).to_card() == ENTRY
         assert Calibration.from_card(card, 2) is None
         assert Calibration.from_card(make_card(), 3) is None
+
+    def test_are_others_where_slices_are_read_off(self):
+        other = ENTRY | {"weights": [2.0, 0.0, 0.5]}
+        card = make_card(doubt=DOUBT | {"factors": {"2": other, "4": ENTRY}, "read_off_factors": {"2": ENTRY}})
+        assert Calibration.from_card(card, 2).to_card() == Calibration.from_card(card, 2, 2).to_card() == other
+        assert Calibration.from_card(card, 2, 4).to_card() == ENTRY
+
+    def test_are_those_of_what_answers_where_the_card_says_no_more(self):
+        other = ENTRY | {"weights": [2.0, 0.0, 0.5]}
+        card = make_card(doubt=DOUBT | {"factors": {"2": other, "4": ENTRY}})
+        assert Calibration.from_card(card, 2, 4).to_card() == ENTRY
+
+    @pytest.mark.parametrize("terms", [{}, {"terms": ["disagreement", "age of the scanner", "phase of the moon"]}])
+    def test_of_other_terms_are_none(self, terms):
+        card = make_card(doubt={"factors": DOUBT["factors"]} | terms)
+        assert Calibration.from_card(card, 2) is None
 
 
 class TestCard:
@@ -77,6 +103,8 @@ class TestCard:
             [],
             {},
             {"factors": {"9": ENTRY}},
+            {"factors": {}, "read_off_factors": []},
+            {"factors": {}, "read_off_factors": {"2": None}},
             {"factors": {"2": None}},
             {"factors": {"2": {**ENTRY, "weights": [1, 1]}}},
             {"factors": {"2": {**ENTRY, "weights": [1, 1, -1]}}},
@@ -105,48 +133,48 @@ class TestExpectedError:
         expected, bound = enhanced.expected_error.voxels[between], enhanced.error_bound().voxels[between]
         assert (expected < bound)[:, :, 4:].all()
 
-    def test_rises_with_the_disagreement(self, padded):
-        calibration = Calibration.from_card({"doubt": {"factors": {"2": ENTRY}}}, 2)
+    def test_rises_with_the_disagreement(self, padded, plan):
+        calibration = Calibration.from_card({"doubt": DOUBT}, 2)
         little, much = (
-            expected_error(np.full((3, 22, 20), hu, np.float32), padded.voxels[:2], (0, 0.5, 1), [1], 4.0, calibration)
+            expected_error(np.full((3, 22, 20), hu, np.float32), padded.voxels[:2], [1], 4.0, plan, calibration)
             for hu in (10, 20)
         )
         assert (much[1] > little[1])[:, 4:].all()
 
-    def test_rises_with_noise(self):
-        calibration = Calibration.from_card({"doubt": {"factors": {"2": ENTRY}}}, 2)
+    def test_rises_with_noise(self, plan):
+        calibration = Calibration.from_card({"doubt": DOUBT}, 2)
         noise = np.random.default_rng(0).normal(0, 1, (2, 40, 40))
         quiet, noisy = (
-            expected_error(np.zeros((3, 40, 40)), strength * noise, (0, 0.5, 1), [1], 4.0, calibration)[1]
+            expected_error(np.zeros((3, 40, 40)), strength * noise, [1], 4.0, plan, calibration)[1]
             for strength in (10, 40)
         )
         assert noisy.mean() > 3 * quiet.mean() > 0
 
-    def test_is_less_where_neighbours_share_their_noise(self):
-        calibration = Calibration.from_card({"doubt": {"factors": {"2": ENTRY}}}, 2)
-        first, second = np.random.default_rng(0).normal(0, 30, (2, 64, 64))
-        apart, overlapping = (
-            expected_error(np.zeros((3, 64, 64)), np.stack(pair), (0, 0.5, 1), [1], 4.0, calibration)[1].mean()
-            for pair in ((first, second), (first, 0.5 * first + 0.866 * second))
+    @pytest.mark.parametrize("profile", [None, SliceProfile()])
+    def test_is_less_where_slices_overlap(self, plan, profile):
+        calibration = Calibration.from_card({"doubt": DOUBT}, 2)
+        noise = np.random.default_rng(0).normal(0, 30, (2, 64, 64))
+        plans = (replace(plan, profile=profile, overlap=overlap) for overlap in (1.0, 2.0))
+        touching, overlapping = (
+            expected_error(np.zeros((3, 64, 64)), noise, [1], 4.0, plan, calibration)[1].mean() for plan in plans
         )
-        assert overlapping < 0.7 * apart
+        assert 0 < overlapping < 0.7 * touching
 
-    def test_counts_noise_of_a_soft_reconstruction_in_full(self):
-        calibration = Calibration.from_card({"doubt": {"factors": {"2": ENTRY}}}, 2)
+    def test_counts_noise_of_a_soft_reconstruction_in_full(self, plan):
+        calibration = Calibration.from_card({"doubt": DOUBT}, 2)
         sharp = np.random.default_rng(0).normal(0, 1, (2, 96, 96))
         soft = (sharp + np.roll(sharp, 1, 1)) + np.roll(sharp + np.roll(sharp, 1, 1), 1, 2)
         of_sharp, of_soft = (
-            expected_error(np.zeros((3, 96, 96)), 30 * noise / noise.std(), (0, 0.5, 1), [1], 4.0, calibration)[
-                1
-            ].mean()
+            expected_error(np.zeros((3, 96, 96)), 30 * noise / noise.std(), [1], 4.0, plan, calibration)[1].mean()
             for noise in (sharp, soft)
         )
         assert of_soft == pytest.approx(of_sharp, rel=0.3)
 
-    def test_of_a_predicted_slice_in_the_place_of_an_observed_one(self, padded):
-        calibration = Calibration.from_card({"doubt": {"factors": {"2": ENTRY}}}, 2)
-        doubt = np.full((3, 22, 20), 10, np.float32)
-        result = expected_error(doubt, padded.voxels[:3], (0, 1, 2), [0, 1, 2], 4.0, calibration)
+    def test_of_a_predicted_slice_in_the_place_of_an_observed_one(self, padded, plan):
+        calibration = Calibration.from_card({"doubt": DOUBT}, 2)
+        doubt = np.full((5, 22, 20), 10, np.float32)
+        thick = replace(plan, profile=SliceProfile())
+        result = expected_error(doubt, padded.voxels[:3], range(5), 4.0, thick, calibration)
         assert (result[:, :, 4:] > 0).all()
 
     def test_is_unknown_to_a_model_without_a_calibration(self, padded, model):
@@ -158,13 +186,13 @@ class TestExpectedError:
         found = enhance(padded, spacing=1.5, model=model)
         assert found.expected_error.voxels.shape == found.error_bound().voxels.shape == found.volume.voxels.shape
 
-    def test_can_be_stopped(self, padded):
+    def test_can_be_stopped(self, padded, plan):
         def stop():
             raise KeyboardInterrupt
 
-        calibration = Calibration.from_card({"doubt": {"factors": {"2": ENTRY}}}, 2)
+        calibration = Calibration.from_card({"doubt": DOUBT}, 2)
         with pytest.raises(KeyboardInterrupt):
-            expected_error(np.zeros((3, 22, 20)), padded.voxels[:2], (0, 0.5, 1), [1], 4.0, calibration, stop)
+            expected_error(np.zeros((3, 22, 20)), padded.voxels[:2], [1], 4.0, plan, calibration, stop)
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +254,7 @@ class TestMeasure:
 
     def test_calibrating_on_what_is_measured_keeps_the_promise(self, trial, restored, tmp_path):
         drawn = samples(trial.reference, restored, trial.observed.voxels, 20_000)
-        card = make_card(doubt={"factors": {"2": fit([drawn]).to_card()}})
+        card = make_card(doubt=DOUBT | {"factors": {"2": fit([drawn]).to_card()}})
         calibrated = save_model(tmp_path / "small", make_network(), card)
         found = measure(trial.reference, enhance(trial.observed, 2, axis=trial.axis, model=calibrated))
         assert found["coverage"] == pytest.approx(0.9, abs=0.02)

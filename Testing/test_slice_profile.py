@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from XViewSynthLib import InputError
-from XViewSynthLib.slice_profile import SliceProfile, averaging_weights, correcting_weights, preserving_weights
+from XViewSynthLib.slice_profile import (
+    SEEN_OVER_THICKNESS,
+    SliceProfile,
+    averaging_weights,
+    correcting_weights,
+    noise_left_open,
+    preserving_weights,
+)
 
 FACTORS = st.integers(2, 8)
 SLICES = st.integers(4, 20)
@@ -96,6 +103,41 @@ class TestPreservingWeights:
         inner = slice(8, -8)
         assert np.abs(weights @ thin).max() < 0.95
         assert np.abs(restored - thin)[inner].max() < 0.04
+
+
+class TestNoiseLeftOpen:
+    @given(FACTORS, st.floats(0.2, 2.5), MODERATE | st.none())
+    def test_is_the_same_from_either_side_of_an_observed_slice(self, factor, overlap, profile):
+        left = noise_left_open(factor, overlap, profile)
+        assert left.shape == (factor,)
+        assert np.allclose(left[1:], left[:0:-1], rtol=1e-2, atol=1e-3)
+        assert (left >= 0).all()
+
+    @given(FACTORS, st.floats(1.0, 2.0))
+    def test_is_less_the_more_slices_overlap(self, factor, overlap):
+        thin = [noise_left_open(factor, by)[1:] for by in (overlap + 0.3, overlap)]
+        thick = [noise_left_open(factor, by, SliceProfile()) for by in (overlap + 0.3, overlap)]
+        assert all((less < more).all() for less, more in (thin, thick))
+
+    @given(FACTORS, st.floats(0.2, 2.5))
+    def test_there_is_none_on_observed_thin_slices(self, factor, overlap):
+        left = noise_left_open(factor, overlap)
+        assert left[0] == pytest.approx(0, abs=1e-6)
+        assert (left <= 1).all()
+
+    @pytest.mark.parametrize("profile", [None, SliceProfile(), SliceProfile(0.8, "gaussian")])
+    def test_is_what_the_best_line_through_observed_slices_misses(self, profile):
+        factor, overlap = 4, 1.5
+        # White noise on a fine grid, under a Gaussian of the variance that a box of this width has.
+        fine, variance = 8, (SEEN_OVER_THICKNESS * overlap) ** 2 / 12
+        offsets = np.arange(-4 * fine, 4 * fine + 1) / fine
+        taps = np.exp(-(offsets**2) / (2 * variance))
+        white = np.random.default_rng(0).normal(0, 1, (5000, 32 * fine + len(taps)))
+        new = np.stack([white[:, i * fine : i * fine + len(taps)] @ taps for i in range(33)], axis=1)
+        observed = new[:, ::factor] if profile is None else new @ averaging_weights(9, factor, profile).T
+        restored = observed @ np.linalg.lstsq(observed, new, rcond=None)[0]
+        left = (restored - new).var(axis=0)[16:20] / observed[:, 4].var()
+        assert noise_left_open(factor, overlap, profile) == pytest.approx(left, rel=0.05, abs=1e-6)
 
 
 class TestSliceProfile:

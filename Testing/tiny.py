@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from XViewSynthLib.doubt import TERMS
 from XViewSynthLib.models import Model
 from XViewSynthLib.networks import ThreeViewNetwork
 
@@ -13,15 +14,16 @@ NETWORK = {"channels": 4, "axial_blocks": 1, "pixel_blocks": 1}
 
 #: For `make_card(doubt=DOUBT)`: what a calibration may look like.
 DOUBT = {
+    "terms": list(TERMS),
     "factors": {
         str(factor): {
-            "weights": [1.0, 0.1, 0.5],
+            "weights": [1.0, 0.1, 0.1],
             "scale_hu": [5.0, 50.0],
             "expected_error_hu": [4.0, 40.0],
             "error_bound_hu": [9.0, 100.0],
         }
         for factor in range(2, 9)
-    }
+    },
 }
 
 

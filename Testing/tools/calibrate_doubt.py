@@ -4,8 +4,10 @@
 
 The scans have thin slices. Of each, slices are left out and restored, and weights and curves of `XViewSynthLib.doubt`
 are fitted to the errors, all scans alike. For each scan it is told how large a share of its errors a calibration by
-the other scans covers, which should be near 0.9. Factors that are not named keep what the card says. Scans for
-which the network of another factor answers, as where gaps at x2 are wide, do not count.
+the other scans covers, which should be near 0.9. Factors that are not named keep what the card says.
+
+Each factor is asked of its own network, also between slices so far apart that another one would answer; and, where
+there are such scans, once more of the latter.
 
 Scans that the model was trained on will do as long as it restores them no better than others: compare the gains of
 `xviewsynth bench` first. Never take a scan on which coverage will be reported.
@@ -15,18 +17,23 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from XViewSynthLib import InputError, Volume, enhance, load_model, read_volume
 from XViewSynthLib.calibration import fit
-from XViewSynthLib.doubt import CARD_FIELD, COVERAGE, Calibration, samples
+from XViewSynthLib.doubt import CARD_FIELD, COVERAGE, OWN, READ_OFF, TERMS, Calibration, samples
 from XViewSynthLib.models import CARD_FILE, Model, card_fault
-from XViewSynthLib.plan import make_plan
-from XViewSynthLib.selfcheck import drop_slices
+from XViewSynthLib.networks import ThreeViewNetwork
+from XViewSynthLib.plan import gap_ratio
+from XViewSynthLib.selfcheck import Trial, drop_slices
 
 VOXELS = 60_000
+#: What makes the network of one factor answer for others.
+WIDE = ("wide_gaps", "wide_doubling")
 
 
 def main() -> None:
@@ -39,19 +46,28 @@ def main() -> None:
     parser.add_argument("--rows", type=int, metavar="N", help="only the middle rows of each slice, to save time")
     arguments = parser.parse_args()
     model = load_model(arguments.model)
+    answering = {OWN: with_own_networks(model), READ_OFF: model}
     thicknesses = arguments.thickness or [None] * len(arguments.scans)
-    for factor in arguments.factor or model.card["factors"]:
+    acquisition = model.card["acquisition"]
+    told = list(zip(arguments.scans, thicknesses, strict=True))
+    for factor, (field, network) in product(arguments.factor or model.card["factors"], answering.items()):
         drawn = {}
-        for path, thickness in zip(arguments.scans, thicknesses, strict=True):
-            sample = draw(middle(read_volume(path, thickness), arguments.rows), factor, model)
-            if sample is not None:
-                drawn[path.name.split(".")[0]] = sample
-        if not drawn:
-            print(f"x{factor}: the network of another factor answers for all these scans; the card stays as it is.")
-            continue
+        for path, thickness in told:
+            trial = drop_slices(middle(read_volume(path, thickness), arguments.rows), factor, acquisition=acquisition)
+            if field == OWN or network.network.asked(factor, gap_ratio(trial.observed, trial.axis)) != factor:
+                drawn[path.name.split(".")[0]] = draw(trial, network)
         for name, coverage in left_out(drawn).items():
-            print(f"x{factor} {name}: the calibration by the other scans covers {coverage:.3f}", flush=True)
-        write(arguments.model / CARD_FILE, factor, fit(list(drawn.values())), list(drawn))
+            print(f"x{factor} {name}, {field}: the calibration by the other scans covers {coverage:.3f}", flush=True)
+        if drawn:
+            write(arguments.model / CARD_FILE, field, factor, fit(list(drawn.values())), list(drawn))
+
+
+def with_own_networks(model: Model) -> Model:
+    """The model, in which every factor is answered by its own network."""
+    sizes = {name: number for name, number in model.card["network"].items() if name not in WIDE}
+    network = ThreeViewNetwork(**sizes)
+    network.load_state_dict(model.network.state_dict())
+    return replace(model, network=network.eval())
 
 
 def middle(scan: Volume, rows: int | None) -> Volume:
@@ -65,13 +81,10 @@ def middle(scan: Volume, rows: int | None) -> Volume:
     return Volume(scan.voxels[:, first : first + rows], affine, scan.slice_thickness)
 
 
-def draw(scan: Volume, factor: int, model: Model) -> np.ndarray | None:
-    """Terms of doubt and errors of a scan that is thinned and restored; None where another factor's network answers."""
-    trial = drop_slices(scan, factor, acquisition=model.card["acquisition"])
-    plan = make_plan(trial.observed, model, factor=factor, axis=trial.axis, new_thickness=trial.new_thickness(model))
-    if plan.asked_factor != factor:
-        return None
-    enhanced = enhance(trial.observed, model=model, plan=plan)
+def draw(trial: Trial, model: Model) -> np.ndarray:
+    """Terms of doubt and errors of a scan that lost slices and is restored."""
+    new_thickness = trial.new_thickness(model)
+    enhanced = enhance(trial.observed, trial.factor, axis=trial.axis, model=model, new_thickness=new_thickness)
     return samples(trial.reference, enhanced, trial.reference.order.apply(trial.observed.voxels), VOXELS)
 
 
@@ -88,15 +101,20 @@ def left_out(drawn: dict[str, np.ndarray]) -> dict[str, float]:
     return coverage
 
 
-def write(card_file: Path, factor: int, calibration: Calibration, scans: list[str]) -> None:
-    """Put the calibration of one factor on the card.
+def write(card_file: Path, field: str, factor: int, calibration: Calibration, scans: list[str]) -> None:
+    """Put the calibration of one factor on the card. Those of other terms that it may have mean nothing any longer.
 
     Raises:
         InputError: the card would not be sound.
     """
     card = json.loads(card_file.read_text(encoding="utf-8"))
-    factors = card.get(CARD_FIELD, {}).get("factors", {}) | {str(factor): calibration.to_card()}
-    card[CARD_FIELD] = {"coverage": COVERAGE, "scans": scans, "factors": dict(sorted(factors.items()))}
+    former = card.get(CARD_FIELD, {})
+    if former.get("terms") != list(TERMS):
+        former = {}
+    factors = {OWN: former.get(OWN, {}), READ_OFF: former.get(READ_OFF, {})}
+    factors[field] = dict(sorted((factors[field] | {str(factor): calibration.to_card()}).items()))
+    scans = sorted({*former.get("scans", []), *scans})
+    card[CARD_FIELD] = {"coverage": COVERAGE, "terms": list(TERMS), "scans": scans, **factors}
     fault = card_fault(card)
     if fault:
         raise InputError(f"The errors could not be put on the card: {fault}.")

@@ -152,7 +152,7 @@ def resolve_overlap(
     thickness: float | None = None,
     new_thickness: float | None = None,
 ) -> float:
-    """By how much new slices overlap: their thickness over their distance, at least 1, which is to touch.
+    """By how much new slices overlap: their thickness over their distance; 1 is to touch, less leaves gaps.
 
     Slices between thin ones are as thick as those; slices in place of thick ones are as thick as is asked for. Where
     nobody said, they touch.
@@ -178,7 +178,7 @@ def resolve_overlap(
             "of the scan are."
         )
     known = known_thickness(volume, thickness)
-    return 1.0 if known is None else max(1.0, known / distance)
+    return 1.0 if known is None else known / distance
 
 
 def resolve_profile(volume: Volume, axis: Axis, thickness: float | None = None, shape: Shape = "box") -> SliceProfile:

@@ -380,7 +380,7 @@ def _enhance(arguments: argparse.Namespace, job: Job) -> None:
             memory=_bytes(arguments.memory),
         )
         if expected_error or error_bound:
-            _check_calibrated(model, plan.asked_factor)
+            _check_calibrated(model, plan)
         job.say(_describe_plan(plan))
         enhanced = enhance(
             scan,
@@ -417,13 +417,13 @@ def _enhance(arguments: argparse.Namespace, job: Job) -> None:
     job.say(f"Wrote {arguments.output} in {describe_seconds(enhanced.seconds)}.")
 
 
-def _check_calibrated(model: Model, factor: int) -> None:
+def _check_calibrated(model: Model, plan: Plan) -> None:
     from .doubt import Calibration
 
-    if Calibration.from_card(model.card, factor) is None:
+    if Calibration.from_card(model.card, plan.factor, plan.asked_factor) is None:
         raise InputError(
-            f"Model {model.name} was not calibrated for a factor of {factor}, so it knows no error in HU: write how "
-            "far its views differ with --disagreement FILE, or choose another model."
+            f"Model {model.name} was not calibrated for a factor of {plan.factor}, so it knows no error in HU: write "
+            "how far its views differ with --disagreement FILE, or choose another model."
         )
 
 

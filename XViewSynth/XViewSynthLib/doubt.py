@@ -2,9 +2,9 @@
 
 The spread of three views is no error yet: noise that no view can foresee is missing from it, and where gaps are wide
 all three miss the same. So the squared error is taken as a sum of three variances, each with a weight of at least 0:
-the views' spread, that spread for each millimetre of the gap, and the noise that neighbouring observed slices do not
-foretell. Its root, the scale of doubt, goes through two rising curves to the expected error and to its bound. Weights
-and curves are fitted for each factor on scans with a known truth (`calibration`), and lie on the model's card.
+the views' spread, that spread for each millimetre of the gap, and the noise that observed slices do not foretell. Its
+root, the scale of doubt, goes through two rising curves to the expected error and to its bound. Weights and curves are
+fitted for each factor on scans with a known truth (`calibration`), and lie on the model's card.
 """
 
 from __future__ import annotations
@@ -22,25 +22,28 @@ from torch.nn import functional
 
 from . import quality
 from .networks import INTENSITY_RANGE
+from .slice_profile import noise_left_open
 from .texture import FINEST_BAND, PADDING_BELOW, noise_levels
 
 if TYPE_CHECKING:
     from .enhancement import Enhanced
+    from .plan import Plan
 
 #: The field of a model's card, and the share of errors that lie under the bound.
 CARD_FIELD, COVERAGE = "doubt", 0.9
-#: What the squared scale of doubt is a sum of.
-TERMS = ("disagreement", "disagreement for each mm of the gap", "noise that neighbours do not foretell")
+#: What the squared scale of doubt is a sum of. Cards name it, since weights for other terms mean nothing.
+TERMS = ("disagreement", "disagreement for each mm of the gap", "noise that observed slices do not foretell")
+#: The fields of calibrations by factor: for a network that answers for its own factor, and for slices that are read off
+#: from what the network of another one answers.
+OWN, READ_OFF = "factors", "read_off_factors"
 
 # In-plane Gaussian over which noise is averaged, pixels.
 _NOISE_SIGMA = 4.0
 # A second difference along rows and along columns is this often the finest band, squared.
 _CURVATURE_PER_BAND = 256.0
-# Slices looked at for the character of a scan's noise; the bands that count as noise (up to about 4 pixels); HU below
-# which there is none; and the share of places that hold as little beside noise as they ever do.
-_LOOKED_AT, _GRAIN_BANDS, _FAINT_HU, _NOISY_HU, _CALM = 8, 6, 1.0, 2.0, 0.25
-# Correlations nearer to 0 or 1 than this cannot be told from none or all.
-_LEAST_ALIKE, _MOST_ALIKE = 0.002, 0.98
+# Slices looked at for the grain of a scan's noise; the bands that count as noise (up to about 4 pixels); HU below which
+# there is none; and the share of places that hold as little beside noise as they ever do.
+_LOOKED_AT, _GRAIN_BANDS, _FAINT_HU, _CALM = 8, 6, 1.0, 0.25
 _BINS = 5
 
 
@@ -61,9 +64,19 @@ class Calibration:
     bound: tuple[float, ...]
 
     @classmethod
-    def from_card(cls, card: Mapping[str, Any], factor: int) -> Calibration | None:
-        """What the card of a model says for this factor; None where it says nothing."""
-        entry = card.get(CARD_FIELD, {}).get("factors", {}).get(str(factor))
+    def from_card(cls, card: Mapping[str, Any], factor: int, asked_factor: int | None = None) -> Calibration | None:
+        """What the card of a model says of a factor; None where it says nothing, or of other terms.
+
+        Args:
+            factor: of the slices wanted.
+            asked_factor: of the network that answers, if another one.
+        """
+        doubt = card.get(CARD_FIELD, {})
+        if doubt.get("terms") != list(TERMS):
+            return None
+        entry = doubt[OWN].get(str(asked_factor or factor))
+        if asked_factor not in (None, factor):
+            entry = doubt.get(READ_OFF, {}).get(str(factor), entry)
         if entry is None:
             return None
         return cls(*(tuple(entry[name]) for name in ("weights", "scale_hu", "expected_error_hu", "error_bound_hu")))
@@ -93,9 +106,9 @@ class Calibration:
 def expected_error(
     disagreement: np.ndarray,
     observed: np.ndarray,
-    positions: Sequence[float],
     synthetic: Sequence[int],
     gap_mm: float,
+    plan: Plan,
     calibration: Calibration,
     check: Callable[[], None] | None = None,
 ) -> np.ndarray:
@@ -104,15 +117,15 @@ def expected_error(
     Args:
         disagreement: (slices, rows, columns) spread of the views, HU.
         observed: (observed slices, rows, columns) HU.
-        positions: of the slices, counted in observed slices from 0.
         synthetic: indices of the slices that were predicted.
         gap_mm: distance of the observed slices.
+        plan: what was done to them.
         calibration: of the model for this factor.
         check: called for each slice; what it raises ends the work.
     """
     result = np.zeros(disagreement.shape, np.float32)
     weights = np.asarray(calibration.weights, np.float32)
-    for index, terms, padded in _terms(disagreement, observed, positions, synthetic, gap_mm):
+    for index, terms, padded in _terms(disagreement, observed, synthetic, gap_mm, plan):
         if check is not None:
             check()
         scale = np.sqrt(np.tensordot(weights, terms, axes=1))
@@ -131,11 +144,10 @@ def samples(reference: quality.Reference, enhanced: Enhanced, observed: np.ndarr
     """
     found, doubt = (quality.candidate_slices(reference, grid) for grid in (enhanced.volume, enhanced.disagreement))
     gap_mm = reference.spacing[0] * enhanced.factor
-    positions = np.arange(len(found)) / enhanced.factor
     synthetic = np.flatnonzero(reference.is_new)
     random = np.random.default_rng(0)
     drawn = []
-    for index, terms, _ in _terms(doubt, observed, positions, synthetic, gap_mm):
+    for index, terms, _ in _terms(doubt, observed, synthetic, gap_mm, enhanced.plan):
         inside = np.flatnonzero(reference.in_view[index])
         inside = random.choice(inside, min(inside.size, -(-count // synthetic.size)), replace=False)
         error = np.abs(quality.clip_hu(found[index]) - quality.clip_hu(reference.slices[index]))
@@ -192,56 +204,35 @@ def _along(known: Sequence[float], curve: Sequence[float], values: np.ndarray) -
 
 
 def _terms(
-    disagreement: np.ndarray,
-    observed: np.ndarray,
-    positions: Sequence[float],
-    synthetic: Sequence[int],
-    gap_mm: float,
+    disagreement: np.ndarray, observed: np.ndarray, synthetic: Sequence[int], gap_mm: float, plan: Plan
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Index, (3, rows, columns) `TERMS` in HU², and (rows, columns) bool of padding, for each synthetic slice."""
     noise_at = lru_cache(maxsize=3)(lambda number: _noise(_plane(observed[number])).numpy())
-    grain, alike = _character(observed)
+    left_open = _grain(observed) * noise_left_open(plan.factor, plan.overlap, plan.profile)
     for index in synthetic:
         # Of a predicted slice in the place of an observed one, the neighbours are those before and after.
-        below = max(math.ceil(positions[index]) - 1, 0)
-        above = min(math.floor(positions[index]) + 1, len(observed) - 1)
-        share = (positions[index] - below) / max(above - below, 1)
-        noise = (noise_at(below) + noise_at(above)) * np.float32(grain * _unforeseen(share, alike) / 2)
+        below = max(-(-index // plan.factor) - 1, 0)
+        above = min(index // plan.factor + 1, len(observed) - 1)
+        noise = (noise_at(below) + noise_at(above)) * np.float32(left_open[index % plan.factor] / 2)
         spread = np.square(disagreement[index], dtype=np.float32)
         padded = (observed[below] < PADDING_BELOW) & (observed[above] < PADDING_BELOW)
         yield int(index), np.stack([spread, spread * np.float32(gap_mm), noise]), padded
 
 
-def _character(observed: np.ndarray) -> tuple[float, float]:
-    """Of the noise of a scan: its variance over that of its finest band, and how alike neighbouring slices have it.
+def _grain(observed: np.ndarray) -> float:
+    """The variance of a scan's noise over that of its finest band.
 
-    The finest band tells noise from edges, but is a smaller part of it the softer a scan was reconstructed. Slices that
-    overlap share noise, and so the slices between them do too. Medians over a few slices leave anatomy aside.
+    The finest band tells noise from edges, but is a smaller part of it the softer a scan was reconstructed. Places that
+    hold as little beside noise as they ever do, in a few slices, leave anatomy aside.
     """
-    ratios, alike = [], []
-    for below in np.unique(np.linspace(0, len(observed) - 2, _LOOKED_AT).astype(int)):
-        first, second = _plane(observed[below]), _plane(observed[below + 1])
-        levels = noise_levels(first)[:_GRAIN_BANDS]
+    ratios = []
+    for index in np.unique(np.linspace(0, len(observed) - 1, _LOOKED_AT).astype(int)):
+        levels = noise_levels(_plane(observed[index]))[:_GRAIN_BANDS]
         finest = levels[FINEST_BAND]
         noisy = finest > _FAINT_HU
         if noisy.any():
             ratios.append((levels[:, noisy] / finest[noisy]).quantile(_CALM, dim=1))
-        mean, apart = (_noise(first) + _noise(second)) / 2, _noise(second - first) / 2
-        if (mean > _NOISY_HU**2).any():
-            alike.append(float((1 - apart / mean)[mean > _NOISY_HU**2].median()))
-    grain = float(torch.stack(ratios).mean(dim=0).square().sum()) if ratios else 1.0
-    return grain, min(max(float(np.median(alike)) if alike else 0.0, _LEAST_ALIKE), _MOST_ALIKE)
-
-
-def _unforeseen(share: float, alike: float) -> float:
-    """The share of a slice's noise variance that the best mean of its two neighbours leaves open.
-
-    Args:
-        share: where the slice lies between them, 0 to 1.
-        alike: correlation of their noise, which falls with distance as a Gaussian slice profile has it.
-    """
-    below, above = alike ** (share**2), alike ** ((1 - share) ** 2)
-    return 1 - (below**2 + above**2 - 2 * below * above * alike) / (1 - alike**2)
+    return float(torch.stack(ratios).mean(dim=0).square().sum()) if ratios else 1.0
 
 
 def _plane(plane: np.ndarray) -> Tensor:

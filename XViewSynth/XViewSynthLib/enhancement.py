@@ -92,7 +92,7 @@ class Enhanced:
 
         0 on observed slices and in padding; None where the model is not calibrated for the factor.
         """
-        calibration = doubt.Calibration.from_card(self.model.card, self.plan.asked_factor)
+        calibration = doubt.Calibration.from_card(self.model.card, self.factor, self.plan.asked_factor)
         if self.expected_error is None or calibration is None:
             return None
         return self.expected_error.with_voxels(calibration.error_bound(self.expected_error.voxels))
@@ -283,7 +283,7 @@ def _resulting_thickness(volume: Volume, plan: Plan) -> float | None:
 
 
 def _facts(volume: Volume, plan: Plan) -> ScanFacts:
-    return ScanFacts(gap_ratio(volume, plan.axis), plan.profile, overlap=torch.tensor([plan.overlap]))
+    return ScanFacts(gap_ratio(volume, plan.axis), plan.profile, overlap=torch.tensor([plan.asked_overlap]))
 
 
 def _run_students(
@@ -586,11 +586,10 @@ def _expected_error(
     plan: Plan,
     report: _Reporter,
 ) -> np.ndarray | None:
-    calibration = doubt.Calibration.from_card(model.card, plan.asked_factor)
+    calibration = doubt.Calibration.from_card(model.card, plan.factor, plan.asked_factor)
     if calibration is None:
         return None
-    positions = np.arange(len(disagreement)) / plan.factor
-    return doubt.expected_error(disagreement, scan, positions, synthetic, gap_mm, calibration, report.stop_if_asked)
+    return doubt.expected_error(disagreement, scan, synthetic, gap_mm, plan, calibration, report.stop_if_asked)
 
 
 def _resampled(enhanced: Enhanced, volume: Volume, resample_to: float) -> Enhanced:

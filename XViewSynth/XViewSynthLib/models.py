@@ -577,9 +577,11 @@ def _is_training_data(value: object) -> bool:
 
 
 def _is_doubt(value: object) -> bool:
-    factors = value.get("factors") if isinstance(value, dict) else None
-    return isinstance(factors, dict) and all(
-        factor in map(str, range(2, 9)) and _is_calibration(entry) for factor, entry in factors.items()
+    if not isinstance(value, dict) or "factors" not in value:
+        return False
+    parts = [value[name] for name in ("factors", "read_off_factors") if name in value]
+    return all(isinstance(part, dict) for part in parts) and all(
+        factor in map(str, range(2, 9)) and _is_calibration(entry) for part in parts for factor, entry in part.items()
     )
 
 

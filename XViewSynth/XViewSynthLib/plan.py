@@ -49,7 +49,8 @@ class Plan:
         output_spacing: (I, J, K) of the result, mm.
         acquisition: "gap": slices are thin and far apart; "thick": they are averages over their thickness.
         profile: of thick slices, else None.
-        overlap: thickness of the slices that the networks are asked for over their distance; 1 where they touch.
+        overlap: thickness of the new slices over their distance; 1 where they touch, less where they leave gaps.
+        asked_overlap: the same of the slices that the networks are asked for.
         device: where the students compute.
         precision: their arithmetic.
         quality: "standard", or "best" for the mean of several passes, over the scan, its mirror image and both turned.
@@ -68,6 +69,7 @@ class Plan:
     acquisition: str
     profile: SliceProfile | None
     overlap: float
+    asked_overlap: float
     device: str
     precision: str
     quality: str
@@ -136,9 +138,12 @@ def make_plan(
             f"enhanced by {factor} and then resampled, so observed slices do not come out bit for bit."
         )
     asked = model.network.asked(factor, gap_ratio(volume, chosen_axis))
-    overlap = resolve_overlap(volume, chosen_axis, asked, acquisition, thickness, new_thickness)
+    overlap, asked_overlap = (
+        resolve_overlap(volume, chosen_axis, closer, acquisition, thickness, new_thickness)
+        for closer in (factor, asked)
+    )
     if new_thickness is not None and not model.network.answering(asked).overlap:
-        overlap = 1.0
+        overlap = asked_overlap = 1.0
         notes.append(f"The model {model.name} cannot be told how thick new slices are to be: they touch.")
     where = resolve_device(device)
     arithmetic = resolve_precision(precision, where)
@@ -155,6 +160,7 @@ def make_plan(
         acquisition=acquisition,
         profile=thick,
         overlap=overlap,
+        asked_overlap=asked_overlap,
         device=str(where),
         precision=arithmetic,
         quality=quality,

@@ -14,7 +14,7 @@ from XViewSynthLib.errors import InputError
 from XViewSynthLib.likeness import DISTANCES, slice_likeness
 from XViewSynthLib.networks import INTENSITY_RANGE, ScanFacts, to_network_units
 from XViewSynthLib.orientation import to_slices
-from XViewSynthLib.slice_profile import THICKNESS_RANGE, SliceProfile, averaging_weights
+from XViewSynthLib.slice_profile import SEEN_OVER_THICKNESS, THICKNESS_RANGE, SliceProfile, averaging_weights
 from XViewSynthLib.volume import Volume
 
 from .config import THICK, TrainingConfig
@@ -30,10 +30,6 @@ _SMALLEST_TISSUE_SHARE = 0.25
 _TISSUE_ABOVE_HU = -950
 #: Weight of either neighbour in a slice reconstructed with overlap: up to the average of three slices.
 _OVERLAP_WEIGHTS = (0.05, 1 / 3)
-#: Slices see further than their thickness says. Boxes t wide share 1 - 1 / t of their noise with the next one; in the
-#: middle of scans whose slices are 1 and 1.56 spacings thick (LIDC-IDRI-0314, RIDER) they share 0.34 and 0.57, as boxes
-#: of 1.5 and 2.3.
-_SEEN_OVER_THICKNESS = 1.5
 #: So many slices tell how a scan's noise goes on from one to the next, and up to this distance.
 _NOISE_SLICES, _NOISE_DISTANCES = 36, 24
 #: Of steps with thick slices, the share whose slices touch, as most scanners make them; the others have any thickness.
@@ -63,7 +59,7 @@ class Material:
     def thickness_when_spread(self, variance: float) -> float:
         """What a scanner would call the thickness of slices whose profile has this much more variance, spacings²; in
         spacings. A box of width t has one of t² / 12."""
-        return math.sqrt(self.thickness**2 + 12 * variance / _SEEN_OVER_THICKNESS**2)
+        return math.sqrt(self.thickness**2 + 12 * variance / SEEN_OVER_THICKNESS**2)
 
     def likeness(self, factor: int, weight: float = 0.0, profile: SliceProfile | None = None) -> list[float]:
         """How alike the slices of the thinned scan are (`slice_likeness`), without thinning it.
