@@ -168,6 +168,28 @@ class TestTool:
         assert after.card["network"]["specialists"] == {"4": {"fusion_blocks": 1, "likeness": 1}}
         assert after.network.answering(4).told == own.told
 
+    @pytest.mark.parametrize("factor", [None, 4])
+    def test_a_share_of_what_was_trained_can_be_joined(self, tool, tmp_path, factor):
+        sizes = FUSED | {"specialists": {"4": {"fusion_blocks": 1}}}
+        before, after = (make_network(seed, fusion_blocks=1, specialists=sizes["specialists"]) for seed in (0, 1))
+        model = save_model(tmp_path / "before", before, make_card(network=sizes))
+        trained = after if factor is None else after.specialists["4"]
+        train_together.write(tmp_path / "trained.safetensors", trained, factor, sizes if factor is None else FUSED, {})
+        tool("join", model.folder, tmp_path / "joined", tmp_path / "trained.safetensors", "--share", 0.25)
+        joined = load_model(tmp_path / "joined")
+        assert joined.card["training"][-1]["share"] == 0.25
+        first, second, found = (network.state_dict() for network in (before, after, joined.network))
+        for name, weights in found.items():
+            share = 0.25 if factor is None or name.startswith("specialists.4.") else 0.0
+            assert torch.allclose(weights, (1 - share) * first[name] + share * second[name], atol=1e-6)
+
+    def test_no_share_of_what_has_another_size(self, tool, model, tmp_path):
+        larger = make_network(fusion_blocks=2)
+        train_together.write(tmp_path / "larger.safetensors", larger, None, NETWORK | {"fusion_blocks": 2}, {})
+        with pytest.raises(ValueError, match="Leave --share out"):
+            tool("join", model.folder, tmp_path / "joined", tmp_path / "larger.safetensors", "--share", 0.5)
+        assert not (tmp_path / "joined").exists()
+
     def test_a_joined_specialist_can_be_replaced(self, tool, tmp_path):
         own = {factor: {"fusion_blocks": 1} for factor in ("2", "4")}
         before = make_network(fusion_blocks=1, specialists=own)

@@ -3,12 +3,14 @@
     python Testing/tools/train_together.py train MODEL FILE.safetensors SCAN... --minutes M [--factor S]
         [--thickness MM...] [--network '{"fusion_blocks": 3, "overlap": 1}'] [--settings '{"muon_rate": 0.001}']
         [--threads N] [--device cuda] [--workers N]
-    python Testing/tools/train_together.py join MODEL OUTPUT_FOLDER FILE.safetensors...
+    python Testing/tools/train_together.py join MODEL OUTPUT_FOLDER FILE.safetensors... [--share S]
 
 Training begins with what the model answers now, and with the truth of thinned scans alone, half of them made to
 overlap. With a factor, a specialist is trained that will answer for this factor alone; without, the whole model. The
 last slices of the first scan are kept from it, and tell how much the network gains over the spline. FILE is written
-every few minutes, so that a run that is stopped is not lost; `join` writes a model that has everything given.
+every few minutes, so that a run that is stopped is not lost; `join` writes a model that has everything given, or, with
+a share, weights between those that the model had and those given (Wortsman et al., Robust fine-tuning of zero-shot
+models, CVPR 2022).
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from optimizers import MuonAndAdam, follow
@@ -126,6 +129,7 @@ def main() -> None:
     command.add_argument("model")
     command.add_argument("output", type=Path, metavar="OUTPUT_FOLDER")
     command.add_argument("files", nargs="+", type=Path, metavar="FILE.safetensors")
+    command.add_argument("--share", type=float, default=1.0, help="of what was trained; the rest is what the model had")
     command.set_defaults(run=join)
     arguments = parser.parse_args()
     arguments.run(arguments)
@@ -270,11 +274,13 @@ def join(arguments: argparse.Namespace) -> None:
     for file in arguments.files:
         with safe_open(file, "pt") as opened:
             factor, own, record = (json.loads(opened.metadata()[name]) for name in ("factor", "network", "record"))
-        records.append(record)
+        records.append(record if arguments.share == 1 else record | {"share": arguments.share})
+        prefix = "" if factor is None else f"specialists.{factor}."
+        trained = {f"{prefix}{name}": weights for name, weights in load_file(file).items()}
+        tensors |= mixed(trained, tensors, arguments.share)
         if factor is None:
-            tensors, sizes = load_file(file), own
+            sizes = own
             continue
-        tensors |= {f"specialists.{factor}.{name}": weights for name, weights in load_file(file).items()}
         # What it shares with the model need not be said again.
         own = {name: number for name, number in own.items() if name not in SHARED or sizes.get(name) != number}
         sizes = sizes | {"specialists": sizes.get("specialists", {}) | {str(factor): own}}
@@ -284,6 +290,19 @@ def join(arguments: argparse.Namespace) -> None:
     card = {name: value for name, value in card.items() if name != "doubt"}
     training = [*card.get("training", []), *records]
     save_model(arguments.output, network, card | {"measured_gains": {}, "network": sizes, "training": training})
+
+
+def mixed(trained: dict[str, Tensor], former: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Weights between two states of a network.
+
+    Raises:
+        ValueError: the former network was of another size.
+    """
+    if share == 1:
+        return trained
+    if any(name not in former or weights.shape != former[name].shape for name, weights in trained.items()):
+        raise ValueError("Leave --share out: what was trained has another size than what the model had.")
+    return {name: torch.lerp(former[name], weights, share) for name, weights in trained.items()}
 
 
 if __name__ == "__main__":
