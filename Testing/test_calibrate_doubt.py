@@ -49,9 +49,15 @@ def test_each_network_has_its_own_and_what_is_read_off_has_another(monkeypatch, 
     assert (list(doubt["factors"]), list(doubt["read_off_factors"])) == (["2", "4"], ["2"])
     assert doubt["factors"]["2"] != doubt["read_off_factors"]["2"]
     told = capsys.readouterr().out
-    assert told.count("x2 close, factors: the calibration by the other scans covers") == 1
+    assert told.count("x4 close, factors: the calibration by the other scans covers") == 1
     # One scan alone has no others.
-    assert "read_off_factors" not in told
+    assert "x2" not in told
+
+
+def test_a_network_that_answers_for_no_scan_is_calibrated_by_all(monkeypatch, folder, scans):
+    alone = calibrate(monkeypatch, folder, scans[1:], 2)
+    assert (list(alone["factors"]), list(alone["read_off_factors"])) == (["2"], ["2"])
+    assert alone["factors"]["2"] != alone["read_off_factors"]["2"]
 
 
 def test_other_factors_keep_what_the_card_says(monkeypatch, folder, scans):

@@ -6,8 +6,8 @@ The scans have thin slices. Of each, slices are left out and restored, and weigh
 are fitted to the errors, all scans alike. For each scan it is told how large a share of its errors a calibration by
 the other scans covers, which should be near 0.9. Factors that are not named keep what the card says.
 
-Each factor is asked of its own network, also between slices so far apart that another one would answer; and, where
-there are such scans, once more of the latter.
+Where slices are so far apart that the network of another factor answers, that has a calibration of its own. The network
+of a factor is calibrated by the scans that it answers for, or by all if there are none.
 
 Scans that the model was trained on will do as long as it restores them no better than others: compare the gains of
 `xviewsynth bench` first. Never take a scan on which coverage will be reported.
@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -46,20 +45,30 @@ def main() -> None:
     parser.add_argument("--rows", type=int, metavar="N", help="only the middle rows of each slice, to save time")
     arguments = parser.parse_args()
     model = load_model(arguments.model)
-    answering = {OWN: with_own_networks(model), READ_OFF: model}
     thicknesses = arguments.thickness or [None] * len(arguments.scans)
-    acquisition = model.card["acquisition"]
     told = list(zip(arguments.scans, thicknesses, strict=True))
-    for factor, (field, network) in product(arguments.factor or model.card["factors"], answering.items()):
-        drawn = {}
-        for path, thickness in told:
-            trial = drop_slices(middle(read_volume(path, thickness), arguments.rows), factor, acquisition=acquisition)
-            if field == OWN or network.network.asked(factor, gap_ratio(trial.observed, trial.axis)) != factor:
-                drawn[path.name.split(".")[0]] = draw(trial, network)
-        for name, coverage in left_out(drawn).items():
-            print(f"x{factor} {name}, {field}: the calibration by the other scans covers {coverage:.3f}", flush=True)
-        if drawn:
-            write(arguments.model / CARD_FILE, field, factor, fit(list(drawn.values())), list(drawn))
+    for factor in arguments.factor or model.card["factors"]:
+        trials = {
+            path.name.split(".")[0]: drop_slices(
+                middle(read_volume(path, thickness), arguments.rows), factor, acquisition=model.card["acquisition"]
+            )
+            for path, thickness in told
+        }
+        read_off = {name: trial for name, trial in trials.items() if is_read_off(trial, model)}
+        own = {name: trial for name, trial in trials.items() if name not in read_off} or trials
+        for field, chosen, answering in ((OWN, own, with_own_networks(model)), (READ_OFF, read_off, model)):
+            drawn = {name: draw(trial, answering) for name, trial in chosen.items()}
+            for name, coverage in left_out(drawn).items():
+                print(
+                    f"x{factor} {name}, {field}: the calibration by the other scans covers {coverage:.3f}", flush=True
+                )
+            if drawn:
+                write(arguments.model / CARD_FILE, field, factor, fit(list(drawn.values())), list(drawn))
+
+
+def is_read_off(trial: Trial, model: Model) -> bool:
+    """Whether the network of another factor answers for a scan that lost slices."""
+    return model.network.asked(trial.factor, gap_ratio(trial.observed, trial.axis)) != trial.factor
 
 
 def with_own_networks(model: Model) -> Model:
