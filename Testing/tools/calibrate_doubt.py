@@ -47,6 +47,7 @@ def main() -> None:
     model = load_model(arguments.model)
     thicknesses = arguments.thickness or [None] * len(arguments.scans)
     told = list(zip(arguments.scans, thicknesses, strict=True))
+    own_networks = with_own_networks(model)
     for factor in arguments.factor or model.card["factors"]:
         trials = {
             path.name.split(".")[0]: drop_slices(
@@ -56,7 +57,7 @@ def main() -> None:
         }
         read_off = {name: trial for name, trial in trials.items() if is_read_off(trial, model)}
         own = {name: trial for name, trial in trials.items() if name not in read_off} or trials
-        for field, chosen, answering in ((OWN, own, with_own_networks(model)), (READ_OFF, read_off, model)):
+        for field, chosen, answering in ((OWN, own, own_networks), (READ_OFF, read_off, model)):
             drawn = {name: draw(trial, answering) for name, trial in chosen.items()}
             for name, coverage in left_out(drawn).items():
                 print(
