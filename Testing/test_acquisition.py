@@ -13,6 +13,7 @@ from XViewSynthLib.acquisition import (
     cut_to_factor,
     resolve_acquisition,
     resolve_profile,
+    slices_left,
     thin,
 )
 from XViewSynthLib.errors import InputError
@@ -125,22 +126,37 @@ class TestThin:
 
 
 class TestAverage:
-    def test_lies_on_the_grid_of_the_thinned_scan(self):
-        scan = _scan()
-        averaged, thinned = average(scan, 3), thin(scan, 3)
-        assert averaged.voxels.shape == thinned.voxels.shape
-        assert np.array_equal(averaged.affine, thinned.affine)
+    @pytest.mark.parametrize("factor", [2, 3, 4])
+    @pytest.mark.parametrize("profile", [SliceProfile(), SliceProfile(0.5), SliceProfile(1.0, "gaussian")])
+    def test_up_sampled_it_has_the_grid_of_the_slices_it_can_restore(self, factor, profile):
+        scan = _scan(20)
+        averaged, fine = average(scan, factor, profile=profile), cut_to_factor(scan, factor, profile=profile)
+        assert averaged.upsampled_shape("K", factor) == fine.voxels.shape
+        assert np.allclose(averaged.upsampled_affine("K", factor), fine.affine)
         assert averaged.voxels.dtype == scan.voxels.dtype
 
     def test_is_the_mean_of_the_slices_around_each_position(self):
         scan = _scan()
-        fine = cut_to_factor(scan, 3).voxels.astype(float)
-        assert np.array_equal(average(scan, 3).voxels[1], np.rint(fine[2:5].mean(axis=0)))
+        thirds = scan.voxels[:9].reshape(3, 3, *scan.voxels.shape[1:])
+        assert np.array_equal(average(scan, 3).voxels, np.rint(thirds.mean(axis=1)))
 
     def test_with_an_even_factor_the_outer_slices_count_half(self):
         scan = _scan()
-        fine = cut_to_factor(scan, 2).voxels.astype(float)
-        assert np.array_equal(average(scan, 2).voxels[1], np.rint(fine[1] / 4 + fine[2] / 2 + fine[3] / 4))
+        fine = scan.voxels.astype(float)
+        assert np.array_equal(average(scan, 2).voxels[0], np.rint(fine[0] / 4 + fine[1] / 2 + fine[2] / 4))
+
+    def test_no_slice_reaches_beyond_the_scan(self):
+        assert average(_scan(13), 4).slices("K") == slices_left(13, 4, SliceProfile()) == 3
+        assert average(_scan(12), 4).slices("K") == 2
+        with pytest.raises(InputError, match="too few"):
+            average(_scan(8), 4)
+
+    @pytest.mark.parametrize("axis", ["I", "J", "K"])
+    def test_averages_lie_where_the_slices_are_that_they_can_restore(self, axis):
+        scan = _scan()
+        profile = SliceProfile(0.5)  # thin enough to be the slice in its middle
+        every = _points_and_values(cut_to_factor(scan, 2, axis, profile))
+        assert _points_and_values(average(scan, 2, axis, profile)).items() <= every.items()
 
     def test_says_how_thick_its_slices_are(self):
         assert average(_scan(spacing=(0.8, 0.8, 1.5)), 4).slice_thickness == pytest.approx(6)
@@ -150,7 +166,7 @@ class TestAverage:
         scan = _scan()
         voxels = scan.voxels.copy()
         voxels[:, :2] = -3024
-        voxels[3, 2] = -3024  # within the average of slice 2
+        voxels[4, 2] = -3024  # within the average whose middle is slice 3
         averaged = average(scan.with_voxels(voxels), 2).voxels
         assert (averaged[:, :2] == -3024).all()
         assert averaged[1, 2].min() >= -1024

@@ -13,6 +13,7 @@ from XViewSynthLib.slice_profile import (
     SliceProfile,
     averaging_weights,
     correcting_weights,
+    met_slices,
     noise_left_open,
     preserving_weights,
 )
@@ -75,10 +76,17 @@ class TestCorrectingWeights:
     @given(SLICES, FACTORS, MODERATE, st.integers(0, 2**32 - 1))
     def test_lead_onto_the_averages(self, slices, factor, profile, seed):
         random = np.random.default_rng(seed)
-        averages = averaging_weights(slices, factor, profile)
+        averages, met = averaging_weights(slices, factor, profile), met_slices(slices, factor, profile)
         thin, observed = random.normal(size=averages.shape[1]), random.normal(size=slices)
         corrected = thin - correcting_weights(slices, factor, profile) @ (averages @ thin - observed)
-        assert np.allclose(averages @ corrected, observed, atol=1e-3)
+        assert np.allclose((averages @ corrected)[met], observed[met], atol=1e-3)
+
+    @given(SLICES, FACTORS, MODERATE, st.integers(0, 2**32 - 1))
+    def test_leave_aside_what_reaches_beyond_the_scan(self, slices, factor, profile, seed):
+        met = met_slices(slices, factor, profile)
+        assert met[1:-1].all()
+        missed = np.random.default_rng(seed).normal(size=slices) * ~met
+        assert not (correcting_weights(slices, factor, profile) @ missed).any()
 
     @given(SLICES, FACTORS, st.floats(0.5, 2.0), st.integers(0, 2**32 - 1))
     def test_never_lead_away_from_the_truth(self, slices, factor, thickness, seed):
@@ -87,6 +95,15 @@ class TestCorrectingWeights:
         truth, guess = random.normal(size=(2, averages.shape[1]))
         corrected = guess - correcting_weights(slices, factor, profile) @ (averages @ guess - averages @ truth)
         assert np.square(corrected - truth).sum() <= np.square(guess - truth).sum() * (1 + 1e-5)
+
+
+class TestMetSlices:
+    def test_a_slice_as_thin_as_those_asked_for_lies_within_them(self):
+        assert met_slices(5, 2, SliceProfile(0.5)).all()
+
+    def test_of_slices_that_overlap_and_fade_out_several_reach_beyond(self):
+        met = met_slices(7, 4, SliceProfile(2.0, "gaussian"))
+        assert met.tolist() == [False, False, True, True, True, False, False]
 
 
 class TestPreservingWeights:

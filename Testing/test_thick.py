@@ -101,7 +101,7 @@ class TestNetwork:
 class TestEnhance:
     def test_the_scanner_would_have_seen_the_input(self, thick_scan, enhanced):
         seen = np.tensordot(averaging_weights(7, 4, TOUCHING), enhanced.volume.voxels.astype(float), axes=1)
-        assert np.abs(seen - thick_scan.voxels)[:, unclipped(enhanced.volume)].max() < 1.0
+        assert np.abs(seen - thick_scan.voxels)[1:-1, unclipped(enhanced.volume)].max() < 1.0
 
     def test_every_slice_is_synthetic(self, enhanced):
         assert enhanced.synthetic_slices == tuple(range(25))
@@ -148,7 +148,7 @@ class TestEnhance:
         result = enhance(thick_scan, 2, model=thick_model, profile="gaussian", thickness=3.0)
         weights = averaging_weights(7, 2, SliceProfile(0.75, "gaussian"))
         seen = np.tensordot(weights, result.volume.voxels.astype(float), axes=1)
-        assert np.abs(seen - thick_scan.voxels)[:, unclipped(result.volume)].max() < 1.0
+        assert np.abs(seen - thick_scan.voxels)[1:-1, unclipped(result.volume)].max() < 1.0
 
 
 class TestPlan:
@@ -195,12 +195,15 @@ class TestSelfCheck:
     def test_measures_all_slices(self, thin_scan, thick_model):
         report = selfcheck(thin_scan, 2, model=thick_model)
         assert report["acquisition"] == "thick"
-        assert len(report["synthetic_slices"]) == 21
+        # Of 21 slices, the first and the last are only seen in averages.
+        assert len(report["synthetic_slices"]) == 19
         assert math.isfinite(report["methods"]["enhanced"]["gain_over_better_db"])
 
-    def test_the_spline_through_averages_beats_interpolation(self, thin_scan, thick_model):
+    def test_the_spline_through_averages_beats_interpolation(self, thick_model):
         untrained = replace(thick_model, network=ThreeViewNetwork(**NETWORK, thick=1).eval())
-        assert selfcheck(thin_scan, 2, model=untrained)["methods"]["enhanced"]["gain_over_better_db"] > 0.3
+        # At its ends it mirrors the body, so that a scan must be long.
+        scan = Volume(anatomy((61, 24, 24)), affine_from((0.8, 0.8, 1.0)), slice_thickness=1.0)
+        assert selfcheck(scan, 2, model=untrained)["methods"]["enhanced"]["gain_over_better_db"] > 0.3
 
     def test_refuses_what_the_model_was_not_trained_for(self, thin_scan, thick_model):
         with pytest.raises(InputError, match="was trained for thick slices"):

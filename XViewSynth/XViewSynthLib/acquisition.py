@@ -9,7 +9,7 @@ import numpy as np
 
 from .errors import InputError
 from .orientation import to_slices
-from .slice_profile import OVERLAP_RANGE, THICKNESS_RANGE, Shape, SliceProfile, averaging_weights
+from .slice_profile import OVERLAP_RANGE, THICKNESS_RANGE, Shape, SliceProfile, profile_shares
 from .volume import AXES, SPACING_TOLERANCE, Axis, Volume, affine_column, array_axis
 
 #: "gap": slices are thin and far apart. "thick": slices are averages over their thickness.
@@ -41,18 +41,35 @@ def acquisition_axis(volume: Volume, requested: str = "auto") -> Axis:
     return different[0] if different else volume.through_plane_axis
 
 
-def cut_to_factor(volume: Volume, factor: int, axis: str = "auto") -> Volume:
+def cut_to_factor(volume: Volume, factor: int, axis: str = "auto", profile: SliceProfile | None = None) -> Volume:
     """The slices that a scan thinned by `factor` can restore: the first `((D - 1) // factor) * factor + 1` of D.
 
     "First" is towards left, posterior or inferior, never the start of the array, so that the same slices remain
     however the scan was stored.
 
+    Args:
+        volume: a scan with thin slices.
+        factor: of which so many become one.
+        axis: "auto" is the axis along which the slices were acquired.
+        profile: of thick slices that thin ones are averaged to (`average`), so that none reaches beyond the scan; D
+            are then the slices that can be the middle of one. None where slices are dropped.
+
     Raises:
         InputError: the scan has no slice to drop.
     """
     axis = acquisition_axis(volume, axis)
-    start, stop = _kept_range(volume, factor, axis)
+    start, stop = _kept_range(volume, factor, axis, profile)
     return _sliced(volume, axis, start, stop, step=1)
+
+
+def slices_left(slices: int, factor: int, profile: SliceProfile | None = None) -> int:
+    """How many of a scan's slices `thin` leaves, or, with the profile of thick slices, `average`; 0 for too few.
+
+    >>> slices_left(13, 4), slices_left(13, 4, SliceProfile())
+    (4, 3)
+    """
+    middles = slices - 2 * _reach(factor, profile)
+    return (middles - 1) // factor + 1 if middles > 0 else 0
 
 
 def thin(volume: Volume, factor: int, axis: str = "auto") -> Volume:
@@ -80,12 +97,13 @@ def average(volume: Volume, factor: int, axis: str = "auto", profile: SliceProfi
         volume: a scan with thin slices, HU.
         factor: distance of the thick slices, in thin ones.
         axis: "auto" is the axis along which the slices were acquired.
-        profile: of the thick slices; by default boxes that touch. Beyond the first and last slice the body is taken
-            to be mirrored.
+        profile: of the thick slices; by default boxes that touch.
 
     Returns:
-        The grid of `thin`. Voxels are rounded to the type of the scan, as a scanner does. Padding, such as -3024, is
-        averaged as air, and stays where the middle of the slice is padded.
+        Slices that are averages of the scan alone: up-sampled by `factor`, they have the grid of
+        `cut_to_factor(volume, factor, axis, profile)`, on either side of which what the outermost ones see is left
+        over. Voxels are rounded to the type of the scan, as a scanner does. Padding, such as -3024, is averaged as
+        air, and stays where the middle of the slice is padded.
 
     Raises:
         InputError: the scan has no slice to drop.
@@ -94,15 +112,16 @@ def average(volume: Volume, factor: int, axis: str = "auto", profile: SliceProfi
 
     profile = profile or SliceProfile()
     axis = acquisition_axis(volume, axis)
-    thick, cut = thin(volume, factor, axis), cut_to_factor(volume, factor, axis)
+    start, stop = _kept_range(volume, factor, axis, profile)
+    thick = _sliced(volume, axis, start, stop, step=factor)
     dimension = array_axis(axis)
-    fine, middle = (np.moveaxis(part.voxels, dimension, 0) for part in (cut, thick))
-    weights = averaging_weights(len(middle), factor, profile)
+    fine, middle = (np.moveaxis(part.voxels, dimension, 0) for part in (volume, thick))
+    shares = profile_shares(factor, profile)
+    first = start - len(shares) // 2
     averaged = np.empty(middle.shape, middle.dtype)
-    for index, row in enumerate(weights):
-        used = np.flatnonzero(row)
-        near = fine[used[0] : used[-1] + 1].astype(np.float32).clip(min=LOWEST_HU)
-        slice_ = np.tensordot(row[used[0] : used[-1] + 1], near, axes=1)
+    for index in range(len(middle)):
+        seen = fine[first + index * factor :][: len(shares)].astype(np.float32).clip(min=LOWEST_HU)
+        slice_ = np.tensordot(shares.astype(np.float32), seen, axes=1)
         slice_ = np.rint(slice_) if np.issubdtype(averaged.dtype, np.integer) else slice_
         averaged[index] = np.where(middle[index] < PADDING_BELOW_HU, middle[index], slice_)
     thickness = profile.thickness * thick.spacing_along(axis)
@@ -222,17 +241,23 @@ def _equal(first: float, second: float) -> bool:
     return abs(first - second) <= SPACING_TOLERANCE * max(first, second)
 
 
-def _kept_range(volume: Volume, factor: int, axis: Axis) -> tuple[int, int]:
+def _reach(factor: int, profile: SliceProfile | None) -> int:
+    """Thin slices that a thick one sees on either side of its middle."""
+    return len(profile_shares(factor, profile)) // 2 if profile else 0
+
+
+def _kept_range(volume: Volume, factor: int, axis: Axis, profile: SliceProfile | None = None) -> tuple[int, int]:
     if factor < 2:
         raise InputError(f"A factor of {factor} drops no slice: choose a whole number from 2 to 8.")
     slices = volume.slices(axis)
-    kept = ((slices - 1) // factor) * factor + 1
-    if kept == 1:
+    left = slices_left(slices, factor, profile)
+    if left < 2:
         raise InputError(
             f"{slices} slices along {axis} are too few to drop all but every {factor}th: use a smaller factor."
         )
+    kept, margin = (left - 1) * factor + 1, _reach(factor, profile)
     runs_backwards = to_slices(volume, axis)[1].reversed[0]
-    return (slices - kept, slices) if runs_backwards else (0, kept)
+    return (slices - margin - kept, slices - margin) if runs_backwards else (margin, margin + kept)
 
 
 def _sliced(volume: Volume, axis: Axis, start: int, stop: int, step: int) -> Volume:

@@ -56,7 +56,8 @@ _RANDOM_SIGNS = 100_000
 
 _DEGRADATIONS = {
     "gap": "Truth: thin slices, all but every s-th dropped (gap model), new slices only are counted.",
-    "thick": "Truth: thin slices, averaged over boxes of s around every s-th position (thick model), all are counted. "
+    "thick": "Truth: thin slices, averaged over boxes of s around every s-th position (thick model), no box beyond the "
+    "scan, all from the first to the last such position are counted. "
     "Models are told how thick the thin slices are, where that is known.",
 }
 _PROTOCOL = (

@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from . import baselines
-from .acquisition import Acquisition, acquisition_axis, average, cut_to_factor, thin
+from .acquisition import Acquisition, acquisition_axis, average, cut_to_factor, slices_left, thin
 from .checks import MINIMUM_SLICES, check_enhanceable
 from .ensemble import STANDARD_QUALITY
 from .errors import Cancelled, InputError
 from .models import AUTOMATIC
 from .progress import Progress, Report
 from .quality import Reference, disagreement_correlation, finite_or_none, make_reference, score
-from .slice_profile import OVERLAP_RANGE
+from .slice_profile import OVERLAP_RANGE, SliceProfile
 from .volume import Axis, Volume
 
 if TYPE_CHECKING:
@@ -169,14 +169,15 @@ def drop_slices(volume: Volume, factor: int, axis: str = "auto", acquisition: Ac
     """
     chosen = acquisition_axis(volume, axis)
     check_enhanceable(volume, chosen, factor, forced=True)
-    left = (volume.slices(chosen) - 1) // factor + 1
+    profile = SliceProfile() if acquisition == "thick" else None
+    left = slices_left(volume.slices(chosen), factor, profile)
     if left < MINIMUM_SLICES:
         raise InputError(
             f"The scan has {volume.slices(chosen)} slices along {chosen}, of which a factor of {factor} leaves {left}, "
             f"and at least {MINIMUM_SLICES} are needed: use a smaller factor or a longer scan."
         )
-    reference = make_reference(cut_to_factor(volume, factor, chosen), factor, chosen, acquisition)
-    observed = (average if acquisition == "thick" else thin)(volume, factor, chosen)
+    reference = make_reference(cut_to_factor(volume, factor, chosen, profile), factor, chosen, acquisition)
+    observed = average(volume, factor, chosen, profile) if profile else thin(volume, factor, chosen)
     return Trial(observed, reference, factor, chosen, acquisition)
 
 

@@ -34,6 +34,9 @@ _GAUSSIAN_REACH = 1.0
 # Slices that overlap by half hardly see what alternates from slice to slice. Directions that they see more weakly than
 # this, against the strongest, are left to the network: to restore them would amplify noise by more than its inverse.
 _WEAKEST_SEEN = 0.1
+# The share of a thick slice beyond the outermost thin ones from which on these are not held to it. Nearly half of the
+# first and the last one lies there; of their neighbours, that of slices which fade out and overlap by half.
+_MOST_BEYOND = 0.05
 # So many observed slices tell what can be foretold in the middle of them. In the middle of nine that overlap by a
 # third, the ends still count for several per cent.
 _SLICES_FOR_NOISE = 33
@@ -68,6 +71,35 @@ class SliceProfile:
 
 
 @lru_cache(maxsize=64)
+def profile_shares(factor: int, profile: SliceProfile) -> np.ndarray:
+    """The shares of thin slices in a thick one, from as far before its middle as it sees to as far behind.
+
+    Args:
+        factor: distance of the thick slices, in thin ones.
+        profile: of the thick slices.
+
+    Returns:
+        (2 n + 1,) float64; the sum is one.
+
+    >>> profile_shares(4, SliceProfile())
+    array([0.125, 0.25 , 0.25 , 0.25 , 0.125])
+    """
+    width = profile.thickness * factor
+    if profile.shape == "box":
+        reach = int(np.ceil((width - 1) / 2)) if width > 1 else 0
+        offsets = np.arange(-reach, reach + 1)
+        # How much of each thin slice, one wide, lies under the box.
+        shares = np.clip(width / 2 + 0.5 - np.abs(offsets), 0, 1)
+    else:
+        reach = int(np.ceil(_GAUSSIAN_REACH * width))
+        offsets = np.arange(-reach, reach + 1)
+        shares = np.exp2(-4 * (offsets / width) ** 2)
+    shares = shares / shares.sum()
+    shares.flags.writeable = False
+    return shares
+
+
+@lru_cache(maxsize=64)
 def averaging_weights(slices: int, factor: int, profile: SliceProfile) -> np.ndarray:
     """The share of each thin slice in each thick one.
 
@@ -85,7 +117,7 @@ def averaging_weights(slices: int, factor: int, profile: SliceProfile) -> np.nda
     """
     thin = factor * (slices - 1) + 1
     weights = np.zeros((slices, thin))
-    shares = _shares(factor, profile)
+    shares = profile_shares(factor, profile)
     reach = len(shares) // 2
     for slice_index in range(slices):
         for offset, share in zip(range(-reach, reach + 1), shares):
@@ -99,13 +131,35 @@ def correcting_weights(slices: int, factor: int, profile: SliceProfile) -> np.nd
 
     To take `correcting_weights @ (averaging_weights @ thin - observed)` away from thin slices makes them meet the
     averages and is the orthogonal projection onto all that do, so it never leads further from the truth where the
-    truth meets them. What overlapping slices hardly see stays unchanged.
+    truth meets them. What overlapping slices hardly see stays unchanged, and so does what the outermost ones see: half
+    of that lies beyond the thin slices, where nobody has looked.
 
     Returns:
-        (s (slices - 1) + 1, slices) float32.
+        (s (slices - 1) + 1, slices) float32; of slices that are not met, 0.
     """
     averages = averaging_weights(slices, factor, profile).astype(np.float64)
-    return _frozen(np.linalg.pinv(averages, rcond=_WEAKEST_SEEN))
+    met = met_slices(slices, factor, profile)
+    weights = np.zeros(averages.T.shape)
+    weights[:, met] = np.linalg.pinv(averages[met], rcond=_WEAKEST_SEEN)
+    return _frozen(weights)
+
+
+def met_slices(slices: int, factor: int, profile: SliceProfile) -> np.ndarray:
+    """Which thick slices thin ones can be held to: those of which nothing worth mention lies beyond them.
+
+    Args:
+        slices, factor, profile: as for `averaging_weights`.
+
+    Returns:
+        (slices,) bool.
+
+    >>> met_slices(5, 3, SliceProfile())
+    array([False,  True,  True,  True, False])
+    """
+    shares = profile_shares(factor, profile)
+    places = factor * np.arange(slices)[:, None] + np.arange(len(shares)) - len(shares) // 2
+    beyond = (places < 0) | (places > factor * (slices - 1))
+    return (beyond * shares).sum(axis=1) < _MOST_BEYOND
 
 
 @lru_cache(maxsize=64)
@@ -163,21 +217,6 @@ def noise_left_open(factor: int, overlap: float, profile: SliceProfile | None = 
     left = (1 - foretold)[middle * factor : (middle + 1) * factor].clip(min=0) / seen[middle, middle]
     left.flags.writeable = False
     return left
-
-
-def _shares(factor: int, profile: SliceProfile) -> np.ndarray:
-    """Shares of the thin slices from -n to n around the centre of a thick one."""
-    width = profile.thickness * factor
-    if profile.shape == "box":
-        reach = int(np.ceil((width - 1) / 2)) if width > 1 else 0
-        offsets = np.arange(-reach, reach + 1)
-        # How much of each thin slice, one wide, lies under the box.
-        shares = np.clip(width / 2 + 0.5 - np.abs(offsets), 0, 1)
-    else:
-        reach = int(np.ceil(_GAUSSIAN_REACH * width))
-        offsets = np.arange(-reach, reach + 1)
-        shares = np.exp2(-4 * (offsets / width) ** 2)
-    return shares / shares.sum()
 
 
 def _mirrored(index: int, count: int) -> int:
