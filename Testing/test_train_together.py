@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from optimizers import MuonAndAdam, orthogonal
 from scans import affine_from, anatomy
@@ -189,6 +190,15 @@ class TestTool:
         with pytest.raises(ValueError, match="Leave --share out"):
             tool("join", model.folder, tmp_path / "joined", tmp_path / "larger.safetensors", "--share", 0.5)
         assert not (tmp_path / "joined").exists()
+
+    def test_in_half_precision_a_model_answers_nearly_the_same(self, tool, model, observed, tmp_path):
+        network = make_network(seed=3, fusion_blocks=1)
+        train_together.write(tmp_path / "trained.safetensors", network, None, FUSED, {})
+        tool("join", model.folder, tmp_path / "half", tmp_path / "trained.safetensors", "--half")
+        stored = load_file(tmp_path / "half" / "model.safetensors")
+        assert {weights.dtype for weights in stored.values()} == {torch.float16}
+        rounded = load_model(tmp_path / "half").network
+        assert torch.allclose(answer(rounded, observed, 4), answer(network, observed, 4), atol=1e-3)
 
     def test_a_joined_specialist_can_be_replaced(self, tool, tmp_path):
         own = {factor: {"fusion_blocks": 1} for factor in ("2", "4")}

@@ -3,14 +3,14 @@
     python Testing/tools/train_together.py train MODEL FILE.safetensors SCAN... --minutes M [--factor S]
         [--thickness MM...] [--network '{"fusion_blocks": 3, "overlap": 1}'] [--settings '{"muon_rate": 0.001}']
         [--threads N] [--device cuda] [--workers N]
-    python Testing/tools/train_together.py join MODEL OUTPUT_FOLDER FILE.safetensors... [--share S]
+    python Testing/tools/train_together.py join MODEL OUTPUT_FOLDER [FILE.safetensors...] [--share S] [--half]
 
 Training begins with what the model answers now, and with the truth of thinned scans alone, half of them made to
 overlap. With a factor, a specialist is trained that will answer for this factor alone; without, the whole model. The
 last slices of the first scan are kept from it, and tell how much the network gains over the spline. FILE is written
 every few minutes, so that a run that is stopped is not lost; `join` writes a model that has everything given, or, with
 a share, weights between those that the model had and those given (Wortsman et al., Robust fine-tuning of zero-shot
-models, CVPR 2022).
+models, CVPR 2022). With `--half`, all weights are rounded to half precision, which takes half the room.
 """
 
 from __future__ import annotations
@@ -128,8 +128,9 @@ def main() -> None:
     command = commands.add_parser("join")
     command.add_argument("model")
     command.add_argument("output", type=Path, metavar="OUTPUT_FOLDER")
-    command.add_argument("files", nargs="+", type=Path, metavar="FILE.safetensors")
+    command.add_argument("files", nargs="*", type=Path, metavar="FILE.safetensors")
     command.add_argument("--share", type=float, default=1.0, help="of what was trained; the rest is what the model had")
+    command.add_argument("--half", action="store_true", help="round all weights to half precision")
     command.set_defaults(run=join)
     arguments = parser.parse_args()
     arguments.run(arguments)
@@ -289,6 +290,7 @@ def join(arguments: argparse.Namespace) -> None:
     # What was measured of the model before does not hold any longer.
     card = {name: value for name, value in card.items() if name != "doubt"}
     training = [*card.get("training", []), *records]
+    network = network.half() if arguments.half else network
     save_model(arguments.output, network, card | {"measured_gains": {}, "network": sizes, "training": training})
 
 
