@@ -116,12 +116,12 @@ def average(volume: Volume, factor: int, axis: str = "auto", profile: SliceProfi
     thick = _sliced(volume, axis, start, stop, step=factor)
     dimension = array_axis(axis)
     fine, middle = (np.moveaxis(part.voxels, dimension, 0) for part in (volume, thick))
-    shares = profile_shares(factor, profile)
+    shares = profile_shares(factor, profile).astype(np.float32)
     first = start - len(shares) // 2
     averaged = np.empty(middle.shape, middle.dtype)
     for index in range(len(middle)):
         seen = fine[first + index * factor :][: len(shares)].astype(np.float32).clip(min=LOWEST_HU)
-        slice_ = np.tensordot(shares.astype(np.float32), seen, axes=1)
+        slice_ = np.tensordot(shares, seen, axes=1)
         slice_ = np.rint(slice_) if np.issubdtype(averaged.dtype, np.integer) else slice_
         averaged[index] = np.where(middle[index] < PADDING_BELOW_HU, middle[index], slice_)
     thickness = profile.thickness * thick.spacing_along(axis)
