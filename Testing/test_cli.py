@@ -19,7 +19,7 @@ from XViewSynthLib.models import export_model, save_model
 from XViewSynthLib.stop import StopRequest
 
 LIBRARY = str(Path(cli.__file__).parents[1])
-GEOMETRY = {"shape_ijk", "spacing_mm", "affine_ijk_to_ras", "scalar_type"}
+GEOMETRY = {"shape_ijk", "spacing_mm", "slice_thickness_mm", "affine_ijk_to_ras", "scalar_type"}
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -57,6 +58,10 @@ class TestValues:
             ("created", "yesterday"),
             ("created", "2026-01-02T03:04:05"),
             ("created", "2026-01-02T03:04:05+02:00"),
+            ("quality", ""),
+            ("texture", ""),
+            ("slice_thickness", 0.0),
+            ("slice_thickness", math.inf),
         ],
     )
     def test_impossible_ones_are_refused(self, provenance, field, value):
@@ -75,6 +80,17 @@ class TestValues:
 
 class TestOnANode:
     def test_comes_back(self, node, provenance):
+        write_provenance(node, provenance)
+        assert read_provenance(node) == provenance
+
+    @pytest.mark.parametrize("thickness", [None, 1.25, 0.1 + 0.2])
+    def test_how_it_was_asked_for_comes_back(self, node, provenance, thickness):
+        written = replace(provenance, quality="best", texture="match", slice_thickness=thickness)
+        write_provenance(node, written)
+        assert read_provenance(node) == written
+
+    def test_what_a_former_result_told_is_not_left_behind(self, node, provenance):
+        write_provenance(node, replace(provenance, quality="best", slice_thickness=2.0))
         write_provenance(node, provenance)
         assert read_provenance(node) == provenance
 
@@ -128,6 +144,8 @@ class TestDamage:
             ("ObservedSlices", ""),
             ("ModelSHA256", "abc"),
             ("Created", "soon"),
+            ("SliceThickness", "thin"),
+            ("SliceThickness", "nan"),
         ],
     )
     def test_gives_none(self, node, provenance, attribute, text):
@@ -215,6 +233,14 @@ class TestFromAReport:
         assert (made.model, made.model_sha256) == ("small", done.model.sha256)
         assert (made.factor, made.axis, made.acquisition) == (4, "K", "gap")
         assert made.software_version == __version__
+        assert (made.quality, made.texture) == ("standard", "keep")
+        assert made.slice_thickness == done.volume.slice_thickness
+
+    def test_a_report_of_an_earlier_version_tells_less(self, report):
+        earlier = {name: value for name, value in report.items() if name not in ("quality", "texture")}
+        earlier["output"] = {name: value for name, value in report["output"].items() if name != "slice_thickness_mm"}
+        made = provenance_from_report(earlier, input_node_id="", input_name="CT")
+        assert (made.quality, made.texture, made.slice_thickness) == (None, None, None)
 
     def test_something_else_is_no_report(self):
         with pytest.raises(KeyError):

@@ -274,10 +274,12 @@ def with_gains(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, 
 
 
 def geometry(volume: Volume) -> dict[str, Any]:
-    """Grid and type of a volume, for a report: sizes and spacings along (I, J, K), affine to RAS in mm."""
+    """Grid and type of a volume, for a report: sizes and spacings along (I, J, K), affine to RAS in mm, thickness of
+    its slices where that is known."""
     return {
         "shape_ijk": list(volume.shape_ijk),
         "spacing_mm": list(volume.spacing),
+        "slice_thickness_mm": volume.slice_thickness,
         "affine_ijk_to_ras": volume.affine.tolist(),
         "scalar_type": volume.voxels.dtype.name,
     }

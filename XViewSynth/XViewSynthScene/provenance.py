@@ -5,9 +5,10 @@ It is kept in attributes of the node and of its storage node, so it is saved and
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
 
@@ -32,7 +33,12 @@ _ATTRIBUTES = {
     "input_name": "InputName",
     "software_version": "SoftwareVersion",
     "created": "Created",
+    "quality": "Quality",
+    "texture": "Texture",
+    "slice_thickness": "SliceThickness",
 }
+# Scenes that were saved before 0.16.0 do not tell these.
+_OPTIONAL = ("quality", "texture", "slice_thickness")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
@@ -53,6 +59,9 @@ class Provenance:
         input_name: name of the input at that time.
         software_version: of XViewSynth.
         created: ISO 8601, UTC.
+        quality: "standard" or "best"; None where nobody knows any more.
+        texture: "match" where synthetic slices got the noise of observed ones, else "keep"; None likewise.
+        slice_thickness: of the volume's slices, mm, which follows from what was told; None likewise.
 
     Raises:
         ValueError: a value that none of these can have.
@@ -69,6 +78,9 @@ class Provenance:
     input_name: str
     software_version: str
     created: str
+    quality: str | None = None
+    texture: str | None = None
+    slice_thickness: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "synthetic_slices", tuple(self.synthetic_slices))
@@ -80,6 +92,10 @@ class Provenance:
         _require(self.observed_slices >= 0, "a negative number of slices was observed")
         _require(bool(self.software_version), "the software version is missing")
         _require(datetime.fromisoformat(self.created).utcoffset() == timedelta(0), "the time is not in UTC")
+        _require(self.quality != "", "the quality is missing")
+        _require(self.texture != "", "the texture is missing")
+        thickness = self.slice_thickness
+        _require(thickness is None or (math.isfinite(thickness) and thickness > 0), "slices have no thickness")
         indices = self.synthetic_slices
         _require(list(indices) == sorted(set(indices)), "the synthetic slices are not in order")
         _require(not indices or (indices[0] >= 0 and indices[-1] < self.slices), "a synthetic slice does not exist")
@@ -128,6 +144,9 @@ def provenance_from_report(report: Mapping, *, input_node_id: str, input_name: s
         input_name=input_name,
         software_version=report["program"].split()[-1],
         created=now(),
+        quality=report.get("quality"),
+        texture=report.get("texture"),
+        slice_thickness=report["output"].get("slice_thickness_mm"),
     )
 
 
@@ -210,11 +229,12 @@ def _follow_storage(node: slicer.vtkMRMLNode) -> None:
 
 def _read(node: slicer.vtkMRMLNode) -> Provenance | None:
     texts = {field: node.GetAttribute(PREFIX + attribute) for field, attribute in _ATTRIBUTES.items()}
+    texts = {field: text for field, text in texts.items() if text is not None or field not in _OPTIONAL}
     if None in texts.values():
         return None
     texts["input_node_id"] = node.GetNodeReferenceID(INPUT_REFERENCE) or texts["input_node_id"]
     try:
-        return Provenance(**{field.name: _decode(field.name, texts[field.name]) for field in fields(Provenance)})
+        return Provenance(**{field: _decode(field, text) for field, text in texts.items()})
     except ValueError:
         return None
 
@@ -225,13 +245,17 @@ def _fits(provenance: Provenance, node: slicer.vtkMRMLNode) -> bool:
     return image is None or image.GetDimensions()[affine_column(provenance.axis)] == provenance.slices
 
 
-def _encode(value: str | int | tuple[int, ...]) -> str:
+def _encode(value: str | float | tuple[int, ...] | None) -> str | None:
+    if value is None:
+        return None
     return _as_ranges(value) if isinstance(value, tuple) else str(value)
 
 
-def _decode(field: str, text: str) -> str | int | tuple[int, ...]:
+def _decode(field: str, text: str) -> str | float | tuple[int, ...]:
     if field == "synthetic_slices":
         return _from_ranges(text)
+    if field == "slice_thickness":
+        return float(text)
     return int(text) if field in ("factor", "observed_slices") else text
 
 

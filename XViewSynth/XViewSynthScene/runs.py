@@ -377,6 +377,9 @@ def _provenance_of(enhanced: Enhanced, input_node_id: str, input_name: str) -> P
         input_name=input_name,
         software_version=__version__,
         created=now(),
+        quality=enhanced.plan.quality,
+        texture=enhanced.texture,
+        slice_thickness=enhanced.volume.slice_thickness,
     )
 
 
