@@ -252,9 +252,8 @@ def _kept_range(volume: Volume, factor: int, axis: Axis, profile: SliceProfile |
     slices = volume.slices(axis)
     left = slices_left(slices, factor, profile)
     if left < 2:
-        raise InputError(
-            f"{slices} slices along {axis} are too few to drop all but every {factor}th: use a smaller factor."
-        )
+        task = f"make thick slices {factor} times as far apart" if profile else f"drop all but every {factor}th"
+        raise InputError(f"{slices} slices along {axis} are too few to {task}: use a smaller factor.")
     kept, margin = (left - 1) * factor + 1, _reach(factor, profile)
     runs_backwards = to_slices(volume, axis)[1].reversed[0]
     return (slices - margin - kept, slices - margin) if runs_backwards else (margin, margin + kept)
