@@ -151,7 +151,7 @@ class TestBadInput:
         "setting",
         [{"steps": 0}, {"gamma": 0.0}, {"gamma": 1.5}, {"pixels": 15}, {"slices": 2}, {"batch": 0},
          {"overlap_share": 1.5}, {"scaled_share": -0.1}, {"rehearsal_share": 1.0}, {"judgements": 0}, {"patience": -1},
-         {"candidates": 0}, {"rim": -1}, {"pixels": 16, "rim": 8},
+         {"candidates": 0}, {"rim": -1}, {"pixels": 16, "rim": 8}, {"ends_share": 1.1},
          {"factor_shares": {}}, {"factor_shares": {9: 1.0}}],
     )  # fmt: skip
     def test_settings_out_of_range(self, setting):

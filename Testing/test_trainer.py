@@ -59,6 +59,32 @@ class TestLevels:
         assert losses(~inside) == losses(nothing)
         assert losses(inside) != losses(nothing)
 
+    @pytest.mark.parametrize("acquisition", ["gap", "thick"])
+    def test_the_ends_of_a_block_count_less(self, scans, acquisition):
+        thick = int(acquisition == "thick")
+        weights = replace(CONFIG.weights, wavelet=0.0)
+        config = replace(CONFIG, acquisition=acquisition, network=NETWORK | {"thick": thick}, weights=weights)
+        blocks = Sampler(scans, config).thinned(0)
+        count, factor = blocks.slices.shape[1], blocks.factor
+        # Of thick slices, those observed are to be found as well.
+        ends, inside = (factor, slice(factor, -factor)) if thick else (factor + 1, slice(factor + 1, -factor - 1))
+        others = {"ends": blocks.slices.clone(), "inside": blocks.slices.clone()}
+        others["ends"][:, :ends] = others["ends"][:, count - ends :] = 3.0
+        others["inside"][:, inside] = 3.0
+
+        def growth(part: str, share: float) -> float:
+            """Of the loss, once a part of what answers are compared with is another."""
+            lost = [
+                sum(restoration_terms(make_network(thick=thick), each, replace(config, ends_share=share)).values())
+                for each in (blocks, replace(blocks, slices=others[part]))
+            ]
+            return (lost[1] - lost[0]).item()
+
+        assert growth("ends", 0.0) == 0
+        assert 0 < growth("ends", 0.3) < growth("ends", 1.0)
+        assert growth("ends", 0.3) == pytest.approx(0.3 * growth("ends", 1.0), rel=1e-4)
+        assert growth("inside", 0.0) > growth("inside", 1.0) > 0
+
     def test_level_1_and_beyond_need_no_truth(self, scans):
         terms = agreement_terms(make_network(), Sampler(scans, CONFIG).untouched(0), CONFIG, increments=2)
         assert set(terms) == {"distillation_1", "distillation_2", "distillation_3"}

@@ -68,6 +68,7 @@ class Settings:
         overlap_share: of blocks whose slices overlap.
         candidates: places that are looked at for each block, of which the hardest is taken.
         rim: pixels along the sides of a block that do not count.
+        ends_share: as in `TrainingConfig`.
         coarser: every scan counts once more with slices so many times as far apart (`coarser`).
         views, squared: weight of the loss of the single views beside that of their fusion, and of the squared error
             beside the absolute one.
@@ -85,6 +86,7 @@ class Settings:
     overlap_share: float = 0.5
     candidates: int = 1
     rim: int = 0
+    ends_share: float = 1.0
     coarser: tuple[float, ...] = ()
     views: float = 0.5
     squared: float = 20.0
@@ -103,6 +105,7 @@ class Settings:
             overlap_share=self.overlap_share,
             candidates=self.candidates,
             rim=self.rim,
+            ends_share=self.ends_share,
             weights=LossWeights(views=self.views, squared=self.squared, wavelet=0.0),
             network=network,
         )

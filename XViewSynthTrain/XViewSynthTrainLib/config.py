@@ -70,6 +70,9 @@ class TrainingConfig:
     #: Pixels along the sides of a thinned block that do not count: a network that looks further than a block goes
     #: cannot know them, and scans are not answered in pieces of their size.
     rim: int = 0
+    #: Share of the loss that counts the first and the last gap of a thinned block like those between: no slice is seen
+    #: beyond them, as at the ends of a scan, where there are two among many. The rest leaves them out.
+    ends_share: float = 1.0
     #: Share of steps whose thinned blocks have coarser pixels too, by the same factor: gaps and pixels then have the
     #: ratio that they have in the scan itself, whose gaps will be filled one day.
     scaled_share: float = 0.0
@@ -105,6 +108,7 @@ class TrainingConfig:
             f'the network needs "thick": 1 for the acquisition {THICK}, and for no other',
         )
         _require(0 <= self.overlap_share <= 1, "the share of overlapping blocks must lie between 0 and 1")
+        _require(0 <= self.ends_share <= 1, "the share of the ends must lie between 0 and 1")
         _require(0 <= self.scaled_share <= 1, "the share of scaled blocks must lie between 0 and 1")
         _require(0 <= self.rehearsal_share < 1, "the share of rehearsing steps must lie between 0 and below 1")
         _require(all(2 <= factor <= 8 for factor in self.factor_shares), "factors must lie between 2 and 8")

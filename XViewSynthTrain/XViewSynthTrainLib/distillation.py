@@ -19,11 +19,22 @@ def restoration_terms(network: ThreeViewNetwork, blocks: Blocks, config: Trainin
     views, answer = network.answer(blocks.observed, blocks.factor, blocks.facts)
     within = slice(config.rim, -config.rim or None)
     views, answer, truth = (images[..., within, within] for images in (views, answer, blocks.truth))
+    # Without the first and the last gap: of thick slices, all are answered, and of thin ones what lies in the gaps.
+    inner = (..., slice(1, -1), *[slice(None)] * 3)
+    if blocks.profile is not None:
+        inner = (..., slice(blocks.factor, -blocks.factor), *[slice(None)] * 2)
+
+    def missed(predicted: Tensor) -> Tensor:
+        within_gaps, everywhere = (
+            restoration_loss(predicted[part], truth[part], weights.squared) for part in (inner, ...)
+        )
+        return torch.lerp(within_gaps, everywhere, config.ends_share)
+
     terms = {}
     if weights.views:
-        terms["views"] = weights.views * restoration_loss(views, truth, weights.squared)
+        terms["views"] = weights.views * missed(views)
     if weights.mean:
-        terms["mean"] = weights.mean * restoration_loss(answer, truth, weights.squared)
+        terms["mean"] = weights.mean * missed(answer)
     if weights.wavelet:
         terms["wavelet"] = weights.wavelet * wavelet_loss(answer, truth)
     return terms
