@@ -27,7 +27,7 @@ const float nothing[MOST_CHANNELS] = {};
 inline Eight load(const float *from) { return *reinterpret_cast<const Eight *>(from); }
 inline void store(float *to, Eight values) { *reinterpret_cast<Eight *>(to) = values; }
 
-// The rows of the three transforms and of their transposes, one along each axis: `stride` apart in, one after another out.
+// The transforms along one axis, of rows that lie `stride` apart, to rows one after another.
 
 inline void from_pixels(const Eight *in, int stride, Eight *out) {
   const Eight a = in[0], b = in[stride], c = in[2 * stride], d = in[3 * stride], e = in[4 * stride], f = in[5 * stride];
@@ -86,7 +86,7 @@ struct Images {
   int64_t tiles() const { return images * down() * across(); }
 };
 
-// Where the pixels of a tile begin, and the first of them.
+// The image of a tile, and where its pixels begin there.
 struct Tile {
   int64_t image, row, column;
   Tile(const Images &of, int64_t number)
@@ -94,6 +94,11 @@ struct Tile {
         row(number / of.across() % of.down() * 4),
         column(number % of.across() * 4) {}
 };
+
+// Where points[i][j][tile] begins.
+inline int64_t at_point(int i, int j, int tile, int channels) {
+  return ((i * 6 + j) * TILES + tile) * int64_t(channels);
+}
 
 // Transform tiles, `BEFORE` pixels before each included, `SIZE` x `SIZE` pixels, to points[point][tile][channel].
 template <int SIZE, int BEFORE, void (*transform)(const Eight *, int, Eight *)>
@@ -105,7 +110,8 @@ void to_points(const Images &of, const float *pixels, int channels, int64_t firs
       for (int j = 0; j < SIZE; ++j) {
         const int64_t row = at.row + i - BEFORE, column = at.column + j - BEFORE;
         const bool within = row >= 0 && row < of.rows && column >= 0 && column < of.columns;
-        places[i * SIZE + j] = within ? pixels + ((at.image * of.rows + row) * of.columns + column) * channels : nothing;
+        const int64_t pixel = (at.image * of.rows + row) * of.columns + column;
+        places[i * SIZE + j] = within ? pixels + pixel * channels : nothing;
       }
     for (int channel = 0; channel < channels; channel += 8) {
       Eight down[SIZE][6], across[6], column[SIZE];
@@ -115,7 +121,7 @@ void to_points(const Images &of, const float *pixels, int channels, int64_t firs
       }
       for (int i = 0; i < 6; ++i) {
         transform(&down[0][i], 6, across);
-        for (int j = 0; j < 6; ++j) store(points + ((i * 6 + j) * TILES + tile) * int64_t(channels) + channel, across[j]);
+        for (int j = 0; j < 6; ++j) store(points + at_point(i, j, tile, channels) + channel, across[j]);
       }
     }
   }
@@ -129,7 +135,7 @@ void from_points(
     for (int channel = 0; channel < channels; channel += 8) {
       Eight down[6][4], across[4], column[6];
       for (int j = 0; j < 6; ++j) {
-        for (int i = 0; i < 6; ++i) column[i] = load(points + ((i * 6 + j) * TILES + tile) * int64_t(channels) + channel);
+        for (int i = 0; i < 6; ++i) column[i] = load(points + at_point(i, j, tile, channels) + channel);
         to_pixels(column, 1, down[j]);
       }
       const Eight shift = load(bias + channel);
@@ -211,7 +217,8 @@ void convolve(
     const int whole = (count + LINES - 1) / LINES * LINES;
     for (int64_t point = 0; point < POINTS; ++point)
       multiply<false>(
-          &points[point * TILES * from], 1, from, &weights[point * size], to, &products[point * TILES * to], whole, from);
+          &points[point * TILES * from], 1, from, &weights[point * size], to, &products[point * TILES * to], whole,
+          from);
     from_points(of, products.data(), bias, to, first, count, convolved);
   }
 }
