@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
 
@@ -37,8 +37,6 @@ _ATTRIBUTES = {
     "texture": "Texture",
     "slice_thickness": "SliceThickness",
 }
-# Scenes that were saved before 0.16.0 do not tell these.
-_OPTIONAL = ("quality", "texture", "slice_thickness")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
@@ -229,8 +227,9 @@ def _follow_storage(node: slicer.vtkMRMLNode) -> None:
 
 def _read(node: slicer.vtkMRMLNode) -> Provenance | None:
     texts = {field: node.GetAttribute(PREFIX + attribute) for field, attribute in _ATTRIBUTES.items()}
-    texts = {field: text for field, text in texts.items() if text is not None or field not in _OPTIONAL}
-    if None in texts.values():
+    texts = {field: text for field, text in texts.items() if text is not None}
+    # Scenes that were saved before 0.16.0 do not tell what has a default.
+    if any(field.default is MISSING and field.name not in texts for field in fields(Provenance)):
         return None
     texts["input_node_id"] = node.GetNodeReferenceID(INPUT_REFERENCE) or texts["input_node_id"]
     try:

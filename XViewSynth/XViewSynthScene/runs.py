@@ -15,11 +15,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import slicer
 
-from XViewSynthLib import __version__
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.grid import Grid, settle_grid
 from XViewSynthLib.volume import Volume, array_axis
@@ -35,13 +34,10 @@ from .jobs import (
     SelfCheckJob,
     SelfCheckSettings,
 )
-from .provenance import Provenance, now, provenance_from_report
+from .provenance import Provenance, provenance_from_report
 from .results import check_output_node, create_output, snapshot
 from .sequences import EnhancedFrame, create_sequence_output, frames, sequence_of
 from .volumes import volume_from_node
-
-if TYPE_CHECKING:
-    from XViewSynthLib import Enhanced
 
 
 @dataclass(frozen=True)
@@ -318,6 +314,7 @@ def enhance_in_process(
         InputError: as for `EnhanceRun`, or the volume shows a sequence.
     """
     from XViewSynthLib import enhance
+    from XViewSynthLib.cli import describe_enhanced
 
     check_output_node(output_node, input_node)
     volume = volume_from_node(input_node)
@@ -333,7 +330,8 @@ def enhance_in_process(
         new_thickness=settings.new_thickness,
         **_common_options(settings),
     )
-    provenance = _provenance_of(enhanced, before.node_id, before.name)
+    report = describe_enhanced(before.name, "", volume, enhanced)
+    provenance = provenance_from_report(report, input_node_id=before.node_id, input_name=before.name)
     output, _ = create_output(input_node, enhanced.volume, enhanced.doubt, provenance, output_node)
     return output
 
@@ -361,26 +359,6 @@ def _common_options(settings: EnhanceSettings | SelfCheckSettings) -> dict[str, 
         "quality": settings.quality,
         "memory": None if settings.memory_gb is None else round(settings.memory_gb * 1e9),
     }
-
-
-def _provenance_of(enhanced: Enhanced, input_node_id: str, input_name: str) -> Provenance:
-    synthetic = tuple(enhanced.synthetic_slices)
-    return Provenance(
-        model=enhanced.model.name,
-        model_sha256=enhanced.model.sha256,
-        factor=enhanced.factor,
-        axis=enhanced.axis,
-        acquisition=enhanced.acquisition,
-        synthetic_slices=synthetic,
-        observed_slices=enhanced.volume.slices(enhanced.axis) - len(synthetic),
-        input_node_id=input_node_id,
-        input_name=input_name,
-        software_version=__version__,
-        created=now(),
-        quality=enhanced.plan.quality,
-        texture=enhanced.texture,
-        slice_thickness=enhanced.volume.slice_thickness,
-    )
 
 
 def _if_in_scene(node: slicer.vtkMRMLNode | None) -> slicer.vtkMRMLNode | None:
