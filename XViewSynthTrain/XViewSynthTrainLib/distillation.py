@@ -23,12 +23,12 @@ def restoration_terms(network: ThreeViewNetwork, blocks: Blocks, config: Trainin
     inner = (..., slice(1, -1), *[slice(None)] * 3)
     if blocks.profile is not None:
         inner = (..., slice(blocks.factor, -blocks.factor), *[slice(None)] * 2)
+    parts = ((..., config.ends_share), (inner, 1 - config.ends_share))
 
     def missed(predicted: Tensor) -> Tensor:
-        within_gaps, everywhere = (
-            restoration_loss(predicted[part], truth[part], weights.squared) for part in (inner, ...)
+        return sum(
+            share * restoration_loss(predicted[part], truth[part], weights.squared) for part, share in parts if share
         )
-        return torch.lerp(within_gaps, everywhere, config.ends_share)
 
     terms = {}
     if weights.views:
