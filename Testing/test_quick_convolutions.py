@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 import torch
 from hypothesis import given
@@ -11,10 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import quick_convolutions
-from quick_convolutions import COMPILERS, QuickConv2d, quicken
+from quick_convolutions import QuickConv2d, compiler, quicken
 from XViewSynthLib.networks import ScanFacts, ThreeViewNetwork
 
-needs_compiler = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="there is no C++ compiler")
+needs_compiler = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
 
 
 def outcome(layer: nn.Module, images: torch.Tensor, gradient: torch.Tensor) -> list[torch.Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -13,13 +12,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from optimizers import MuonAndAdam, orthogonal
-from quick_convolutions import COMPILERS
+from quick_convolutions import compiler
 from scans import affine_from, anatomy
 from tiny import NETWORK, make_card, make_network
 from tools import train_together
 from XViewSynthLib import Volume, write_volume
 from XViewSynthLib.models import load_model, save_model
-from XViewSynthLib.networks import ScanFacts
+from XViewSynthLib.networks import ScanFacts, ThreeViewNetwork
 from XViewSynthTrainLib.sampling import Material
 
 FACTS = ScanFacts(torch.tensor([3.0]))
@@ -150,10 +149,10 @@ class TestTool:
             after.network.state_dict()["axial.trunk.head.weight"], before.state_dict()["axial.trunk.head.weight"]
         )
 
-    @pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="there is no C++ compiler")
+    @pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
     def test_trains_with_quick_convolutions(self, tool, observed, tmp_path):
         sizes = FUSED | {"channels": 8}
-        model = save_model(tmp_path / "model", train_together.ThreeViewNetwork(**sizes), make_card(network=sizes))
+        model = save_model(tmp_path / "model", ThreeViewNetwork(**sizes), make_card(network=sizes))
         write_volume(Volume(anatomy((60, 25, 22)), affine_from((0.8, 0.8, 1.0))), tmp_path / "scan.nrrd")
         small = '{"batch": 1, "slices": 4, "pixels": 8, "adam_rate": 0.01, "factor_shares": {"4": 1.0}}'
         arguments = [model.folder, tmp_path / "all.safetensors", tmp_path / "scan.nrrd", "--minutes", 0.01]

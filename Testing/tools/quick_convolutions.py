@@ -11,6 +11,7 @@ import ctypes
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 SOURCE = Path(__file__).with_name("winograd.cpp")
 COMPILERS = ("g++", "clang++")
-#: Numbers of channels that the kernel knows: multiples of this, up to that.
+#: Numbers of channels that the kernel knows: multiples of this, up to that (`MOST_CHANNELS` there, too).
 CHANNELS, MOST_CHANNELS = 8, 1024
 
 
@@ -72,7 +73,7 @@ class _Convolution(torch.autograd.Function):
             turned = weight.flip(2, 3).permute(2, 3, 0, 1)
             of_images = _convolved(gradient, turned, torch.zeros(weight.shape[1]))
         of_kernel, of_bias = torch.empty(3, 3, weight.shape[1], weight.shape[0]), torch.empty(weight.shape[0])
-        _kernel().gradients(*_sizes(images, weight.shape[0]), *map(_address, (images, gradient, of_kernel, of_bias)))
+        _call(_kernel().gradients, images, gradient, of_kernel, of_bias, to=weight.shape[0])
         return of_images, of_kernel.permute(3, 2, 0, 1), of_bias
 
 
@@ -80,29 +81,34 @@ def _convolved(images: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     """Images, channels last, with a kernel of (3, 3, from, to)."""
     kernel, (count, _, rows, columns) = kernel.contiguous(), images.shape
     convolved = torch.empty((count, kernel.shape[3], rows, columns), memory_format=torch.channels_last)
-    _kernel().convolve(*_sizes(images, kernel.shape[3]), *map(_address, (images, kernel, bias, convolved)))
+    _call(_kernel().convolve, images, kernel, bias, convolved, to=kernel.shape[3])
     return convolved
 
 
-def _sizes(images: Tensor, to: int) -> tuple[ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, int, int]:
+def _call(function: Callable[..., None], images: Tensor, *others: Tensor, to: int) -> None:
     count, channels, rows, columns = images.shape
-    return ctypes.c_int64(count), ctypes.c_int64(rows), ctypes.c_int64(columns), channels, to
+    function(count, rows, columns, channels, to, *(tensor.data_ptr() for tensor in (images, *others)))
 
 
-def _address(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
+def compiler() -> str | None:
+    """Path of a C++ compiler, if there is one."""
+    return next(filter(None, map(shutil.which, COMPILERS)), None)
 
 
 @lru_cache(maxsize=1)
 def _kernel() -> ctypes.CDLL:
-    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
-    if compiler is None:
+    program = compiler()
+    if program is None:
         raise RuntimeError("Install g++ or clang++, or convolve by PyTorch: there is no C++ compiler here.")
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "winograd.so"
-        command = [compiler, "-O3", "-march=native", "-fPIC", "-shared", SOURCE, "-o", library]
+        command = [program, "-O3", "-march=native", "-fPIC", "-shared", SOURCE, "-o", library]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             told = done.stderr.strip()
-            raise RuntimeError(f"Convolve by PyTorch: {compiler} does not compile {SOURCE.name} ({told}).")
-        return ctypes.CDLL(str(library))
+            raise RuntimeError(f"Convolve by PyTorch: {program} does not compile {SOURCE.name} ({told}).")
+        kernel = ctypes.CDLL(str(library))
+    for function in (kernel.convolve, kernel.gradients):
+        function.argtypes = [ctypes.c_int64] * 3 + [ctypes.c_int] * 2 + [ctypes.c_void_p] * 4
+        function.restype = None
+    return kernel
