@@ -413,7 +413,7 @@ class TestSpeed:
         assert main(["speed", "--model", model, "--factor", "3", "--precision", "bf16", "--device", "cpu"]) == 0
         measured = json.loads(capsys.readouterr().out)
         assert 0 < measured.pop("seconds_per_voxel") < 1e-3
-        assert measured == {"device": "cpu", "precision": "bf16", "factor": 3, "model": "small"}
+        assert measured == {"device": "cpu", "precision": "bf16", "quality": "standard", "factor": 3, "model": "small"}
 
     def test_takes_a_factor_that_the_model_knows(self, folder, tmp_path, capsys):
         limited = save_model(tmp_path / "limited", make_network(), make_card(factors=[6, 5])).folder

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,9 @@ from hypothesis import strategies as st
 from scans import affine_from, anatomy
 from tiny import NETWORK, cramped, make_card, make_network
 from XViewSynthLib import InputError, Volume, enhance, plan, selfcheck
-from XViewSynthLib.ensemble import BEST_QUALITY, STANDARD_QUALITY, Pose, poses
+from XViewSynthLib.ensemble import BEST_QUALITY, QUALITIES, STANDARD_QUALITY, Pose, poses
 from XViewSynthLib.models import Model, load_model, save_model
+from XViewSynthLib.networks import ThreeViewNetwork
 from XViewSynthLib.plan import make_plan
 
 #: For each pass, the scan as the networks see it.
@@ -107,7 +110,7 @@ class TestAnswer:
 
 class TestPlan:
     def test_takes_as_many_times_longer_and_more_memory(self, scan, model, monkeypatch):
-        monkeypatch.setattr(plan, "seconds_per_voxel", lambda *_: 1e-3)
+        monkeypatch.setattr(plan.time, "perf_counter", count().__next__)
         monkeypatch.setattr(plan, "process_bytes", lambda: 10**8)
         one, four = (
             make_plan(scan, model, factor=3, device="cpu", quality=quality)
@@ -133,6 +136,67 @@ class TestPlan:
     def test_a_quality_that_does_not_exist(self, scan, model):
         with pytest.raises(InputError, match="'perfect' does not exist: choose standard or best"):
             enhance(scan, 2, model=model, quality="perfect", device="cpu")
+
+
+class TestBestSpecialists:
+    """Networks that answer at best quality alone."""
+
+    @pytest.fixture(params=[{}, {"4": {"fusion_blocks": 2}}], ids=["beside none", "beside one"])
+    def sizes(self, request) -> dict:
+        """Of networks with specialists for x2 and x4 at best quality, and none or one for x4 at standard quality."""
+        return {
+            "fusion_blocks": 1,
+            "specialists": request.param,
+            "best_specialists": {"2": {"fusion_blocks": 2}, "4": {"fusion_blocks": 3}},
+        }
+
+    @pytest.fixture
+    def larger(self, sizes, tmp_path) -> Model:
+        card = make_card(network=NETWORK | sizes)
+        return load_model(save_model(tmp_path / "larger", make_network(**sizes), card).folder)
+
+    def test_answer_at_best_quality_alone(self, scan, larger):
+        network = larger.network
+        without = Model("without", larger.folder, make_card(), "0" * 64, network.at_quality(STANDARD_QUALITY))
+        with_them = Model("with them", larger.folder, make_card(), "0" * 64, network.at_quality(BEST_QUALITY))
+        for factor in (2, 3, 4):
+            one, best = (enhance(scan, factor, model=larger, quality=quality, device="cpu") for quality in QUALITIES)
+            same = enhance(scan, factor, model=without, device="cpu")
+            np.testing.assert_array_equal(one.volume.voxels, same.volume.voxels)
+            of_all, of_others = (
+                enhance(scan, factor, model=each, quality=BEST_QUALITY, device="cpu") for each in (with_them, without)
+            )
+            np.testing.assert_array_equal(best.volume.voxels, of_all.volume.voxels)
+            assert np.array_equal(best.volume.voxels, of_others.volume.voxels) == (factor == 3)
+
+    def test_are_chosen_and_not_copied(self, larger):
+        before = list(larger.network.state_dict())
+        best = larger.at_quality(BEST_QUALITY)
+        assert best.network.answering(4) is larger.network.best_specialists["4"]
+        assert best.network.axial is larger.network.axial
+        assert best.at_quality(BEST_QUALITY).network.answering(4) is best.network.answering(4)
+        assert list(larger.network.state_dict()) == before
+
+    def test_are_not_in_what_is_trained(self, sizes, larger):
+        model = larger.trainable()
+        assert model.card["network"] == NETWORK | {"fusion_blocks": 1, "specialists": sizes["specialists"]}
+        expected = ThreeViewNetwork(**model.card["network"])
+        assert model.network.state_dict().keys() == expected.state_dict().keys()
+
+    @pytest.mark.parametrize("quality", QUALITIES)
+    def test_time_and_memory_are_those_of_what_answers(self, scan, larger, monkeypatch, quality):
+        expected = larger.network.at_quality(quality).answering(4)
+        asked = []
+        answering = ThreeViewNetwork.answering
+
+        def listen(network, factor):
+            asked.append(answering(network, factor))
+            return asked[-1]
+
+        monkeypatch.setattr(ThreeViewNetwork, "answering", listen)
+        make_plan(scan, larger, factor=4, device="cpu", quality=quality)
+        # A network at a quality is a copy that has the same layers.
+        assert {id(network.axial) for network in asked} == {id(expected.axial)}
 
 
 def test_a_selfcheck_measures_it(scan, model):

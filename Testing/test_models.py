@@ -254,6 +254,8 @@ class TestCard:
             ("network", {"specialists": {"4": 8}}),
             ("network", {"specialists": {"4": {"channels": 10**9}}}),
             ("network", {"specialists": {"4": {"specialists": {"4": {}}}}}),
+            ("network", {"best_specialists": ["4"]}),
+            ("network", {"best_specialists": {"1": {"channels": 8}}}),
             ("training_data", [{"name": "a scan"}]),
             ("measured_gains", []),
             ("weights_sha256", "A" * 64),

@@ -55,6 +55,15 @@ def bars(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def with_best_specialist(tmp_path_factory):
+    """It answers with the spline, and has another network for x4 at best quality."""
+    folder = tmp_path_factory.mktemp("models") / "best"
+    sizes = NETWORK | {"best_specialists": {"4": {"fusion_blocks": 1}}}
+    save_model(folder, ThreeViewNetwork(**sizes), make_card(network=sizes))
+    return folder
+
+
+@pytest.fixture(scope="module")
 def untrained_model(tmp_path_factory):
     """It answers with the spline, and so is hard to beat on a smooth scan in a few wild steps."""
     folder = tmp_path_factory.mktemp("models") / "untrained"
@@ -105,6 +114,13 @@ class TestTrain:
         assert card["network"] == NETWORK
         assert card["training"]["started_from"] == load_model(tiny_model).sha256
         assert [entry["name"] for entry in card["training_data"]] == ["nothing", "scan 1"]
+
+    def test_has_nothing_of_what_answers_at_best_quality_alone(self, thin, tmp_path, with_best_specialist):
+        settings = {**SETTINGS, "network": {}}
+        train([thin], tmp_path / "run", settings, start=str(with_best_specialist), hold_out_share=0)
+        card = load_model(tmp_path / "run" / "model").card
+        assert card["network"] == NETWORK
+        assert card["training"]["started_from"] == load_model(with_best_specialist).sha256
 
     @pytest.mark.parametrize("stopped_after", [1, 3])
     def test_goes_on_where_it_stopped(self, thin, tmp_path, stopped_after):
@@ -223,6 +239,11 @@ class TestVerdict:
         assert "did not beat 'small'" in report["message"]
         assert report["model"]["sha256"] == load_model(untrained_model).sha256
 
+    def test_what_it_began_with_still_answers_at_best_quality(self, thin, tmp_path, with_best_specialist):
+        report = train([thin], tmp_path / "run", HARMFUL, start=str(with_best_specialist))
+        assert report["beats_start"] is False
+        assert "4" in load_model(tmp_path / "run" / "model").network.best_specialists
+
     def test_from_scratch_there_is_nothing_to_beat(self, thin, tmp_path):
         report = train([thin], tmp_path / "run", SETTINGS)
         assert report["beats_start"] is None
@@ -340,6 +361,11 @@ class TestAblation:
         began_with = load_model(tiny_model).sha256
         for arm in ARMS:
             assert load_model(tmp_path / "out" / arm / "seed0").card["training"]["started_from"] == began_with
+
+    def test_trains_nothing_that_answers_at_best_quality_alone(self, thin, tmp_path, with_best_specialist):
+        ablate([thin], tmp_path / "out", {**SETTINGS, "network": {}}, seeds=1, start=str(with_best_specialist))
+        for arm in ARMS:
+            assert load_model(tmp_path / "out" / arm / "seed0").card["network"] == NETWORK
 
     def test_tells_the_time_left_of_all_runs(self, thin, tmp_path):
         told = []

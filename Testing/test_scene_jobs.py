@@ -305,8 +305,8 @@ class TestSettings:
             new_thickness=2,
         )
         assert " ".join(settings.arguments()) == (
-            f"--model {tiny_model} --device cuda:1 --precision bf16 --factor 3 --acquisition gap --axis J "
-            "--quality best --memory 2.0 --thickness 5.0 --profile gaussian --new-thickness 2.0"
+            f"--model {tiny_model} --device cuda:1 --precision bf16 --quality best --factor 3 --acquisition gap "
+            "--axis J --memory 2.0 --thickness 5.0 --profile gaussian --new-thickness 2.0"
         )
 
     @pytest.mark.parametrize(

@@ -128,6 +128,32 @@ class TestTool:
             change = answer(joined.network, observed, factor) - answer(model.network, observed, factor)
             assert change.abs().max() > 1e-4
 
+    def test_trains_on_what_answers_at_best_quality_alone(self, tool, observed, tmp_path):
+        own = {"2": {"fusion_blocks": 2}, "4": {"fusion_blocks": 3}}
+        sizes = {"fusion_blocks": 1, "specialists": {"4": {"fusion_blocks": 1}}, "best_specialists": own}
+        card = make_card(network=NETWORK | sizes)
+        before = save_model(tmp_path / "before", make_network(seed=2, **sizes), card)
+        write_volume(Volume(anatomy((60, 25, 22)), affine_from((0.8, 0.8, 1.0))), tmp_path / "scan.nrrd")
+        small = '{"batch": 1, "slices": 4, "pixels": 8, "muon_rate": 0, "adam_rate": 0, "condition_rate": 0}'
+        for factor in (3, 4):
+            arguments = [before.folder, tmp_path / f"{factor}.safetensors", tmp_path / "scan.nrrd", "--minutes", 0.01]
+            tool("train", *arguments, "--factor", factor, "--best", "--settings", small)
+        tool("join", before.folder, tmp_path / "after", *(tmp_path / f"{factor}.safetensors" for factor in (3, 4)))
+        after = load_model(tmp_path / "after")
+        assert after.card["network"]["best_specialists"] == own | {"3": {"fusion_blocks": 1}}
+        assert [record["part"] for record in after.card["training"][-2:]] == [
+            "specialist for x3 at best quality",
+            "specialist for x4 at best quality",
+        ]
+        for factor, quality in ((4, "standard"), (3, "best"), (4, "best")):
+            first, then = (answer(model.network.at_quality(quality), observed, factor) for model in (before, after))
+            assert torch.equal(then, first)
+
+    def test_no_whole_model_for_best_quality_alone(self, tool, model, tmp_path, capsys):
+        with pytest.raises(SystemExit):
+            tool("train", model.folder, tmp_path / "all.safetensors", "scan.nrrd", "--minutes", 1, "--best")
+        assert "Give --factor with --best" in capsys.readouterr().err
+
     @pytest.mark.parametrize("acquisition", ["gap", "thick"])
     def test_trains_a_whole_model(self, tool, tmp_path, capsys, acquisition):
         sizes = FUSED | ({"thick": 1} if acquisition == "thick" else {})

@@ -53,7 +53,7 @@ def make_network(seed: int = 0, **changes: object) -> ThreeViewNetwork:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = ThreeViewNetwork(**NETWORK, **changes)
-        for part in (network, *network.specialists.values()):
+        for part in (network, *network.specialists.values(), *network.best_specialists.values()):
             for student in (part.axial, part.pixelwise):
                 torch.nn.init.normal_(student.trunk.condition.weight, std=0.3)
                 for head in student.heads.values():

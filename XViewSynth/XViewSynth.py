@@ -182,7 +182,7 @@ class Quality(enum.Enum):
         """What the panel calls it."""
         return {
             Quality.STANDARD: _("Standard"),
-            Quality.BEST: _("Best (takes four times as long)"),
+            Quality.BEST: _("Best (takes four to six times as long)"),
         }[self]
 
 
@@ -721,7 +721,7 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         :param thickness: of the observed slices, mm; by default what the scan says.
         :param profile: "box" or "gaussian", how thick slices average.
         :param newThickness: of the new slices, mm, where those of the scan are thick; by default they touch.
-        :param quality: "standard", or "best", which is nearer to the truth and takes four times as long.
+        :param quality: "standard", or "best", which is nearer to the truth and takes four to six times as long.
         :param inProcess: compute in Slicer's own process, which stands still meanwhile.
         :return: the enhanced volume; how it was made is in its attributes "XViewSynth. ...".
         :raises ValueError: with a sentence that says what to do.
@@ -944,12 +944,10 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
 
     def expectedSeconds(self, outlook, settings):
         """How long enhancing would take, or None as long as that is not known."""
-        from XViewSynthLib.ensemble import poses
-
         speed = self._speeds.get(_speedKey(settings, outlook.grid.factor))
         if speed is None:
             return None
-        return speed[0] * outlook.timed_voxels * len(poses(settings.quality)) + speed[1]
+        return speed[0] * outlook.timed_voxels + speed[1]
 
     def missingSpeed(self, outlook, settings):
         """What to measure before the time can be told (SpeedSettings), or None where nothing more can be learned."""
@@ -959,8 +957,8 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         key = _speedKey(settings, outlook.grid.factor)
         if key in self._speeds or missing_packages():
             return None
-        model, device, precision, factor = key
-        return SpeedSettings(factor=factor, model=model, device=device, precision=precision)
+        model, device, precision, quality, factor = key
+        return SpeedSettings(factor=factor, model=model, device=device, precision=precision, quality=quality)
 
     def startMeasuring(self, settings):
         """Begin to measure this computer, and return at once: a job to poll, and to hand to `keepSpeed` at its end."""
@@ -989,7 +987,7 @@ _INPUT_EVENTS = (
 
 
 def _speedKey(settings, factor):
-    return settings.model, settings.device, settings.precision, factor
+    return settings.model, settings.device, settings.precision, settings.quality, factor
 
 
 class XViewSynthTest(ScriptedLoadableModuleTest):

@@ -1,16 +1,17 @@
 """Train the views and the fusion of a model together, and put the outcome into a model.
 
-    python Testing/tools/train_together.py train MODEL FILE.safetensors SCAN... --minutes M [--factor S]
+    python Testing/tools/train_together.py train MODEL FILE.safetensors SCAN... --minutes M [--factor S [--best]]
         [--thickness MM...] [--network '{"fusion_blocks": 3, "overlap": 1}'] [--settings '{"muon_rate": 0.001}']
         [--threads N] [--quick-convolutions] [--device cuda] [--workers N]
     python Testing/tools/train_together.py join MODEL OUTPUT_FOLDER [FILE.safetensors...] [--share S] [--half]
 
 Training begins with what the model answers now, and with the truth of thinned scans alone, half of them made to
-overlap. With a factor, a specialist is trained that will answer for this factor alone; without, the whole model. The
-last slices of the first scan are kept from it, and tell how much the network gains over the spline. FILE is written
-every few minutes, so that a run that is stopped is not lost; `join` writes a model that has everything given, or, with
-a share, weights between those that the model had and those given (Wortsman et al., Robust fine-tuning of zero-shot
-models, CVPR 2022). With `--half`, all weights are rounded to half precision, which takes half the room.
+overlap. With a factor, a specialist is trained that will answer for this factor alone, with `--best` at best quality
+alone; without a factor, the whole model. The last slices of the first scan are kept from it, and tell how much the
+network gains over the spline. FILE is written every few minutes, so that a run that is stopped is not lost; `join`
+writes a model that has everything given, or, with a share, weights between those that the model had and those given
+(Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022). With `--half`, all weights are rounded to half
+precision, which takes half the room.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from torch.utils.data import DataLoader, Dataset
 from optimizers import MuonAndAdam, follow
 from quick_convolutions import quicken
 from XViewSynthLib import load_model, read_volume
+from XViewSynthLib.ensemble import BEST_QUALITY, STANDARD_QUALITY
 from XViewSynthLib.models import save_model
 from XViewSynthLib.networks import ThreeViewNetwork, spline_between, spline_through, to_network_units
 from XViewSynthLib.slice_profile import SliceProfile, averaging_weights
@@ -48,8 +50,11 @@ REPORT_EVERY, SAVE_EVERY = 240.0, 300.0
 KEPT_SLICES, KEPT_PIXELS = 41, 320
 #: Of either neighbour in the slices that tell, which are made to overlap.
 WEIGHTS = (0.0, 0.28)
+#: Where a card has the specialists that answer at each quality; those at standard quality do at best as well, where it
+#: has no others.
+FIELDS = {STANDARD_QUALITY: "specialists", BEST_QUALITY: "best_specialists"}
 #: What a specialist has no part in.
-OF_THE_WHOLE = ("specialists", "wide_gaps", "wide_doubling")
+OF_THE_WHOLE = (*FIELDS.values(), "wide_gaps", "wide_doubling")
 #: What a specialist has from the model unless it says otherwise.
 SHARED = ("channels", "axial_blocks", "pixel_blocks", "thick")
 #: So many factors are told of, those drawn most often.
@@ -121,6 +126,7 @@ def main() -> None:
     command.add_argument("scans", nargs="+", type=Path, metavar="SCAN")
     command.add_argument("--minutes", type=float, required=True)
     command.add_argument("--factor", type=int, help="train a specialist for it")
+    command.add_argument("--best", action="store_true", help="which answers at best quality alone")
     command.add_argument("--network", type=json.loads, default={}, metavar="JSON", help="its settings, if others")
     command.add_argument("--thickness", nargs="+", type=float, metavar="MM", help="of the slices of each scan")
     command.add_argument("--threads", type=int, help="cores to use")
@@ -138,6 +144,8 @@ def main() -> None:
     command.add_argument("--half", action="store_true", help="round all weights to half precision")
     command.set_defaults(run=join)
     arguments = parser.parse_args()
+    if getattr(arguments, "best", False) and arguments.factor is None:
+        parser.error("Give --factor with --best: at best quality, only networks of single factors answer alone.")
     arguments.run(arguments)
 
 
@@ -146,10 +154,12 @@ def train(arguments: argparse.Namespace) -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     settings, factor, model = Settings(**arguments.settings), arguments.factor, load_model(arguments.model)
+    quality = BEST_QUALITY if arguments.best else STANDARD_QUALITY
     sizes = model.card["network"]
     if factor is not None:
-        own = sizes.get("specialists", {}).get(str(factor), {})
-        sizes = {name: number for name, number in sizes.items() if name not in OF_THE_WHOLE} | own
+        model = model.at_quality(quality)
+        own = sizes.get("specialists", {}) | sizes.get(FIELDS[quality], {})
+        sizes = {name: number for name, number in sizes.items() if name not in OF_THE_WHOLE} | own.get(str(factor), {})
         settings = replace(settings, factor_shares={str(factor): 1.0})
     sizes = sizes | arguments.network
     torch.manual_seed(arguments.seed)
@@ -172,6 +182,8 @@ def train(arguments: argparse.Namespace) -> None:
         network, settings.muon_rate, settings.adam_rate, settings.fusion_rates, settings.condition_rate
     )
     part = "views and fusion" if factor is None else f"specialist for x{factor}"
+    if arguments.best:
+        part += " at best quality"
     record = {"part": part, "seed": arguments.seed, **asdict(settings)}
     began, step, reported, saved = time.monotonic(), 0, 0.0, 0.0
     while (elapsed := time.monotonic() - began) < 60 * arguments.minutes:
@@ -185,9 +197,9 @@ def train(arguments: argparse.Namespace) -> None:
             print(f"{elapsed / 60:.0f} min, step {step}: {gains(averaged, kept)}", flush=True)
         if elapsed - saved > SAVE_EVERY:
             saved = elapsed
-            write(arguments.file, averaged, factor, sizes, record | {"steps_done": step})
+            write(arguments.file, averaged, factor, sizes, record | {"steps_done": step}, quality)
     print(f"end, step {step}: {gains(averaged, kept)}", flush=True)
-    write(arguments.file, averaged, factor, sizes, record | {"steps_done": step})
+    write(arguments.file, averaged, factor, sizes, record | {"steps_done": step}, quality)
 
 
 class Exercises(Dataset):
@@ -268,9 +280,17 @@ def gains(network: ThreeViewNetwork, kept: list[tuple[float, Blocks]]) -> str:
     return ", ".join(told)
 
 
-def write(file: Path, network: ThreeViewNetwork, factor: int | None, sizes: dict, record: dict) -> None:
-    """Write a network, what it is made with, and what its training was like."""
-    told = {"factor": json.dumps(factor), "network": json.dumps(sizes), "record": json.dumps(record)}
+def write(
+    file: Path,
+    network: ThreeViewNetwork,
+    factor: int | None,
+    sizes: dict,
+    record: dict,
+    quality: str = STANDARD_QUALITY,
+) -> None:
+    """Write a network, what it is made with and for, and what its training was like."""
+    told = {"factor": factor, "network": sizes, "record": record, "quality": quality}
+    told = {name: json.dumps(value) for name, value in told.items()}
     save_file({name: weights.contiguous() for name, weights in network.state_dict().items()}, file, metadata=told)
 
 
@@ -281,9 +301,11 @@ def join(arguments: argparse.Namespace) -> None:
     records = []
     for file in arguments.files:
         with safe_open(file, "pt") as opened:
-            factor, own, record = (json.loads(opened.metadata()[name]) for name in ("factor", "network", "record"))
+            told = {name: json.loads(value) for name, value in opened.metadata().items()}
+        factor, own, record = (told[name] for name in ("factor", "network", "record"))
+        field = FIELDS[told["quality"]]
         records.append(record if arguments.share == 1 else record | {"share": arguments.share})
-        prefix = "" if factor is None else f"specialists.{factor}."
+        prefix = "" if factor is None else f"{field}.{factor}."
         trained = {f"{prefix}{name}": weights for name, weights in load_file(file).items()}
         tensors |= mixed(trained, tensors, arguments.share)
         if factor is None:
@@ -291,7 +313,7 @@ def join(arguments: argparse.Namespace) -> None:
             continue
         # What it shares with the model need not be said again.
         own = {name: number for name, number in own.items() if name not in SHARED or sizes.get(name) != number}
-        sizes = sizes | {"specialists": sizes.get("specialists", {}) | {str(factor): own}}
+        sizes = sizes | {field: sizes.get(field, {}) | {str(factor): own}}
     network = ThreeViewNetwork(**sizes)
     network.load_state_dict({name: tensors[name] for name in network.state_dict()})
     # What was measured of the model before does not hold any longer.

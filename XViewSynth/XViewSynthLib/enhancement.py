@@ -167,7 +167,8 @@ def enhance(
     report = _Reporter(plan, progress, should_cancel)
     scan, order = to_slices(volume, plan.axis)
     with memory_kept():
-        students = _run_students(scan, _facts(volume, plan), model, plan, report, keep_views)
+        answering = model.at_quality(plan.quality)
+        students = _run_students(scan, _facts(volume, plan), answering, plan, report, keep_views)
     enhanced = fuse(scan, students.answer, plan.factor, plan.profile, report)
     observed = _observed(len(enhanced), plan)
     disagreement = _disagreement(students.variance, observed, report)

@@ -1,5 +1,5 @@
 """How much work an answer is worth: one pass of the networks, or the mean of several, over the scan, its mirror image
-and both turned.
+and both turned, by larger networks where the model has some.
 
 Networks err in other places when they see a scan in a mirror or turned, so that the mean of what they answer lies
 nearer to the truth (geometric self-ensemble: Lim et al., "Enhanced deep residual networks for single image

@@ -19,11 +19,12 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .ensemble import STANDARD_QUALITY
 from .errors import InputError
 from .outputs import Outputs, staging_folder
 
@@ -46,7 +47,7 @@ SCHEMA_VERSION = "1"
 MAX_WEIGHTS_BYTES = 512 * 1024**2
 MAX_CARD_BYTES = 1024**2
 _MAX_NETWORK_NUMBER = 4096
-_SPECIALISTS = "specialists"
+_SPECIALISTS, _BEST_SPECIALISTS = "specialists", "best_specialists"
 _FACTORS = range(2, 9)
 _MOST_CURVE_POINTS = 64
 
@@ -71,6 +72,15 @@ class Model:
     card: dict[str, Any]
     sha256: str
     network: ThreeViewNetwork
+
+    def at_quality(self, quality: str) -> Model:
+        """The same model with the network that answers at a quality (`ensemble.QUALITIES`); the card is that of all."""
+        return replace(self, network=self.network.at_quality(quality))
+
+    def trainable(self) -> Model:
+        """The same model without what answers at best quality alone, which would not learn what the others do."""
+        sizes = {name: value for name, value in self.card["network"].items() if name != _BEST_SPECIALISTS}
+        return replace(self.at_quality(STANDARD_QUALITY), card=self.card | {"network": sizes})
 
 
 @dataclass(frozen=True)
@@ -555,13 +565,17 @@ def _are_factors(value: object) -> bool:
 def _is_network(value: object) -> bool:
     if not isinstance(value, dict):
         return False
-    specialists = value.get(_SPECIALISTS, {})
-    sizes = {name: number for name, number in value.items() if name != _SPECIALISTS}
+    own = (_SPECIALISTS, _BEST_SPECIALISTS)
+    sizes = {name: number for name, number in value.items() if name not in own}
+    return _are_sizes(sizes) and all(_are_specialists(value.get(name, {})) for name in own)
+
+
+def _are_specialists(value: object) -> bool:
     return (
-        isinstance(specialists, dict)
+        isinstance(value, dict)
         # JSON knows names alone.
-        and all(factor in map(str, _FACTORS) for factor in specialists)
-        and all(map(_are_sizes, (sizes, *specialists.values())))
+        and all(factor in map(str, _FACTORS) for factor in value)
+        and all(map(_are_sizes, value.values()))
     )
 
 
@@ -614,7 +628,8 @@ CARD_FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "acquisition": (lambda value: value in ("gap", "thick"), '"gap" or "thick"'),
     "network": (
         _is_network,
-        f'named whole numbers from 1 to {_MAX_NETWORK_NUMBER}, and "{_SPECIALISTS}" of factors, each the same',
+        f'named whole numbers from 1 to {_MAX_NETWORK_NUMBER}, and "{_SPECIALISTS}" and "{_BEST_SPECIALISTS}" of '
+        "factors, each the same",
     ),
     "training_data": (_is_training_data, 'a list of scans, each with "name" and "license"'),
     "measured_gains": (lambda value: isinstance(value, dict), "named gains over the baselines, or empty"),

@@ -27,6 +27,7 @@ Synthesis", CVPR 2022; the networks are our own.
 """
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -36,6 +37,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .baselines import interpolation_weights, slices_used
+from .ensemble import BEST_QUALITY
 from .likeness import DISTANCES, slice_likeness
 from .motion import on_the_way
 from .slice_profile import OVERLAP_RANGE, SliceProfile, preserving_weights
@@ -204,6 +206,7 @@ class ThreeViewNetwork(nn.Module):
             its own.
         wide_doubling: the name of `wide_gaps` on the cards of models before 0.13.0, which knew it for x2 alone.
         specialists: factors that have a network of their own, and what it is made with where that differs.
+        best_specialists: the same, of networks that answer at best quality alone (`at_quality`).
 
     Raises:
         ValueError: `wide_gaps` is no factor that is known, or slices are thick and it or `aligned` is asked for.
@@ -223,6 +226,7 @@ class ThreeViewNetwork(nn.Module):
         wide_gaps: int = 0,
         wide_doubling: int = 0,
         specialists: Mapping[str, Mapping[str, int]] | None = None,
+        best_specialists: Mapping[str, Mapping[str, int]] | None = None,
     ):
         super().__init__()
         self.thick, self.likeness, self.overlap = bool(thick), bool(likeness), bool(overlap)
@@ -243,9 +247,26 @@ class ThreeViewNetwork(nn.Module):
         self.pixelwise = PixelWiseStudent(channels, pixel_blocks, *sizes)
         self.fusion = Fusion(channels, fusion_blocks, *sizes, bool(aligned)) if fusion_blocks else None
         shared = {"channels": channels, "axial_blocks": axial_blocks, "pixel_blocks": pixel_blocks, "thick": thick}
-        self.specialists = nn.ModuleDict(
-            {factor: ThreeViewNetwork(**shared | {"factors": (int(factor),)} | own[factor]) for factor in own}
-        )
+
+        def each_on_its_own(sizes: Mapping[str, Mapping[str, int]]) -> nn.ModuleDict:
+            alone = {factor: shared | {"factors": (int(factor),)} | sizes[factor] for factor in sizes}
+            return nn.ModuleDict({factor: ThreeViewNetwork(**alone[factor]) for factor in alone})
+
+        self.specialists = each_on_its_own(own)
+        self.best_specialists = each_on_its_own(best_specialists or {})
+
+    def at_quality(self, quality: str) -> "ThreeViewNetwork":
+        """The network that answers at a quality (`ensemble.QUALITIES`), made of layers of this one."""
+        specialists = dict(self.specialists)
+        if quality == BEST_QUALITY:
+            specialists |= self.best_specialists
+        network = copy(self)
+        # A copy has the layers of the original until it is given a list of its own.
+        network._modules = self._modules | {
+            "specialists": nn.ModuleDict(specialists),
+            "best_specialists": nn.ModuleDict(),
+        }
+        return network
 
     def answering(self, factor: int) -> "ThreeViewNetwork":
         """The network that answers for a factor: its specialist, or this one."""

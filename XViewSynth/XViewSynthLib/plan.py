@@ -118,7 +118,7 @@ def make_plan(
         new_thickness: of the new slices, mm, where slices are thick; by default they touch. Between thin slices, new
             ones are as thick as those.
         device, precision: as in `hardware`.
-        quality: "standard", or "best", which takes four times as long (`ensemble`).
+        quality: "standard", or "best", which takes four to six times as long (`ensemble`).
         memory: bytes the whole process may take; default is what is free.
 
     Raises:
@@ -131,6 +131,9 @@ def make_plan(
     notes = _acquisition_notes(volume, chosen_axis, acquisition, thick, thickness)
     check_values(volume.voxels)
     check_known_factor(model, factor)
+    # Refuses what does not exist, before a network is asked for it.
+    passes = len(poses(quality))
+    model = model.at_quality(quality)
     if resample_to is not None:
         step = volume.spacing_along(chosen_axis)
         notes.append(
@@ -147,9 +150,8 @@ def make_plan(
         notes.append(f"The model {model.name} cannot be told how thick new slices are to be: they touch.")
     where = resolve_device(device)
     arithmetic = resolve_precision(precision, where)
-    passes = len(poses(quality))
     tile, peak = _fit_memory(volume, chosen_axis, factor, asked, model, where, memory, passes)
-    seconds = passes * _expected_seconds(volume, chosen_axis, asked, model, where, arithmetic)
+    seconds = _expected_seconds(volume, chosen_axis, asked, model, where, arithmetic, quality)
     return Plan(
         axis=chosen_axis,
         factor=factor,
@@ -235,7 +237,7 @@ def _acquisition_notes(
     return []
 
 
-def seconds_per_voxel(model: Model, factor: int, device: torch.device, precision: str) -> float:
+def seconds_per_voxel(model: Model, factor: int, device: torch.device, precision: str, quality: str) -> float:
     """Seconds that enhancing takes here for each observed voxel below which slices are missing.
 
     Measured with one small piece, computed on the device that will do the work. All slices but the last count.
@@ -244,9 +246,10 @@ def seconds_per_voxel(model: Model, factor: int, device: torch.device, precision
         model: what predicts the new slices.
         factor: one the model was trained for.
         device, precision: as `hardware` resolves them.
+        quality: as for `make_plan`.
     """
     slices, pixels = 6, 64
-    network = model.network.to(device, memory_format=torch.channels_last)
+    network = model.network.at_quality(quality).to(device, memory_format=torch.channels_last)
     piece = torch.zeros(1, slices, pixels, pixels, device=device)
     facts = ScanFacts(torch.ones(1, device=device), SliceProfile() if model.network.thick else None)
     with torch.inference_mode(), torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32"):
@@ -255,7 +258,7 @@ def seconds_per_voxel(model: Model, factor: int, device: torch.device, precision
             views = network(piece, factor, facts)
             network.fuse(piece, views, factor, facts).sum().item()
             seconds = time.perf_counter() - start
-    return seconds / (pixels * pixels * (slices - 1))
+    return len(poses(quality)) * seconds / (pixels * pixels * (slices - 1))
 
 
 def _fit_memory(
@@ -304,8 +307,8 @@ def _bytes_per_tile_voxel(model: Model, factor: int) -> int:
 
 
 def _expected_seconds(
-    volume: Volume, axis: Axis, factor: int, model: Model, device: torch.device, precision: str
+    volume: Volume, axis: Axis, factor: int, model: Model, device: torch.device, precision: str, quality: str
 ) -> float:
     gaps = volume.slices(axis) - 1
     voxels = volume.voxels.size / volume.slices(axis) * gaps
-    return seconds_per_voxel(model, factor, device, precision) * voxels
+    return seconds_per_voxel(model, factor, device, precision, quality) * voxels

@@ -88,6 +88,7 @@ class SpeedSettings:
     model: str = AUTOMATIC
     device: str = "auto"
     precision: str = "auto"
+    quality: str = STANDARD_QUALITY
 
     def arguments(self) -> list[str]:
         """The options for the command line.
@@ -97,7 +98,7 @@ class SpeedSettings:
         """
         # The worker has another working folder.
         model = AUTOMATIC if self.model == AUTOMATIC else str(model_folder(self.model).absolute())
-        options = ["--model", model, "--device", self.device, "--precision", self.precision]
+        options = ["--model", model, "--device", self.device, "--precision", self.precision, "--quality", self.quality]
         return options if self.factor is None else [*options, "--factor", str(self.factor)]
 
 
@@ -109,12 +110,10 @@ class SelfCheckSettings(SpeedSettings):
     axis: str = "auto"
     memory_gb: float | None = None
     thickness: float | None = None
-    quality: str = STANDARD_QUALITY
 
     def arguments(self) -> list[str]:
         """The options for the command line."""
         options = [*super().arguments(), "--acquisition", self.acquisition, "--axis", self.axis]
-        options += ["--quality", self.quality]
         return options + _given({"--memory": self.memory_gb, "--thickness": self.thickness})
 
 

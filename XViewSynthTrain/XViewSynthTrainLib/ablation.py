@@ -80,7 +80,7 @@ def _train_arms(
 ) -> None:
     where = str(resolve_device(device))
     volumes = [read_volume(scan) for scan in scans]
-    began_with = load_model(start) if start is not None else None
+    began_with = load_model(start).trainable() if start is not None else None
     if began_with is not None:
         settings = settings | {"network": began_with.card["network"]}
     arms = [(arm, seed) for seed in range(seeds) for arm in ARMS]

@@ -183,7 +183,8 @@ class _Run:
         self._progress, self._should_cancel = progress, should_cancel
         self._began = time.monotonic()
         # What to beat, and what to learn to see from: one model, unless it is for another acquisition.
-        self._start = self._eyes = load_model(study.start) if study.start is not None else None
+        self._start = load_model(study.start) if study.start is not None else None
+        self._eyes = self._start.trainable() if self._start is not None else None
         self._training, self._held_out = study.read(progress, cancel_check(should_cancel))
 
     def carry_out(self, settings: dict, minutes: float | None, resume: bool) -> dict[str, Any]:
@@ -253,7 +254,7 @@ class _Run:
 
     def _first_network(self, config: TrainingConfig) -> ThreeViewNetwork:
         if self._start is not None:
-            return self._start.network
+            return self._eyes.network
         # Untrained, a network answers with the spline, whatever its seed and whatever it sees.
         torch.manual_seed(config.seed)
         network = ThreeViewNetwork(**config.network).eval()
