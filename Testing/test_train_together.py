@@ -19,7 +19,8 @@ from tools import train_together
 from XViewSynthLib import Volume, write_volume
 from XViewSynthLib.models import load_model, save_model
 from XViewSynthLib.networks import ScanFacts, ThreeViewNetwork
-from XViewSynthTrainLib.sampling import Material
+from XViewSynthLib.slice_profile import SliceProfile, averaging_weights
+from XViewSynthTrainLib.sampling import Blocks, Material, Sampler
 
 FACTS = ScanFacts(torch.tensor([3.0]))
 FUSED = NETWORK | {"fusion_blocks": 1}
@@ -92,6 +93,35 @@ class TestCoarser:
         assert train_together.coarser(self.material(20), 1.5).thickness == 1.0
         assert 1.0 < train_together.coarser(overlapping, 1.5).thickness < 1.3
         assert train_together.coarser(overlapping, 1.0).thickness == 1.6
+
+
+class TestVaried:
+    @given(seed=st.integers(0, 99), thick=st.booleans())
+    def test_what_is_observed_follows_from_what_there_is(self, seed, thick):
+        random = np.random.default_rng(seed)
+        slices = torch.from_numpy(random.uniform(-1, 1, (2, 9, 6, 8)).astype(np.float32))
+        shares = averaging_weights(3, 4, SliceProfile()) if thick else np.eye(9, dtype=np.float32)[::4]
+
+        def seen(of):
+            return torch.einsum("kt,bthw->bkhw", torch.tensor(shares), of)
+
+        blocks = Blocks(slices, seen(slices), 4, torch.ones(2))
+        of_others = train_together.varied(blocks, random)
+        assert torch.allclose(of_others.observed, seen(of_others.slices), atol=1e-5)
+        assert not torch.allclose(of_others.slices, slices, atol=1e-3)
+        air = Blocks(torch.full_like(slices, -1), seen(torch.full_like(slices, -1)), 4, torch.ones(2))
+        assert torch.allclose(train_together.varied(air, random).slices, air.slices)
+
+    def test_a_share_of_blocks_is_varied(self):
+        scan = Volume(anatomy((60, 25, 22)), affine_from((0.8, 0.8, 1.0)))
+        settings = train_together.Settings(pixels=16, slices=4, batch=1, factor_shares={"4": 1.0})
+        sampler = Sampler([scan], settings.config(make_card(), 3, NETWORK))
+        none, half, every = (train_together.Exercises(sampler, share) for share in (0.0, 0.5, 1.0))
+        steps = range(40)
+        same = [torch.equal(half[step].slices, none[step].slices) for step in steps]
+        assert 10 < sum(same) < 30
+        assert all(torch.equal(half[step].slices, (none if same[step] else every)[step].slices) for step in steps)
+        assert not any(torch.equal(every[step].slices, none[step].slices) for step in steps)
 
 
 class TestTool:

@@ -31,6 +31,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from optimizers import MuonAndAdam, follow
@@ -57,6 +58,10 @@ FIELDS = {STANDARD_QUALITY: "specialists", BEST_QUALITY: "best_specialists"}
 OF_THE_WHOLE = (*FIELDS.values(), "wide_gaps", "wide_doubling")
 #: What a specialist has from the model unless it says otherwise.
 SHARED = ("channels", "axial_blocks", "pixel_blocks", "thick")
+#: Names the stream of random numbers by which blocks are varied; those of `Sampler` have lower ones.
+VARYING = 100
+#: Of both neighbours along rows and columns, and of what is denser than air (in network units), in `varied` blocks.
+IN_PLANE_WEIGHTS, LOG_CONTRASTS, AIR = (-0.08, 0.15), (-0.2, 0.2), -1.0
 #: So many factors are told of, those drawn most often.
 FACTORS_TOLD = 2
 
@@ -75,6 +80,7 @@ class Settings:
         rim: pixels along the sides of a block that do not count.
         ends_share: as in `TrainingConfig`.
         coarser: every scan counts once more with slices so many times as far apart (`coarser`).
+        varied: share of blocks as other scanners might have made them (`varied`).
         views, squared: weight of the loss of the single views beside that of their fusion, and of the squared error
             beside the absolute one.
     """
@@ -93,6 +99,7 @@ class Settings:
     rim: int = 0
     ends_share: float = 1.0
     coarser: tuple[float, ...] = ()
+    varied: float = 0.0
     views: float = 0.5
     squared: float = 20.0
 
@@ -177,7 +184,9 @@ def train(arguments: argparse.Namespace) -> None:
     sampler.along[0] = replace(first, voxels=first.voxels[:-KEPT_SLICES])
     sampler.along += [coarser(material, by) for by in settings.coarser for material in sampler.along]
     kept = [(weight, blocks.to(device)) for weight, blocks in exercises(first, config)]
-    drawn = iter(DataLoader(Exercises(sampler), batch_size=None, sampler=count(), num_workers=arguments.workers))
+    drawn = iter(
+        DataLoader(Exercises(sampler, settings.varied), batch_size=None, sampler=count(), num_workers=arguments.workers)
+    )
     optimizer = MuonAndAdam(
         network, settings.muon_rate, settings.adam_rate, settings.fusion_rates, settings.condition_rate
     )
@@ -203,13 +212,29 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 class Exercises(Dataset):
-    """What a sampler draws for each step."""
+    """What a sampler draws for each step, a share of it `varied`."""
 
-    def __init__(self, sampler: Sampler):
-        self._sampler = sampler
+    def __init__(self, sampler: Sampler, share: float = 0.0):
+        self._sampler, self._share = sampler, share
 
     def __getitem__(self, step: int) -> Blocks:
-        return self._sampler.thinned(step)
+        blocks = self._sampler.thinned(step)
+        # What is drawn does not depend on what is varied.
+        random = np.random.default_rng([self._sampler.config.seed, step, VARYING])
+        return varied(blocks, random) if random.random() < self._share else blocks
+
+
+def varied(blocks: Blocks, random: np.random.Generator) -> Blocks:
+    """The same anatomy by another kernel of reconstruction, smoother or sharper in plane, and with another contrast."""
+    weight, contrast = random.uniform(*IN_PLANE_WEIGHTS), math.exp(random.uniform(*LOG_CONTRASTS))
+    along = torch.tensor([weight, 1 - 2 * weight, weight])
+    kernel = torch.outer(along, along)[None, None]
+
+    def changed(slices: Tensor) -> Tensor:
+        rimmed = functional.pad(slices.flatten(0, 1)[:, None], (1, 1, 1, 1), mode="replicate")
+        return (functional.conv2d(rimmed, kernel).view(slices.shape) - AIR) * contrast + AIR
+
+    return replace(blocks, slices=changed(blocks.slices), observed=changed(blocks.observed))
 
 
 def coarser(material: Material, by: float) -> Material:
