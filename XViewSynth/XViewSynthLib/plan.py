@@ -53,7 +53,8 @@ class Plan:
         asked_overlap: the same of the slices that the networks are asked for.
         device: where the students compute.
         precision: their arithmetic.
-        quality: "standard", or "best" for the mean of several passes, over the scan, its mirror image and both turned.
+        quality: "standard", or "best" for the mean of several passes, over the scan, its mirror image and both turned,
+            by larger networks where the model has some.
         tile_voxels: observed voxels computed at once.
         expected_seconds: measured on this machine with a small piece, extrapolated.
         expected_peak_bytes: of the whole process.
