@@ -182,7 +182,7 @@ class Quality(enum.Enum):
         """What the panel calls it."""
         return {
             Quality.STANDARD: _("Standard"),
-            Quality.BEST: _("Best (takes four to six times as long)"),
+            Quality.BEST: _("Best (takes four to five times as long)"),
         }[self]
 
 
@@ -721,7 +721,7 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         :param thickness: of the observed slices, mm; by default what the scan says.
         :param profile: "box" or "gaussian", how thick slices average.
         :param newThickness: of the new slices, mm, where those of the scan are thick; by default they touch.
-        :param quality: "standard", or "best", which is nearer to the truth and takes four to six times as long.
+        :param quality: "standard", or "best", which is nearer to the truth and takes four to five times as long.
         :param inProcess: compute in Slicer's own process, which stands still meanwhile.
         :return: the enhanced volume; how it was made is in its attributes "XViewSynth. ...".
         :raises ValueError: with a sentence that says what to do.

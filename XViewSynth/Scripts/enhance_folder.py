@@ -195,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", metavar="NAME|FOLDER", help="what predicts the slices")
     parser.add_argument("--device", metavar="auto|cpu|cuda|cuda:1|mps", help="where to compute")
     parser.add_argument(
-        "--quality", choices=QUALITIES, help="best is nearer to the truth and takes 4 to 6 times as long"
+        "--quality", choices=QUALITIES, help="best is nearer to the truth and takes 4 to 5 times as long"
     )
     parser.add_argument("--memory", type=positive("gigabytes"), metavar="GB", help="the most memory to take")
     return parser

@@ -334,7 +334,7 @@ def _add_quality_option(parser: argparse.ArgumentParser) -> None:
         choices=QUALITIES,
         default=STANDARD_QUALITY,
         help="best: the mean of what is answered for the scan, its mirror image and both turned, for some factors by "
-        "larger networks; nearer to the truth, in four to six times the time (default: %(default)s)",
+        "larger networks; nearer to the truth, in four to five times the time (default: %(default)s)",
     )
 
 

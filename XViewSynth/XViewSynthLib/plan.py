@@ -119,7 +119,7 @@ def make_plan(
         new_thickness: of the new slices, mm, where slices are thick; by default they touch. Between thin slices, new
             ones are as thick as those.
         device, precision: as in `hardware`.
-        quality: "standard", or "best", which takes four to six times as long (`ensemble`).
+        quality: "standard", or "best", which takes four to five times as long (`ensemble`).
         memory: bytes the whole process may take; default is what is free.
 
     Raises:
