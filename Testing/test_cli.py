@@ -415,6 +415,12 @@ class TestSpeed:
         assert 0 < measured.pop("seconds_per_voxel") < 1e-3
         assert measured == {"device": "cpu", "precision": "bf16", "quality": "standard", "factor": 3, "model": "small"}
 
+    def test_of_best_quality_all_passes_count(self, folder, model, capsys, monkeypatch):
+        monkeypatch.setattr("XViewSynthLib.plan.seconds_per_voxel", lambda *_: 1e-6)
+        assert main(["speed", "--model", model, "--quality", "best", "--device", "cpu"]) == 0
+        measured = json.loads(capsys.readouterr().out)
+        assert (measured["quality"], measured["seconds_per_voxel"]) == ("best", pytest.approx(4e-6))
+
     def test_takes_a_factor_that_the_model_knows(self, folder, tmp_path, capsys):
         limited = save_model(tmp_path / "limited", make_network(), make_card(factors=[6, 5])).folder
         assert main(["speed", "--model", str(limited)]) == 0

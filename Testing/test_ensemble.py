@@ -156,9 +156,7 @@ class TestBestSpecialists:
         return load_model(save_model(tmp_path / "larger", make_network(**sizes), card).folder)
 
     def test_answer_at_best_quality_alone(self, scan, larger):
-        network = larger.network
-        without = Model("without", larger.folder, make_card(), "0" * 64, network.at_quality(STANDARD_QUALITY))
-        with_them = Model("with them", larger.folder, make_card(), "0" * 64, network.at_quality(BEST_QUALITY))
+        without, with_them = (larger.at_quality(quality) for quality in (STANDARD_QUALITY, BEST_QUALITY))
         for factor in (2, 3, 4):
             one, best = (enhance(scan, factor, model=larger, quality=quality, device="cpu") for quality in QUALITIES)
             same = enhance(scan, factor, model=without, device="cpu")

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from . import __version__
 from .batch_worker import FAILED, FORMATS
-from .ensemble import QUALITIES, STANDARD_QUALITY
+from .ensemble import QUALITIES, STANDARD_QUALITY, poses
 from .errors import InputError
 from .job import CANCELLED, Job, run
 from .models import (
@@ -689,14 +689,13 @@ def _speed(arguments: argparse.Namespace, job: Job) -> None:
 
     device = resolve_device(arguments.device)
     precision = resolve_precision(arguments.precision, device)
-    model = load_model(name)
+    model = load_model(name).at_quality(arguments.quality)
     factor = arguments.factor or min(model.card["factors"])
     check_known_factor(model, factor)
+    passes = len(poses(arguments.quality))
     job.stop_if_asked()
     measured = {
-        "seconds_per_voxel": seconds_per_voxel(
-            model, usually_asked(model, factor), device, precision, arguments.quality
-        ),
+        "seconds_per_voxel": passes * seconds_per_voxel(model, usually_asked(model, factor), device, precision),
         "device": str(device),
         "precision": precision,
         "quality": arguments.quality,

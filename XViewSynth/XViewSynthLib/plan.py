@@ -152,7 +152,7 @@ def make_plan(
     where = resolve_device(device)
     arithmetic = resolve_precision(precision, where)
     tile, peak = _fit_memory(volume, chosen_axis, factor, asked, model, where, memory, passes)
-    seconds = _expected_seconds(volume, chosen_axis, asked, model, where, arithmetic, quality)
+    seconds = passes * _expected_seconds(volume, chosen_axis, asked, model, where, arithmetic)
     return Plan(
         axis=chosen_axis,
         factor=factor,
@@ -238,8 +238,8 @@ def _acquisition_notes(
     return []
 
 
-def seconds_per_voxel(model: Model, factor: int, device: torch.device, precision: str, quality: str) -> float:
-    """Seconds that enhancing takes here for each observed voxel below which slices are missing.
+def seconds_per_voxel(model: Model, factor: int, device: torch.device, precision: str) -> float:
+    """Seconds that one pass of enhancing takes here for each observed voxel below which slices are missing.
 
     Measured with one small piece, computed on the device that will do the work. All slices but the last count.
 
@@ -247,10 +247,9 @@ def seconds_per_voxel(model: Model, factor: int, device: torch.device, precision
         model: what predicts the new slices.
         factor: one the model was trained for.
         device, precision: as `hardware` resolves them.
-        quality: as for `make_plan`.
     """
     slices, pixels = 6, 64
-    network = model.network.at_quality(quality).to(device, memory_format=torch.channels_last)
+    network = model.network.to(device, memory_format=torch.channels_last)
     piece = torch.zeros(1, slices, pixels, pixels, device=device)
     facts = ScanFacts(torch.ones(1, device=device), SliceProfile() if model.network.thick else None)
     with torch.inference_mode(), torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32"):
@@ -259,7 +258,7 @@ def seconds_per_voxel(model: Model, factor: int, device: torch.device, precision
             views = network(piece, factor, facts)
             network.fuse(piece, views, factor, facts).sum().item()
             seconds = time.perf_counter() - start
-    return len(poses(quality)) * seconds / (pixels * pixels * (slices - 1))
+    return seconds / (pixels * pixels * (slices - 1))
 
 
 def _fit_memory(
@@ -308,8 +307,8 @@ def _bytes_per_tile_voxel(model: Model, factor: int) -> int:
 
 
 def _expected_seconds(
-    volume: Volume, axis: Axis, factor: int, model: Model, device: torch.device, precision: str, quality: str
+    volume: Volume, axis: Axis, factor: int, model: Model, device: torch.device, precision: str
 ) -> float:
     gaps = volume.slices(axis) - 1
     voxels = volume.voxels.size / volume.slices(axis) * gaps
-    return seconds_per_voxel(model, factor, device, precision, quality) * voxels
+    return seconds_per_voxel(model, factor, device, precision) * voxels
