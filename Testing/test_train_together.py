@@ -114,14 +114,57 @@ class TestVaried:
 
     def test_a_share_of_blocks_is_varied(self):
         scan = Volume(anatomy((60, 25, 22)), affine_from((0.8, 0.8, 1.0)))
-        settings = train_together.Settings(pixels=16, slices=4, batch=1, factor_shares={"4": 1.0})
-        sampler = Sampler([scan], settings.config(make_card(), 3, NETWORK))
-        none, half, every = (train_together.Exercises(sampler, share) for share in (0.0, 0.5, 1.0))
+        settings = train_together.Settings(pixels=14, slices=4, batch=1, factor_shares={"4": 1.0}, zoom=1.1)
+        sampler = Sampler([scan], replace(settings.config(make_card(), 3, NETWORK), pixels=16))
+        none, half, every = (
+            train_together.Exercises(sampler, replace(settings, varied=share)) for share in (0.0, 0.5, 1.0)
+        )
         steps = range(40)
+        assert {none[step].slices.shape[-2:] for step in steps} == {(14, 14)}
         same = [torch.equal(half[step].slices, none[step].slices) for step in steps]
         assert 10 < sum(same) < 30
         assert all(torch.equal(half[step].slices, (none if same[step] else every)[step].slices) for step in steps)
         assert not any(torch.equal(every[step].slices, none[step].slices) for step in steps)
+        ratios = torch.cat([every[step].slice_ratio for step in steps]) / sampler.thinned(0).slice_ratio
+        assert 1 / 1.1 - 0.05 <= ratios.min() < 0.95 < 1.05 < ratios.max() <= 1.1 + 0.05
+
+
+class TestZoomed:
+    @given(zoom=st.floats(0.8, 1.3), seed=st.integers(0, 99))
+    def test_what_is_observed_follows_from_what_there_is(self, zoom, seed):
+        slices = torch.rand(1, 9, 20, 20, generator=torch.Generator().manual_seed(seed))
+        blocks = Blocks(slices, slices[:, ::4], 4, torch.tensor([2.0]))
+        nearer = train_together.zoomed(blocks, 16, zoom)
+        assert nearer.slices.shape == (1, 9, 16, 16)
+        assert torch.equal(nearer.observed, nearer.slices[:, ::4])
+
+    @given(zoom=st.floats(0.8, 1.3))
+    def test_pixels_become_smaller(self, zoom):
+        """A ramp over the columns rises less from one pixel to the next, by as much as the ratio of spacings grows."""
+        ramp = torch.linspace(-1, 1, 60).expand(1, 5, 60, 60)
+        nearer = train_together.zoomed(Blocks(ramp, ramp[:, ::4], 4, torch.tensor([2.0])), 48, zoom)
+        rise = nearer.slices[..., 1:] - nearer.slices[..., :-1]
+        times = nearer.slice_ratio.item() / 2
+        assert times == pytest.approx(zoom, rel=0.02)
+        # Near the sides, what is interpolated ends.
+        assert torch.allclose(rise[..., 4:-4], torch.tensor(2 / 59 / times), rtol=0.02)
+        assert nearer.slices.mean().abs() < 0.02
+
+    def test_as_it_is_the_middle_remains(self):
+        slices = torch.rand(1, 5, 20, 20)
+        same = train_together.zoomed(Blocks(slices, slices[:, ::4], 4, torch.tensor([2.0])), 16, 1.0)
+        assert torch.equal(same.slices, slices[..., 2:18, 2:18])
+        assert same.slice_ratio == 2
+
+
+class TestHalved:
+    def test_pixels_are_averages_and_distances_half(self):
+        voxels = np.random.default_rng(2).integers(-1000, 1000, (4, 5, 6), dtype=np.int16)
+        whole = Material(voxels, slice_spacing=3.0, pixel_spacing=0.7, in_plane=False, thickness=1.1)
+        half = train_together.halved(whole)
+        assert half.voxels.shape == (4, 2, 3)
+        assert np.allclose(half.voxels[:, 1, 2], voxels[:, 2:4, 4:6].mean((1, 2)), atol=0.01)
+        assert (half.slice_spacing, half.pixel_spacing, half.thickness) == (1.5, 0.7, 1.1)
 
 
 class TestTool:
@@ -191,8 +234,10 @@ class TestTool:
         model = save_model(tmp_path / "before", before, make_card(acquisition=acquisition, network=sizes))
         write_volume(Volume(anatomy((60, 25, 22)), affine_from((0.8, 0.8, 1.0))), tmp_path / "scan.nrrd")
         arguments = [model.folder, tmp_path / "all.safetensors", tmp_path / "scan.nrrd", "--minutes", 0.01]
-        small = '{"batch": 1, "slices": 4, "pixels": 8, "coarser": [1.5], '
+        small = '{"batch": 1, "slices": 4, "pixels": 8, "coarser": [1.5], "varied": 0.5, "zoom": 1.2, '
         small += '"factor_shares": {"4": 0.5, "3": 0.3, "2": 0.2}}'
+        write_volume(Volume(anatomy((40, 45, 42)), affine_from((0.8, 0.8, 3.0))), tmp_path / "far.nrrd")
+        arguments += ["--halved", tmp_path / "far.nrrd", "--thickness", 1, 3]
         tool("train", *arguments, "--network", '{"likeness": 1}', "--settings", small)
         told = capsys.readouterr().out.splitlines()[0]
         assert [f"x{factor} " in told for factor in (4, 3, 2)] == [True, True, False]

@@ -1,17 +1,18 @@
 """Train the views and the fusion of a model together, and put the outcome into a model.
 
     python Testing/tools/train_together.py train MODEL FILE.safetensors SCAN... --minutes M [--factor S [--best]]
-        [--thickness MM...] [--network '{"fusion_blocks": 3, "overlap": 1}'] [--settings '{"muon_rate": 0.001}']
-        [--threads N] [--quick-convolutions] [--device cuda] [--workers N]
+        [--halved SCAN...] [--thickness MM...] [--network '{"fusion_blocks": 3, "overlap": 1}']
+        [--settings '{"muon_rate": 0.001}'] [--threads N] [--quick-convolutions] [--device cuda] [--workers N]
     python Testing/tools/train_together.py join MODEL OUTPUT_FOLDER [FILE.safetensors...] [--share S] [--half]
 
 Training begins with what the model answers now, and with the truth of thinned scans alone, half of them made to
-overlap. With a factor, a specialist is trained that will answer for this factor alone, with `--best` at best quality
-alone; without a factor, the whole model. The last slices of the first scan are kept from it, and tell how much the
-network gains over the spline. FILE is written every few minutes, so that a run that is stopped is not lost; `join`
-writes a model that has everything given, or, with a share, weights between those that the model had and those given
-(Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022). With `--half`, all weights are rounded to half
-precision, which takes half the room.
+overlap. Scans whose slices are too far apart to be thinned may count as those of bodies half as large (`halved`). With
+a factor, a specialist is trained that will answer for this factor alone, with `--best` at best quality alone; without
+a factor, the whole model. The last slices of the first scan are kept from it, and tell how much the network gains over
+the spline. FILE is written every few minutes, so that a run that is stopped is not lost; `join` writes a model that has
+everything given, or, with a share, weights between those that the model had and those given (Wortsman et al., Robust
+fine-tuning of zero-shot models, CVPR 2022). With `--half`, all weights are rounded to half precision, which takes half
+the room.
 """
 
 from __future__ import annotations
@@ -43,7 +44,14 @@ from XViewSynthLib.networks import ThreeViewNetwork, spline_between, spline_thro
 from XViewSynthLib.slice_profile import SliceProfile, averaging_weights
 from XViewSynthTrainLib.config import LossWeights, TrainingConfig
 from XViewSynthTrainLib.distillation import restoration_terms
-from XViewSynthTrainLib.sampling import Blocks, Material, Sampler, mixed_with_neighbours
+from XViewSynthTrainLib.sampling import (
+    Blocks,
+    Material,
+    Sampler,
+    materials_of,
+    mixed_with_neighbours,
+    with_coarser_pixels,
+)
 from XViewSynthTrainLib.trainer import rate_at
 
 REPORT_EVERY, SAVE_EVERY = 240.0, 300.0
@@ -81,6 +89,7 @@ class Settings:
         ends_share: as in `TrainingConfig`.
         coarser: every scan counts once more with slices so many times as far apart (`coarser`).
         varied: share of blocks as other scanners might have made them (`varied`).
+        zoom: by up to so many times, pixels of these blocks are smaller or larger than they were (`zoomed`).
         views, squared: weight of the loss of the single views beside that of their fusion, and of the squared error
             beside the absolute one.
     """
@@ -100,6 +109,7 @@ class Settings:
     ends_share: float = 1.0
     coarser: tuple[float, ...] = ()
     varied: float = 0.0
+    zoom: float = 1.0
     views: float = 0.5
     squared: float = 20.0
 
@@ -135,7 +145,8 @@ def main() -> None:
     command.add_argument("--factor", type=int, help="train a specialist for it")
     command.add_argument("--best", action="store_true", help="which answers at best quality alone")
     command.add_argument("--network", type=json.loads, default={}, metavar="JSON", help="its settings, if others")
-    command.add_argument("--thickness", nargs="+", type=float, metavar="MM", help="of the slices of each scan")
+    command.add_argument("--halved", nargs="+", type=Path, default=[], metavar="SCAN", help="of bodies half as large")
+    command.add_argument("--thickness", nargs="+", type=float, metavar="MM", help="of each scan's slices, halved last")
     command.add_argument("--threads", type=int, help="cores to use")
     command.add_argument("--quick-convolutions", action="store_true", help="twice as fast, on one core")
     command.add_argument("--device", type=torch.device, default="cpu", help="where to compute; cuda in bfloat16")
@@ -177,15 +188,10 @@ def train(arguments: argparse.Namespace) -> None:
         quicken(network)
     averaged = deepcopy(network).requires_grad_(False)
     config = settings.config(model.card, arguments.seed, sizes)
-    thicknesses = arguments.thickness or [None] * len(arguments.scans)
-    told = zip(arguments.scans, thicknesses, strict=True)
-    sampler = Sampler([read_volume(path, thickness) for path, thickness in told], config)
-    first = sampler.along[0]
-    sampler.along[0] = replace(first, voxels=first.voxels[:-KEPT_SLICES])
-    sampler.along += [coarser(material, by) for by in settings.coarser for material in sampler.along]
+    sampler, first = scans_of(arguments, settings, config)
     kept = [(weight, blocks.to(device)) for weight, blocks in exercises(first, config)]
     drawn = iter(
-        DataLoader(Exercises(sampler, settings.varied), batch_size=None, sampler=count(), num_workers=arguments.workers)
+        DataLoader(Exercises(sampler, settings), batch_size=None, sampler=count(), num_workers=arguments.workers)
     )
     optimizer = MuonAndAdam(
         network, settings.muon_rate, settings.adam_rate, settings.fusion_rates, settings.condition_rate
@@ -211,17 +217,36 @@ def train(arguments: argparse.Namespace) -> None:
     write(arguments.file, averaged, factor, sizes, record | {"steps_done": step}, quality)
 
 
-class Exercises(Dataset):
-    """What a sampler draws for each step, a share of it `varied`."""
+def scans_of(arguments: argparse.Namespace, settings: Settings, config: TrainingConfig) -> tuple[Sampler, Material]:
+    """What all scans are drawn from, without the slices of the first one that are kept, and the whole first one."""
+    paths = arguments.scans + arguments.halved
+    thicknesses = arguments.thickness or [None] * len(paths)
+    volumes = [read_volume(path, thickness) for path, thickness in zip(paths, thicknesses, strict=True)]
+    whole = len(arguments.scans)
+    # Blocks whose pixels are to be larger are made of more pixels.
+    sampler = Sampler(volumes[:whole], replace(config, pixels=math.ceil(settings.pixels * settings.zoom)))
+    first = sampler.along[0]
+    sampler.along[0] = replace(first, voxels=first.voxels[:-KEPT_SLICES])
+    sampler.along += [halved(materials_of(volume)[0]) for volume in volumes[whole:]]
+    sampler.along += [coarser(material, by) for by in settings.coarser for material in sampler.along]
+    return sampler, first
 
-    def __init__(self, sampler: Sampler, share: float = 0.0):
-        self._sampler, self._share = sampler, share
+
+class Exercises(Dataset):
+    """What a sampler draws for each step, a share of it `varied` and `zoomed`."""
+
+    def __init__(self, sampler: Sampler, settings: Settings):
+        self._sampler, self._settings = sampler, settings
 
     def __getitem__(self, step: int) -> Blocks:
         blocks = self._sampler.thinned(step)
         # What is drawn does not depend on what is varied.
         random = np.random.default_rng([self._sampler.config.seed, step, VARYING])
-        return varied(blocks, random) if random.random() < self._share else blocks
+        zoom = 1.0
+        if random.random() < self._settings.varied:
+            blocks = varied(blocks, random)
+            zoom = self._settings.zoom ** random.uniform(-1, 1)
+        return zoomed(blocks, self._settings.pixels, zoom)
 
 
 def varied(blocks: Blocks, random: np.random.Generator) -> Blocks:
@@ -235,6 +260,29 @@ def varied(blocks: Blocks, random: np.random.Generator) -> Blocks:
         return (functional.conv2d(rimmed, kernel).view(slices.shape) - AIR) * contrast + AIR
 
     return replace(blocks, slices=changed(blocks.slices), observed=changed(blocks.observed))
+
+
+def zoomed(blocks: Blocks, pixels: int, zoom: float) -> Blocks:
+    """The middle of blocks, `pixels` wide, whose pixels are `zoom` times as small as they were."""
+    size = round(pixels / zoom)
+    first = (blocks.slices.shape[-1] - size) // 2
+
+    def changed(slices: Tensor) -> Tensor:
+        middle = slices[..., first : first + size, first : first + size]
+        if size == pixels:
+            return middle
+        return functional.interpolate(middle, (pixels, pixels), mode="bicubic", antialias=True)
+
+    slices, observed = changed(blocks.slices), changed(blocks.observed)
+    return replace(blocks, slices=slices, observed=observed, slice_ratio=blocks.slice_ratio * (pixels / size))
+
+
+def halved(material: Material) -> Material:
+    """A scan as of a body half as large: squares of four pixels become their mean, and every distance is half of what
+    it was. Slices that are 3 mm apart show then how those that are 1.5 mm apart change."""
+    rows, columns = (size // 2 * 2 for size in material.voxels.shape[1:])
+    voxels = with_coarser_pixels(material.voxels[:, :rows, :columns], 2)
+    return replace(material, voxels=voxels, slice_spacing=material.slice_spacing / 2)
 
 
 def coarser(material: Material, by: float) -> Material:

@@ -309,7 +309,7 @@ class Sampler:
             weight = random.uniform(*_OVERLAP_WEIGHTS)
             block = mixed_with_neighbours(_with_neighbours(material.voxels, start, block.shape), weight)
         if scale > 1:
-            block = _with_coarser_pixels(block, scale)
+            block = with_coarser_pixels(block, scale)
         for axis in range(3):
             if random.random() < 0.5:
                 block = np.flip(block, axis)
@@ -333,7 +333,7 @@ def _change(block: np.ndarray) -> float:
     return float(np.square(apart[1:-1] - (apart[:-2] + apart[2:]) / 2).mean())
 
 
-def _with_coarser_pixels(block: np.ndarray, scale: int) -> np.ndarray:
+def with_coarser_pixels(block: np.ndarray, scale: int) -> np.ndarray:
     """(slices, rows, columns) -> (slices, rows / scale, columns / scale), HU: squares of pixels become their mean."""
     slices, rows, columns = block.shape
     squares = block.reshape(slices, rows // scale, scale, columns // scale, scale)
