@@ -246,6 +246,7 @@ class TestTool:
         assert after.card["network"] == sizes | {"likeness": 1}
         assert after.card["training"][-1]["part"] == "views and fusion"
         assert after.card["training"][-1]["coarser"] == [1.5]
+        assert after.card["training"][-1]["halved"] == ["far"]
         assert not torch.equal(
             after.network.state_dict()["axial.trunk.head.weight"], before.state_dict()["axial.trunk.head.weight"]
         )

@@ -200,6 +200,8 @@ def train(arguments: argparse.Namespace) -> None:
     if arguments.best:
         part += " at best quality"
     record = {"part": part, "seed": arguments.seed, **asdict(settings)}
+    if arguments.halved:
+        record["halved"] = [path.stem for path in arguments.halved]
     began, step, reported, saved = time.monotonic(), 0, 0.0, 0.0
     while (elapsed := time.monotonic() - began) < 60 * arguments.minutes:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
