@@ -234,7 +234,7 @@ class TestTool:
         model = save_model(tmp_path / "before", before, make_card(acquisition=acquisition, network=sizes))
         write_volume(Volume(anatomy((60, 25, 22)), affine_from((0.8, 0.8, 1.0))), tmp_path / "scan.nrrd")
         arguments = [model.folder, tmp_path / "all.safetensors", tmp_path / "scan.nrrd", "--minutes", 0.01]
-        small = '{"batch": 1, "slices": 4, "pixels": 8, "coarser": [1.5], "varied": 0.5, "zoom": 1.2, '
+        small = '{"batch": 1, "slices": 4, "pixels": 8, "coarser": [1.5], "varied": 0.5, "zoom": 1.1, '
         small += '"factor_shares": {"4": 0.5, "3": 0.3, "2": 0.2}}'
         write_volume(Volume(anatomy((40, 45, 42)), affine_from((0.8, 0.8, 3.0))), tmp_path / "far.nrrd")
         arguments += ["--halved", tmp_path / "far.nrrd", "--thickness", 1, 3]

@@ -65,6 +65,23 @@ FURTHER_DATA = {
             "license": "CC BY 3.0",
             "source": "Validation set of the Image Biomarker Standardisation Initiative (Soft-tissue Sarcoma)",
         },
+        {
+            "name": "QIN-LSC-0003, QIN-LSC-0014, QIN-LSC-0028, QIN-LSC-0064, QIN-LSC-0088, QIN-LUNG-01-0007, "
+            "QIN-LUNG-01-0013",
+            "description": "Chests of seven patients with contrast, 3 mm slices, counted as of bodies half as large; "
+            "for the networks for x4 and x5 at best quality",
+            "license": "CC BY 3.0",
+            "source": "QIN LUNG CT",
+            "doi": "10.7937/k9/tcia.2015.npgzyzbz",
+        },
+        {
+            "name": "CMB-CRC-MSB-01068",
+            "description": "Chest, 2.5 mm slices, lung kernel, counted as of a body half as large; "
+            "for the same networks",
+            "license": "CC BY 4.0",
+            "source": "Cancer Moonshot Biobank, Colorectal Cancer Collection",
+            "doi": "10.7937/djg7-gz87",
+        },
     ],
 }
 

@@ -225,8 +225,9 @@ def scans_of(arguments: argparse.Namespace, settings: Settings, config: Training
     thicknesses = arguments.thickness or [None] * len(paths)
     volumes = [read_volume(path, thickness) for path, thickness in zip(paths, thicknesses, strict=True)]
     whole = len(arguments.scans)
-    # Blocks whose pixels are to be larger are made of more pixels.
-    sampler = Sampler(volumes[:whole], replace(config, pixels=math.ceil(settings.pixels * settings.zoom)))
+    # Blocks whose pixels are to be larger are made of more pixels, an even number as of all blocks.
+    pixels = 2 * math.ceil(settings.pixels * settings.zoom / 2)
+    sampler = Sampler(volumes[:whole], replace(config, pixels=pixels))
     first = sampler.along[0]
     sampler.along[0] = replace(first, voxels=first.voxels[:-KEPT_SLICES])
     sampler.along += [halved(materials_of(volume)[0]) for volume in volumes[whole:]]

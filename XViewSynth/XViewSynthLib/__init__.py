@@ -12,7 +12,7 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.17.0"
+__version__ = "0.18.0"
 
 if TYPE_CHECKING:
     from .dicom_writing import write_series
