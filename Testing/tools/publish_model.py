@@ -69,7 +69,7 @@ FURTHER_DATA = {
             "name": "QIN-LSC-0003, QIN-LSC-0014, QIN-LSC-0028, QIN-LSC-0064, QIN-LSC-0088, QIN-LUNG-01-0007, "
             "QIN-LUNG-01-0013",
             "description": "Chests of seven patients with contrast, 3 mm slices, counted as of bodies half as large; "
-            "for the networks for x4 and x5 at best quality",
+            "for the networks for x4 and x5",
             "license": "CC BY 3.0",
             "source": "QIN LUNG CT",
             "doi": "10.7937/k9/tcia.2015.npgzyzbz",
