@@ -45,6 +45,13 @@ def cmake_list(module: Path, name: str) -> list[str]:
     return re.search(rf"set\({module.name}_{name}\n(.*?)\)", text, re.S).group(1).split()
 
 
+def cmake_packages(module: Path) -> list[str]:
+    """Folders whose Python files the module's CMakeLists.txt collects."""
+    text = (module / "CMakeLists.txt").read_text(encoding="utf-8")
+    collected = re.search(rf"file\(GLOB_RECURSE {module.name}_LIBRARY .*?\n(.*?)\)", text, re.S).group(1)
+    return re.findall(r'"(\w+)/\*\.py"', collected)
+
+
 def files_below(module: Path, name: str, *suffixes: str) -> list[str]:
     folder = module / name
     found = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
@@ -92,20 +99,15 @@ class TestPackaging:
         assert sorted(cmake_list(module, "RESOURCES")) == files_below(module, "Resources")
 
     @each_module
-    def test_every_library_file_is_installed(self, module):
-        libraries = [
-            path for kind in ("Lib", "Scene", "Web") for path in files_below(module, module.name + kind, ".py")
-        ]
-        assert sorted(cmake_list(module, "LIBRARY")) == sorted(libraries)
+    def test_every_package_is_installed(self, module):
+        packages = [path.parent.name for path in module.glob("*/__init__.py")]
+        assert sorted(cmake_packages(module)) == sorted(packages)
 
     def test_modules_do_not_overwrite_each_others_files(self):
         # Once installed, the files of all modules lie in one folder.
-        installed = [
-            path
-            for module in MODULES
-            for name in ("SCRIPTS", "RESOURCES", "LIBRARY")
-            for path in cmake_list(module, name)
-        ]
+        installed = []
+        for module in MODULES:
+            installed += cmake_list(module, "SCRIPTS") + cmake_list(module, "RESOURCES") + cmake_packages(module)
         assert len(installed) == len(set(installed))
 
     def test_the_module_has_the_icon_of_the_extension(self):
