@@ -179,6 +179,8 @@ def enhance(
         voxels=order.restore(enhanced),
         affine=volume.upsampled_affine(plan.axis, plan.factor),
         slice_thickness=_resulting_thickness(volume, plan),
+        synthetic=True,
+        notes=(),
     )
     result = Enhanced(
         volume=grid,

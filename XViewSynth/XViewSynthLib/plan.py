@@ -129,7 +129,7 @@ def make_plan(
     chosen_axis, factor, resample_to = grid.axis, grid.factor, grid.resample_to
     acquisition = check_acquisition(model, acquisition)
     thick = resolve_profile(volume, chosen_axis, thickness, profile) if acquisition == "thick" else None
-    notes = _acquisition_notes(volume, chosen_axis, acquisition, thick, thickness)
+    notes = [*volume.notes, *_acquisition_notes(volume, chosen_axis, acquisition, thick, thickness)]
     check_values(volume.voxels)
     check_known_factor(model, factor)
     # Refuses what does not exist, before a network is asked for it.

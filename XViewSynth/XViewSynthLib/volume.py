@@ -56,6 +56,10 @@ class Volume:
         voxels: (K, J, I) array of a real scalar type, HU for CT. Read-only; it shares memory with the array given.
         affine: (4, 4) float64, voxel indices (I, J, K) to patient RAS in mm; an index is the *centre* of its voxel.
         slice_thickness: mm over which a slice was averaged (DICOM (0018,0050)), or None where nobody said.
+        slice_axis: the axis along which the slices were acquired, where the source states it (DICOM: K), else None.
+            The slice thickness belongs to this axis.
+        synthetic: whether some slices were predicted by this program.
+        notes: what the reader noticed and the user should know, each a sentence.
 
     Raises:
         TypeError: voxels are not a NumPy array of integers or floats.
@@ -69,6 +73,9 @@ class Volume:
     voxels: np.ndarray
     affine: np.ndarray
     slice_thickness: float | None = None
+    slice_axis: Axis | None = None
+    synthetic: bool = False
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "voxels", _read_only_voxels(self.voxels))
