@@ -101,7 +101,7 @@ def _open_any(path: Path) -> tuple[Volume, Load]:
     image_io = READABLE.get(suffix_of(path))
     if image_io is None:
         if is_dicom(path):
-            raise InputError(f"{path} is a single DICOM file: give the folder that holds the slices of its series.")
+            return open_series(path)
         raise InputError(f"{path} is no scan: give an NRRD, NIfTI, MHA or MHD file, or a folder of one DICOM series.")
     return _open_nifti(path) if image_io == "NiftiImageIO" else _open_image(path, image_io)
 
