@@ -11,6 +11,7 @@ import numpy as np
 from .dicom_files import printable
 from .dicom_slices import Slice
 from .errors import InputError
+from .volume import SHEAR_TOLERANCE
 
 # Positions in DICOM are decimal text, often rounded to 0.01 mm; a gap may miss the common one by a hundredth of it,
 # or by twice that rounding where slices are very thin.
@@ -19,6 +20,9 @@ ROUNDING_MM = 0.02
 # Some exporters round positions to 0.1 mm. A slice may lie that half off an even grid, but never nearly half a gap.
 COARSE_ROUNDING_MM = 0.05
 _SHARE_OF_GAP = 0.2
+# What rounding each of three coordinates can do within the plane of the slices, in halves of the last digit: how far
+# one slice is beside the others, and how far a line through all drifts from the first to the last.
+_SIDEWAYS, _DRIFT = 2.5, 5.0
 
 # Slice thicknesses that differ by less are one.
 _THICKNESS_TOLERANCE = 0.01
@@ -125,26 +129,22 @@ def _fit(slices: Sequence[Slice], normal: np.ndarray, place: Path) -> tuple[np.n
     # The lower of the two middle gaps: where every second slice is missing at one end, it is still the true one.
     gap = float(np.sort(gaps)[(len(gaps) - 1) // 2])
     tolerance = max(GAP_TOLERANCE * gap, ROUNDING_MM)
-    uneven = np.abs(gaps - gap) > tolerance
-    furthest = _furthest_from_even(along)
-    allowed = min(max(COARSE_ROUNDING_MM, GAP_TOLERANCE * gap), _SHARE_OF_GAP * gap)
-    if furthest > allowed + 1e-6:
+    # Each coordinate is rounded by itself.
+    coarse = COARSE_ROUNDING_MM * float(np.abs(normal).sum())
+    if _furthest_from_even(along) > min(max(coarse, GAP_TOLERANCE * gap), _SHARE_OF_GAP * gap) + 1e-6:
         raise _uneven(slices, gaps, gap, tolerance, place)
-    if uneven.any():
-        step, origin = _least_squares(positions)
-        tolerance = COARSE_ROUNDING_MM * np.sqrt(2)
-        notes = (f"The positions of the slices are rounded; slices taken as {np.linalg.norm(step):.4g} mm apart.",)
-    else:
-        step, origin, notes = (positions[-1] - positions[0]) / (len(positions) - 1), positions[0], ()
-    if np.linalg.norm(_sideways(step, normal)) * (len(positions) - 1) <= tolerance:
-        # Rounding explains it; of a short stack it would pass for a tilted gantry.
-        step = (step @ normal) * normal
-    offsets = _sideways(positions - origin - np.outer(np.arange(len(positions)), step), normal)
-    if np.linalg.norm(offsets, axis=1).max() > tolerance:
+    step, origin = (positions[-1] - positions[0]) / (len(positions) - 1), positions[0]
+    is_straight = np.linalg.norm(_sideways(step, normal)) <= SHEAR_TOLERANCE * np.linalg.norm(step)
+    is_even = bool((np.abs(gaps - gap) <= tolerance).all())
+    if is_straight and is_even and _furthest_sideways(positions, step, origin, normal) <= tolerance:
+        return step, origin, ()
+    step, origin = _least_squares(positions, normal)
+    if _furthest_sideways(positions, step, origin, normal) > _SIDEWAYS * COARSE_ROUNDING_MM:
         raise InputError(
             f"The slices in {_folder(place)} are shifted sideways: choose a series that is one straight stack."
         )
-    return step, origin, notes
+    apart = np.linalg.norm(step)
+    return step, origin, (f"Slice positions are rounded; slices taken as {apart:.4g} mm apart.",)
 
 
 def _sideways(vectors: np.ndarray, normal: np.ndarray) -> np.ndarray:
@@ -169,9 +169,18 @@ def _furthest_from_even(along: np.ndarray) -> float:
     return spread((low + high) / 2) / 2
 
 
-def _least_squares(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _furthest_sideways(positions: np.ndarray, step: np.ndarray, origin: np.ndarray, normal: np.ndarray) -> float:
+    """How far the slice that fits worst lies beside the line from `origin` in steps, mm."""
+    offsets = positions - origin - np.outer(np.arange(len(positions)), step)
+    return float(np.linalg.norm(_sideways(offsets, normal), axis=1).max())
+
+
+def _least_squares(positions: np.ndarray, normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Step and place of the first slice, along the normal unless that is more of a tilt than rounding explains."""
     numbers = np.arange(len(positions)) - (len(positions) - 1) / 2
     step = numbers @ positions / (numbers @ numbers)
+    if np.linalg.norm(_sideways(step, normal)) * (len(positions) - 1) <= _DRIFT * COARSE_ROUNDING_MM:
+        step = (step @ normal) * normal
     return step, positions.mean(axis=0) + numbers[0] * step
 
 
