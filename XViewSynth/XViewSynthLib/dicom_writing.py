@@ -23,7 +23,8 @@ import numpy as np
 from . import __version__
 from .dicom import is_dicom, read_series, without_warnings
 from .dicom_choice import OBSERVED, PROGRAM, SYNTHETIC
-from .dicom_files import Header, is_explicit_little, number_in, printable, read_header
+from .dicom_files import is_explicit_little, read_header
+from .dicom_header import Header, number_in, printable
 from .dicom_slices import thickness_in
 from .errors import InputError
 from .outputs import Outputs
