@@ -188,6 +188,10 @@ class TestDeflated:
         self.deflate(series[0], lambda data: data + bytes(100 * 2**20))
         assert "damaged" in refused(series[0].parent)
 
+    def test_pixels_that_end_too_early(self, series):
+        self.deflate(series[0], lambda data: data[:-20])
+        assert f"{series[0]} ends within its pixel data" in refused(series[0].parent)
+
     @pytest.mark.parametrize("left", [-1, -40, 400])
     def test_cut_short(self, series, left):
         self.deflate(series[0])

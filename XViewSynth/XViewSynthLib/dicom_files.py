@@ -177,7 +177,9 @@ def _pixel_data(source: BinaryIO, dataset: Dataset) -> PixelData | None:
         return None
     vr = b"OW" if implicit else head[4:6]
     (length,) = struct.unpack(f"{order}L", head[4:] if implicit else source.read(4))
-    return PixelData(source.tell(), None if length == _UNDEFINED else length, vr == b"OW", little)
+    offset = source.tell()
+    held = source.seek(0, os.SEEK_END) - offset
+    return PixelData(offset, None if length == _UNDEFINED else length, held, vr == b"OW", little)
 
 
 def _encoding(dataset: Dataset) -> tuple[bool, bool]:

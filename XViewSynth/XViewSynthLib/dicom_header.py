@@ -29,13 +29,15 @@ class PixelData:
 
     Attributes:
         offset: of its first byte; in a deflated file, of the inflated data set.
-        length: bytes, or None where it is encapsulated in fragments.
+        length: bytes as stated, or None where it is encapsulated in fragments.
+        held: bytes from there to the end of the file.
         as_words: whether it is stored as 16-bit words (OW).
         little_endian: the byte order of words and of larger values.
     """
 
     offset: int
     length: int | None
+    held: int
     as_words: bool
     little_endian: bool
 

@@ -303,5 +303,5 @@ def _check_stored(pixels: Pixels) -> None:
             f"{file} has {data.length} bytes of pixel data, but {rows} x {columns} pixels (Rows x Columns) of "
             f"{pixels.bits_allocated} bits (BitsAllocated) are {pixels.size} bytes: export the series again."
         )
-    if pixels.syntax != DEFLATED and data.offset + pixels.size > pixels.file.stat().st_size:
+    if data.held < pixels.size:
         raise cut_short(pixels.file)
