@@ -120,7 +120,7 @@ def _qualified(task: Task) -> tuple[Volume, Source | None, Model]:
 
     series = _open_source(task.source) if task.dicom else None
     with quiet_libraries():
-        scan = read_volume(task.source)
+        scan = read_volume(task.source, memory=task.memory)
     grid = settle_grid(scan, axis=task.axis, **task.goal)
     check_values(scan.voxels)
 

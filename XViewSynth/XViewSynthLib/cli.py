@@ -360,7 +360,7 @@ def _enhance(arguments: argparse.Namespace, job: Job) -> None:
         check_model(arguments.model)
         source = _open_source(arguments.input, job) if arguments.dicom else None
 
-        scan = _read(arguments.input, job)
+        scan = _read(arguments.input, job, _bytes(arguments.memory))
 
         from .enhancement import enhance
         from .plan import make_plan
@@ -431,12 +431,12 @@ def _check_calibrated(model: Model, plan: Plan) -> None:
         )
 
 
-def _read(path: Path, job: Job) -> Volume:
+def _read(path: Path, job: Job, memory: int | None) -> Volume:
     from .reading import read_volume
 
     job.progress(Progress("reading", 0, 1))
     with quiet_libraries():
-        scan = read_volume(path)
+        scan = read_volume(path, memory=memory)
     job.progress(Progress("reading", 1, 1))
     job.stop_if_asked()
     return scan
@@ -616,7 +616,7 @@ def _selfcheck(arguments: argparse.Namespace, job: Job) -> None:
         report_file = arguments.report and _add_report_output(outputs, arguments.report)
         check_model(arguments.model)
 
-        scan = _read(arguments.input, job)
+        scan = _read(arguments.input, job, _bytes(arguments.memory))
 
         from .selfcheck import selfcheck
 

@@ -17,7 +17,6 @@ from .reading import READABLE, read_header, read_volume, suffix_of
 from .volume import Volume
 
 DICOM = "DICOM"
-_KINDS = {"NrrdImageIO": "NRRD", "NiftiImageIO": "NIfTI", "MetaImageIO": "MetaImage"}
 
 
 @dataclass(frozen=True)
@@ -105,9 +104,9 @@ def scan_paths(folder: Path, should_cancel: Callable[[], bool] | None = None) ->
         if any(suffix_of(file) not in READABLE and _may_be_slice(file) for file in files):
             yield Path(place), DICOM
         for file in files:
-            image_io = READABLE.get(suffix_of(file))
-            if image_io is not None and _is_new(file, seen):
-                yield file, _KINDS[image_io]
+            kind = READABLE.get(suffix_of(file))
+            if kind is not None and _is_new(file, seen):
+                yield file, kind
     for error in closed:
         yield Path(error.filename), DICOM
 

@@ -48,6 +48,16 @@ def blank_voxels(shape: Sequence[int], scalar_type: DTypeLike) -> np.ndarray:
     return np.broadcast_to(np.zeros((), scalar_type), shape)
 
 
+def largest_cosine(affine: np.ndarray) -> float:
+    """Largest absolute cosine between two axes of a (4, 4) affine; 0 where all meet at right angles.
+
+    >>> largest_cosine(np.eye(4))
+    0.0
+    """
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return float(np.abs(np.triu(directions.T @ directions, 1)).max())
+
+
 @dataclass(frozen=True, eq=False)
 class Volume:
     """A scan: voxels, and where each of them lies in the patient.
@@ -113,8 +123,7 @@ class Volume:
     @property
     def shear_degrees(self) -> float:
         """Largest departure of two axes from the right angle; 0 where it is within `SHEAR_TOLERANCE`."""
-        cosines = self.directions.T @ self.directions
-        largest = float(np.abs(cosines[np.triu_indices(3, 1)]).max())
+        largest = largest_cosine(self.affine)
         return float(np.degrees(np.arcsin(largest))) if largest > SHEAR_TOLERANCE else 0.0
 
     @property
