@@ -15,7 +15,7 @@ from .io.header import ImageHeader
 from .io.metaimage import read_metaimage_header
 from .io.nifti import read_nifti_header
 from .io.nrrd import read_nrrd_header
-from .io.voxels import check_bytes, check_stored_size, read_voxels
+from .io.voxels import check_memory, check_stored_size, read_voxels
 from .volume import Volume, blank_voxels, largest_cosine
 
 NRRD, NIFTI, METAIMAGE = "NRRD", "NIfTI", "MetaImage"
@@ -59,7 +59,7 @@ def read_volume(path: str | Path, thickness: float | None = None, memory: int | 
         header, needed, load = _open(path)
         if thickness is not None:
             header = replace(header, slice_thickness=thickness)
-        check_bytes(path, needed, memory)
+        check_memory(path, needed, memory)
         voxels, notes = load()
         return replace(header, voxels=voxels, notes=(*header.notes, *notes))
 

@@ -53,21 +53,13 @@ def check_stored_size(header: ImageHeader) -> None:
             raise _too_few(header, present, stated // _LARGEST_RATIO[source.encoding])
 
 
-def check_memory(header: ImageHeader, memory: int | None = None) -> None:
-    """Refuse an image that takes more memory than there is, before any is taken.
+def check_memory(path: Path, needed: int, memory: int | None = None) -> None:
+    """Refuse a scan that takes more memory than there is, before any is taken.
 
     Args:
-        header: of the image.
+        path: of the scan.
+        needed: bytes that its voxels take.
         memory: bytes that the whole process may take, or None for most of what is free.
-
-    Raises:
-        InputError: it takes more.
-    """
-    check_bytes(header.path, header.needed_bytes, memory)
-
-
-def check_bytes(path: Path, needed: int, memory: int | None = None) -> None:
-    """As `check_memory`, for a scan at `path` that takes `needed` bytes.
 
     Raises:
         InputError: it takes more.
@@ -79,8 +71,8 @@ def check_bytes(path: Path, needed: int, memory: int | None = None) -> None:
     if needed > allowed:
         where = "is free" if memory is None else "is allowed beside the program itself"
         raise InputError(
-            f"{path} takes {needed / 1e9:.2f} GB of memory and {max(allowed, 0) / 1e9:.2f} GB {where}: allow more, or "
-            "use a computer with more."
+            f"Allow more memory or use a computer with more: {path} takes {needed / 1e9:.2f} GB, and "
+            f"{max(allowed, 0) / 1e9:.2f} GB {where}."
         )
 
 
