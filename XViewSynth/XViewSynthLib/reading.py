@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from .dicom import is_dicom, open_series
 from .errors import InputError
 from .nifti import INTENT_LABEL, check_complete, read_nifti_header
-from .volume import Volume, blank_voxels
+from .volume import AXES, Axis, Volume, blank_voxels
 
 READABLE = {
     ".nrrd": "NrrdImageIO",
@@ -25,8 +25,8 @@ READABLE = {
     ".mha": "MetaImageIO",
     ".mhd": "MetaImageIO",
 }
-# The field in which `write_volume` keeps it in NRRD, MHA and MHD, named as DICOM names it; mm.
-SLICE_THICKNESS = "SliceThickness"
+# The fields in which `write_volume` keeps them in NRRD, MHA and MHD: mm, as DICOM names it; and I, J or K.
+SLICE_THICKNESS, SLICE_AXIS = "SliceThickness", "SliceAxis"
 
 Load = Callable[[], np.ndarray]
 
@@ -146,7 +146,8 @@ def _open_image(path: Path, image_io: str) -> tuple[Volume, Load]:
     if any(key.startswith("Segment0_") for key in reader.GetMetaDataKeys()):
         raise InputError(_labelmap_sentence(path))
     scalar_type = sitk.GetArrayViewFromImage(sitk.Image(1, 1, 1, reader.GetPixelID())).dtype
-    header = Volume(blank_voxels(size[2::-1], scalar_type), _affine(reader), _slice_thickness(reader))
+    blank = blank_voxels(size[2::-1], scalar_type)
+    header = Volume(blank, _affine(reader), _slice_thickness(reader), _slice_axis(reader))
     return header, lambda: sitk.GetArrayFromImage(reader.Execute())
 
 
@@ -156,6 +157,11 @@ def _slice_thickness(reader: sitk.ImageFileReader) -> float | None:
         if 0 < thickness < math.inf:
             return thickness
     return None
+
+
+def _slice_axis(reader: sitk.ImageFileReader) -> Axis | None:
+    axis = reader.GetMetaData(SLICE_AXIS) if reader.HasMetaDataKey(SLICE_AXIS) else None
+    return axis if axis in AXES else None
 
 
 def _affine(reader: sitk.ImageFileReader) -> np.ndarray:

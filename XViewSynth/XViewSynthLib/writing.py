@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from .errors import InputError
 from .nifti import check_complete, read_nifti_header
 from .outputs import Outputs
-from .reading import SLICE_THICKNESS, suffix_of
+from .reading import SLICE_AXIS, SLICE_THICKNESS, suffix_of
 from .volume import Volume
 
 WRITABLE = {
@@ -40,7 +40,8 @@ def write_volume(volume: Volume, path: str | Path, overwrite: bool = False) -> N
     """Write a volume; the file appears whole or not at all.
 
     The scalar type is kept, except that half-precision floats become float32. NRRD, MHA and MHD keep positions to
-    1e-6 mm, and the slice thickness. NIfTI, with 32-bit floats for positions, loses up to 1e-4 mm, and the thickness.
+    1e-6 mm, the slice thickness and the slice axis. NIfTI, with 32-bit floats for positions, loses up to 1e-4 mm, and
+    both.
 
     Args:
         volume: what to write.
@@ -93,4 +94,6 @@ def _image(volume: Volume) -> sitk.Image:
     image.SetDirection(to_lps.directions.ravel().tolist())
     if volume.slice_thickness is not None:
         image.SetMetaData(SLICE_THICKNESS, repr(volume.slice_thickness))
+    if volume.slice_axis is not None:
+        image.SetMetaData(SLICE_AXIS, volume.slice_axis)
     return image
