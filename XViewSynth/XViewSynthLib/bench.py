@@ -329,7 +329,9 @@ def _trials(
     from .reading import read_volume
 
     for scan, thickness in zip_longest(scans, thicknesses):
-        volume = read_volume(scan, thickness)
+        volume = read_volume(scan)
+        if thickness is not None:
+            volume = volume.with_thickness(thickness, volume.resolve_axis(axis))
         for factor in factors:
             try:
                 trial = drop_slices(volume, factor, axis, acquisition)

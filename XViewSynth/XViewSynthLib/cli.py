@@ -277,7 +277,7 @@ def _add_goal(parser: argparse.ArgumentParser) -> None:
 
 def _add_work_options(parser: argparse.ArgumentParser) -> None:
     """What is in the scan, and where and with how much memory to work on it."""
-    parser.add_argument("--axis", choices=("auto", "I", "J", "K"), default="auto", help="auto: the largest spacing")
+    parser.add_argument("--axis", choices=("auto", "I", "J", "K"), default="auto", help="auto: the axis of the slices")
     parser.add_argument(
         "--acquisition",
         choices=("auto", "gap", "thick"),
@@ -893,7 +893,7 @@ def _add_thin(commands: argparse._SubParsersAction) -> None:
         "--factor", type=factor, metavar="N", action="append", help="2 to 8; may be repeated (default: 2 and 4)"
     )
     parser.add_argument("--output", type=Path, metavar="FOLDER", required=True, help="where the thinned scans go")
-    parser.add_argument("--axis", choices=("auto", "I", "J", "K"), default="auto", help="auto: that of the slices")
+    parser.add_argument("--axis", choices=("auto", "I", "J", "K"), default="auto", help="auto: the axis of the slices")
     parser.add_argument(
         "--acquisition", choices=("gap", "thick"), default="gap", help="drop slices, or average them (default: gap)"
     )

@@ -77,7 +77,7 @@ def open_series(folder: Path) -> tuple[Volume, Callable[[], np.ndarray]]:
     """
     slices = _stack(folder)
     blank = blank_voxels((len(slices), *slices[0].shape), np.int16)
-    return Volume(blank, _affine(slices), _common_thickness(slices)), lambda: _rescaled_voxels(slices)
+    return Volume(blank, _affine(slices), _common_thickness(slices), "K"), lambda: _rescaled_voxels(slices)
 
 
 def series_files(folder: Path) -> list[Path]:

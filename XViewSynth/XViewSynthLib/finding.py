@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .acquisition import acquisition_axis
 from .checks import check_geometry, check_values
 from .dicom import is_dicom
 from .errors import Cancelled, InputError
@@ -125,7 +124,7 @@ def check_scan(path: Path, kind: str) -> FoundScan:
         scan = read_header(path)
     except InputError as problem:
         return FoundScan(path, kind, str(problem))
-    axis = acquisition_axis(scan)
+    axis = scan.through_plane_axis
     return FoundScan(
         path=path,
         kind=kind,
@@ -162,7 +161,7 @@ def _checked(folder: Path, progress: Report | None, should_cancel: Callable[[], 
 
 def _problem(scan: Volume, path: Path) -> str | None:
     try:
-        check_geometry(scan, acquisition_axis(scan), forced=True)
+        check_geometry(scan, forced=True)
         if scan.voxels.dtype.itemsize == 1:
             check_values(read_volume(path).voxels)
     except InputError as problem:

@@ -6,7 +6,7 @@ What another program is given is written by `write_thinned`; what it makes of th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -255,7 +255,7 @@ def _in_the_order_of(volume: Volume, truth: Volume) -> Volume | None:
     # Arrays are (K, J, I): dimension d runs along column 2 - d.
     voxels = volume.voxels.transpose(2 - columns[::-1])
     voxels = voxels[tuple(slice(None, None, -1) if turned else slice(None) for turned in backwards[::-1])]
-    return Volume(voxels, affine, volume.slice_thickness)
+    return replace(volume, voxels=voxels, affine=affine, slice_axis=None)
 
 
 def _last_of(volume: Volume, columns: np.ndarray, backwards: np.ndarray) -> np.ndarray:

@@ -137,6 +137,7 @@ def _open_image(path: Path) -> tuple[Volume, int, Load]:
         blank_voxels(header.shape, header.scalar_type),
         header.affine,
         header.slice_thickness,
+        header.slice_axis,
         synthetic=header.synthetic,
         notes=header.notes,
     )

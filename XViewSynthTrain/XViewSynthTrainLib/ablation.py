@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from XViewSynthLib.acquisition import acquisition_axis
 from XViewSynthLib.bench import run_bench, to_markdown
 from XViewSynthLib.hardware import resolve_device
 from XViewSynthLib.models import WEIGHTS_FILE, load_model, save_model
@@ -16,7 +15,7 @@ from .config import TrainingConfig
 from .files import CONFIG_FILE
 from .lock import run_lock
 from .regions import middle_of
-from .runs import make_card, make_folder, training_data
+from .runs import make_card, make_folder, read_scan, training_data
 from .trainer import Trainer
 
 #: Settings of each arm. All arms of a seed see the same blocks in the same order; level 0 gives the single views and
@@ -79,7 +78,7 @@ def _train_arms(
     should_cancel: Callable[[], bool] | None,
 ) -> None:
     where = str(resolve_device(device))
-    volumes = [read_volume(scan) for scan in scans]
+    volumes = [read_scan(scan) for scan in scans]
     began_with = load_model(start).trainable() if start is not None else None
     if began_with is not None:
         settings = settings | {"network": began_with.card["network"]}
@@ -102,7 +101,7 @@ def _write_center(scan: Path, size: int, folder: Path) -> Path:
     volume = read_volume(scan)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{scan.stem}.nrrd"
-    write_volume(middle_of(volume, acquisition_axis(volume), size), path, overwrite=True)
+    write_volume(middle_of(volume, volume.through_plane_axis, size), path, overwrite=True)
     return path
 
 

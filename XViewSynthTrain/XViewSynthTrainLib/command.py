@@ -125,6 +125,8 @@ def _train(arguments: argparse.Namespace, job: Job) -> None:
         should_cancel=job.should_cancel,
     )
     if report:
+        for note in report["notes"]:
+            job.say(note)
         job.say(report["message"])
         job.say(f"Use it with --model {arguments.output / MODEL_FOLDER}; more in {arguments.output / REPORT_PAGE}.")
 

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from XViewSynthLib.acquisition import acquisition_axis
-from XViewSynthLib.checks import check_enhanceable
+from XViewSynthLib.checks import check_enhanceable, geometry_notes
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.hardware import resolve_device
+from XViewSynthLib.intensity import INTENSITY_RANGE, in_hu
 from XViewSynthLib.models import AUTOMATIC, CARD_FILE, Model, check_name, load_model, save_model, shipped_for
-from XViewSynthLib.networks import INTENSITY_RANGE, ThreeViewNetwork
+from XViewSynthLib.networks import ThreeViewNetwork
 from XViewSynthLib.outputs import STAGING_PREFIX
 from XViewSynthLib.progress import Progress
 from XViewSynthLib.reading import read_volume
@@ -93,14 +93,14 @@ class Study:
         for done, path in enumerate(paths):
             check()
             _tell(progress, "reading", done, len(paths))
-            volumes.append(_read(path))
+            volumes.append(read_scan(path))
         count = len(self.training)
         if self.held_out or not self.hold_out_share:
             return volumes[:count], volumes[count:]
         if count > 1:
             kept = min(count - 1, math.ceil(count * self.hold_out_share))
             return volumes[:-kept], volumes[-kept:]
-        lower, upper = split_slices(volumes[0], acquisition_axis(volumes[0]), self.hold_out_share)
+        lower, upper = split_slices(volumes[0], volumes[0].through_plane_axis, self.hold_out_share)
         return [lower], [upper]
 
 
@@ -337,6 +337,11 @@ class _Run:
             "processes": self._team.size,
             "training_scans": training_data(self._training),
             "held_out_scans": training_data(self._held_out),
+            "notes": [
+                f"Scan {number}: {note}"
+                for number, volume in enumerate([*self._training, *self._held_out], start=1)
+                for note in volume.notes
+            ],
             "model": {"name": model.name, "version": model.card["version"], "sha256": model.sha256},
         }
 
@@ -398,14 +403,19 @@ def _stage_shares(config: TrainingConfig) -> dict[tuple[float, float], float]:
     return {(1.0, 1.0): cross_view, (0.0, 1.0): incremental - cross_view, (0.0, 0.0): 1 - incremental}
 
 
-def _read(path: str) -> Volume:
+def read_scan(path: Path | str) -> Volume:
+    """A scan to train on, in HU; its notes name neither it nor its patient.
+
+    Raises:
+        InputError: it cannot be read, or not be trained on.
+    """
     volume = read_volume(path)
     try:
-        check_enhanceable(volume, acquisition_axis(volume), forced=True)
+        check_enhanceable(volume, forced=True)
     except InputError as problem:
         # Of many scans the sentence must tell which one.
         raise InputError(f"{path} cannot be trained on: {problem}") from problem
-    return volume
+    return in_hu(replace(volume, notes=geometry_notes(volume)))
 
 
 @contextmanager
@@ -510,7 +520,7 @@ def training_data(volumes: Sequence[Volume]) -> list[dict]:
     """What was trained on, in numbers: file names and headers may name patients."""
     described = []
     for index, volume in enumerate(volumes, start=1):
-        axis = acquisition_axis(volume)
+        axis = volume.through_plane_axis
         spacing = volume.spacing_along(axis)
         entry = {"name": f"scan {index}", "license": "the user's own", "slices": volume.slices(axis)}
         described.append(entry | {"slice_spacing_mm": round(spacing, 3)})

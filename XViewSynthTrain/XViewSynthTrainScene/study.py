@@ -9,7 +9,6 @@ from pathlib import Path
 
 import slicer
 
-from XViewSynthLib.acquisition import acquisition_axis
 from XViewSynthLib.checks import check_geometry
 from XViewSynthLib.errors import Cancelled, InputError
 from XViewSynthLib.progress import Progress
@@ -61,7 +60,7 @@ def candidate_of(node: slicer.vtkMRMLScalarVolumeNode) -> Candidate:
         volume = volume_from_node(node)
     except InputError as problem:
         return Candidate(**about, problem=str(problem))
-    axis = acquisition_axis(volume)
+    axis = volume.through_plane_axis
     about |= {"slices": volume.slices(axis), "slice_spacing_mm": volume.spacing_along(axis)}
     try:
         if read_provenance(node) is not None:
