@@ -24,6 +24,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     MRImageStorage,
+    SecondaryCaptureImageStorage,
 )
 
 from scans import affine_from, anatomy, write_dicom_series
@@ -438,6 +439,10 @@ class TestRefusals:
 
     def test_images_that_are_not_ct(self, plain, tmp_path, series):
         clinical_series(series, SOPClassUID=MRImageStorage)
+        assert "is MR, the models know CT" in refused(plain[1], series, tmp_path / "new")
+
+    def test_ct_that_was_stored_as_screenshots(self, plain, tmp_path, series):
+        clinical_series(series, SOPClassUID=SecondaryCaptureImageStorage)
         assert "not CT images" in refused(plain[1], series, tmp_path / "new")
 
     @pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"])

@@ -213,7 +213,7 @@ class TestRefusals:
     def test_two_series_in_a_folder(self, tmp_path, small, problem):
         write_dicom_series(tmp_path, small)
         write_dicom_series(tmp_path, small, series="1.2.3", names=[f"other{n}" for n in range(8)])
-        assert "give each series its own folder" in problem()
+        assert "holds 2 CT series, so give one file of the one that is meant" in problem()
 
     def test_missing_slice(self, tmp_path, small, problem):
         write_dicom_series(tmp_path, small, keep=[0, 1, 2, 4, 5, 6, 7])

@@ -56,19 +56,24 @@ def check_enhanceable(volume: Volume, axis: str = "auto", factor: int | None = N
         forced: the user named the axis or the factor, so that an isotropic scan is enhanced all the same.
 
     Raises:
-        InputError: a factor other than 2 to 8, fewer than 4 slices, NaN or infinite voxels, one value everywhere, a
-            labelmap, values that are certainly no HU, or (unless forced) slices as close as the pixels.
+        InputError: a scan that this program made, a factor other than 2 to 8, fewer than 4 slices, NaN or infinite
+            voxels, one value everywhere, a labelmap, values that are certainly no HU, or (unless forced) slices as
+            close as the pixels.
     """
     check_geometry(volume, axis, factor, forced=forced)
     check_values(volume.voxels)
 
 
 def check_geometry(volume: Volume, axis: str = "auto", factor: int | None = None, *, forced: bool = False) -> None:
-    """The part of `check_enhanceable` that takes no time: factor, number of slices, spacing.
+    """The part of `check_enhanceable` that takes no time: factor, number of slices, spacing, own results.
 
     Raises:
         InputError: as there, but for the values.
     """
+    if volume.synthetic:
+        raise InputError(
+            "The scan was made by XViewSynth: give the series it came from (or add --again to enhance or selfcheck)."
+        )
     if factor is not None:
         check_factor(factor)
     along = volume.resolve_axis(axis)

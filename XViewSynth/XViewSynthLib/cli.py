@@ -16,6 +16,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -264,7 +265,13 @@ def _add_enhance(commands: argparse._SubParsersAction) -> None:
 
 def _add_scan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "input", metavar="INPUT", type=Path, help="NRRD, NIfTI, MHA/MHD or a folder of one DICOM series"
+        "input",
+        metavar="INPUT",
+        type=Path,
+        help="NRRD, NIfTI, MHA/MHD, a folder of one DICOM series, or a DICOM file of the series that is meant",
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="take a DICOM series that XViewSynth made like any other scan"
     )
 
 
@@ -360,7 +367,7 @@ def _enhance(arguments: argparse.Namespace, job: Job) -> None:
         check_model(arguments.model)
         source = _open_source(arguments.input, job) if arguments.dicom else None
 
-        scan = _read(arguments.input, job, _bytes(arguments.memory))
+        scan = _read(arguments.input, job, arguments.again, _bytes(arguments.memory))
 
         from .enhancement import enhance
         from .plan import make_plan
@@ -431,7 +438,8 @@ def _check_calibrated(model: Model, plan: Plan) -> None:
         )
 
 
-def _read(path: Path, job: Job, memory: int | None) -> Volume:
+def _read(path: Path, job: Job, again: bool, memory: int | None) -> Volume:
+    """The scan; `again` takes one that was made by this program like any other."""
     from .reading import read_volume
 
     job.progress(Progress("reading", 0, 1))
@@ -439,7 +447,7 @@ def _read(path: Path, job: Job, memory: int | None) -> Volume:
         scan = read_volume(path, memory=memory)
     job.progress(Progress("reading", 1, 1))
     job.stop_if_asked()
-    return scan
+    return replace(scan, synthetic=False) if again else scan
 
 
 def _add_volume_output(outputs: Outputs, path: Path) -> Path:
@@ -616,7 +624,7 @@ def _selfcheck(arguments: argparse.Namespace, job: Job) -> None:
         report_file = arguments.report and _add_report_output(outputs, arguments.report)
         check_model(arguments.model)
 
-        scan = _read(arguments.input, job, _bytes(arguments.memory))
+        scan = _read(arguments.input, job, arguments.again, _bytes(arguments.memory))
 
         from .selfcheck import selfcheck
 
