@@ -164,12 +164,13 @@ class TestFolders:
             rename(old, new)
 
         monkeypatch.setattr(os, "replace", fail)
+        (tmp_path / "late.txt").write_text("old")
         with Outputs(True) as outputs:
             (outputs.add_folder(tmp_path / "folder", "*.x") / "a.x").write_text("new")
             outputs.add(tmp_path / "late.txt").write_text("new")
             with pytest.raises(InputError, match="Input/output error"):
                 outputs.commit()
-        assert content(tmp_path) == {"folder/a.x": "old"}
+        assert content(tmp_path) == {"folder/a.x": "old", "late.txt": "old"}
 
 
 class TestDoor:
