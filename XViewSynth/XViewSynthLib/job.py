@@ -95,7 +95,7 @@ def _tell(error: BaseException) -> int:
     if isinstance(error, InputError):
         _print_error(f"error: {_in_one_line(error)}")
         return WRONG_INPUT
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or _tells_of_memory(error):
         _print_error("error: There is not enough memory: close other programs or use a computer with more.")
         return WRONG_INPUT
     name = type(error).__name__
@@ -104,6 +104,11 @@ def _tell(error: BaseException) -> int:
     )
     _print_error("".join(traceback.format_exception(error)).rstrip())
     return DEFECT
+
+
+def _tells_of_memory(error: BaseException) -> bool:
+    # PyTorch has two such errors, and importing it to name them would take seconds.
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 def _tell_without_waiting(error: BaseException) -> None:

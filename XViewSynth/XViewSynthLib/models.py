@@ -144,7 +144,7 @@ def shipped_for(acquisition: str) -> str:
     Raises:
         InputError: there is no such acquisition.
     """
-    if acquisition not in _SHIPPED_FOR:
+    if acquisition not in tuple(_SHIPPED_FOR):
         raise InputError(f"Acquisition {acquisition!r} does not exist: choose {' or '.join(_SHIPPED_FOR)}.")
     return _SHIPPED_FOR[acquisition]
 

@@ -35,7 +35,7 @@ _NEW, _OLD = "new", "old"
 # that must leave at once removes them all; threads share the dictionary.
 _staging_folders: dict[Path, int | None] = {}
 # Folders that were made for outputs, and are removed where they stay empty.
-_made_folders: set[Path] = set()
+_made_folders: list[Path] = []
 # Held while files get their final names, which must not be cut short.
 _committing = threading.Lock()
 
@@ -65,23 +65,27 @@ def named_staging_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def output_folder(folder: Path) -> Iterator[None]:
+def output_folder(folder: Path, parents: bool = False) -> Iterator[None]:
     """Make a folder for outputs where it is missing, and remove it at the end if it is empty.
+
+    Args:
+        folder: the folder.
+        parents: whether to do the same with the folders above it.
 
     Raises:
         InputError: the folder cannot be made.
     """
     try:
-        missing = not folder.exists()
-        folder.mkdir(exist_ok=True)
+        made = [place for place in (folder, *folder.parents)[: None if parents else 1] if not place.exists()]
+        folder.mkdir(exist_ok=True, parents=parents)
     except (OSError, ValueError) as error:
         raise InputError(f"Cannot make the folder {folder}: {_reason(error)}. Choose another one.") from error
-    if missing:
-        _made_folders.add(folder)
+    _made_folders.extend(made)
     try:
         yield
     finally:
-        _remove_if_made_in_vain(folder)
+        for place in made:
+            _remove_if_made_in_vain(place)
 
 
 def remove_staging_folders() -> None:
@@ -111,7 +115,7 @@ def remove_left_folders(parent: Path, whoever: bool = False) -> None:
         left = [entry for entry in entries if entry.name.startswith(prefix) and entry.name not in own]
         for folder in [parent / entry.name for entry in left if _is_folder(entry)]:
             with suppress(OSError):
-                _remove_left(folder)
+                _remove_left(folder, whoever)
 
 
 @lru_cache(maxsize=1)
@@ -124,7 +128,7 @@ def _remove_if_made_in_vain(folder: Path) -> None:
     if folder in _made_folders:
         with suppress(OSError):  # it holds outputs
             folder.rmdir()
-        _made_folders.discard(folder)
+        _made_folders.remove(folder)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -177,13 +181,16 @@ def _remove(folder: Path) -> None:
     _clear(doomed, lock)
 
 
-def _remove_left(folder: Path) -> None:
+def _remove_left(folder: Path, is_alone: bool) -> None:
     try:
         lock = os.open(folder / _LOCK_FILE, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError:
-        # Its process was killed before it made the lock, or after it had removed everything. One that is just being
-        # made is empty as well: its process makes another.
-        folder.rmdir()
+        if is_alone:
+            _clear(folder, None)
+        else:
+            # Its process was killed before it made the lock, or after it had removed everything. One that is just being
+            # made is empty as well: its process makes another.
+            folder.rmdir()
         return
     try:
         ended = try_lock(lock) and is_at(lock, folder / _LOCK_FILE)

@@ -129,6 +129,8 @@ def _layout(weights: bytes) -> dict[str, Any]:
     if not 0 < length <= min(len(weights) - 8, _MAX_HEADER_BYTES):
         raise ValueError("no header")
     header = json.loads(weights[8 : 8 + length], object_pairs_hook=_unique)
+    if not isinstance(header, dict):
+        raise ValueError("no names")
     tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
     for entry in tensors.values():
         if not all(isinstance(size, int) for size in entry["shape"]) or not isinstance(entry["dtype"], str):
