@@ -348,7 +348,7 @@ class TestRequests:
 
     @pytest.mark.parametrize("name", ["first.nrrd", "none/out", "x" * 300, "null\0"])
     def test_output_folder_that_cannot_be_made(self, folder, scans, model, name):
-        with pytest.raises(InputError, match="Cannot write to the folder"):
+        with pytest.raises(InputError, match="Cannot make the folder"):
             run_bench(scans, [2], [model], folder / name)
 
     def test_output_folder_that_is_lost_meanwhile(self, tmp_path, scans, model):
@@ -356,7 +356,7 @@ class TestRequests:
             if step.stage == "writing":
                 (tmp_path / "out").write_text("in the way")
 
-        with pytest.raises(InputError, match="Cannot write to the folder"):
+        with pytest.raises(InputError, match="Cannot make the folder"):
             run_bench(scans[:1], [2], [model], tmp_path / "out", device="cpu", progress=take_its_name)
 
     def test_unknown_device_before_any_work(self, tmp_path, scans, model):

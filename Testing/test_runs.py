@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from scans import affine_from, anatomy, write_dicom_series
-from tiny import NETWORK, make_card, make_network
+from tiny import NETWORK, make_card, make_network, make_spline_network
 from XViewSynthLib import Cancelled, InputError, Volume, enhance, load_model, read_volume, write_volume
 from XViewSynthLib.job import Job
 from XViewSynthLib.models import save_model
-from XViewSynthLib.networks import ThreeViewNetwork
 from XViewSynthTrainLib.ablation import ARMS, ablate
 from XViewSynthTrainLib.checkpoints import load_checkpoint
 from XViewSynthTrainLib.command import register_ablate, register_train
@@ -59,7 +58,7 @@ def with_best_specialist(tmp_path_factory):
     """It answers with the spline, and has another network for x4 at best quality."""
     folder = tmp_path_factory.mktemp("models") / "best"
     sizes = NETWORK | {"best_specialists": {"4": {"fusion_blocks": 1}}}
-    save_model(folder, ThreeViewNetwork(**sizes), make_card(network=sizes))
+    save_model(folder, make_spline_network(**sizes), make_card(network=sizes))
     return folder
 
 
@@ -67,7 +66,7 @@ def with_best_specialist(tmp_path_factory):
 def untrained_model(tmp_path_factory):
     """It answers with the spline, and so is hard to beat on a smooth scan in a few wild steps."""
     folder = tmp_path_factory.mktemp("models") / "untrained"
-    save_model(folder, ThreeViewNetwork(**NETWORK), make_card())
+    save_model(folder, make_spline_network(**NETWORK), make_card())
     return folder
 
 
@@ -138,7 +137,7 @@ class TestTrain:
         assert [e["kind"] for e in read_log(tmp_path / "run")] == [e["kind"] for e in read_log(tmp_path / "whole")]
 
     def test_a_bad_name_is_told_before_the_work(self, thin, tmp_path):
-        with pytest.raises(InputError, match="Choose a name"):
+        with pytest.raises(InputError, match="A model cannot be named"):
             train([thin], tmp_path / "run", SETTINGS, name="a/b")
         assert not (tmp_path / "run").exists()
 

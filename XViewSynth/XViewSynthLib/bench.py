@@ -19,7 +19,7 @@ from .acquisition import ACQUISITIONS, Acquisition
 from .checks import check_factor
 from .ensemble import STANDARD_QUALITY, poses
 from .errors import InputError
-from .outputs import Outputs
+from .outputs import Outputs, output_folder
 from .peers import Peer, make_peers
 from .progress import Progress, Report
 from .quality import candidate_slices, finite_or_none, psnr_db
@@ -34,6 +34,7 @@ from .selfcheck import (
     measure_model,
     with_gains,
 )
+from .stop import LastStep, at_once
 
 if TYPE_CHECKING:
     from .models import Model
@@ -101,6 +102,7 @@ def run_bench(
     overwrite: bool = False,
     progress: Report | None = None,
     should_cancel: Callable[[], bool] | None = None,
+    last_step: LastStep = at_once,
 ) -> dict[str, Any]:
     """Thin each scan by each factor, restore it by every method, and measure all on the same voxels.
 
@@ -124,6 +126,7 @@ def run_bench(
         overwrite: whether files of an earlier run may be replaced.
         progress: receives a `Progress` per measurement.
         should_cancel: asked several times a second.
+        last_step: gives all files their names; see `StopRequest.last_step`.
 
     Returns:
         What bench.json holds: "runs" (scan by factor), "summary" (mean over scans of the gains), "ablation".
@@ -175,7 +178,7 @@ def run_bench(
         "ablation_runs": ablation_runs,
     }
     tell("writing")
-    _write(report, out_folder, scans, overwrite)
+    _write(report, out_folder, scans, overwrite, last_step)
     return report
 
 
@@ -462,16 +465,9 @@ def _machine() -> dict[str, Any]:
 
 def _check_writable(folder: Path, scans: Sequence[Path], overwrite: bool) -> None:
     """Find out before hours of work; what is written comes at the end."""
-    if os.path.isdir(folder):
-        with Outputs(overwrite, inputs=scans) as outputs:
-            for name in (JSON_FILE, TABLES_FILE, FIGURE_FILE):
-                outputs.add(folder / name)
-        return
-    try:
-        folder.mkdir()
-        folder.rmdir()
-    except (OSError, ValueError) as error:
-        raise _cannot_write(folder, error) from error
+    with output_folder(folder), Outputs(overwrite, inputs=scans) as outputs:
+        for name in (JSON_FILE, TABLES_FILE, FIGURE_FILE):
+            outputs.add(folder / name)
 
 
 def _cannot_write(folder: Path, error: Exception) -> InputError:
@@ -479,15 +475,16 @@ def _cannot_write(folder: Path, error: Exception) -> InputError:
     return InputError(f"Cannot write to the folder {folder}: {reason}. Choose another folder, in one that exists.")
 
 
-def _write(report: Mapping[str, Any], folder: Path, scans: Sequence[Path], overwrite: bool) -> None:
+def _write(
+    report: Mapping[str, Any], folder: Path, scans: Sequence[Path], overwrite: bool, last_step: LastStep
+) -> None:
     try:
-        folder.mkdir(exist_ok=True)
-        with Outputs(overwrite, inputs=scans) as outputs:
+        with output_folder(folder), Outputs(overwrite, inputs=scans) as outputs:
             text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
             outputs.add(folder / JSON_FILE).write_text(text, encoding="utf-8")
             outputs.add(folder / TABLES_FILE).write_text(to_markdown(report), encoding="utf-8")
             _draw(report["runs"], outputs.add(folder / FIGURE_FILE))
-            outputs.commit()
+            last_step(outputs.commit)
     except OSError as error:
         raise _cannot_write(folder, error) from error
 

@@ -9,6 +9,7 @@ function. Their modules should import quickly, like this one; what is slow is im
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import math
 import os
@@ -38,6 +39,7 @@ from .models import (
     model_card,
     model_folder,
     remove_model,
+    unreadable_folder,
 )
 from .outputs import Outputs
 from .progress import KINDS, Progress, describe_seconds, reporter
@@ -76,11 +78,22 @@ def run_program(request: StopRequest, *registers: Register) -> int:
         registers: functions that add commands where no entry point does.
     """
     prepare_streams(is_program=True)
+    codes: list[int] = []
+    # Registered first, so it runs after what libraries do at exit.
+    atexit.register(_leave_with, codes)
     code = _run(sys.argv[1:], request, registers)
     if code == CANCELLED:
         # All is tidied up and said. To take the libraries apart takes Python another second on a busy machine.
         os._exit(code)
+    codes.append(code)
     return code
+
+
+def _leave_with(codes: Sequence[int]) -> None:
+    """End the process before Python gives stop signals their default meaning back, which would change the exit code."""
+    if codes:
+        finish_printing()
+        os._exit(codes[0])
 
 
 def add_progress_option(parser: argparse.ArgumentParser) -> None:
@@ -180,7 +193,7 @@ def _run_command(arguments: argparse.Namespace, request: StopRequest) -> int | N
         print_line(text, to_errors=kind == "json")
 
     with reporter(kind) as progress:
-        job = Job(say, progress, lambda: request.asked)
+        job = Job(say, progress, lambda: request.asked, request.last_step)
         job.stop_if_asked()
         return arguments.run(arguments, job)
 
@@ -420,8 +433,7 @@ def _enhance(arguments: argparse.Namespace, job: Job) -> None:
                     write_volume(volume, path)
         if report:
             _write_json(report, describe_enhanced(str(arguments.input), str(arguments.output), scan, enhanced))
-        job.stop_if_asked()
-        outputs.commit()
+        job.last_step(outputs.commit)
         job.progress(Progress("writing", 1, 1, 0.0))
     for note in enhanced.notes[len(plan.notes) :]:
         job.say(note)
@@ -644,8 +656,7 @@ def _selfcheck(arguments: argparse.Namespace, job: Job) -> None:
         )
         if report_file:
             _write_json(report_file, {"program": f"{PROGRAM} {__version__}", **report})
-        job.stop_if_asked()
-        outputs.commit()
+        job.last_step(outputs.commit)
     job.say(_describe_selfcheck(report))
 
 
@@ -779,6 +790,9 @@ def _list_models(_arguments: argparse.Namespace, job: Job) -> None:
         origin = "shipped" if entry.shipped else "imported"
         about = f"{entry.card['version']}  {entry.card['description']}" if entry.card else f"unusable: {entry.problem}"
         job.say(f"{entry.name}  {origin}  {about}")
+    problem = unreadable_folder()
+    if problem:
+        print_line(problem, to_errors=True)
 
 
 def _show_model(arguments: argparse.Namespace, job: Job) -> None:
@@ -786,17 +800,17 @@ def _show_model(arguments: argparse.Namespace, job: Job) -> None:
 
 
 def _import_model(arguments: argparse.Namespace, job: Job) -> None:
-    model = import_model(arguments.file)
+    model = import_model(arguments.file, job.last_step)
     job.say(f"Imported {model.name} {model.card['version']}: use it with --model {model.name}.")
 
 
 def _export_model(arguments: argparse.Namespace, job: Job) -> None:
-    export_model(arguments.name, arguments.file, arguments.overwrite)
+    export_model(arguments.name, arguments.file, arguments.overwrite, job.last_step)
     job.say(f"Wrote {arguments.file}.")
 
 
 def _remove_model(arguments: argparse.Namespace, job: Job) -> None:
-    remove_model(arguments.name)
+    remove_model(arguments.name, job.last_step)
     job.say(f"Removed {arguments.name}.")
 
 
@@ -875,6 +889,7 @@ def _bench(arguments: argparse.Namespace, job: Job) -> None:
         overwrite=arguments.overwrite,
         progress=job.progress,
         should_cancel=job.should_cancel,
+        last_step=job.last_step,
     )
     job.say(to_markdown(report))
     job.say(f"Wrote {arguments.output}.")
@@ -923,6 +938,7 @@ def _thin(arguments: argparse.Namespace, job: Job) -> None:
         suffix=f".{arguments.format}",
         overwrite=arguments.overwrite,
         check=job.stop_if_asked,
+        last_step=job.last_step,
     )
     for path in paths:
         job.say(f"Wrote {path}.")

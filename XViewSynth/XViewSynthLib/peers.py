@@ -15,9 +15,10 @@ import numpy as np
 from . import quality
 from .acquisition import Acquisition
 from .errors import InputError
-from .outputs import Outputs
+from .outputs import Outputs, output_folder
 from .reading import READABLE, read_volume, suffix_of
 from .selfcheck import Trial, drop_slices, measure_restored
+from .stop import LastStep, at_once
 from .volume import Volume
 from .writing import check_writable_name, write_volume
 
@@ -155,6 +156,7 @@ def write_thinned(
     suffix: str = ".nrrd",
     overwrite: bool = False,
     check: Callable[[], None] = lambda: None,
+    last_step: LastStep = at_once,
 ) -> list[Path]:
     """Write what a benchmark gives every method: every s-th slice of each scan, or averages of slices as far apart.
 
@@ -167,6 +169,7 @@ def write_thinned(
         suffix: of the files, one of `writing.WRITABLE`.
         overwrite: whether files may be replaced.
         check: called between scans; what it raises ends the work, and nothing is written.
+        last_step: gives all files their names; see `StopRequest.last_step`.
 
     Returns:
         The files, scan by scan.
@@ -179,12 +182,7 @@ def write_thinned(
         check_writable_name(path)
         if paths.count(path) > 1:
             raise InputError(f"Two scans or factors lead to {path}: thin them into folders of their own.")
-    try:
-        folder.mkdir(exist_ok=True)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"Cannot make the folder {folder}: {reason}. Choose another one.") from error
-    with Outputs(overwrite, inputs=scans) as outputs:
+    with output_folder(folder), Outputs(overwrite, inputs=scans) as outputs:
         staged = iter([outputs.add(path) for path in paths])
         for scan in scans:
             volume = read_volume(scan)
@@ -195,8 +193,7 @@ def write_thinned(
                 except InputError as error:
                     raise InputError(f"{scan.name}: {error}") from error
                 write_volume(observed, next(staged))
-        check()
-        outputs.commit()
+        last_step(outputs.commit)
     return paths
 
 

@@ -72,6 +72,8 @@ def register_train(subparsers: argparse._SubParsersAction) -> None:
 
 def register_ablate(subparsers: argparse._SubParsersAction) -> None:
     """Add `ablate`."""
+    from XViewSynthLib.cli import factor
+
     parser = subparsers.add_parser(
         "ablate",
         help="train short runs that differ in one part of the method, and compare them",
@@ -82,7 +84,7 @@ def register_ablate(subparsers: argparse._SubParsersAction) -> None:
     _add_scans(parser, "+")
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
     parser.add_argument("--validate", nargs="+", default=[], type=Path, metavar="SCAN", help="thin scans to measure on")
-    parser.add_argument("--factor", action="append", type=int, metavar="N", help="to measure at (default: 2 and 4)")
+    parser.add_argument("--factor", action="append", type=factor, metavar="N", help="to measure at (default: 2 and 4)")
     parser.add_argument("--from", dest="start", metavar="MODEL", help="start every run from a model, not from scratch")
     parser.add_argument("--center", type=_whole, metavar="PIXELS", help="measure on the middle of every slice alone")
     parser.add_argument("--steps", type=_whole, default=300, metavar="N", help="of every run (default: %(default)s)")
@@ -153,16 +155,7 @@ def _ablate(arguments: argparse.Namespace, job: Job) -> None:
 
 def _settings(arguments: argparse.Namespace) -> dict:
     """What the user set, in the terms of `TrainingConfig`."""
-    import json
-
-    settings: dict = {}
-    if arguments.settings is not None:
-        try:
-            settings = json.loads(arguments.settings.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as problem:
-            raise InputError(f"Check --settings: {arguments.settings} cannot be read as JSON ({problem}).") from problem
-        if not isinstance(settings, dict):
-            raise InputError(f"Check --settings: {arguments.settings} must hold an object with named settings.")
+    settings = {} if arguments.settings is None else _read_settings(arguments.settings)
     given = vars(arguments)
     settings |= {name: given[name] for name in ("steps", "gamma", "seed", "acquisition") if given.get(name) is not None}
     if given.get("no_cross_view"):
@@ -173,8 +166,20 @@ def _settings(arguments: argparse.Namespace) -> dict:
         settings["factor_shares"] = dict.fromkeys(given["factor"], 1.0)
     weights = {name: given[name] for name in ("distillation", "wavelet") if given.get(name) is not None}
     if weights:
-        settings["weights"] = settings.get("weights", {}) | weights
+        former = settings.get("weights", {})
+        settings["weights"] = former | weights if isinstance(former, dict) else former
     return settings
+
+
+def _read_settings(path: Path) -> dict:
+    from .stored_json import read_object, reason
+
+    try:
+        return read_object(path)
+    except (OSError, ValueError) as problem:
+        raise InputError(
+            f"Check --settings: {path} cannot be read as JSON with an object of named settings ({reason(problem)})."
+        ) from problem
 
 
 def _whole(text: str) -> int:
