@@ -147,7 +147,7 @@ async def raw_page(served: Served, greet: bool = True, **options: object) -> Asy
             yield page
 
 
-async def scrolls(served: Served, view: str = "XVSOriginalAxial", setting: str = "index_Axial") -> bool:
+async def scrolls(served: Served, view: str = "XVSEnhancedAxial", setting: str = "index_Axial") -> bool:
     """Whether a new page can scroll a view and gets another picture of it."""
     async with raw_page(served) as page:
         await page.resize(view, 300, 200)

@@ -36,7 +36,7 @@ MOST_GROWTH_MB = 100
 SETTLE_SECONDS = 20.0
 PATIENCE_SECONDS = 60.0
 VIEWS = [f"XVS{row}{plane}" for row in ("Original", "Enhanced") for plane in ("Axial", "Coronal", "Sagittal")]
-VIEW = VIEWS[0]
+VIEW = "XVSEnhancedAxial"
 NAN, INFINITY = float("nan"), float("inf")
 
 Attack = Callable[[Served], Awaitable[Counter]]

@@ -10,17 +10,15 @@ from typing import Any
 import slicer
 from trame.app import get_server
 from trame_client.widgets import client, html
-from trame_rca.encoders import RcaImageEncoder
 from trame_slicer.core import SlicerApp
-from trame_slicer.rca_view import RemoteSliceViewFactory
-from trame_slicer.views import ViewLayoutDefinition, ViewProps, ViewType
 from trame_vuetify.ui.vuetify3 import VAppLayout
 from trame_vuetify.widgets import vuetify3 as v
 
 from XViewSynthScene.overlay import FAINT_HU, FULL_HU, doubt_color
-from XViewSynthScene.views import PLANES, ROWS, VIEW_GROUP, view_label, view_name, view_names
+from XViewSynthScene.views import PLANES, ROWS, view_label, view_name, view_names
 
 from .content import Content
+from .drawing import Drawing
 from .messages import (
     EVENT,
     NOTICES,
@@ -44,12 +42,6 @@ TITLE = "XViewSynth"
 NOT_FOR_DIAGNOSIS = "Synthetic slices are predictions. Not for diagnosis."
 MOUSE = "Wheel: slices · left drag: window and level · right drag: zoom · middle drag: move"
 
-# While something moves, and once it stands still.
-_QUALITY_MOVING, _QUALITY_STILL = 75, 97
-_FRAMES_PER_SECOND = 24.0
-# Of a view that no page shows.
-_NO_SIZE = {"w": 10, "h": 10, "p": 1}
-
 
 class Page:
     """The page and the server that shows it. Make one while the event loop runs.
@@ -63,20 +55,7 @@ class Page:
         self.server = get_server(f"XViewSynth-{secrets.token_hex(8)}", client_type="vue3")
         self._app = SlicerApp()
         slicer.mrmlScene = self._app.scene
-        self._factory = RemoteSliceViewFactory(
-            self.server,
-            rca_encoder=RcaImageEncoder.JPEG,
-            target_fps=_FRAMES_PER_SECOND,
-            blur_fps=_FRAMES_PER_SECOND,
-            interactive_quality=_QUALITY_MOVING,
-            populate_view_ui_f=None,
-        )
-        self._app.view_manager.register_factory(self._factory)
-        for row in ROWS:
-            for plane in PLANES:
-                self._make_view(row, plane)
-        self._adapters = {name: self._factory.get_factory_view(name).view_adapter for name in view_names()}
-        self._sizes: dict[OpenPage, dict[str, dict[str, float]]] = {}
+        self._drawing = Drawing(self.server, self._app)
         self._due = False
         self.viewer = Viewer(self._app.scene, self._app.app_logic, content, model, device, self._tell_soon)
         self._connect()
@@ -88,8 +67,8 @@ class Page:
             STATE_GET: self._get_state,
             STATE_UPDATE: self._update_state,
             TRIGGER: lambda _page, name: self._action(name)(),
-            RESIZE: self._resize,
-            EVENT: self._pass_event,
+            RESIZE: self._drawing.resize,
+            EVENT: self._handle,
             **dict.fromkeys(NOTICES, lambda _page: None),
         }
 
@@ -124,10 +103,7 @@ class Page:
         """Stop drawing."""
         self.viewer.close()
         await self.server.stop()
-        for name in view_names():
-            view = self._factory.get_factory_view(name)
-            await view.view_adapter.close()
-            view.slicer_view.finalize()
+        await self._drawing.close()
 
     def answer(self, page: OpenPage, call: Call) -> Any:
         """Do what a page says, and give the result of its call.
@@ -139,11 +115,8 @@ class Page:
         return self._methods[call.method](page, *arguments)
 
     def forget(self, page: OpenPage) -> None:
-        """Give the views the sizes that they have on the latest of the other pages, or very small ones without any."""
-        if self._sizes.pop(page, None) is not None:
-            sizes = next(reversed(self._sizes.values()), {})
-            for view, adapter in self._adapters.items():
-                adapter.update_size("", sizes.get(view, _NO_SIZE))
+        """Do without a page that has gone."""
+        self._drawing.forget(page)
 
     def _settings(self) -> dict[str, Rule]:
         """What a page may set, with the rule for each value."""
@@ -167,21 +140,9 @@ class Page:
     def _update_state(self, _page: OpenPage, values: dict[str, Any]) -> None:
         self.server.protocol.update_state([{"key": name, "value": value} for name, value in values.items()])
 
-    def _resize(self, page: OpenPage, view: str, size: dict[str, float]) -> None:
-        sizes = self._sizes.pop(page, {})
-        self._sizes[page] = {**sizes, view: size}
-        self._adapters[view].update_size("", size)
-
-    def _pass_event(self, _page: OpenPage, view: str, event: dict[str, Any] | None) -> None:
+    def _handle(self, _page: OpenPage, view: str, event: dict[str, Any] | None) -> None:
         if event is not None:
-            self._adapters[view].on_interaction("", event)
-
-    def _make_view(self, row: str, plane: str) -> None:
-        look = PLANES[plane]
-        properties = ViewProps(label=look.label, orientation=plane, color=look.color, group=VIEW_GROUP)
-        name = view_name(row, plane)
-        self._app.view_manager.create_view(ViewLayoutDefinition(name, ViewType.SLICE_VIEW, properties))
-        self._factory.get_factory_view(name).view_adapter.update_quality(_QUALITY_MOVING, _QUALITY_STILL)
+            self._drawing.handle(view, event)
 
     def _tell_soon(self) -> None:
         """One message for many changes, such as six views that move together."""
