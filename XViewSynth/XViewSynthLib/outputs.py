@@ -392,7 +392,7 @@ class Outputs(AbstractContextManager):
             raise InputError(f"The folder {path.parent} does not exist: create it first or choose another output.")
         if any(_same_file(path, taken) for taken in self._inputs):
             raise InputError(f"{path} is the input: choose another name for the output.")
-        if pattern and any(_same_file(path, taken.parent) for taken in self._inputs if taken.is_file()):
+        if patterns and any(_same_file(path, taken.parent) for taken in self._inputs if taken.is_file()):
             raise InputError(f"{path} holds the input: choose another name for the output.")
         if any(_same_file(path, output.final) for output in self._staged):
             raise InputError(f"{path} is named for two outputs: give each its own name.")
