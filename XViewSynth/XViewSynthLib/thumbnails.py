@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
 from . import quality
 from .intensity import hu_offset, in_hu, to_scalar_type
@@ -46,9 +47,21 @@ def write_thumbnail(path: Path, observed: Volume, enhanced: Volume, axis: Axis) 
         # Slices run upwards and columns to the right of the patient, where pictures run downwards and to the left.
         planes.append(_grey(plane[np.ix_(rows, columns)].astype(np.float32) - above_hu, window)[::-1, ::-1])
     gap = np.full((len(ups), _GAP), 255, np.uint8)
-    sitk.WriteImage(sitk.GetImageFromArray(np.hstack([planes[0], gap, planes[1]])), str(path))
+    path.write_bytes(_png(np.hstack([planes[0], gap, planes[1]])))
 
 
 def _grey(plane: np.ndarray, window: tuple[float, float]) -> np.ndarray:
     low, high = window
     return to_scalar_type((plane.clip(low, high) - low) * (255 / (high - low)), np.uint8)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    """A grey picture of 8 bits in PNG; (rows, columns)."""
+    rows, columns = pixels.shape
+    # A row begins with the number of its filter, here none.
+    lines = np.hstack([np.zeros((rows, 1), np.uint8), pixels]).tobytes()
+    parts = {b"IHDR": struct.pack(">2I5B", columns, rows, 8, 0, 0, 0, 0), b"IDAT": zlib.compress(lines), b"IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts.items()
+    )
