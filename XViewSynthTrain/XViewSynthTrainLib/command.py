@@ -1,6 +1,8 @@
 """The commands `xviewsynth train` and `xviewsynth ablate`."""
 
 import argparse
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from XViewSynthLib.errors import InputError
@@ -98,8 +100,9 @@ def _add_scans(parser: argparse.ArgumentParser, count: str) -> None:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    from XViewSynthLib.cli import add_device_option, add_progress_option, add_stop_option
+    from XViewSynthLib.cli import add_device_option, add_links_option, add_progress_option, add_stop_option
 
+    add_links_option(parser)
     parser.add_argument("--settings", type=Path, metavar="FILE.json", help="any other setting of TrainingConfig")
     add_device_option(parser)
     add_progress_option(parser)
@@ -112,6 +115,7 @@ def _train(arguments: argparse.Namespace, job: Job) -> None:
 
     if arguments.resume and arguments.scans:
         raise InputError("Leave the scans out with --resume: the run knows them.")
+    _check_links(arguments, [*arguments.scans, *arguments.hold_out])
     report = train(
         arguments.scans,
         arguments.output,
@@ -137,6 +141,7 @@ def _ablate(arguments: argparse.Namespace, job: Job) -> None:
     from .ablation import ablate
 
     factors = arguments.factor or [2, 4]
+    _check_links(arguments, [*arguments.scans, *arguments.validate])
     table = ablate(
         arguments.scans,
         arguments.output,
@@ -151,6 +156,14 @@ def _ablate(arguments: argparse.Namespace, job: Job) -> None:
         should_cancel=job.should_cancel,
     )
     job.say(table or f"Trained all arms below {arguments.output}; measure them with xviewsynth bench --ablation.")
+
+
+def _check_links(arguments: argparse.Namespace, scans: Sequence[Path]) -> None:
+    from XViewSynthLib.finding import check_own_files
+
+    for scan in scans:
+        if os.path.isdir(scan) and not arguments.follow_links:
+            check_own_files(scan)
 
 
 def _settings(arguments: argparse.Namespace) -> dict:
