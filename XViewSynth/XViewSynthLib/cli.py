@@ -44,7 +44,7 @@ from .models import (
 from .outputs import Outputs
 from .progress import KINDS, Progress, describe_seconds, reporter
 from .stop import StopRequest, stop_signals, stop_with_parent
-from .streams import finish_printing, prepare_streams, print_line, quiet_libraries
+from .streams import finish_printing, prepare_streams, print_line, quiet_libraries, visible
 
 if TYPE_CHECKING:
     from .dicom_writing import Source
@@ -130,6 +130,13 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--device``."""
     parser.add_argument(
         "--device", default="auto", metavar="auto|cpu|cuda|cuda:1|mps", help="auto: a GPU if there is one"
+    )
+
+
+def add_links_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--follow-links``, for commands that look for scans in a folder."""
+    parser.add_argument(
+        "--follow-links", action="store_true", help="also use what links lead to that point out of the folder"
     )
 
 
@@ -571,6 +578,7 @@ def _add_batch(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on: pass over what is done, redo what has changed since"
     )
+    add_links_option(parser)
     add_progress_option(parser)
     add_stop_option(parser)
     # Time to end the processes and write the summary once more.
@@ -605,6 +613,7 @@ def _batch(arguments: argparse.Namespace, job: Job) -> int | None:
         jobs=arguments.jobs,
         memory=_bytes(arguments.memory),
         resume=arguments.resume,
+        follow_links=arguments.follow_links,
         dask=arguments.dask,
         say=job.say,
         progress=job.progress,
@@ -733,6 +742,7 @@ def _add_scans(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("folder", metavar="FOLDER", type=Path)
     parser.add_argument("--json", action="store_true", help="one JSON object a line, printed as scans are found")
+    add_links_option(parser)
     add_stop_option(parser)
     parser.set_defaults(run=_scans)
 
@@ -742,7 +752,14 @@ def _scans(arguments: argparse.Namespace, job: Job) -> None:
 
     found = usable = 0
     with quiet_libraries():
-        for scan in find_scans(arguments.folder, should_cancel=job.should_cancel):
+        search = find_scans(
+            arguments.folder,
+            follow_links=arguments.follow_links,
+            # Standard output is for the scans.
+            say=lambda text: print_line(text, to_errors=True),
+            should_cancel=job.should_cancel,
+        )
+        for scan in search:
             found += 1
             usable += scan.usable
             job.say(json.dumps(scan.to_dict()) if arguments.json else _describe_scan(scan))
@@ -755,11 +772,11 @@ def _scans(arguments: argparse.Namespace, job: Job) -> None:
 
 
 def _describe_scan(scan: FoundScan) -> str:
-    about = [f"{scan.path}: {scan.kind}"]
+    about = [f"{visible(str(scan.path))}: {scan.kind}"]
     if scan.slices is not None:
         pixels = " x ".join(str(count) for count in scan.shape_ijk)
         about.append(f"{pixels} voxels, {scan.slices} slices {scan.slice_spacing_mm:.3g} mm apart")
-    return ", ".join(about) + ("" if scan.usable else f"\n    cannot be used: {scan.problem}")
+    return ", ".join(about) + ("" if scan.usable else f"\n    cannot be used: {visible(scan.problem)}")
 
 
 def _add_models(commands: argparse._SubParsersAction) -> None:
@@ -789,7 +806,7 @@ def _list_models(_arguments: argparse.Namespace, job: Job) -> None:
     for entry in entries:
         origin = "shipped" if entry.shipped else "imported"
         about = f"{entry.card['version']}  {entry.card['description']}" if entry.card else f"unusable: {entry.problem}"
-        job.say(f"{entry.name}  {origin}  {about}")
+        job.say(visible(f"{entry.name}  {origin}  {about}"))
     problem = unreadable_folder()
     if problem:
         print_line(problem, to_errors=True)
