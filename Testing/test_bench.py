@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,17 @@ import pytest
 from scans import affine_from, anatomy
 from tiny import DOUBT, NETWORK, make_card, make_network
 from XViewSynthLib import selfcheck
-from XViewSynthLib.bench import MEAN, METHODS, paired_p_value, run_bench, summarise, summarise_ablation, to_markdown
+from XViewSynthLib.bench import (
+    MEAN,
+    METHODS,
+    _draw,
+    _name_of,
+    paired_p_value,
+    run_bench,
+    summarise,
+    summarise_ablation,
+    to_markdown,
+)
 from XViewSynthLib.errors import Cancelled, InputError
 from XViewSynthLib.models import Model, load_model, save_model
 from XViewSynthLib.reading import read_volume
@@ -158,6 +169,13 @@ class TestMarkdown:
         for table in (part for part in tables if part.startswith("| ")):
             assert len({line.count("|") for line in table.strip().splitlines()}) == 1
 
+    def test_names_of_scans_break_no_table_and_no_figure(self, report, tmp_path):
+        runs = [{**run, "scan": "$a$ $b|<b>頭"} for run in report["runs"]]
+        text = to_markdown({**report, "runs": runs})
+        assert f"### $a$ $b\\|&lt;b>頭, x{runs[0]['factor']}" in text
+        _draw(runs, tmp_path / "figure.png")
+        assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
     def test_says_that_two_scans_are_too_few_for_a_test(self, report):
         assert "Too few scans for a paired test." in to_markdown(report)
 
@@ -295,6 +313,11 @@ class TestSummary:
     def test_tests_enough_scans(self):
         (summary,) = summarise([_run(name, 1.0 + number) for number, name in enumerate("abcdef")])
         assert summary["p_value"] == 2 / 64
+
+    def test_scans_are_called_by_what_can_be_printed(self, tmp_path, monkeypatch):
+        assert _name_of(tmp_path / "\x1b[2J.nrrd") == r"\x1b[2J.nrrd"
+        monkeypatch.chdir(tmp_path)
+        assert _name_of(Path(".")) == tmp_path.name
 
     def test_card_that_names_the_scan(self, scans, folder, tmp_path):
         card = make_card(training_data=[{"name": "first", "license": "CC0-1.0"}])

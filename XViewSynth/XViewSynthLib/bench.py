@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -35,6 +36,7 @@ from .selfcheck import (
     with_gains,
 )
 from .stop import LastStep, at_once
+from .streams import visible
 
 if TYPE_CHECKING:
     from .models import Model
@@ -339,7 +341,7 @@ def _trials(
             try:
                 trial = drop_slices(volume, factor, axis, acquisition)
             except InputError as error:
-                raise InputError(f"{scan.name}: {error}") from error
+                raise InputError(f"{_name_of(scan)}: {error}") from error
             yield scan, trial
 
 
@@ -356,7 +358,7 @@ def _run(
     from . import doubt
 
     check = cancel_check(should_cancel)
-    title = f"{scan.name} x{trial.factor}"
+    title = f"{_name_of(scan)} x{trial.factor}"
     interpolated = {}
     for method in baselines.METHODS:
         tell(f"{title}: {method}")
@@ -385,7 +387,7 @@ def _run(
             "methods": {name: gains[name] for name in METHODS if name in methods},
         }
     run = {
-        "scan": scan.name,
+        "scan": _name_of(scan),
         "factor": trial.factor,
         "axis": trial.axis,
         "slices": len(trial.reference.slices),
@@ -416,7 +418,7 @@ def _run_arms(
     runs = []
     for arm, seeds in arms.items():
         for seed, model in seeds.items():
-            tell(f"{scan.name} x{trial.factor}: {arm}, seed {seed}")
+            tell(f"{_name_of(scan)} x{trial.factor}: {arm}, seed {seed}")
             enhanced = enhance(
                 trial.observed,
                 trial.factor,
@@ -431,16 +433,20 @@ def _run_arms(
             for name, answer in {**(enhanced.views or {}), ENHANCED: enhanced.volume}.items():
                 psnr = psnr_db(reference.slices, candidate_slices(reference, answer), counted)
                 gains[name] = _difference(finite_or_none(psnr), better)
-            runs.append(
-                {"scan": scan.name, "factor": trial.factor, "arm": arm, "seed": seed, "gains_over_better_db": gains}
-            )
+            found = {"scan": _name_of(scan), "factor": trial.factor, "arm": arm, "seed": seed}
+            runs.append({**found, "gains_over_better_db": gains})
     return runs
+
+
+def _name_of(scan: Path) -> str:
+    """What tables, figures and messages call a scan."""
+    return visible(scan.absolute().name)
 
 
 def _trained_on(model: Model, scan: Path) -> bool:
     """Whether the card names this scan's file among the training data."""
-    stem = scan.name.split(".")[0].lower()
-    return any(stem in str(entry["name"]).lower() for entry in model.card["training_data"])
+    stem = _name_of(scan).split(".")[0].lower()
+    return bool(stem) and any(stem in str(entry["name"]).lower() for entry in model.card["training_data"])
 
 
 def _teller(progress: Report | None, total: int) -> Callable[[str], None]:
@@ -512,13 +518,17 @@ def _draw(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
         color = "#c44e52" if method == ENHANCED else "#4c72b0" if method in peers else str(0.45 + 0.15 * (number % 3))
         bars = plot.barh(rows, gains, height, label=_title(method).strip("*"), color=color)
         plot.bar_label(bars, fmt="%+.2f", fontsize=7, padding=2)
-    plot.set_yticks(range(len(groups)), [label for label, _ in groups], fontsize=8)
+    # A dollar sign in a name begins no formula.
+    plot.set_yticks(range(len(groups)), [label for label, _ in groups], fontsize=8, parse_math=False)
     plot.invert_yaxis()
     plot.axvline(0, color="black", linewidth=0.8)
     plot.margins(x=0.12)
     plot.set_xlabel("PSNR gain over the better of linear and cubic, dB (new slices, field of view)")
     figure.legend(loc="outside upper center", ncols=len(methods), fontsize=8)
-    figure.savefig(path, format="png", dpi=110)
+    with warnings.catch_warnings():
+        # Of letters that its font lacks, matplotlib draws boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        figure.savefig(path, format="png", dpi=110)
 
 
 def _summary_tables(summary: Sequence[Mapping[str, Any]]) -> Iterable[str]:
@@ -553,7 +563,7 @@ def _ablation_tables(ablation: Sequence[Mapping[str, Any]]) -> Iterable[str]:
         scans = list(entries[0]["gain_by_scan_db"])
         yield f"### x{factor}\n"
         yield _table(
-            ["arm", "answer", "seeds", "gain, dB", "change, dB", *scans],
+            ["arm", "answer", "seeds", "gain, dB", "change, dB", *map(_in_markdown, scans)],
             [_ablation_row(entry, scans) for entry in entries],
         )
 
@@ -572,7 +582,7 @@ def _ablation_row(entry: Mapping[str, Any], scans: Sequence[str]) -> list[str]:
 
 def _run_tables(run: Mapping[str, Any]) -> Iterable[str]:
     yield (
-        f"### {run['scan']}, x{run['factor']}\n\n{run['slices']} slices along {run['axis']}, "
+        f"### {_in_markdown(run['scan'])}, x{run['factor']}\n\n{run['slices']} slices along {run['axis']}, "
         f"{run['spacing_mm']:.3g} mm apart.\n"
     )
     header = ["method", "PSNR dB", "over linear", "over cubic", "over better", "MAE HU", "SSIM", "noise"]
@@ -632,6 +642,11 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; all columns but the first are aligned to the right."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _in_markdown(name: str) -> str:
+    """A name that ends no cell and begins no tag."""
+    return name.replace("|", "\\|").replace("<", "&lt;")
 
 
 def _number(value: float | None, form: str) -> str:

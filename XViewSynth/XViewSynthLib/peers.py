@@ -15,6 +15,7 @@ import numpy as np
 from . import quality
 from .acquisition import Acquisition
 from .errors import InputError
+from .names import portable_name
 from .outputs import Outputs, output_folder
 from .reading import READABLE, read_volume, suffix_of
 from .selfcheck import Trial, drop_slices, measure_restored
@@ -143,7 +144,7 @@ def thinned_name(scan: Path, factor: int, acquisition: Acquisition = "gap") -> s
     """
     name, suffix = scan.absolute().name, suffix_of(scan)
     name = name[: -len(suffix)] if suffix in READABLE else name
-    return f"{name}.x{factor}" + ("" if acquisition == "gap" else f".{acquisition}")
+    return portable_name(name, f".x{factor}" + ("" if acquisition == "gap" else f".{acquisition}"))
 
 
 def write_thinned(
@@ -191,7 +192,7 @@ def write_thinned(
                 try:
                     observed = drop_slices(volume, factor, axis, acquisition).observed
                 except InputError as error:
-                    raise InputError(f"{scan.name}: {error}") from error
+                    raise InputError(f"{scan.absolute().name}: {error}") from error
                 write_volume(observed, next(staged))
         last_step(outputs.commit)
     return paths
