@@ -389,6 +389,21 @@ class TestCommandLine:
         held_out = json.loads((tmp_path / "run" / "report.json").read_text())["held_out_scans"]
         assert [scan["slices"] for scan in held_out] == [13]
 
+    @pytest.mark.parametrize("words", [("train", "--hold-out-share", 0), ("ablate", "--seeds", 1)])
+    def test_slices_that_are_links_elsewhere_are_used_on_request(self, short, tmp_path, run_command, words):
+        write_dicom_series(tmp_path / "far", read_volume(short))
+        (tmp_path / "series").mkdir()
+        for file in (tmp_path / "far").iterdir():
+            try:
+                (tmp_path / "series" / file.name).symlink_to(file)
+            except OSError:
+                pytest.skip("this user may not make links")
+        words = (*words, tmp_path / "series", "--output", tmp_path / "run")
+        with pytest.raises(InputError, match="is a link that leads out of its folder"):
+            run_command(*words)
+        assert not (tmp_path / "run").exists()
+        assert run_command(*words, "--follow-links")
+
     def test_factors(self, thin, tmp_path, run_command):
         run_command("train", thin, "--output", tmp_path / "run", "--factor", 2, "--factor", 3)
         assert load_model(tmp_path / "run" / "model").card["factors"] == [2, 3]
