@@ -123,7 +123,14 @@ class TestPassedOver:
     def test_a_single_image_in_the_same_plane(self, folder):
         write_dicom_series(folder, SMALL)
         write_dicom_series(folder, OTHER, series="1.5", keep=[0], names=["x"])
-        assert read_volume(folder).notes == ("Passed over: 1 single image.",)
+        assert read_volume(folder).notes == ("Passed over: 1 other image.",)
+
+    def test_images_that_watch_one_place(self, folder):
+        write_dicom_series(folder, SMALL)
+        watch = write_dicom_series(folder, OTHER, series="1.5", names=list("abcde"))
+        change(watch, ImagePositionPatient=[0, 0, 50])
+        assert read_volume(folder).notes == ("Passed over: 5 other images.",)
+        assert "lie at the same place" in refused(watch[0])
 
     def test_an_enhanced_ct_beside_the_series(self, folder):
         write_dicom_series(folder, SMALL)
@@ -196,6 +203,14 @@ class TestNoCT:
     def test_ct_that_was_stored_as_screenshots_with_a_place(self, folder):
         change(write_dicom_series(folder, SMALL), SOPClassUID=SecondaryCaptureImageStorage)
         np.testing.assert_array_equal(read_volume(folder).voxels, SMALL.voxels)
+        write_dicom_series(folder, OTHER, series="1.5", names=list("abcde"))
+        np.testing.assert_array_equal(read_volume(folder).voxels, OTHER.voxels)
+        np.testing.assert_array_equal(read_volume(folder / "IM0000.dcm").voxels, SMALL.voxels)
+
+    def test_a_damaged_file_may_have_been_a_slice_of_any_series(self, folder):
+        paths = write_dicom_series(folder, SMALL)
+        paths[-1].write_bytes(paths[-1].read_bytes()[:400])
+        assert "IM0007.dcm is a damaged DICOM file" in refused(paths[0])
 
 
 class TestSeveral:

@@ -18,7 +18,8 @@ from scans import affine_from, anatomy, write_dicom, write_dicom_series
 from XViewSynthLib import InputError, Volume, read_volume
 from XViewSynthLib.cli import main
 from XViewSynthLib.dicom import is_dicom
-from XViewSynthLib.dicom_files import number_in, printable, read_header
+from XViewSynthLib.dicom_files import read_header
+from XViewSynthLib.dicom_header import number_in, printable
 from XViewSynthLib.finding import find_scans
 
 SMALL = Volume(anatomy((5, 12, 10)), affine_from(), slice_thickness=4.0)

@@ -12,7 +12,8 @@ import numpy as np
 
 from . import dicom_choice, dicom_slices
 from .dicom_choice import choose, is_directory
-from .dicom_files import Header, is_dicom, printable, read_header
+from .dicom_files import is_dicom, read_header
+from .dicom_header import Header, printable
 from .dicom_pixels import read_voxels
 from .dicom_slices import slice_of
 from .dicom_stack import Stack, stack_slices

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-from .dicom_files import Header, damaged, printable
+from .dicom_header import Header, damaged, printable
 from .dicom_slices import check_one_frame
 from .errors import InputError
 
@@ -100,7 +100,7 @@ def is_image(header: Header) -> bool:
 def choose(headers: Sequence[Header], folder: Path, given: Path | None = None) -> Choice:
     """The one CT series among DICOM objects.
 
-    Passed over are objects that are no CT image, localizers, and single images beside a series of several.
+    Passed over are objects that are no CT image, localizers, and images beside a series that are no stack themselves.
 
     Args:
         headers: of all objects in a folder.
@@ -110,24 +110,25 @@ def choose(headers: Sequence[Header], folder: Path, given: Path | None = None) -
     Raises:
         InputError: no CT series, several without a given file, or a given file that is of none.
     """
-    slices = _ct_slices(headers)
+    images = [header for header in headers if is_image(header)]
     chosen = None if given is None else _header_of(given, headers)
     if chosen is not None:
-        if chosen not in slices:
-            raise _no_slice(chosen)
         headers = [header for header in headers if _series(header) == _series(chosen)]
-        slices = [header for header in slices if _series(header) == _series(chosen)]
+        images = [header for header in images if _series(header) == _series(chosen)]
+    slices = _ct_slices(images)
+    if chosen is not None and chosen not in slices:
+        raise _no_slice(chosen)
     if not slices:
-        raise _no_ct(headers, folder)
-    images = _the_one([_stack(series) for series in _by_series(slices)], folder)
-    if chosen is not None and chosen not in images:
+        raise _no_ct(images, folder)
+    series = _the_one([_stack(series) for series in _by_series(slices)], folder)
+    if chosen is not None and chosen not in series:
         raise _no_slice(chosen, "a localizer")
-    taken, slices = set(images), set(slices)
-    for header in images:
-        check_one_frame(header, enhanced=_class(header) in _ENHANCED_CT)
+    for header in series:
+        check_one_frame(header, enhanced=_is_enhanced_ct(header))
+    taken, slices = set(series), set(slices)
     beside = [header for header in headers if not is_directory(header)]
-    passed_over = tuple(_label(header, slices, images[0]) for header in beside if header not in taken)
-    return Choice(tuple(images), passed_over, any(_is_ours(header) for header in images))
+    passed_over = tuple(_label(header, slices, series[0]) for header in beside if header not in taken)
+    return Choice(tuple(series), passed_over, any(_is_ours(header) for header in series))
 
 
 def _header_of(file: Path, headers: Sequence[Header]) -> Header:
@@ -136,11 +137,10 @@ def _header_of(file: Path, headers: Sequence[Header]) -> Header:
     return next(equal, None) or next(header for header in headers if header.path.samefile(file))
 
 
-def _ct_slices(headers: Iterable[Header]) -> list[Header]:
+def _ct_slices(images: Sequence[Header]) -> list[Header]:
     """CT images but for localizers; where there are none, those that were stored as screenshots or in many frames."""
-    images = [header for header in headers if is_image(header) and not _is_localizer(header)]
     for is_candidate in (_is_ct, _is_captured_ct, _is_enhanced_ct):
-        found = [header for header in images if is_candidate(header)]
+        found = [header for header in images if is_candidate(header) and not _is_localizer(header)]
         if found:
             return found
     return []
@@ -194,7 +194,9 @@ def _stack(series: list[Header]) -> list[Header]:
 
 
 def _is_stack(images: Sequence[Header]) -> bool:
-    return any(plane is not None and count > 1 for plane, count in Counter(_planes(images)).items())
+    """Whether there are parallel slices at different places, unlike in the images that watch a contrast agent come."""
+    places = {(plane, image.text("ImagePositionPatient")) for plane, image in zip(_planes(images), images)}
+    return any(count > 1 for plane, count in Counter(plane for plane, _ in places).items() if plane is not None)
 
 
 def _planes(images: Iterable[Header]) -> list[int | None]:
@@ -267,8 +269,6 @@ def _usual_gap(images: Sequence[Header]) -> float | None:
 
 def _no_slice(given: Header, kind: str | None = None) -> InputError:
     """What to raise for a given file that is no slice of a CT series."""
-    if _is_enhanced_ct(given):
-        check_one_frame(given, enhanced=True)
     file = printable(given.path)
     if kind is None and _modality(given) in _OTHER_MODALITIES:
         return InputError(f"{file} is {_modality(given)}, the models know CT: give a file of a CT series.")
@@ -276,8 +276,7 @@ def _no_slice(given: Header, kind: str | None = None) -> InputError:
     return InputError(f"{file} is no slice of a CT series ({kind}): give a file of the series that is meant.")
 
 
-def _no_ct(headers: Sequence[Header], folder: Path) -> InputError:
-    images = [header for header in headers if is_image(header)]
+def _no_ct(images: Sequence[Header], folder: Path) -> InputError:
     if not images:
         return InputError(
             f"The folder {printable(folder)} holds no DICOM images: choose the folder with the slices of one series."
@@ -296,7 +295,7 @@ def _label(header: Header, slices: Set[Header] = frozenset(), first: Header | No
     if _is_localizer(header) or (header in slices and len(set(_planes([header, first]))) > 1):
         return "localizer"
     if header in slices:
-        return "single image"
+        return "other image"
     modality = _modality(header)
     return f"{modality} image" if modality in _OTHER_MODALITIES else _class_name(header)
 

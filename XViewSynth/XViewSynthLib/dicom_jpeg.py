@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .dicom_files import printable
+from .dicom_header import printable
 from .dicom_slices import JPEG_2000, Pixels
 from .errors import InputError
 from .outputs import staging_folder

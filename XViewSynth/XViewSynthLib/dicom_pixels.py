@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .dicom_files import EXPLICIT_BIG, damaged, printable, read_data_set
+from .dicom_files import EXPLICIT_BIG, read_data_set
+from .dicom_header import damaged, printable
 from .dicom_jpeg import JpegDecoder, read_fragments
 from .dicom_slices import RLE, Pixels, Slice, cut_short
 from .dicom_stack import Stack, same_place

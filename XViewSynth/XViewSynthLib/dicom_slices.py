@@ -10,16 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .dicom_files import (
-    DEFLATED,
-    EXPLICIT_BIG,
-    EXPLICIT_LITTLE,
-    IMPLICIT_LITTLE,
-    Header,
-    PixelData,
-    number_in,
-    printable,
-)
+from .dicom_files import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE
+from .dicom_header import Header, PixelData, number_in, printable
 from .errors import InputError
 
 RLE = "1.2.840.10008.1.2.5"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .dicom_files import printable
+from .dicom_header import printable
 from .dicom_slices import Slice
 from .errors import InputError
 from .volume import SHEAR_TOLERANCE

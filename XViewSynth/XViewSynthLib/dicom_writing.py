@@ -23,7 +23,8 @@ import numpy as np
 from . import __version__
 from .dicom import is_dicom, read_series, without_warnings
 from .dicom_choice import OBSERVED, PROGRAM, SYNTHETIC
-from .dicom_files import Header, is_explicit_little, number_in, printable, read_header
+from .dicom_files import is_explicit_little, read_header
+from .dicom_header import Header, number_in, printable
 from .dicom_slices import thickness_in
 from .errors import InputError
 from .outputs import Outputs
@@ -73,8 +74,8 @@ _NOT_COPIED = (
     "NumberOfStudyRelatedInstances",
     "PixelData",
 )
-# Overlays, curves, signatures, padding.
-_GROUPS_NOT_COPIED = (*range(0x5000, 0x5100), *range(0x6000, 0x6100), 0xFFFA, 0xFFFC)
+# Of commands and of the file itself, which are never in a whole data set; overlays, curves, signatures, padding.
+_GROUPS_NOT_COPIED = (*range(8), *range(0x5000, 0x5100), *range(0x6000, 0x6100), 0xFFFA, 0xFFFC)
 # How pixels are stored; they belong together.
 _ENCODING = (
     "BitsAllocated",
@@ -185,6 +186,7 @@ def open_source(path: str | Path) -> Source:
             _check_is_series(place)
             grid, stack = read_series(place)
             headers = tuple(_read_header(image.file) for image in stack.slices)
+            _check_source(headers, printable(path))
         except InputError:
             raise
         except OSError as error:
@@ -192,7 +194,6 @@ def open_source(path: str | Path) -> Source:
             raise InputError(f"{printable(path)} cannot be read ({reason}): check the folder.") from error
         except Exception as error:  # pydicom lets through whatever a broken header provokes
             raise InputError(f"{printable(path)} has damaged DICOM headers: export the series again.") from error
-        _check_source(headers, printable(path))
     return Source(path, grid, headers)
 
 
@@ -300,6 +301,7 @@ def _read_header(file: Path) -> Dataset:
     """
     import pydicom
     from pydicom.filewriter import correct_ambiguous_vr
+    from pydicom.valuerep import VR
 
     read = read_header(file)
     header, is_copied = read.dataset, is_explicit_little(read.dataset)
@@ -311,6 +313,8 @@ def _read_header(file: Path) -> Dataset:
         if keyword in header:
             del header[keyword]
     for tag in list(header.keys()):
+        if header.get_item(tag).VR not in (*VR, None):
+            raise ValueError(f"{tag} is of a kind that does not exist.")
         if header.get_item(tag).VR in ("SQ", "UN", None) and header[tag].VR == "SQ":
             for item in header[tag].value:
                 item.remove_private_tags()
@@ -338,7 +342,7 @@ def _correct_numbers(read: Header) -> None:
         if "," in text:
             setattr(header, keyword, text.replace(",", "."))
     thickness = read.text("SliceThickness")
-    if thickness and number_in(thickness) is None:
+    if thickness and ("," in thickness or number_in(thickness) is None):
         value = thickness_in(thickness)
         header.SliceThickness = None if value is None else _decimals([value])
 

@@ -39,8 +39,8 @@ def read_volume(path: str | Path, thickness: float | None = None, memory: int | 
     """Read a scan with its geometry, in the scalar type of the file.
 
     Args:
-        path: a .nrrd, .nhdr, .nii, .nii.gz, .mha or .mhd file, a folder of one DICOM series (or its DICOMDIR), or one
-            file of the series that is meant.
+        path: a .nrrd, .nhdr, .nii, .nii.gz, .mha or .mhd file, a folder of one CT series in DICOM (or its DICOMDIR), or
+            a file of the series that is meant.
         thickness: of the slices, mm, in place of what the file says.
         memory: bytes that the process may take while it reads; default is most of what is free.
 
