@@ -35,9 +35,11 @@ TOP_LEVEL = {
     "CHANGELOG.md",
     "CITATION.cff",
     "CMakeLists.txt",
+    "CONTRIBUTING.md",
     "LICENSE.txt",
     "README.md",
     "Resources",
+    "SECURITY.md",
     "Testing",
     "XViewSynth",
     "XViewSynthTrain",
@@ -208,6 +210,15 @@ class TestPackaging:
         needed = {re.match(r"[\w.-]+", entry).group().lower() for entry in PROJECT["project"]["dependencies"]}
         assert needed <= locked
 
+    def test_locks_that_are_installed_together_agree(self):
+        versions: dict[str, set[str]] = {}
+        for lock in LOCKS:
+            for line in lock.read_text().splitlines():
+                if "==" in line:
+                    name, version = line.split(";")[0].strip().split("==")
+                    versions.setdefault(name.lower(), set()).add(version)
+        assert {name for name, found in versions.items() if len(found) > 1} == set()
+
     def test_the_viewer_is_locked_to_the_versions_that_it_names(self):
         locked = WEB_LOCK.read_text().splitlines()
         exact = [entry for entry in PROJECT["project"]["optional-dependencies"]["web"] if "==" in entry]
@@ -247,6 +258,37 @@ class TestPackaging:
         subprocess.run([*build, "--wheel-dir", str(tmp_path), str(source)], check=True, capture_output=True)
         with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
             assert {name for name in wheel.namelist() if ".dist-info/" not in name} == expected
+
+
+class TestContinuousIntegration:
+    @pytest.fixture
+    def workflow(self) -> dict:
+        return yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+
+    def test_it_runs_what_run_py_offers(self, workflow):
+        steps = [step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"]]
+        assert {"python run.py test", "python run.py docs"} <= set(steps)
+
+    def test_it_can_only_read(self, workflow):
+        assert workflow["permissions"] == {"contents": "read"}
+
+    def test_pre_commit_uses_the_locked_ruff(self):
+        hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+        (ruff,) = [entry for entry in hooks if entry["repo"].endswith("ruff-pre-commit")]
+        assert f"ruff=={ruff['rev'].removeprefix('v')}" in LOCK.read_text().splitlines()
+
+    @pytest.mark.parametrize(
+        "form", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[bf]*.yml")), ids=lambda f: f.stem
+    )
+    def test_every_issue_form_asks_something(self, form):
+        content = yaml.safe_load(form.read_text(encoding="utf-8"))
+        assert {"name", "description", "body"} <= set(content)
+        assert any(entry.get("validations", {}).get("required") for entry in content["body"])
+
+
+class TestReadme:
+    def test_it_fits_on_two_screens(self):
+        assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
 
 
 class TestPythonVersions:
