@@ -168,6 +168,12 @@ class TestBlocks:
         assert [block.place for block in blocks_of(document) if block.language not in LANGUAGES] == []
 
     @each_document
+    def test_what_stands_in_a_list_is_indented_by_four_columns(self, document):
+        # With fewer, the list ends there in the site.
+        text = (ROOT / document).read_text(encoding="utf-8")
+        assert re.findall(r"^ {1,3}(?:```|\||!\[|<!--).*", text, re.M) == []
+
+    @each_document
     def test_what_is_not_run_has_a_reason(self, document):
         for block in blocks_of(document):
             assert block.treatment in TREATMENTS, block.place

@@ -64,6 +64,11 @@ class TestSite:
         assert 'src="architecture.svg"' in page
         assert "flowchart TD" not in page
 
+    def test_lists_do_not_end_within(self, site):
+        for page in site.rglob("*.html"):
+            paragraphs = re.findall(r"<p>(.*?)</p>", page.read_text(encoding="utf-8"), re.S)
+            assert [text for text in paragraphs if re.search(r"(?:^|\n|>)\s*\d+\. \S", text)] == [], page
+
     def test_comments_for_the_tests_stay_out(self, site):
         assert not [page for page in site.rglob("*.html") if "<!-- test:" in page.read_text(encoding="utf-8")]
 
