@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -138,7 +137,7 @@ async def raw_page(served: Served, greet: bool = True, **options: object) -> Asy
         address = f"http://127.0.0.1:{served.port}/ws"
         try:
             socket = await session.ws_connect(address, max_msg_size=0, autoping=True, **options)
-        except (aiohttp.ClientError, ConnectionError, asyncio.TimeoutError) as error:
+        except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
             raise GoneViewer(str(error)) from error
         async with socket:
             page = RawPage(socket)

@@ -57,7 +57,7 @@ async def outcome(work: Awaitable[object]) -> str:
         return "refused"
     except (GoneViewer, aiohttp.ClientError, ConnectionError):
         return "dropped"
-    except asyncio.TimeoutError:
+    except TimeoutError:
         return "no answer"
     return "answered"
 

@@ -81,7 +81,7 @@ class OpenPage:
         try:
             async with self._sending:
                 await asyncio.wait_for(self.socket.send_bytes(message), _SEND_SECONDS)
-        except (asyncio.TimeoutError, ConnectionError):
+        except (TimeoutError, ConnectionError):
             self.drop()
 
     async def pace(self) -> None:
