@@ -1,13 +1,13 @@
-"""Set XViewSynth up in .venv beside this file, then show it at work or test it.
+"""Set XViewSynth up in .venv beside this file, then run the demo, run the tests or build the documentation.
 
-    python3 run.py demo           enhance the bundled CT and say how good the new slices are
-    python3 run.py demo --view    then look at them in the browser
-    python3 run.py test           check the style, run every test
+    python3 run.py demo           enhance the bundled CT and print the gain over interpolation
+    python3 run.py demo --view    then show the result in the browser
+    python3 run.py test           check the style and run every test
+    python3 run.py docs           build the documentation in build/site; every warning is an error
 
-Only the standard library is needed. The first start installs exact versions, which takes minutes: those of
-Testing/requirements.lock, for the browser also those of Testing/requirements-web.lock, and for the tests those of the
-other lock files there as well. Later starts take seconds.
-A set-up that was cut short is begun again.
+Only the standard library is needed. The first start installs the exact versions of Testing/requirements.lock, which
+takes minutes. `demo --view`, `docs` and `test` add those of other lock files in that folder. Later starts take seconds.
+A set-up that was interrupted starts again.
 """
 
 import argparse
@@ -19,10 +19,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-OLDEST_PYTHON = (3, 10)
-# Here, before anything that an older Python stumbles over, so that it says this instead of showing a traceback.
-if sys.version_info < OLDEST_PYTHON:
-    sys.stderr.write("error: this needs Python 3.10 or newer, and this is Python {}.{}\n".format(*sys.version_info[:2]))
+OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
+# Before anything that an older Python cannot run, so that it prints this sentence instead of a traceback.
+if not OLDEST_PYTHON <= sys.version_info[:2] <= NEWEST_PYTHON:
+    sys.stderr.write("error: this is Python {}.{}: use Python 3.11 to 3.13\n".format(*sys.version_info[:2]))
     sys.exit(2)
 
 ROOT = Path(__file__).resolve().parent
@@ -37,9 +37,12 @@ SLICER_LOCK = ROOT / "Testing" / "requirements-slicer.lock"
 WEB_LOCK = ROOT / "Testing" / "requirements-web.lock"
 # The engine that spreads batches over several computers, an extra of the program.
 CLUSTER_LOCK = ROOT / "Testing" / "requirements-cluster.lock"
+# MkDocs and its plugins.
+DOCS_LOCK = ROOT / "Testing" / "requirements-docs.lock"
 PROJECT = ROOT / "pyproject.toml"
 TEST_PROCESSES = 2
 DEMO_OUTPUT = ROOT / "demo-output"
+SITE_CONFIG, SITE = ROOT / "Resources" / "mkdocs.yml", ROOT / "build" / "site"
 UNFINISHED = "unfinished\n"
 
 # What pip says (any of these), and what it means to the person who started it. The first that fits counts.
@@ -80,13 +83,17 @@ class SetupError(Exception):
 
 def main() -> int:
     """Run the command of the command line; return 0 when all is well, 2 when the set-up is not possible."""
-    parser = argparse.ArgumentParser(description="Set XViewSynth up in .venv, then show it at work or test it.")
-    commands = parser.add_subparsers(required=True, metavar="demo|test")
+    parser = argparse.ArgumentParser(
+        description="Set XViewSynth up in .venv, then run the demo, the tests or the documentation."
+    )
+    commands = parser.add_subparsers(required=True, metavar="demo|test|docs")
     demo = commands.add_parser("demo", help="enhance the bundled CT; write volumes, a picture and a report")
     demo.add_argument("--view", action="store_true", help="then show the result in the browser, until Ctrl-C")
     demo.set_defaults(run=run_demo, locks=lambda: (LOCK,))
     test = commands.add_parser("test", help="check the style, run every test")
-    test.set_defaults(run=run_tests, locks=lambda: (LOCK, SLICER_LOCK, WEB_LOCK, CLUSTER_LOCK))
+    test.set_defaults(run=run_tests, locks=lambda: (LOCK, SLICER_LOCK, WEB_LOCK, CLUSTER_LOCK, DOCS_LOCK))
+    docs = commands.add_parser("docs", help="build the documentation in build/site")
+    docs.set_defaults(run=build_docs, locks=lambda: (LOCK, DOCS_LOCK))
     options = parser.parse_args()
     if getattr(options, "view", False):
         options.run, options.locks = run_demo_and_view, lambda: (LOCK, WEB_LOCK)
@@ -126,6 +133,15 @@ def run_tests() -> int:
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // TEST_PROCESSES))}
     tests = call(PYTHON, "-m", "pytest", "--cov", *shared_out, variables=threads)
     return style or tests
+
+
+def build_docs() -> int:
+    """Build the documentation; a warning, such as a link that leads nowhere, is an error."""
+    build = (PYTHON, "-m", "mkdocs", "build", "--strict", "--config-file", SITE_CONFIG, "--site-dir", SITE)
+    code = call(*build, variables={"NO_MKDOCS_2_WARNING": "1"})
+    if code == 0:
+        print(f"Open {SITE / 'index.html'} in a browser.")
+    return code
 
 
 def call(*command: object, variables: dict[str, str] | None = None) -> int:
@@ -202,7 +218,7 @@ def make_environment() -> None:
 def install(*locks: Path) -> None:
     """Install the locked packages, then this repository in place: its commands exist, and its code can be edited."""
     if sys.platform == "linux" and not Path("/proc/driver/nvidia").exists():
-        print("If pip takes PyTorch with CUDA (about 3 GB), README.md tells how to take the small build.", flush=True)
+        print("pip may take PyTorch with CUDA (about 3 GB); for the small build see README.md, Start.", flush=True)
     pip = (PYTHON, "-m", "pip", "--disable-pip-version-check", "--no-input", "--retries", "3", "install")
     requirements = [part for lock in locks for part in ("--requirement", lock)]
     for what in (requirements, ("--no-deps", "--no-build-isolation", "--editable", ROOT)):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import textwrap
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN, STAND_IN, PARSE, READ, OUTPUT = TREATMENTS = ("run", "stand-in", "parse", "read", "output")
-LANGUAGES = {"sh", "python", "json", "text", "bibtex"}
+LANGUAGES = {"sh", "python", "json", "text", "bibtex", "mermaid"}
 
 _FENCE = re.compile(r"\s*```(\S*)\s*")
 _MARK = re.compile(r"\s*<!-- test: ([\w-]+)(?:, since (\S.*))? -->\s*")
@@ -63,7 +65,8 @@ def blocks_of(document: Path) -> list[Block]:
             begin, language = number, fence.group(1)
         elif fence and not fence.group(1):
             treatment, reason = mark.groups("") if mark else (RUN, "")
-            text = "\n".join(lines[begin : number - 1])
+            # A block in a list is indented.
+            text = textwrap.dedent("\n".join(lines[begin : number - 1]))
             blocks.append(Block(document, begin, language, text, treatment, reason))
             mark = begin = None
         elif begin is None and line.strip():
@@ -101,6 +104,28 @@ def anchors_of(document: Path) -> set[str]:
             anchor = f"{name}-{count}"
         anchors.add(anchor)
     return anchors
+
+
+def section_of(document: Path, heading: str) -> str:
+    """The text below a heading, up to the next one of any level.
+
+    Raises:
+        ValueError: there is no such heading.
+    """
+    lines = (ROOT / document).read_text(encoding="utf-8").splitlines()
+    places = [number for number, line in enumerate(lines) if _HEADING.fullmatch(line)]
+    for start, end in zip(places, [*places[1:], len(lines)], strict=True):
+        if _HEADING.fullmatch(lines[start]).group(1) == heading:
+            return "\n".join(lines[start + 1 : end])
+    raise ValueError(f"{document} has no heading {heading!r}")
+
+
+def keys_of(document: Path, heading: str) -> list[str]:
+    """The names in the first column of the first table below a heading, from top to bottom."""
+    lines = section_of(document, heading).splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("|---")) + 1
+    rows = takewhile(lambda line: line.startswith("|"), lines[first:])
+    return [name for row in rows for name in re.findall(r"`([^`]+)`", row.split("|")[1])]
 
 
 def links_of(document: Path) -> list[str]:

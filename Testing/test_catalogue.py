@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydicom.uid import CTImageStorage
 
 import XViewSynthLib
 
@@ -96,6 +97,11 @@ class TestExtensionCatalogue:
     def test_it_says_what_cmake_says(self, entry):
         assert entry["category"] == cmake_value("EXTENSION_CATEGORY")
         assert entry["build_dependencies"] == cmake_value("EXTENSION_DEPENDS").split()
+
+    def test_its_rule_for_dicom_uses_what_slicer_knows_of_a_series(self, entry):
+        # Slicer's published rules, in the language of the package rule-engine, use these two attributes.
+        assert set(re.findall(r"(\w+) ==", entry["dicom_support_rule"])) == {"Modality", "SOPClassUID"}
+        assert f"'{CTImageStorage}'" in entry["dicom_support_rule"]
 
     def test_it_invents_no_address(self, entry):
         assert entry["scm_type"] == "local"

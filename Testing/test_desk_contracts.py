@@ -7,15 +7,11 @@ import hashlib
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULE, TRAINING = MODULES = (ROOT / "XViewSynth", ROOT / "XViewSynthTrain")

@@ -6,7 +6,6 @@ import gzip
 import random
 import shutil
 import struct
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -114,6 +113,7 @@ class TestImageFiles:
 class TestNifti:
     def test_sform_is_taken_as_it_stands(self, tmp_path):
         path = write_sitk(tmp_path / "scan.nii", anatomy((4, 5, 6)))
+        patched(path, 252, "<h", 0)
         patched(path, 280, "<12f", 0, -0.7, 0, 11, -0.7, 0, 0, 12, 0, 0, 2.5, 13)
         expected = np.array([[0, -0.7, 0, 11], [-0.7, 0, 0, 12], [0, 0, 2.5, 13], [0, 0, 0, 1]])
         np.testing.assert_allclose(read_volume(path).affine, expected, atol=1e-6)
@@ -154,12 +154,7 @@ class TestNifti:
 
     def test_compressed_bytes_of_something_else(self, tmp_path):
         (tmp_path / "scan.nii.gz").write_bytes(gzip.compress(b"not a scan at all" * 50))
-        assert "not a NIfTI file" in refused(tmp_path / "scan.nii.gz")
-
-    @pytest.mark.parametrize("order", ["<", ">"])
-    def test_version_2(self, tmp_path, order):
-        (tmp_path / "scan.nii").write_bytes(struct.pack(f"{order}i540x", 540))
-        assert "version 2" in refused(tmp_path / "scan.nii")
+        assert "does not begin as a NIfTI file does" in refused(tmp_path / "scan.nii.gz")
 
     def test_big_endian(self, tmp_path):
         voxels = anatomy((4, 5, 6))
@@ -244,7 +239,7 @@ class TestFilesThatAreNoScan:
         def no_permission(*_):
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr("XViewSynthLib.nifti._open", no_permission)
+        monkeypatch.setattr("pathlib.Path.open", no_permission)
         assert "cannot be read (Permission denied)" in refused(tmp_path / "scan.nii")
 
     @pytest.mark.parametrize("told", ["", "thick", "0", "-4", "nan", "inf"])
@@ -253,21 +248,6 @@ class TestFilesThatAreNoScan:
             read_volume(write_sitk(tmp_path / "scan.nrrd", anatomy((4, 5, 6)), SliceThickness=told)).slice_thickness
             is None
         )
-
-    def test_warnings_of_itk_stay_out_of_standard_error(self, tmp_path, capfd):
-        path = write_sitk(tmp_path / "scan.nii", anatomy((4, 5, 6)))
-        patched(path, 280, "<12f", -2, 0, 0, 0, 0, -2, 0, 0, 0, 0, 3, 0)
-        sitk.ReadImage(str(path))
-        assert "unexpected scales in sform" in capfd.readouterr().err
-        read_volume(path)
-        assert capfd.readouterr().err == ""
-        assert sitk.ProcessObject.GetGlobalWarningDisplay()
-
-    def test_warnings_come_back_after_reading_in_several_threads(self, tmp_path):
-        path = write_sitk(tmp_path / "scan.nii", anatomy((4, 5, 6)))
-        with ThreadPoolExecutor(8) as pool:
-            list(pool.map(read_volume, [path] * 200))
-        assert sitk.ProcessObject.GetGlobalWarningDisplay()
 
 
 class TestDicomSeries:

@@ -9,19 +9,16 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 import XViewSynthLib
 from XViewSynthLib import read_volume
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGINE = ROOT / "XViewSynth" / "XViewSynthLib"
@@ -38,7 +35,7 @@ TOP_LEVEL = {
     "CHANGELOG.md",
     "CITATION.cff",
     "CMakeLists.txt",
-    "LICENSE",
+    "LICENSE.txt",
     "README.md",
     "Resources",
     "Testing",
@@ -141,9 +138,8 @@ class TestImports:
 
     def test_the_engine_imports_without_desktop_and_training_library(self):
         blocked = sorted(DESKTOP.union({"XViewSynthTrainLib"}, *EXTRAS.values()))
-        names = [
-            f"XViewSynthLib.{file.stem}" for file in modules_of(ENGINE) if file.stem not in ("__init__", "__main__")
-        ]
+        files = [file for file in modules_of(ENGINE) if file.stem not in ("__init__", "__main__")]
+        names = [".".join(file.relative_to(ENGINE.parent).with_suffix("").parts) for file in files]
         run_python(
             f"sys.modules.update(dict.fromkeys({blocked!r}))\n"
             "import importlib\n"
@@ -212,6 +208,15 @@ class TestPackaging:
         needed = {re.match(r"[\w.-]+", entry).group().lower() for entry in PROJECT["project"]["dependencies"]}
         assert needed <= locked
 
+    def test_locks_that_are_installed_together_agree(self):
+        versions: dict[str, set[str]] = {}
+        for lock in LOCKS:
+            for line in lock.read_text().splitlines():
+                if "==" in line:
+                    name, version = line.split(";")[0].strip().split("==")
+                    versions.setdefault(name.lower(), set()).add(version)
+        assert {name for name, found in versions.items() if len(found) > 1} == set()
+
     def test_the_viewer_is_locked_to_the_versions_that_it_names(self):
         locked = WEB_LOCK.read_text().splitlines()
         exact = [entry for entry in PROJECT["project"]["optional-dependencies"]["web"] if "==" in entry]
@@ -244,13 +249,70 @@ class TestPackaging:
             }.get(path.parts[:2])
             if place:
                 expected.add((place / Path(*path.parts[2:])).as_posix())
-            if place or path.name in ("LICENSE", "README.md", "pyproject.toml"):
+            if place or path.name in ("LICENSE.txt", "README.md", "pyproject.toml"):
                 (source / path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(ROOT / path, source / path)
         build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
         subprocess.run([*build, "--wheel-dir", str(tmp_path), str(source)], check=True, capture_output=True)
         with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
             assert {name for name in wheel.namelist() if ".dist-info/" not in name} == expected
+
+
+class TestContinuousIntegration:
+    @pytest.fixture
+    def workflow(self) -> dict:
+        return yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+
+    def test_it_runs_what_run_py_offers(self, workflow):
+        steps = [step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"]]
+        assert {"python run.py test", "python run.py docs"} <= set(steps)
+
+    def test_it_can_only_read(self, workflow):
+        assert workflow["permissions"] == {"contents": "read"}
+
+    def test_pre_commit_uses_the_locked_ruff(self):
+        hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+        (ruff,) = [entry for entry in hooks if entry["repo"].endswith("ruff-pre-commit")]
+        assert f"ruff=={ruff['rev'].removeprefix('v')}" in LOCK.read_text().splitlines()
+
+    @pytest.mark.parametrize(
+        "form", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[bf]*.yml")), ids=lambda f: f.stem
+    )
+    def test_every_issue_form_asks_something(self, form):
+        content = yaml.safe_load(form.read_text(encoding="utf-8"))
+        assert {"name", "description", "body"} <= set(content)
+        assert any(entry.get("validations", {}).get("required") for entry in content["body"])
+
+
+class TestReadme:
+    def test_it_fits_on_two_screens(self):
+        assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
+
+
+class TestPythonVersions:
+    """One range of Python versions, stated in several places."""
+
+    OLDEST, NEWEST = 11, 13
+
+    def test_the_package_takes_the_range(self):
+        assert PROJECT["project"]["requires-python"] == f">=3.{self.OLDEST},<3.{self.NEWEST + 1}"
+        assert PROJECT["tool"]["ruff"]["target-version"] == f"py3{self.OLDEST}"
+
+    def test_run_py_takes_the_range(self):
+        text = (ROOT / "run.py").read_text(encoding="utf-8")
+        assert f"OLDEST_PYTHON, NEWEST_PYTHON = (3, {self.OLDEST}), (3, {self.NEWEST})" in text
+
+    def test_continuous_integration_runs_all_of_them(self):
+        workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+        tested = workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
+        assert tested == [f"3.{minor}" for minor in range(self.OLDEST, self.NEWEST + 1)]
+
+    def test_no_sentence_names_another_range(self):
+        stated = rf"Python 3\.{self.OLDEST} to 3\.{self.NEWEST}\b"
+        for path in repository_files():
+            if path.suffix in (".md", ".py", ".yml") and path.name not in ("CHANGELOG.md", Path(__file__).name):
+                text = re.sub(stated, "", (ROOT / path).read_text(encoding="utf-8"))
+                assert re.findall(r"Python 3\.\d+ (?:or newer|to)\b", text) == [], path
 
 
 class TestSampleData:

@@ -131,6 +131,13 @@ class TestTroubles:
 
 
 class TestCommand:
+    @pytest.mark.parametrize("version", [(3, 10, 14), (3, 14, 0)])
+    def test_other_versions_of_python_are_refused_in_one_line(self, version):
+        code = f"import runpy, sys; sys.version_info = {version}; runpy.run_path({str(ROOT / 'run.py')!r})"
+        finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert finished.returncode == 2
+        assert finished.stderr == f"error: this is Python 3.{version[1]}: use Python 3.11 to 3.13\n"
+
     def test_an_unknown_command_is_refused(self):
         finished = subprocess.run([sys.executable, str(ROOT / "run.py"), "tset"], capture_output=True, text=True)
         assert finished.returncode == 2
@@ -148,7 +155,8 @@ class TestCommand:
         [
             (["demo"], ["LOCK"], ["demo.py"]),
             (["demo", "--view"], ["LOCK", "WEB_LOCK"], ["demo.py", "view"]),
-            (["test"], ["LOCK", "SLICER_LOCK", "WEB_LOCK", "CLUSTER_LOCK"], ["check", "format", "pytest"]),
+            (["test"], ["LOCK", "SLICER_LOCK", "WEB_LOCK", "CLUSTER_LOCK", "DOCS_LOCK"], ["check", "format", "pytest"]),
+            (["docs"], ["LOCK", "DOCS_LOCK"], ["mkdocs build --strict"]),
         ],
         ids=" ".join,
     )

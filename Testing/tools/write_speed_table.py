@@ -3,7 +3,7 @@
     python Testing/tools/write_speed_table.py
 
 Reads Testing/benchmarks/results/speed.jsonl, to which `enhance_speed.py --record` adds, and rewrites the lines between
-the two comments "speed table" in Resources/Docs/Hardware.md. Nothing that was not measured gets into the table.
+the two comments "speed table" in Resources/Docs/reference/hardware.md. The table contains measurements only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "Testing" / "benchmarks" / "results" / "speed.jsonl"
-PAGE = ROOT / "Resources" / "Docs" / "Hardware.md"
+PAGE = ROOT / "Resources" / "Docs" / "reference" / "hardware.md"
 BEGIN, END = "<!-- speed table: written by Testing/tools/write_speed_table.py -->", "<!-- end of speed table -->"
 HEAD = (
     "| voxels of the scan | factor | machine | seconds | memory | version | measured by |",

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
 import slicer
@@ -114,7 +114,7 @@ class Provenance:
 
 def now() -> str:
     """The time as `Provenance.created` holds it: ISO 8601, UTC, whole seconds."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def provenance_from_report(report: Mapping, *, input_node_id: str, input_name: str) -> Provenance:

@@ -1,0 +1,1 @@
+"""Image files: headers that are checked before any voxel is read, and voxels that are complete."""
