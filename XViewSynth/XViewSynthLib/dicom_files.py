@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from .dicom_header import Header, PixelData, damaged, tag_of
+from .regular_files import open_regular
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -46,9 +47,10 @@ def is_dicom(path: Path) -> bool:
     At most 4 kB are read.
 
     Raises:
+        InputError: it is a pipe or the like.
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(_START_BYTES)
     return start[128:132] == b"DICM" or _begins_a_data_set(start)
 

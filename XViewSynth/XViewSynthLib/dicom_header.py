@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import InputError
+from .streams import visible
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -148,12 +149,8 @@ def damaged(path: Path) -> InputError:
 
 
 def printable(text: object) -> str:
-    r"""Text without characters that a terminal obeys or cannot show; these are written as escapes.
-
-    >>> print(printable("Chest\x1b[2J"))
-    Chest\x1b[2J
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
+    """A path or a value as `visible` text, for a sentence."""
+    return visible(str(text))
 
 
 def number_in(text: str) -> float | None:

@@ -19,8 +19,6 @@ from .errors import InputError
 # Larger integers are not all of them floats.
 _LARGEST_WHOLE = 2**53
 _LARGEST_WHOLE_FLOAT32 = 2**24
-# What a compressed series may grow to, in sizes of its files. An empty slice grows more, but not every slice is empty.
-_LARGEST_RATIO = 200
 
 
 def read_voxels(stack: Stack, place: Path) -> np.ndarray:
@@ -32,7 +30,6 @@ def read_voxels(stack: Stack, place: Path) -> np.ndarray:
         InputError: a file is damaged, two images lie at one place, or the scan does not fit into memory.
         OSError: a file cannot be read.
     """
-    _check_sizes(stack.slices)
     try:
         with JpegDecoder() as decoder:
             return _rescaled(stack.slices, place, decoder)
@@ -58,19 +55,6 @@ def stored_numbers(pixels: Pixels, decoder: JpegDecoder) -> np.ndarray:
         numbers = decoder.decode(pixels)
     unused = pixels.bits_allocated - pixels.bits_stored
     return numbers if unused == 0 else (numbers << unused) >> unused
-
-
-def _check_sizes(slices: Sequence[Slice]) -> None:
-    """Refuse sizes that compressed pixel data cannot have; those of other data are known to the byte."""
-    compressed = {image.file: image.pixels.size for image in slices if image.pixels.data.length is None}
-    held = sum(file.stat().st_size for file in compressed)
-    if sum(compressed.values()) > _LARGEST_RATIO * held:
-        image = slices[0]
-        rows, columns = image.pixels.shape
-        raise InputError(
-            f"{printable(image.file)} has {rows} x {columns} pixels (Rows x Columns), too many for files of that size: "
-            "export the series again."
-        )
 
 
 def _rescaled(

@@ -24,6 +24,8 @@ _SHARE_OF_GAP = 0.2
 # one slice is beside the others, and how far a line through all drifts from the first to the last.
 _SIDEWAYS, _DRIFT = 2.5, 5.0
 
+# What compressed pixels may grow to, in sizes of what the files hold. An empty slice grows more, but not all are empty.
+_LARGEST_RATIO = 200
 # Slice thicknesses that differ by less are one.
 _THICKNESS_TOLERANCE = 0.01
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -60,6 +62,7 @@ def stack_slices(images: Iterable[Slice], place: Path) -> Stack:
     if len(slices) == 1:
         raise InputError(f"{_series_at(place)} holds one slice only: choose the folder with all slices of the series.")
     _check_alike(slices, place)
+    _check_sizes(slices)
     normal = _normal(slices[0])
     slices.sort(key=lambda image: float(normal @ image.position))
     step, origin, notes = _fit(slices, normal, place)
@@ -109,6 +112,17 @@ def _check_alike(slices: Sequence[Slice], place: Path) -> None:
                 f"{_name(first)} and {_name(image)} in {_folder(place)} lie in different planes: choose a folder with "
                 "the parallel slices of one scan, without localizers."
             )
+
+
+def _check_sizes(slices: Sequence[Slice]) -> None:
+    """Refuse sizes that compressed pixel data cannot have; that of other data is known to the byte."""
+    compressed = [image.pixels for image in slices if image.pixels.data.length is None]
+    if sum(pixels.size for pixels in compressed) > _LARGEST_RATIO * sum(pixels.data.held for pixels in compressed):
+        rows, columns = compressed[0].shape
+        raise InputError(
+            f"{printable(compressed[0].file)} has {rows} x {columns} pixels (Rows x Columns), too many for files of "
+            "that size: export the series again."
+        )
 
 
 def _normal(image: Slice) -> np.ndarray:
