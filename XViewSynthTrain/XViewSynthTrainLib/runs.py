@@ -238,6 +238,9 @@ class _Run:
             self._start = None
         if self._start is None and config.rehearsal_share:
             raise InputError("Set the share of rehearsing steps to 0: there is no answer of a former model to keep.")
+        # To refuse sizes that fit no network, or no memory.
+        with torch.random.fork_rng(devices=[]):
+            new_network(config)
         return config
 
     def _judges(self, config: TrainingConfig, most_voxels: int) -> HeldOut | None:
