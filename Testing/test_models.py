@@ -138,6 +138,13 @@ class TestLoading:
         assert not network.training
         assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
 
+    def test_takes_no_compiler(self, folder):
+        # PyTorch's own, which it would import for random numbers that nobody needs, takes several seconds.
+        code = "import sys; from XViewSynthLib.models import load_model; load_model(sys.argv[1]); "
+        code += "sys.exit(any(name in sys.modules for name in ('torch._dynamo', 'sympy')))"
+        environment = {**os.environ, "PYTHONPATH": LIBRARY}
+        assert subprocess.run([sys.executable, "-c", code, str(folder)], env=environment).returncode == 0
+
     def test_half_precision_weights_become_float32(self, tmp_path):
         save_model(tmp_path / "half", make_network().half(), make_card())
         assert next(load_model(tmp_path / "half").network.parameters()).dtype == torch.float32

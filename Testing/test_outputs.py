@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import threading
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from XViewSynthLib.outputs import (
     Outputs,
     output_folder,
     remove_left_folders,
-    remove_staging_folders,
     staging_folder,
 )
 
@@ -43,6 +41,44 @@ outputs._lock = lambda folder: wait()
 with staging_folder(Path(".")):
     pass
 """
+LEAVES_AT_ONCE = """
+with Outputs() as written:
+    written.add("a.txt").write_text("half")
+    outputs.remove_staging_folders()
+    os._exit(3)
+"""
+# A thread is slow at something that the end of the process must not cut short.
+LEAVES_DURING_A_COMMIT = """
+slow_rename = os.link
+def rename(source, target):
+    began.set()
+    time.sleep(0.3)
+    slow_rename(source, target)
+os.link = rename
+def write():
+    with Outputs() as written:
+        for name in ("a.txt", "b.txt"):
+            written.add(name).write_text("new")
+        written.commit()
+leave_during(write)
+"""
+LEAVES_DURING_A_REMOVAL = """
+clear = outputs._clear
+def slowly(folder, lock):
+    began.set()
+    time.sleep(0.3)
+    clear(folder, lock)
+outputs._clear = slowly
+def write():
+    with Outputs() as written:
+        written.add("a.txt").write_text("half")
+leave_during(write)
+"""
+LEAVES_A_NEW_FOLDER = """
+with outputs.output_folder(Path("a")):
+    outputs.remove_staging_folders()
+    os._exit(3)
+"""
 WRITES_AGAIN_AND_AGAIN = """
 for number in range(60):
     with Outputs(overwrite=True) as written:
@@ -54,13 +90,19 @@ for number in range(60):
 def process_that(does: str, folder: Path, *arguments: str) -> subprocess.Popen:
     """Start a process that works in a folder; `wait` in it says so, and lasts until its input is closed."""
     program = f"""
-import os, sys
+import os, sys, threading, time
 from pathlib import Path
 from XViewSynthLib import outputs
 from XViewSynthLib.outputs import Outputs, staging_folder
 def wait():
     print("waiting", flush=True)
     sys.stdin.read()
+began = threading.Event()
+def leave_during(work):
+    threading.Thread(target=work, daemon=True).start()
+    began.wait()
+    outputs.remove_staging_folders()
+    os._exit(3)
 {does}
 """
     return subprocess.Popen(
@@ -325,27 +367,21 @@ class TestStagingFolders:
             (folder / "part").write_text("half a file")
         assert os.listdir(tmp_path) == []
 
-    def test_can_be_removed_by_another_thread(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(module, "_committing", threading.Lock())
-        with Outputs() as outputs:
-            outputs.add(tmp_path / "a.txt").write_text("new")
-            killer = threading.Thread(target=remove_staging_folders)
-            killer.start()
-            killer.join()
-            assert os.listdir(tmp_path) == []
+    def test_go_with_a_process_that_leaves_at_once(self, tmp_path):
+        with process_that(LEAVES_AT_ONCE, tmp_path) as process:
+            assert process.wait(timeout=600) == 3
+        assert os.listdir(tmp_path) == []
 
-    def test_a_commit_that_has_begun_is_waited_for(self, tmp_path, monkeypatch):
-        lock = threading.Lock()
-        monkeypatch.setattr(module, "_committing", lock)
-        with staging_folder(tmp_path) as folder:
-            lock.acquire()
-            killer = threading.Thread(target=remove_staging_folders)
-            killer.start()
-            killer.join(0.1)
-            assert folder.exists()
-            lock.release()
-            killer.join()
-            assert not folder.exists()
+    def test_a_commit_that_has_begun_is_waited_for(self, tmp_path):
+        with process_that(LEAVES_DURING_A_COMMIT, tmp_path) as process:
+            assert process.wait(timeout=600) == 3
+        assert content(tmp_path) == {"a.txt": "new", "b.txt": "new"}
+        assert sorted(os.listdir(tmp_path)) == ["a.txt", "b.txt"]
+
+    def test_a_removal_that_has_begun_is_waited_for(self, tmp_path):
+        with process_that(LEAVES_DURING_A_REMOVAL, tmp_path) as process:
+            assert process.wait(timeout=600) == 3
+        assert os.listdir(tmp_path) == []
 
 
 class TestFoldersThatWereLeft:
@@ -458,11 +494,10 @@ class TestOutputFolder:
             pass
         assert os.listdir(tmp_path) == ["a"]
 
-    def test_goes_with_a_process_that_leaves_at_once(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(module, "_committing", threading.Lock())
-        with output_folder(tmp_path / "a"):
-            remove_staging_folders()
-            assert os.listdir(tmp_path) == []
+    def test_goes_with_a_process_that_leaves_at_once(self, tmp_path):
+        with process_that(LEAVES_A_NEW_FOLDER, tmp_path) as process:
+            assert process.wait(timeout=600) == 3
+        assert os.listdir(tmp_path) == []
 
     @pytest.mark.parametrize("name", ["file", "file/below", "none/below", "a" * 300, "a\0b"])
     def test_one_that_cannot_be_made_is_one_sentence(self, tmp_path, name):

@@ -166,7 +166,7 @@ class TestTrain:
 
     def test_a_folder_that_cannot_be_made_is_told(self, thin, tmp_path):
         (tmp_path / "file").write_text("")
-        with pytest.raises(InputError, match="Choose another folder"):
+        with pytest.raises(InputError, match="Cannot make the folder .* Choose another one"):
             train([thin], tmp_path / "file" / "run", SETTINGS)
 
     @pytest.mark.parametrize("minutes", [0, -3, float("inf"), float("nan")])

@@ -314,8 +314,8 @@ class TestMishaps:
         process.wait()
         half = run / ".xviewsynth-half"
         (half / "new").mkdir(parents=True)
-        (half / "old").mkdir()
-        (half / "old" / "card.json").write_text("{}")
+        (half / "old" / "model").mkdir(parents=True)
+        (half / "old" / "model" / "card.json").write_text("{}")
         (run / "preview" / ".xviewsynth-half").mkdir()
         wait_until_training(run, train("--resume"), beyond=last_logged(run))
         assert (run / "model" / "card.json").read_text() == "{}"

@@ -1,9 +1,11 @@
 """Send stop signals to a small `xviewsynth enhance` at moments all over its life, and count how it ends.
 
-    python Testing/benchmarks/cancel_moments.py [--moments 300] [--seed 0]
+    python Testing/benchmarks/cancel_moments.py [--moments 300] [--seed 0] [--warm]
 
 A third of the moments lie evenly from the start to beyond the end, a third at random, and a third in the last instants:
-from the beginning of writing on, or after the last line was printed. SIGTERM and SIGINT take turns.
+within 0.2 s of the beginning of writing, or 0.01 s of the first output that has its name or of the last line that is
+printed. SIGTERM and SIGINT take turns. With `--warm`, processes have imported their libraries already, which takes most
+of their time.
 
 From the moment on at which the program listens it must end with exit code 0 and all outputs, or with 3 and none, and
 nothing else beside the scan. What a signal does to an interpreter that has not come to our first line is counted apart;
@@ -20,21 +22,22 @@ import signal
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
-from small_enhance import OUTPUTS, prepare, remaining, remove_outputs, start
+from small_enhance import OUTPUTS, Attempt, Warm, prepare, remaining
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 UNDISTURBED = 3
-LAST_SECONDS = 0.2
-TIMEOUT_SECONDS = 120
+# What is waited for, and the seconds after that in which a signal may come.
+EVENTS = (('"writing"', 0.2), ("an output", 0.01), ("Wrote", 0.01))
 WHOLE, NONE, NOT_LISTENING, ENDED, FAULT = (
     "0 with all outputs",
     "3 with none",
-    "killed before our first line, with none",
+    "ended before our first line, with none",
     "ended before the signal",
     "fault",
 )
@@ -44,18 +47,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--moments", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--warm", action="store_true")
     arguments = parser.parse_args()
     draw = random.Random(arguments.seed)
-    with tempfile.TemporaryDirectory() as place:
+    ends, faults, seconds = Counter(), [], []
+    with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
         work = prepare(Path(place))
-        life = statistics.median(undisturbed_seconds(work) for _ in range(UNDISTURBED))
-        ends, faults, seconds = Counter(), [], []
+
+        def begin() -> Attempt:
+            return Attempt(work)
+
+        if arguments.warm:
+            begin = stack.enter_context(Warm(work)).begin
+        life = statistics.median(undisturbed_seconds(work, begin) for _ in range(UNDISTURBED))
         for number, (event, delay) in enumerate(moments(arguments.moments, life, draw)):
-            end, took, said = attempt(work, event, delay, SIGNALS[number % 2])
-            ends[f"{event or 'start'}: {end}"] += 1
+            end, took, about = stop(work, begin(), event, delay, SIGNALS[number % 2])
+            ends[f"after {event or 'the start'}: {end}"] += 1
             if end == FAULT:
-                faults.append({"after": event or "start", "seconds": round(delay, 4), **said})
-                print(faults[-1], file=sys.stderr, flush=True)
+                faults.append({"after": event, "seconds": round(delay, 4), **about})
             if end == NONE:
                 seconds.append(took)
     result = {
@@ -78,51 +87,46 @@ def moments(count: int, life: float, draw: random.Random) -> list[tuple[str | No
     third = count // 3
     even = [(None, 1.1 * life * number / third) for number in range(third)]
     anywhere = [(None, draw.uniform(0, 1.1 * life)) for _ in range(third)]
-    last = [(('"writing"', "Wrote")[number % 2], draw.uniform(0, LAST_SECONDS)) for number in range(count - 2 * third)]
+    last = [EVENTS[number % len(EVENTS)] for number in range(count - 2 * third)]
+    last = [(event, draw.uniform(0, longest)) for event, longest in last]
     return even + anywhere + last
 
 
-def undisturbed_seconds(work: Path) -> float:
+def undisturbed_seconds(work: Path, begin: Callable[[], Attempt]) -> float:
     began = time.monotonic()
-    if start(work).wait(TIMEOUT_SECONDS) != 0 or remaining(work) != OUTPUTS:
+    if begin().wait() != 0 or remaining(work) != OUTPUTS:
         raise SystemExit("error: The undisturbed command did not come to its end.")
     remove_outputs(work)
     return time.monotonic() - began
 
 
-def attempt(work: Path, event: str | None, delay: float, number: signal.Signals) -> tuple[str, float, dict]:
-    """How the command ends, the seconds from the signal to the end, and what there is to say of a fault."""
-    process = start(work)
-    heard = threading.Event()
-    out: list[str] = []
-    errors: list[str] = []
-    readers = [
-        threading.Thread(target=read, args=(process.stdout, event, heard, out)),
-        threading.Thread(target=read, args=(process.stderr, event, heard, errors)),
-    ]
-    for reader in readers:
-        reader.start()
-    if event is not None:
-        heard.wait(TIMEOUT_SECONDS)
+def stop(
+    work: Path, attempt: Attempt, event: str | None, delay: float, number: signal.Signals
+) -> tuple[str, float, dict]:
+    """How an attempt ends, the seconds from the signal to the end, and what there is to say of a fault."""
+    if event == "an output":
+        while not set(OUTPUTS) & set(remaining(work)) and not attempt.ended():
+            pass
+    elif event is not None:
+        attempt.wait_for(event)
     time.sleep(delay)
-    listening = listens(process.pid)
-    ended = process.poll() is not None
+    listening, ended = listens(attempt.pid), attempt.ended()
     began = time.monotonic()
-    process.send_signal(number)
-    code = process.wait(TIMEOUT_SECONDS)
+    attempt.send(number)
+    code = attempt.wait()
     took = time.monotonic() - began
-    for reader in readers:
-        reader.join()
-    left, said = remaining(work), "".join(errors)
+    left, complained = remaining(work), attempt.complained()
     remove_outputs(work)
-    about = {"signal": number.name, "code": code, "left": left, "out": "".join(out)[-200:], "said": said[-2000:]}
-    return judge(code, left, said, listening, ended), took, about
+    about = {"signal": number.name, "code": code, "left": left, "said": complained[-2000:]}
+    return judge(code, left, complained, listening, ended), took, about
 
 
-def judge(code: int, left: list[str], said: str, listening: bool, ended: bool) -> str:
-    if not listening and not ended:
-        return FAULT if left and left != OUTPUTS else NOT_LISTENING if code not in (0, 3) else NONE
-    if "Traceback" in said or (code, left) not in [(0, OUTPUTS), (3, [])]:
+def judge(code: int, left: list[str], complained: str, listening: bool, ended: bool) -> str:
+    """One of the ends."""
+    sound = (code, left) in [(0, OUTPUTS), (3, [])] and "Traceback" not in complained
+    if not (sound or listening or ended):
+        return NOT_LISTENING if left == [] else FAULT
+    if not sound:
         return FAULT
     if ended:
         return ENDED
@@ -131,22 +135,19 @@ def judge(code: int, left: list[str], said: str, listening: bool, ended: bool) -
 
 def listens(pid: int) -> bool:
     """Whether the process has a handler for SIGTERM; assumed where the system does not tell."""
-    status = Path(f"/proc/{pid}/status")
     if not Path("/proc/self/status").exists():
         return True
     try:
-        caught = next(line for line in status.read_text().splitlines() if line.startswith("SigCgt:"))
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        caught = next(line for line in lines if line.startswith("SigCgt:"))
     except (OSError, StopIteration):
         return False
     return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
-def read(stream: object, text: str | None, heard: threading.Event, lines: list[str]) -> None:
-    for line in stream:
-        lines.append(line)
-        if text is not None and text in line:
-            heard.set()
-    heard.set()
+def remove_outputs(work: Path) -> None:
+    for name in OUTPUTS:
+        (work / name).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def moments(run: Path, attempt: Attempt, draw: random.Random) -> dict[str, Calla
         "any": lambda: trains() and later(0.5),
         "checkpoint": lambda: trains() and there_is(".xviewsynth-*/checkpoint.safetensors"),
         "judgement": lambda: trains() and is_judging(run) and later(0.1) and is_judging(run),
-        "model": lambda: trains() and there_is(".xviewsynth-*/new/card.json"),
+        "model": lambda: trains() and there_is(".xviewsynth-*/new/model/card.json"),
         "last judgement": lambda: attempt.stage == "judging" and later(0.3),
         "report": lambda: attempt.stage == "writing" and there_is(".xviewsynth-*/new/report.*"),
     }

@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from . import __version__
 from .batch_worker import FAILED, FORMATS
@@ -92,7 +92,8 @@ def run_program(request: StopRequest, *registers: Register) -> int:
 def _leave_with(codes: Sequence[int]) -> None:
     """End the process before Python gives stop signals their default meaning back, which would change the exit code."""
     if codes:
-        finish_printing()
+        with suppress(InputError):
+            finish_printing()
         os._exit(codes[0])
 
 
@@ -184,9 +185,13 @@ def job_count(text: str) -> int:
 
 
 def _run(argv: Sequence[str], request: StopRequest, registers: Sequence[Register] = ()) -> int:
-    code = run(lambda: _run_command(_parser(argv, registers).parse_args(argv), request), request)
-    finish_printing()
-    return code
+    def work() -> int | None:
+        try:
+            return _run_command(_parser(argv, registers).parse_args(argv), request)
+        finally:
+            finish_printing()
+
+    return run(work, request)
 
 
 def _run_command(arguments: argparse.Namespace, request: StopRequest) -> int | None:
@@ -213,6 +218,10 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message[:1].upper()}{message[1:]}: see {self.prog} --help.")
+
+    def _print_message(self, message: str, file: TextIO | None = None) -> None:
+        # The original passes over what cannot be printed.
+        print_line(message.removesuffix("\n"), to_errors=file is sys.stderr)
 
 
 def _parser(argv: Sequence[str], registers: Sequence[Register] = ()) -> argparse.ArgumentParser:

@@ -566,7 +566,9 @@ class ResidualBlock(nn.Module):
         self.enter = nn.Conv2d(channels, channels, 3, padding=1)
         self.leave = nn.Conv2d(channels, channels, 3, padding=1)
         # Starts near the identity, which lets plain blocks train at a high rate without normalisation.
-        nn.init.normal_(self.leave.weight, std=1e-3)
+        if not self.leave.weight.is_meta:
+            # A tensor without memory has no numbers, and to draw them PyTorch would import its compiler for seconds.
+            nn.init.normal_(self.leave.weight, std=1e-3)
         nn.init.zeros_(self.leave.bias)
 
     def forward(self, features: Tensor) -> Tensor:

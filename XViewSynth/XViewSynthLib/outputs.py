@@ -14,6 +14,7 @@ import hashlib
 import os
 import shutil
 import socket
+import stat
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
@@ -38,6 +39,8 @@ _staging_folders: dict[Path, int | None] = {}
 _made_folders: list[Path] = []
 # Held while files get their final names, which must not be cut short.
 _committing = threading.Lock()
+# Held while a staging folder is removed, which must not be cut short either.
+_removing = threading.RLock()
 
 
 @contextmanager
@@ -91,9 +94,11 @@ def output_folder(folder: Path, parents: bool = False) -> Iterator[None]:
 def remove_staging_folders() -> None:
     """Remove every staging folder of this process, for a process that leaves without waiting for its threads.
 
-    A `commit` that has begun is waited for. Afterwards no thread can commit or make a staging folder any more.
+    A `commit` or a removal that has begun is waited for. Afterwards no thread can commit, or make a staging folder, any
+    more.
     """
     _committing.acquire()
+    _removing.acquire()
     for folder in list(_staging_folders):
         _remove(folder)
     for folder in list(_made_folders):
@@ -171,14 +176,15 @@ def _lock(folder: Path) -> int | None:
 
 def _remove(folder: Path) -> None:
     """Remove a staging folder of this process, or one that nobody else uses."""
-    lock = _staging_folders.pop(folder, None)
-    # Under another name, so that a thread which still writes cannot add files while the folder is being emptied.
-    doomed = folder.with_name(f"{_prefix()}{os.urandom(4).hex()}")
-    try:
-        os.rename(folder, doomed)
-    except OSError:  # it is gone, or Windows has files in it open
-        doomed = folder
-    _clear(doomed, lock)
+    with _removing:
+        lock = _staging_folders.pop(folder, None)
+        # Under another name, so that a thread which still writes cannot add files while the folder is being emptied.
+        doomed = folder.with_name(f"{_prefix()}{os.urandom(4).hex()}")
+        try:
+            os.rename(folder, doomed)
+        except OSError:  # it is gone, or Windows has files in it open
+            doomed = folder
+        _clear(doomed, lock)
 
 
 def _remove_left(folder: Path, is_alone: bool) -> None:
@@ -399,6 +405,8 @@ class Outputs(AbstractContextManager):
         self._check_existing(path, patterns)
 
     def _check_existing(self, path: Path, patterns: tuple[str, ...]) -> None:
+        if not patterns and _is_special(path):
+            raise InputError(f"{path} is a pipe, a socket or a device and no file: choose another name for the output.")
         if os.path.lexists(path) and not self._overwrite:
             raise InputError(f"{path} exists already: choose another name or add --overwrite.")
         # A folder goes with all that is in it, so it must be one of ours.
@@ -412,6 +420,14 @@ def _same_file(first: Path, second: Path) -> bool:
     if first.exists() and second.exists():
         return os.path.samefile(first, second)
     return os.path.normcase(first.resolve()) == os.path.normcase(second.resolve())
+
+
+def _is_special(path: Path) -> bool:
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return False
+    return not any(is_kind(mode) for is_kind in (stat.S_ISREG, stat.S_ISLNK, stat.S_ISDIR))
 
 
 def _holds_only(folder: Path, patterns: tuple[str, ...]) -> bool:

@@ -19,6 +19,8 @@ def prepare_streams(is_program: bool) -> None:
     Args:
         is_program: whether this process is ours, so that its streams may be replaced.
     """
+    if is_program:
+        _reopen_closed_descriptors()
     # Python has no stream where the caller closed it, and one that fails on letters its encoding lacks.
     sys.stdout = sys.stdout or _nowhere()
     sys.stderr = sys.stderr or _nowhere()
@@ -57,21 +59,29 @@ def print_line(text: str, to_errors: bool = False) -> None:
         InputError: the stream cannot be written to for another reason.
     """
     stream = sys.stderr if to_errors else sys.stdout
-    try:
+    with _telling_why(stream):
         print(visible(text, keep="\n"), file=stream, flush=True)
+
+
+def finish_printing() -> None:
+    """Print what is still held back now, since Python would show a traceback where it cannot later.
+
+    Raises:
+        InputError: as for `print_line`.
+    """
+    with _telling_why(sys.stdout):
+        sys.stdout.flush()
+
+
+@contextmanager
+def _telling_why(stream: TextIO) -> Iterator[None]:
+    try:
+        yield
     except BrokenPipeError:
         mute(stream)
     except OSError as error:
         mute(stream)
         raise InputError(f"Cannot print ({error.strerror}): send the output of this command elsewhere.") from error
-
-
-def finish_printing() -> None:
-    """Print what is still held back now, since Python would show a traceback where it cannot later."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        mute(sys.stdout)
 
 
 def mute(stream: TextIO) -> None:
@@ -108,6 +118,18 @@ def _point_to_nowhere(descriptor: int) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)
+
+
+def _reopen_closed_descriptors() -> None:
+    """Let closed standard streams lead nowhere: a file that is opened later would get their number, and their text."""
+    for descriptor in range(_ERRORS + 1):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != descriptor:
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)
 
 
 def _nowhere() -> TextIO:

@@ -17,9 +17,10 @@ GAP, THICK = ACQUISITIONS = ("gap", "thick")
 #: The network of the shipped model.
 NETWORK = {"channels": 64, "axial_blocks": 4, "pixel_blocks": 4, "fusion_blocks": 3}
 
+MOST_STEPS = 10**9
 #: Ranges of settings that are whole numbers, and of others; ends included.
 _WHOLE = {
-    "steps": (1, 10**9),
+    "steps": (1, MOST_STEPS),
     "seed": (0, 2**32 - 1),
     "batch": (1, 4096),
     "slices": (4, 1024),

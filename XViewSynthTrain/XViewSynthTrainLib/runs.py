@@ -28,7 +28,7 @@ from XViewSynthLib.selfcheck import cancel_check
 from XViewSynthLib.volume import Volume
 from XViewSynthLib.weights import trained_factors
 
-from .config import GAP, THICK, TrainingConfig
+from .config import GAP, MOST_STEPS, THICK, TrainingConfig
 from .files import CHECKPOINT_FILE, CONFIG_FILE, MODEL_FOLDER, PREVIEW_FOLDER, SCANS_FILE
 from .heldout import VERDICT_VOXELS, WATCHED_VOXELS, Gain, HeldOut, mean_gain, write_example, write_preview
 from .lock import refuse_locked_run, run_lock
@@ -238,6 +238,9 @@ class _Run:
             self._start = None
         if self._start is None and config.rehearsal_share:
             raise InputError("Set the share of rehearsing steps to 0: there is no answer of a former model to keep.")
+        # To refuse sizes that fit no network, or no memory.
+        with torch.random.fork_rng(devices=[]):
+            new_network(config)
         return config
 
     def _judges(self, config: TrainingConfig, most_voxels: int) -> HeldOut | None:
@@ -357,18 +360,34 @@ def steps_within(
     device: str,
     start: dict[str, Tensor] | None = None,
 ) -> int:
-    """How many steps fit into a time, judged by a few steps of each stage (which are thrown away)."""
+    """How many steps fit into a time, judged by a few steps of each stage (which are thrown away).
+
+    Raises:
+        InputError: there is no room for temporary files.
+    """
     shares = _stage_shares(config)
     mean = 0.0
     for (cross_view_from, incremental_from), share in shares.items():
         if share:
             stage = replace(config, steps=4, cross_view_from=cross_view_from, incremental_from=incremental_from)
-            with staging_folder(Path(gettempdir())) as folder:
+            with _temporary_folder() as folder:
                 trainer = Trainer(volumes, stage, folder / "measured", start=start, device=device)
                 began = time.perf_counter()
                 trainer.run()
                 mean += share * (time.perf_counter() - began) / stage.steps
-    return max(1, int(seconds / mean))
+    return max(1, int(min(seconds / mean, MOST_STEPS)))
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(staging_folder(Path(gettempdir())))
+        except OSError as problem:
+            raise InputError(
+                f"Make room for temporary files, or set TMPDIR to another folder: {problem.strerror or problem}."
+            ) from problem
+        yield folder
 
 
 def learned_factors(network: ThreeViewNetwork, config: TrainingConfig) -> list[int]:

@@ -43,7 +43,7 @@ _LOG_EVERY = 20
 # A run that leaves the numbers more often than this will not settle at any rate.
 _MOST_RECOVERIES = 8
 
-_BLOCKS = ("axial_blocks", "pixel_blocks", "fusion_blocks")
+_FLOAT_BYTES = 4
 
 Judge = Callable[[ThreeViewNetwork], dict[int, Gain]]
 
@@ -98,8 +98,9 @@ class Trainer:
                 f"Set the batch to a multiple of {self.team.size}, the number of processes: it is {config.batch}."
             )
         self.config = config
-        check_memory(config, self.team.size, self.device)
         self.sampler = Sampler(scans, config)
+        most_slices = max(len(material.voxels) for material in self.sampler.along)
+        check_step(config, most_slices, self.team.size, self.device)
         torch.manual_seed(config.seed)
         self.network = new_network(config)
         if start is not None:
@@ -395,30 +396,48 @@ def new_network(config: TrainingConfig) -> ThreeViewNetwork:
     """An untrained network of the settings.
 
     Raises:
-        InputError: there is no such network.
+        InputError: there is no such network, or no machine like this one can have the memory for it.
     """
+    channels, *blocks = _sizes(config)
+    # Weights, their average and the two moments of Adam.
+    _check_memory(4 * _FLOAT_BYTES * sum(blocks) * 2 * 9 * channels**2, torch.device("cpu"), "a network of such a size")
     try:
         return ThreeViewNetwork(**config.network)
     except (TypeError, ValueError) as problem:
         raise InputError(f"Change the training settings: the network cannot be made ({problem}).") from problem
 
 
-def check_memory(config: TrainingConfig, processes: int, device: torch.device) -> None:
-    """Refuse settings that no machine like this one can have the memory for.
+def check_step(config: TrainingConfig, most_slices: int, processes: int, device: torch.device) -> None:
+    """Refuse steps that no machine like this one can have the memory for.
+
+    Args:
+        config: the settings.
+        most_slices: of the scans.
+        processes: that share a step.
+        device: where to compute.
 
     Raises:
         InputError: even a part of what a step keeps is larger than all memory there is.
     """
-    channels, *blocks = (config.network.get(name, 0) for name in ("channels", *_BLOCKS))
-    # Weights, their average and the two moments of Adam; and the features of the axial view, in float32.
-    state = 4 * 4 * sum(blocks) * 2 * 9 * channels**2
-    features = config.batch // processes * config.slices * config.pixels**2 * channels * (2 * blocks[0] + 1)
+    channels, axial_blocks, *_ = _sizes(config)
+    voxels = config.batch // processes * min(config.slices, most_slices) * config.pixels**2
+    # The features of the axial view, of 4 pixels each; and what is to be predicted, with four predictions of it.
+    features = voxels // 4 * channels * (2 * axial_blocks + 1)
+    predictions = 5 * voxels * min(config.factor_shares)
+    what = f"a step of {config.batch} x {config.slices} x {config.pixels} x {config.pixels} voxels"
+    _check_memory(_FLOAT_BYTES * (features + predictions), device, what)
+
+
+def _sizes(config: TrainingConfig) -> list[int]:
+    return [config.network.get(name, 0) for name in ("channels", "axial_blocks", "pixel_blocks", "fusion_blocks")]
+
+
+def _check_memory(needed: int, device: torch.device, what: str) -> None:
     there = total_bytes(device)
-    if state + features > there:
+    if needed > there:
         raise InputError(
-            f"Change the training settings: a step of {config.batch} x {config.slices} x {config.pixels} x "
-            f"{config.pixels} voxels with {channels} channels needs more than {(state + features) / 1e9:.0f} GB of "
-            f"memory, and there are {there / 1e9:.0f} GB."
+            f"Change the training settings: {what} needs more than {needed / 1e9:.0f} GB of memory, and there are "
+            f"{there / 1e9:.0f} GB."
         )
 
 
