@@ -153,8 +153,6 @@ class OpenPages:
             web.HTTPServiceUnavailable: too many are open.
         """
         if len(self._pages) >= MOST_PAGES:
-            for page in self._pages:
-                page.drop_silent()
             raise web.HTTPServiceUnavailable(text=f"{MOST_PAGES} pages are open: close one, and reload this one.\n")
         page = OpenPage(request)
         self._pages.append(page)
