@@ -152,7 +152,20 @@ class TestReading:
         with pytest.raises(InputError, match="name its own report"):
             read_content(files["scan"], files["enhanced"], report=report)
 
-    @pytest.mark.parametrize("text", ["{}", "[]", "no JSON", '{"synthetic_slices": 3}'])
+    @pytest.mark.parametrize(("name", "value"), [("factor", 2.5), ("factor", True), ("model", 7)])
+    def test_a_report_with_values_of_other_types_is_refused(self, files, enhanced, tmp_path, name, value):
+        report = tmp_path / "report.json"
+        report.write_text(json.dumps({**report_of(enhanced, synthetic=[1, 2]), name: value}))
+        with pytest.raises(InputError, match="is no report of xviewsynth enhance"):
+            read_content(files["scan"], files["enhanced"], report=report)
+
+    def test_a_folder_is_no_report(self, files, tmp_path):
+        with pytest.raises(InputError, match="is no report of xviewsynth enhance"):
+            read_content(files["scan"], files["enhanced"], report=tmp_path)
+
+    @pytest.mark.parametrize(
+        "text", ["{}", "[]", "no JSON", '{"synthetic_slices": 3}', "[" * 100_000, "[" + " " * 2**24 + "]"], ids=range(6)
+    )
     def test_a_file_that_is_no_report_is_refused(self, files, tmp_path, text):
         report = tmp_path / "report.json"
         report.write_text(text)
@@ -673,8 +686,10 @@ class TestWhatAPageMaySay:
                     await stack.enter_async_context(raw_page(compared))
                 with pytest.raises(GoneViewer, match="503"):
                     await stack.enter_async_context(raw_page(compared))
+                return await asyncio.to_thread(ask, compared)
 
-        asyncio.run(fill())
+        status, _, body = asyncio.run(fill())
+        assert (status, body) == (503, b"8 pages are open: close one, and reload this one.")
         until(lambda: is_open(compared))
 
     def test_pages_that_come_and_go_leave_nothing_behind(self, compared):
@@ -863,7 +878,7 @@ class TestToken:
 
     def test_it_is_exchanged_for_a_cookie_that_opens_all(self, guarded):
         status, headers, body = ask(guarded, f"/?token={guarded.token}")
-        assert (status, b"url=/index.html" in body) == (200, True)
+        assert (status, b"url=index.html" in body) == (200, True)
         assert "HttpOnly" in headers["Set-Cookie"]
         assert "SameSite=Strict" in headers["Set-Cookie"]
         assert guarded.token not in headers["Set-Cookie"]

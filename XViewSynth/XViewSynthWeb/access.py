@@ -28,7 +28,7 @@ _PAGES = ("/", "/index.html")
 
 # A redirect would not do: after a link in a file or on another site, browsers keep the cookie back until a page of
 # ours goes on.
-_GO_ON = '<!DOCTYPE html><meta http-equiv="refresh" content="0; url=/index.html"><title>XViewSynth</title>'
+_GO_ON = '<!DOCTYPE html><meta http-equiv="refresh" content="0; url=index.html"><title>XViewSynth</title>'
 
 #: Of every answer. Without a name of ours, aiohttp would name itself and Python with their versions.
 HEADERS = {
@@ -152,7 +152,7 @@ def protect(app: web.Application, access: Access) -> None:
             answer.set_cookie(cookie, access.session, httponly=True, samesite="Strict", path="/")
             return answer
         if not _equal(request.cookies.get(cookie, ""), access.session):
-            raise web.HTTPUnauthorized(text="Open the address that xviewsynth view has printed, with its token.\n")
+            raise web.HTTPUnauthorized(text="Open the address that xviewsynth view has printed, with its token.")
         return await handler(request)
 
     async def add_headers(_request: web.Request, response: web.StreamResponse) -> None:
