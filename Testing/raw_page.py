@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -147,10 +148,18 @@ async def raw_page(served: Served, greet: bool = True, **options: object) -> Asy
 
 
 async def scrolls(served: Served, view: str = "XVSEnhancedAxial", setting: str = "index_Axial") -> bool:
-    """Whether a new page can scroll a view and gets another picture of it."""
+    """Whether a new page can show a whole view, scroll it, and get another picture of it."""
     async with raw_page(served) as page:
+        state = await page.get_state()
+        await page.call("trame.trigger", button(state, "fit"), [], {})
+        await page.set(window="Soft tissue")
         await page.resize(view, 300, 200)
-        place = (await page.get_state())[setting]
         before = await page.new_picture(view)
-        await page.set(**{setting: place - 1 if place else place + 1})
+        await page.set(**{setting: state[setting] + (-1 if state[setting] else 1)})
         return await page.new_picture(view, before) != before
+
+
+def button(state: dict[str, Any], name: str) -> str:
+    """The name under which a button of the page calls its function."""
+    tag = re.search(rf"<[^>]*data-test=\"{name}\"[^>]*>", state["trame__template_main"])
+    return re.search(r"trigger__[0-9]+", tag[0])[0]

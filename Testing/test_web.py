@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import io
 import json
 import os
+import shlex
 import signal
 import socket
+import stat
 import subprocess
+import sys
 import time
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import psutil
@@ -24,14 +32,19 @@ from PIL import Image
 
 import offscreen
 import web
+from raw_page import GoneViewer, RefusedCall, framed, packed, raw_page, scrolls
 from scans import stored_as
 from XViewSynthLib import InputError, Volume, write_volume
 from XViewSynthScene.jobs import CANCELLED
 from XViewSynthScene.marks import BETWEEN, OBSERVED, SYNTHETIC
 from XViewSynthScene.views import ENHANCED, ORIGINAL, PLANES
 from XViewSynthWeb.access import check_address, is_loopback, make_access
+from XViewSynthWeb.browser import BrowserFile
 from XViewSynthWeb.content import Content, derive_provenance, read_content
 from XViewSynthWeb.labels import direction_letters, edge_letters, position_text
+from XViewSynthWeb.listening import MOST_CONNECTIONS, WebServer
+from XViewSynthWeb.messages import MOST_BYTES
+from XViewSynthWeb.sockets import MOST_PAGES, OpenPages
 from XViewSynthWeb.viewer import WINDOWS, Viewer
 
 FACTOR = 4
@@ -139,7 +152,20 @@ class TestReading:
         with pytest.raises(InputError, match="name its own report"):
             read_content(files["scan"], files["enhanced"], report=report)
 
-    @pytest.mark.parametrize("text", ["{}", "[]", "no JSON", '{"synthetic_slices": 3}'])
+    @pytest.mark.parametrize(("name", "value"), [("factor", 2.5), ("factor", True), ("model", 7)])
+    def test_a_report_with_values_of_other_types_is_refused(self, files, enhanced, tmp_path, name, value):
+        report = tmp_path / "report.json"
+        report.write_text(json.dumps({**report_of(enhanced, synthetic=[1, 2]), name: value}))
+        with pytest.raises(InputError, match="is no report of xviewsynth enhance"):
+            read_content(files["scan"], files["enhanced"], report=report)
+
+    def test_a_folder_is_no_report(self, files, tmp_path):
+        with pytest.raises(InputError, match="is no report of xviewsynth enhance"):
+            read_content(files["scan"], files["enhanced"], report=tmp_path)
+
+    @pytest.mark.parametrize(
+        "text", ["{}", "[]", "no JSON", '{"synthetic_slices": 3}', "[" * 100_000, "[" + " " * 2**24 + "]"], ids=range(6)
+    )
     def test_a_file_that_is_no_report_is_refused(self, files, tmp_path, text):
         report = tmp_path / "report.json"
         report.write_text(text)
@@ -331,6 +357,14 @@ class TestViewer:
         viewer.set_swapped(False)
         assert viewer.look()["mark_Enhanced_Axial"].startswith("enhanced x4")
 
+    @pytest.mark.parametrize(("height", "bounded"), [(1e-12, 0.1), (1e12, 1e5), (40.0, 40.0)])
+    def test_no_view_shows_too_little_or_too_much(self, show, pair, height, bounded):
+        viewer = show(pair)
+        node = viewer.views.slice_node(ENHANCED, "Axial")
+        node.SetFieldOfView(height, height, 1.0)
+        viewer.bound_zoom()
+        assert node.GetFieldOfView()[:2] == pytest.approx((bounded, bounded))
+
     def test_every_change_is_told(self, show, pair):
         told = []
         viewer = show(pair, on_change=lambda: told.append(True))
@@ -406,11 +440,11 @@ def guarded(files, tiny_model):
         yield served
 
 
-def ask(served, path="/index.html", **headers):
+def ask(served, path="/index.html", method="GET", **headers):
     """Status, headers and body of what a viewer answers to a request that is sent as it stands."""
     connection = http.client.HTTPConnection("127.0.0.1", served.port)
     try:
-        connection.putrequest("GET", path, skip_host="Host" in headers)
+        connection.putrequest(method, path, skip_host="Host" in headers)
         for name, value in headers.items():
             connection.putheader(name.replace("_", "-"), value)
         connection.endheaders()
@@ -482,6 +516,351 @@ class TestLocalServer:
         assert ask(compared, "/assets/")[0] in (403, 404)
 
 
+def talk(served, script, **options):
+    """Open a page without a browser, and give the result of what it does."""
+
+    async def visit():
+        async with raw_page(served, **options) as page:
+            return await script(page)
+
+    return asyncio.run(visit())
+
+
+def works(served) -> bool:
+    """Whether the viewer is alive, and a new page can scroll."""
+    return served.process.poll() is None and asyncio.run(scrolls(served))
+
+
+VIEW = "XVSEnhancedAxial"
+
+
+@draws
+class TestWhatAPageMaySay:
+    @pytest.mark.parametrize(
+        "call",
+        [
+            ("application.exit",),
+            ("application.exit.later", 0),
+            ("trame.force.push", "name"),
+            ("trame.rca.push", VIEW, {"type": "image/jpeg"}, b"x"),
+            ("trame.trigger", "trigger__99", [], {}),
+            ("viewport.size", 1, 16000, 16000),
+            ("x" * 50_000,),
+        ],
+    )
+    def test_other_calls_are_refused_without_effect(self, compared, call):
+        async def script(page):
+            before = await page.get_state()
+            with pytest.raises(RefusedCall):
+                await page.call(*call)
+            return before, await page.get_state()
+
+        before, after = talk(compared, script)
+        assert before == after
+        assert works(compared)
+
+    @pytest.mark.parametrize(
+        "setting",
+        [
+            {"index_Axial": 65},
+            {"index_Axial": float("nan")},
+            {"window": "<b>"},
+            {"factor": 99},
+            {"trame__template_main": "x"},
+            {"new": 1},
+        ],
+    )
+    def test_other_values_are_refused_without_effect(self, compared, setting):
+        async def script(page):
+            before = await page.get_state()
+            with pytest.raises(RefusedCall):
+                await page.set(**setting)
+            return before, await page.get_state()
+
+        before, after = talk(compared, script)
+        assert before == after
+
+    def test_what_one_page_sets_reaches_the_others(self, compared):
+        async def script(first):
+            async with raw_page(compared) as second:
+                await second.get_state()
+                await first.set(index_Coronal=7)
+                while second.state.get("index_Coronal") != 7:
+                    await second.receive()
+                return first.state.get("index_Coronal")
+
+        assert talk(compared, script) is None
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300, "1", None, {}])
+    def test_events_that_would_end_vtk_do_not(self, compared, value):
+        async def script(page):
+            for name, kind in (("x", "MouseMove"), ("w", "LeftButtonPress"), ("spinY", "MouseWheel")):
+                with pytest.raises(RefusedCall):
+                    await page.event(VIEW, **{"type": kind, "spinY": 1, name: value})
+
+        talk(compared, script)
+        assert works(compared)
+
+    @pytest.mark.parametrize("size", [(16000, 16000, 1), (16000, 1, 8), (900, 16000, 1), (10**6, 10**6, 8)])
+    def test_no_picture_is_larger_than_a_screen_shows(self, compared, size):
+        async def script(page):
+            await page.resize(VIEW, 200, 100)
+            small = await page.new_picture(VIEW)
+            await page.resize(VIEW, *size)
+            return await page.new_picture(VIEW, small)
+
+        width, height = Image.open(io.BytesIO(talk(compared, script))).size
+        assert max(width, height) <= 4096
+        assert width * height <= 2_000_000
+        assert works(compared)
+
+    def test_a_view_that_was_resized_shows_its_slice(self, compared):
+        async def script(page):
+            await page.set(window="Soft tissue")
+            seen = b""
+            for size in ((500, 400), (100, 80), (300, 200)):
+                await page.resize(VIEW, *size)
+                seen = await page.new_picture(VIEW, seen)
+            return seen
+
+        picture = Image.open(io.BytesIO(talk(compared, script)))
+        assert picture.size == (300, 200)
+        assert np.asarray(picture).max() > 100
+
+    def test_the_size_of_a_page_that_has_gone_is_forgotten(self, compared):
+        async def script(page):
+            await page.resize(VIEW, 320, 200)
+            own = await page.new_picture(VIEW)
+            async with raw_page(compared) as other:
+                await other.resize(VIEW, 160, 100)
+                small = await page.new_picture(VIEW, own)
+            while Image.open(io.BytesIO(page.pictures[VIEW])).size == (160, 100):
+                await page.receive()
+            return [Image.open(io.BytesIO(picture)).size for picture in (small, page.pictures[VIEW])]
+
+        assert talk(compared, script) == [(160, 100), (320, 200)]
+
+    @pytest.mark.parametrize(
+        "message",
+        [
+            framed(b"x" * 100, 2**31),
+            framed(b"x" * 1000, 3_000_000),
+            framed(b"x" * 10, 10, offset=2**31),
+            b"x" * (MOST_BYTES + 1),
+            bytes(3),
+            framed(b"\x91" * 60_000, 60_000),
+            packed(
+                {"id": "rpc:c0:1", "method": "trame.state.update", "args": [[{"key": "x", "value": "x" * 3_000_000}]]}
+            ),
+        ],
+        ids=["2 GB announced", "unfinished", "elsewhere", "too large", "too short", "deep", "1 MB of state"],
+    )
+    def test_a_page_that_sends_anything_else_is_dropped(self, compared, message):
+        async def script(page):
+            await page.send(message)
+            with pytest.raises(GoneViewer):
+                await page.get_state()
+
+        talk(compared, script)
+        assert works(compared)
+
+    def test_text_is_no_message(self, compared):
+        async def script(page):
+            await page.socket.send_str("{}")
+            with pytest.raises(GoneViewer):
+                await page.get_state()
+
+        talk(compared, script)
+
+    def test_a_page_says_hello_first(self, compared):
+        async def script(page):
+            with pytest.raises(RefusedCall):
+                await page.get_state()
+
+        talk(compared, script, greet=False)
+
+    def test_a_page_too_many_is_refused_until_another_has_gone(self, compared):
+        async def fill():
+            async with AsyncExitStack() as stack:
+                for _ in range(MOST_PAGES):
+                    await stack.enter_async_context(raw_page(compared))
+                with pytest.raises(GoneViewer, match="503"):
+                    await stack.enter_async_context(raw_page(compared))
+                return await asyncio.to_thread(ask, compared)
+
+        status, _, body = asyncio.run(fill())
+        assert (status, body) == (503, b"8 pages are open: close one, and reload this one.")
+        until(lambda: is_open(compared))
+
+    def test_pages_that_come_and_go_leave_nothing_behind(self, compared):
+        async def storm():
+            for _ in range(30):
+                async with raw_page(compared) as page:
+                    await page.send(packed({"id": "rpc:c0:1", "method": "trame.state.get", "args": []}))
+
+        asyncio.run(storm())
+        until(lambda: is_open(compared))
+        assert works(compared)
+
+
+def is_open(served) -> bool:
+    """Whether a viewer takes another page."""
+    try:
+        asyncio.run(scrolls(served))
+    except GoneViewer:
+        return False
+    return True
+
+
+class TestPagesThatReadSlowly:
+    def test_only_the_latest_waits(self):
+        """A page that reads nothing, while a thousand pictures of a megabyte are published."""
+        pictures = asyncio.run(self.publish_to_a_slow_page(1000))
+        assert len(pictures) < 100
+        assert pictures[-1] == 999
+
+    async def publish_to_a_slow_page(self, count):
+        pages = OpenPages(lambda _page, _call: None, lambda _page: None)
+        server = WebServer(make_access(None, None), pages, {})
+        await server.start(0)
+        served = web.Served(None, f"http://127.0.0.1:{server.port}/")
+        try:
+            async with raw_page(served) as page:
+                for number in range(count):
+                    content = number.to_bytes(4, "big") + bytes(2**20)
+                    pages.publish("trame.rca.topic.stream", {"name": "view", "content": content})
+                    await asyncio.sleep(0)
+                return await self.read(page, count - 1)
+        finally:
+            await server.stop()
+
+    async def read(self, page, last):
+        numbers = []
+        while last not in numbers:
+            await page.receive()
+            numbers.append(int.from_bytes(page.pictures["view"][:4], "big"))
+        return numbers
+
+    def test_state_is_sent_once_for_each_name(self):
+        async def publish():
+            pages = OpenPages(lambda _page, _call: None, lambda _page: None)
+            server = WebServer(make_access(None, None), pages, {})
+            await server.start(0)
+            try:
+                async with raw_page(web.Served(None, f"http://127.0.0.1:{server.port}/")) as page:
+                    for number in range(1000):
+                        pages.publish("trame.state.topic", {"place": number, f"only_{number % 3}": number})
+                    await page.receive()
+                    return page.state
+            finally:
+                await server.stop()
+
+        assert asyncio.run(publish()) == {"place": 999, "only_0": 999, "only_1": 997, "only_2": 998}
+
+
+@draws
+class TestConnections:
+    def opened(self, stack, served, count, said=b""):
+        """Connections that have sent no whole request."""
+        connections = [stack.enter_context(socket.create_connection(("127.0.0.1", served.port))) for _ in range(count)]
+        for connection in connections:
+            connection.sendall(said)
+        return connections
+
+    def test_requests_that_are_never_finished_are_dropped(self, compared):
+        with ExitStack() as stack:
+            for said in (b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: "):
+                (connection,) = self.opened(stack, compared, 1, said)
+                connection.settimeout(PATIENCE_SECONDS)
+                with suppress(ConnectionResetError):
+                    assert connection.recv(1) == b""
+
+    def test_unfinished_requests_keep_nobody_out(self, compared):
+        with ExitStack() as stack:
+            self.opened(stack, compared, 2 * MOST_CONNECTIONS, b"GET / HT")
+            assert ask(compared)[0] == 200
+            assert works(compared)
+            process = psutil.Process(compared.process.pid)
+            until(lambda: len(process.net_connections()) < MOST_CONNECTIONS + MOST_PAGES + 10)
+
+    @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
+    def test_only_reading_is_served(self, compared, method):
+        assert ask(compared, method=method)[0] == 405
+
+    @pytest.mark.parametrize(
+        "request_",
+        [
+            b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + b"X: y\r\n" * 1000 + b"\r\n",
+            b"no request\r\n\r\n",
+            b"\x16\x03\x01\x02\x00" + bytes(100),
+        ],
+        ids=["line", "header", "headers", "words", "TLS"],
+    )
+    def test_what_is_no_request_or_too_large_is_refused(self, compared, request_):
+        with socket.create_connection(("127.0.0.1", compared.port), PATIENCE_SECONDS) as connection:
+            connection.sendall(request_)
+            answer = connection.recv(1000)
+        assert answer.startswith(b"HTTP/1.0 400 ")
+        assert b"Server: XViewSynth\r\n" in answer
+        assert not any(word in answer for word in (b"Python", b"aiohttp", b"Traceback", b"site-packages"))
+
+    @pytest.mark.parametrize("path", ["/", "/index.html", "/missing", "/assets/", "/ws", "/%00", "/index.html?token=x"])
+    def test_no_answer_names_a_version(self, compared, path):
+        _, headers, body = ask(compared, path)
+        assert headers["Server"] == "XViewSynth"
+        told = str(headers) + (body.decode() if headers["Content-Type"].startswith("text/plain") else "")
+        assert not any(word in told for word in ("Python", "aiohttp", "site-packages", "Traceback"))
+
+
+@draws
+class TestBrowserFile:
+    def test_only_its_user_can_read_it(self):
+        file = BrowserFile()
+        path = path_of(file.write("http://127.0.0.1:1/?token=a&b"))
+        try:
+            assert "url=http://127.0.0.1:1/?token=a&amp;b" in path.read_text()
+            if os.name == "posix":
+                modes = [stat.S_IMODE(place.stat().st_mode) for place in (path, path.parent)]
+                assert modes == [0o600, 0o700]
+        finally:
+            file.remove()
+        assert not path.parent.exists()
+        file.remove()
+
+    @pytest.mark.skipif(os.name != "posix", reason="a program of a line stands for the browser")
+    def test_the_token_is_no_argument_of_the_browser_and_ctrl_c_removes_the_file(self, files, tmp_path):
+        said = tmp_path / "said.txt"
+        with web.viewer(files["scan"], "--token", "auto", browser=recorder(said)) as served:
+            until(lambda: said.exists() and said.read_text())
+            address = said.read_text()
+            assert served.token not in address
+            path = path_of(address)
+            assert served.token in path.read_text()
+            served.process.send_signal(signal.SIGINT)
+            served.process.wait(PATIENCE_SECONDS)
+        assert not path.parent.exists()
+
+    @pytest.mark.skipif(os.name != "posix", reason="a program of a line stands for the browser")
+    def test_without_a_token_the_browser_gets_the_address(self, files, tmp_path):
+        said = tmp_path / "said.txt"
+        with web.viewer(files["scan"], browser=recorder(said)) as served:
+            until(lambda: said.exists() and said.read_text())
+            assert said.read_text() == served.address
+
+
+def path_of(address: str) -> Path:
+    """Path of a file, from its address."""
+    return Path(url2pathname(urlsplit(address).path))
+
+
+def recorder(said: Path) -> str:
+    """A command that stands for a browser, and writes what it is to open."""
+    program = f"import sys; open({str(said)!r}, 'w').write(sys.argv[1])"
+    return shlex.join([sys.executable, "-c", program]) + " %s"
+
+
 @draws
 class TestToken:
     @pytest.mark.parametrize(
@@ -498,8 +877,8 @@ class TestToken:
         assert ask(guarded, f"/vue.global.js?token={guarded.token}")[0] == 401
 
     def test_it_is_exchanged_for_a_cookie_that_opens_all(self, guarded):
-        status, headers, _ = ask(guarded, f"/?token={guarded.token}")
-        assert (status, headers["Location"]) == (303, "/index.html")
+        status, headers, body = ask(guarded, f"/?token={guarded.token}")
+        assert (status, b"url=index.html" in body) == (200, True)
         assert "HttpOnly" in headers["Set-Cookie"]
         assert "SameSite=Strict" in headers["Set-Cookie"]
         assert guarded.token not in headers["Set-Cookie"]
@@ -655,6 +1034,18 @@ class TestInChromium:
         own = f"http://127.0.0.1:{compared.port}/"
         assert [url for url in page.requested if not url.startswith((own, "data:", "blob:"))] == []
         assert [said for said in page.complaints if "Content Security Policy" in said] == []
+
+    def test_the_file_with_the_token_leads_to_the_page(self, chromium, guarded):
+        file = BrowserFile()
+        page = chromium.new_context().new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        try:
+            page.goto(file.write(guarded.address))
+            page.get_by_test_id("position-Axial").wait_for()
+        finally:
+            file.remove()
+        assert guarded.token not in page.url
+        page.close()
 
     def test_without_the_token_the_browser_sees_nothing(self, chromium, guarded):
         page = chromium.new_context().new_page()

@@ -53,15 +53,21 @@ def environment() -> dict[str, str]:
 
 
 @contextmanager
-def viewer(*arguments: object) -> Iterator[Served]:
+def viewer(*arguments: object, browser: str | None = None) -> Iterator[Served]:
     """Start a viewer, and end it afterwards if it has not ended.
+
+    Args:
+        arguments: of ``xviewsynth view``.
+        browser: command that stands for the user's browser; None opens none.
 
     Raises:
         RuntimeError: it ended before it told its address; the message is what it said.
     """
-    started = command(*arguments, "--no-browser", "--stop-with-parent", os.getpid())
+    started = command(*arguments, "--stop-with-parent", os.getpid(), *([] if browser else ["--no-browser"]))
+    # A screen that nothing draws on, so that a browser is opened.
+    screen = {"BROWSER": browser, "WAYLAND_DISPLAY": "none"} if browser else {}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8"}
-    with subprocess.Popen(started, env=environment(), cwd=REPOSITORY, **pipes) as process:
+    with subprocess.Popen(started, env=environment() | screen, cwd=REPOSITORY, **pipes) as process:
         try:
             said = ""
             while not (address := _ADDRESS.search(said)):

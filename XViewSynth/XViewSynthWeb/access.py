@@ -26,6 +26,10 @@ _TOKEN = re.compile(r"[A-Za-z0-9._~-]{8,200}")
 _LOCAL_NAMES = {"127.0.0.1", "localhost", "::1"}
 _PAGES = ("/", "/index.html")
 
+# A redirect would not do: after a link in a file or on another site, browsers keep the cookie back until a page of
+# ours goes on.
+_GO_ON = '<!DOCTYPE html><meta http-equiv="refresh" content="0; url=index.html"><title>XViewSynth</title>'
+
 #: Of every answer. Without a name of ours, aiohttp would name itself and Python with their versions.
 HEADERS = {
     "Server": "XViewSynth",
@@ -144,11 +148,11 @@ def protect(app: web.Application, access: Access) -> None:
         cookie = f"xviewsynth-{_port(request)}"
         given = request.query.get("token")
         if given is not None and request.path in _PAGES and _equal(given, access.token):
-            answer = web.HTTPSeeOther("/index.html")
+            answer = web.Response(text=_GO_ON, content_type="text/html")
             answer.set_cookie(cookie, access.session, httponly=True, samesite="Strict", path="/")
-            raise answer
+            return answer
         if not _equal(request.cookies.get(cookie, ""), access.session):
-            raise web.HTTPUnauthorized(text="Open the address that xviewsynth view has printed, with its token.\n")
+            raise web.HTTPUnauthorized(text="Open the address that xviewsynth view has printed, with its token.")
         return await handler(request)
 
     async def add_headers(_request: web.Request, response: web.StreamResponse) -> None:

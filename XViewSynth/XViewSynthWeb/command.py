@@ -53,8 +53,9 @@ def register_view(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--token",
         metavar="TOKEN|auto",
-        help="what the address must carry; auto makes one and prints it. Without TLS it can be read on the way: across "
-        "an untrusted network, leave --host out and go through an SSH tunnel",
+        help="what the address must carry; auto makes one and prints it, and others on this computer can see one that "
+        "is typed. Without TLS it can be read on the way: across an untrusted network, leave --host out and go through "
+        "an SSH tunnel",
     )
     parser.add_argument("--no-browser", action="store_true", help="print the address, and open nothing")
     add_stop_option(parser)
@@ -84,12 +85,13 @@ def _view(arguments: argparse.Namespace, job: Job) -> None:
     from .content import read_content
     from .server import check_drawing, serve
 
-    check_drawing()
-    job.stop_if_asked()
+    # VTK writes what it finds odd to the terminal, as often as a page makes it so.
     with quiet_libraries():
+        check_drawing()
+        job.stop_if_asked()
         content = read_content(arguments.scan, arguments.enhanced, arguments.doubt, arguments.report)
-    job.stop_if_asked()
-    serve(content, access, arguments.port, arguments.model, arguments.device, not arguments.no_browser, job)
+        job.stop_if_asked()
+        serve(content, access, arguments.port, arguments.model, arguments.device, not arguments.no_browser, job)
 
 
 def _is_installed(name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,9 @@ UNKNOWN_MODEL = "not told"
 
 # Headers round lengths and directions to some digits; this share of a voxel is no other place.
 _TOLERANCE = 0.02
+
+# A report of a thousand slices has some thousands.
+_MOST_REPORT_BYTES = 2**24
 
 
 @dataclass(frozen=True)
@@ -126,12 +130,28 @@ def _corners(volume: Volume) -> np.ndarray:
 
 def _read_report(path: Path, scan: Path, enhanced: Volume) -> Provenance:
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-        provenance = provenance_from_report(report, input_node_id="", input_name=scan.stem)
+        provenance = provenance_from_report(_load(path), input_node_id="", input_name=scan.stem)
+        _check_types(provenance)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): name the report of the enhancement.") from error
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise InputError(f"{path} is no report of xviewsynth enhance: name the file that --report wrote.") from error
     if provenance.slices != enhanced.slices(provenance.axis):
         raise InputError(f"{path} tells of {provenance.slices} slices and the volume has others: name its own report.")
     return provenance
+
+
+def _load(path: Path) -> Any:
+    if path.exists() and not path.is_file():
+        raise ValueError("not a file")
+    with path.open("rb") as file:
+        data = file.read(_MOST_REPORT_BYTES + 1)
+    if len(data) > _MOST_REPORT_BYTES:
+        raise ValueError("too large")
+    return json.loads(data)
+
+
+def _check_types(provenance: Provenance) -> None:
+    numbers = (provenance.factor, *provenance.synthetic_slices)
+    if not isinstance(provenance.model, str) or any(type(number) is not int for number in numbers):
+        raise TypeError("not the types of a report")

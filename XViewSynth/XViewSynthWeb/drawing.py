@@ -27,7 +27,7 @@ _MOST_PIXELS = 2_000_000
 _NO_SIZE = {"w": 10, "h": 10, "p": 1}
 
 # Of glibc's mallopt: blocks from this size on are given back to the system once they are freed.
-_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES = -3, 2**20
+_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES = -3, 2**17
 
 
 class Drawing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from pathlib import Path
 
 from aiohttp import web
 
@@ -61,10 +62,11 @@ class WebServer:
     """
 
     def __init__(self, access: Access, pages: OpenPages, folders: Mapping[str, str]):
-        self._access, self._pages = access, pages
+        self._access, self._pages, self._folders = access, pages, folders
         app = web.Application()
         protect(app, access)
         app.router.add_get("/", _to_page)
+        app.router.add_get("/index.html", self._show)
         app.router.add_get("/ws", self._meet)
         for path in sorted(folders, reverse=True):
             app.router.add_static(f"/{path.strip('/')}", folders[path])
@@ -110,6 +112,11 @@ class WebServer:
             access_log=None,
         )
 
+    async def _show(self, _request: web.Request) -> web.StreamResponse:
+        # Where its WebSocket would be refused, the page would stay empty without a word.
+        self._pages.refuse_too_many()
+        return web.FileResponse(Path(self._folders["/"]) / "index.html")
+
     async def _meet(self, request: web.Request) -> web.StreamResponse:
         request.protocol.is_page = True
         try:
@@ -119,4 +126,4 @@ class WebServer:
 
 
 async def _to_page(_request: web.Request) -> web.StreamResponse:
-    raise web.HTTPFound("/index.html")
+    raise web.HTTPFound("index.html")

@@ -176,6 +176,8 @@ def _event(given: Mapping[str, Any]) -> dict[str, Any] | None:
     VTK ends the process over a value of another type, and over NaN.
     """
     kind = given.get("type")
+    if not isinstance(kind, str):
+        raise Refused
     if kind in _MOUSE:
         keys = {name: int(given.get(name) in (1, True)) for name in ("shiftKey", "altKey", "ctrlKey")}
         spin = {"spinY": _number(given.get("spinY"), _SPIN)} if kind == "MouseWheel" else {}
@@ -184,9 +186,7 @@ def _event(given: Mapping[str, Any]) -> dict[str, Any] | None:
         return {"type": kind, **_fingers(given), "factor": _number(given.get("factor"), _ZOOM)}
     if kind in _PANS:
         return {"type": kind, **_fingers(given), "translation": _translation(given)}
-    if isinstance(kind, str):
-        return None
-    raise Refused
+    return None
 
 
 def _fingers(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -143,6 +143,7 @@ class Page:
     def _handle(self, _page: OpenPage, view: str, event: dict[str, Any] | None) -> None:
         if event is not None:
             self._drawing.handle(view, event)
+            self.viewer.bound_zoom()
 
     def _tell_soon(self) -> None:
         """One message for many changes, such as six views that move together."""

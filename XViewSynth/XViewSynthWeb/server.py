@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import sys
 import threading
 import webbrowser
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import slicer
 import vtk
@@ -28,6 +28,7 @@ _POLL_SECONDS = 0.1
 # An enhancement that is cancelled has ended after two seconds.
 _END_SECONDS = 4.0
 _GOODBYE_SECONDS = 3.0
+_MOST_LOG_RECORDS = 20
 
 
 def check_drawing() -> None:
@@ -36,11 +37,9 @@ def check_drawing() -> None:
     Raises:
         InputError: it lacks what draws, with what to install.
     """
-    with _quiet_vtk():
-        window = vtk.vtkRenderWindow()
-        window.SetOffScreenRendering(True)
-        can_draw = window.SupportsOpenGL()
-    if not can_draw:
+    window = vtk.vtkRenderWindow()
+    window.SetOffScreenRendering(True)
+    if not window.SupportsOpenGL():
         raise InputError("Nothing can be drawn here, for lack of OpenGL: install Mesa's libEGL (Debian: libegl1).")
 
 
@@ -65,9 +64,9 @@ async def _serve(
     content: Content, access: Access, port: int, model: str, device: str, open_browser: bool, job: Job
 ) -> None:
     _keep_to_ourselves()
+    _bound_log()
     # While the loop runs: views that are made before it stay black.
-    with _quiet_vtk():
-        page = Page(content, model, device)
+    page = Page(content, model, device)
     pages = OpenPages(page.answer, page.forget)
     server = WebServer(access, pages, await page.start(pages.publish))
     file = BrowserFile()
@@ -89,15 +88,22 @@ def _keep_to_ourselves() -> None:
     os.environ["TRAME_ARGS"] = ""
 
 
-@contextmanager
-def _quiet_vtk() -> Iterator[None]:
-    """Without a screen VTK warns of that first, and then draws all the same."""
-    before = vtk.vtkObject.GetGlobalWarningDisplay()
-    vtk.vtkObject.GlobalWarningDisplayOff()
-    try:
-        yield
-    finally:
-        vtk.vtkObject.SetGlobalWarningDisplay(before)
+class _FirstRecords(logging.Filter):
+    """Lets the first records pass. More would fill the terminal, or a pipe that is not read, which stops the viewer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left = _MOST_LOG_RECORDS
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        self._left -= 1
+        return self._left >= 0
+
+
+def _bound_log() -> None:
+    handler = logging.StreamHandler()
+    handler.addFilter(_FirstRecords())
+    logging.getLogger().addHandler(handler)
 
 
 async def _listen(server: WebServer, access: Access, port: int) -> None:

@@ -152,19 +152,26 @@ class OpenPages:
         Raises:
             web.HTTPServiceUnavailable: too many are open.
         """
-        if len(self._pages) >= MOST_PAGES:
-            for page in self._pages:
-                page.drop_silent()
-            raise web.HTTPServiceUnavailable(text=f"{MOST_PAGES} pages are open: close one, and reload this one.\n")
+        self.refuse_too_many()
         page = OpenPage(request)
         self._pages.append(page)
         try:
-            await page.socket.prepare(request)
-            await self._serve(page)
+            with suppress(ConnectionError):  # it has gone before it came
+                await page.socket.prepare(request)
+                await self._serve(page)
         finally:
             self._pages.remove(page)
             self._forget(page)
         return page.socket
+
+    def refuse_too_many(self) -> None:
+        """Make sure that one more page may be opened.
+
+        Raises:
+            web.HTTPServiceUnavailable: it may not.
+        """
+        if len(self._pages) >= MOST_PAGES:
+            raise web.HTTPServiceUnavailable(text=f"{MOST_PAGES} pages are open: close one, and reload this one.")
 
     async def close(self) -> None:
         """Say goodbye to all pages."""

@@ -49,6 +49,9 @@ OWN_WINDOW, OTHER_WINDOW = "Automatic", "By hand"
 #: Factor 0 stands for the smallest that brings the slices close enough.
 AUTOMATIC_FACTOR = 0
 
+# What a view may show at least and at most from edge to edge, mm.
+_FIELD_OF_VIEW = (0.1, 100_000.0)
+
 IDLE, RUNNING, STOPPING = "idle", "running", "stopping"
 
 
@@ -174,6 +177,17 @@ class Viewer(VTKObservationMixin):
     def fit(self) -> None:
         """Show whole planes again, and the middle slices."""
         self._views.fit()
+
+    def bound_zoom(self) -> None:
+        """Bring views back that show too little or too much; VTK would divide by nothing."""
+        for plane in PLANES:
+            for row in ROWS:
+                node = self._views.slice_node(row, plane)
+                width, height, depth = node.GetFieldOfView()
+                factor = max(1.0, _FIELD_OF_VIEW[0] / min(width, height))
+                factor = min(factor, _FIELD_OF_VIEW[1] / max(width, height))
+                if factor != 1.0:
+                    node.SetFieldOfView(factor * width, factor * height, depth)
 
     def set_factor(self, factor: int) -> None:
         """Choose how many times closer the slices will get; 0 for the smallest factor that is enough."""
