@@ -446,6 +446,14 @@ class TestIsDone:
         study.file("nrrd").mkdir()
         assert not is_done(study, read_record(study), what)
 
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no pipes with names")
+    def test_not_with_a_pipe_in_place_of_the_volume(self, study, what):
+        study.file("nrrd").unlink()
+        os.mkfifo(study.file("nrrd"))
+        record = read_record(study)
+        record["output"]["bytes"] = 0
+        assert not is_done(study, record, what)
+
     def test_can_be_stopped(self, study, what):
         def stop() -> None:
             raise Cancelled

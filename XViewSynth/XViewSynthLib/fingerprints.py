@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .dicom import is_dicom
 from .errors import InputError
 from .io.header import detached_files
 from .reading import suffix_of
+from .regular_files import open_regular
 
 _CHUNK_BYTES = 4 * 1024**2
 # More than any header of text that points to voxels elsewhere.
@@ -38,7 +40,7 @@ def fingerprint_of_scan(scan: Path, check: Callable[[], None] = lambda: None) ->
         check: called between pieces of a file; what it raises ends the work.
 
     Raises:
-        OSError: a file cannot be read.
+        OSError: a file cannot be read, or is no regular file.
     """
     whole = hashlib.sha256()
     for file in files_of_scan(scan):
@@ -47,13 +49,24 @@ def fingerprint_of_scan(scan: Path, check: Callable[[], None] = lambda: None) ->
 
 
 def fingerprint_of_file(file: Path, check: Callable[[], None] = lambda: None) -> str:
-    """SHA-256 of one file."""
+    """SHA-256 of one file.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
     digest = hashlib.sha256()
-    with open(file, "rb") as stream:
+    with _open(file) as stream:
         while piece := stream.read(_CHUNK_BYTES):
             check()
             digest.update(piece)
     return digest.hexdigest()
+
+
+def _open(file: Path) -> BinaryIO:
+    try:
+        return open_regular(file)
+    except InputError as error:
+        raise OSError(errno.EINVAL, "not a regular file", str(file)) from error
 
 
 def fingerprint_of(value: Any) -> str:
