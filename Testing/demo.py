@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from XViewSynthLib import InputError, load_model, read_volume, write_volume
+from XViewSynthLib import load_model, read_volume, write_volume
 from XViewSynthLib.baselines import METHODS
 from XViewSynthLib.cli import describe_enhanced
 from XViewSynthLib.hardware import peak_bytes
 from XViewSynthLib.job import run
-from XViewSynthLib.outputs import Outputs
+from XViewSynthLib.outputs import Outputs, output_folder
 from XViewSynthLib.picture import comparison_png
 from XViewSynthLib.progress import Progress, reporter
 from XViewSynthLib.selfcheck import (
@@ -31,7 +31,7 @@ from XViewSynthLib.selfcheck import (
     measure_model,
     with_gains,
 )
-from XViewSynthLib.stop import stop_signals
+from XViewSynthLib.stop import LastStep, at_once, stop_signals
 
 SAMPLE = Path(__file__).resolve().parents[1] / "Resources" / "SampleData" / "ChestCT.nrrd"
 FACTOR = 4
@@ -49,16 +49,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", default="standard", metavar="NAME|FOLDER", help="default: %(default)s")
     arguments = parser.parse_args(argv)
     with stop_signals(restore=True) as request:
-        return run(lambda: demonstrate(arguments.folder, arguments.model, lambda: request.asked), request)
+        return run(
+            lambda: demonstrate(arguments.folder, arguments.model, lambda: request.asked, request.last_step), request
+        )
 
 
-def demonstrate(folder: Path, model: str, should_cancel: Callable[[], bool]) -> None:
+def demonstrate(folder: Path, model: str, should_cancel: Callable[[], bool], last_step: LastStep = at_once) -> None:
     """Thin the bundled scan, enhance it, measure and write everything; what is there already is replaced.
 
     Args:
         folder: made if missing.
         model: name or folder.
         should_cancel: asked several times a second.
+        last_step: gives all files their names; see `StopRequest.last_step`.
 
     Raises:
         InputError: the model or the folder cannot be used.
@@ -70,8 +73,7 @@ def demonstrate(folder: Path, model: str, should_cancel: Callable[[], bool]) -> 
     trial = drop_slices(read_volume(SAMPLE, THICKNESS), FACTOR)
     kept, whole = (volume.slices(trial.axis) for volume in (trial.observed, trial.reference.volume))
     print(f"{SAMPLE.name}: {kept} of {whole} slices are kept, {whole - kept} are to be synthesised.", flush=True)
-    _make(folder)
-    with Outputs(overwrite=True, inputs=[SAMPLE]) as outputs:
+    with output_folder(folder), Outputs(overwrite=True, inputs=[SAMPLE]) as outputs:
         files = {name: outputs.add(folder / name) for name in (VOLUME, DOUBT, OBSERVED, REPORT, PICTURE)}
         with reporter("bar") as progress:
             methods = {}
@@ -94,8 +96,7 @@ def demonstrate(folder: Path, model: str, should_cancel: Callable[[], bool]) -> 
             "rank_correlation": methods[ENHANCED]["rank_correlation"],
         }
         files[REPORT].write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        check()
-        outputs.commit()
+        last_step(outputs.commit)
     print(describe(report, folder), flush=True)
 
 
@@ -124,13 +125,6 @@ def describe(report: Mapping[str, Any], folder: Path) -> str:
         f"  {REPORT:18} all figures",
     ]
     return "\n".join(lines)
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise InputError(f"Cannot make the folder {folder}: {error.strerror}. Choose another one.") from error
 
 
 if __name__ == "__main__":

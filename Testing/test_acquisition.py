@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from XViewSynthLib.acquisition import (
-    acquisition_axis,
     average,
     cut_to_factor,
     resolve_acquisition,
@@ -46,27 +45,6 @@ def _points_and_values(volume: Volume) -> dict[tuple[float, ...], int]:
     k, j, i = np.indices(volume.voxels.shape)
     points = volume.ijk_to_ras(np.stack([i, j, k], axis=-1)).reshape(-1, 3).round(6) + 0.0
     return dict(zip(map(tuple, points.tolist()), volume.voxels.ravel().tolist(), strict=True))
-
-
-class TestAcquisitionAxis:
-    def test_largest_spacing_of_a_thick_scan(self):
-        assert acquisition_axis(_scan(spacing=(0.8, 5.0, 0.8))) == "J"
-
-    def test_odd_one_out_of_a_scan_thinner_than_its_pixels(self):
-        assert acquisition_axis(_scan(spacing=(0.5, 0.8, 0.8))) == "I"
-
-    def test_largest_spacing_where_no_two_are_equal(self):
-        assert acquisition_axis(_scan(spacing=(0.7, 0.9, 0.8))) == "J"
-
-    def test_k_where_all_are_equal(self):
-        assert acquisition_axis(_scan(spacing=(1.5, 1.5, 1.5))) == "K"
-
-    def test_request_wins(self):
-        assert acquisition_axis(_scan(), "I") == "I"
-
-    def test_unknown_request(self):
-        with pytest.raises(InputError, match="choose auto, I, J or K"):
-            acquisition_axis(_scan(), "Z")
 
 
 class TestCutToFactor:

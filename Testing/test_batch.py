@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -216,6 +217,9 @@ class TestDicomOutputs:
         record = read_record(study)
         what = {key: record[key] for key in ("input_sha256", "settings")}
         assert is_done(study, record, what)
+        whole = (output / "XV00002.dcm").read_bytes()
+        (output / "XV00002.dcm").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        assert not is_done(study, record, what)
         (output / "XV00002.dcm").unlink()
         assert not is_done(study, record, what)
         assert enhance_all(*dicom_places, tiny_model, "--format", "dicom", "--resume") == 0
@@ -268,12 +272,41 @@ class TestSummary:
         assert {(places[1] / picture).exists() for picture in found.pictures} == {True}
         assert len(found.pictures) == 2
 
+    @pytest.mark.skipif(sys.platform == "win32", reason="names are text there")
     def test_survives_a_name_that_is_no_text(self, tmp_path):
         target = tmp_path / "out"
         target.mkdir()
         name = os.fsdecode(b"bad\xff.nrrd")
         write_summary(target, tmp_path, [Row(name, "enhanced", thumbnail=f"{name}.png")], 1)
-        assert "bad%FF.nrrd.png" in (target / "summary.html").read_text(encoding="utf-8")
+        page = (target / "summary.html").read_text(encoding="utf-8")
+        assert "bad%FF.nrrd.png" in page
+        assert r"bad\xff.nrrd" in Page(page).text
+        assert list(table(target)) == [r"bad\xff.nrrd"]
+
+    def test_is_no_formula_and_no_markup_whatever_scans_are_called(self, tmp_path):
+        target = tmp_path / "out"
+        target.mkdir()
+        odd = [
+            "=cmd|' /C calc'!A0",
+            "+1",
+            "-1",
+            "@x",
+            "\tx",
+            "\rx",
+            "<script>alert(1)</script>",
+            "\x1b[2J",
+            "\u202egpj",
+        ]
+        rows = [Row(name, "failed", gain_over_cubic_db=-1.5, message=name) for name in odd]
+        write_summary(target, tmp_path, rows, len(rows))
+        for row in table(target).values():
+            assert not row["scan"].startswith(("=", "+", "-", "@", "\t", "\r"))
+            assert not row["message"].startswith(("=", "+", "-", "@", "\t", "\r"))
+            assert float(row["gain_over_cubic_db"]) == -1.5
+        page = (target / "summary.html").read_text(encoding="utf-8")
+        assert "script" not in Page(page).tags
+        for text in (page, (target / "summary.csv").read_text(encoding="utf-8")):
+            assert all(line.isprintable() for line in text.splitlines())
 
     def test_counts_what_was_not_reached(self):
         assert counts([Row("a", "failed")], 3) == "1 failed, 2 not reached, of 3 scans."
@@ -322,6 +355,41 @@ class TestResume:
             "series": "enhanced before",
         }
 
+    def test_does_again_what_was_damaged_since(self, copies, tiny_model):
+        volume = copies[1] / "series.enhanced.nrrd"
+        whole = volume.read_bytes()
+        volume.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        kept = (copies[1] / "a" / "scan.nrrd.enhanced.nrrd").stat().st_mtime_ns
+        assert enhance_all(*copies, tiny_model, "--selfcheck", "--resume") == 0
+        assert volume.read_bytes() == whole
+        assert (copies[1] / "a" / "scan.nrrd.enhanced.nrrd").stat().st_mtime_ns == kept
+
+    def test_touches_nothing_that_a_forged_record_names(self, copies, tiny_model):
+        other = copies[1].parent / "precious.nrrd"
+        other.write_bytes(b"precious")
+        study = Study("series", copies[0] / "series", copies[1] / "series.enhanced")
+        record = json.loads(study.record.read_text())
+        size, checksum = other.stat().st_size, fingerprint_of_file(other)
+        record["output"] = {"file": "../precious.nrrd", "bytes": size, "sha256": checksum}
+        study.record.write_text(json.dumps(record))
+        assert enhance_all(*copies, tiny_model, "--selfcheck", "--resume") == 4
+        assert other.read_bytes() == b"precious"
+        assert "move it away" in table(copies[1])["series"]["message"]
+
+    @pytest.mark.parametrize("kind", ["file", "link", "dangling link"])
+    def test_clears_what_lies_in_place_of_its_own_folder(self, copies, tiny_model, kind):
+        elsewhere = copies[1].parent / "elsewhere"
+        elsewhere.mkdir()
+        (elsewhere / "kept").touch()
+        left = copies[1] / ".xviewsynth-batch"
+        try:
+            left.touch() if kind == "file" else left.symlink_to(elsewhere if kind == "link" else "nowhere")
+        except OSError:
+            pytest.skip("this user may not make links")
+        assert enhance_all(*copies, tiny_model, "--selfcheck", "--resume") == 0
+        assert hidden(copies[1]) == []
+        assert [path.name for path in elsewhere.iterdir()] == ["kept"]
+
     def test_clears_what_a_killed_batch_has_left(self, copies, tiny_model):
         left = copies[1] / ".xviewsynth-batch" / ".xviewsynth-x"
         left.mkdir(parents=True)
@@ -367,7 +435,25 @@ class TestIsDone:
         study.file("nrrd").write_bytes(study.file("nrrd").read_bytes()[:-1])
         assert not is_done(study, read_record(study), what)
 
-    @pytest.mark.parametrize("content", ["", "[]", "{}", '{"fingerprint": 1'])
+    def test_not_with_another_byte(self, study, what):
+        content = bytearray(study.file("nrrd").read_bytes())
+        content[-100] ^= 1
+        study.file("nrrd").write_bytes(content)
+        assert not is_done(study, read_record(study), what)
+
+    def test_not_with_something_else_in_place_of_the_volume(self, study, what):
+        study.file("nrrd").unlink()
+        study.file("nrrd").mkdir()
+        assert not is_done(study, read_record(study), what)
+
+    def test_can_be_stopped(self, study, what):
+        def stop() -> None:
+            raise Cancelled
+
+        with pytest.raises(Cancelled):
+            is_done(study, read_record(study), what, stop)
+
+    @pytest.mark.parametrize("content", ["", "[]", "{}", '{"fingerprint": 1', "[" * 10_000, '{"fingerprint": NaN}'])
     def test_not_with_a_broken_record(self, study, what, content):
         study.record.write_text(content)
         assert not is_done(study, read_record(study), what)
@@ -385,6 +471,86 @@ class TestCrash:
         assert "ended by SIGKILL, perhaps for lack of memory" in rows["crash.nrrd"]["message"]
         assert {name for name, row in rows.items() if row["status"] == "refused"} == broken
         assert hidden(target) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows forbids such names")
+class TestOddNames:
+    def test_get_outputs_that_every_program_can_open(self, tmp_path, tiny_model, capsys):
+        source, target = tmp_path / "in", tmp_path / "out"
+        folder = source / os.fsdecode(b"Sch\xe4del" if sys.platform == "linux" else b"Schadel")
+        folder.mkdir(parents=True)
+        write_volume(small_scan(), folder / "\x1b[2J\n.nrrd")
+        (source / f"{'x' * 250}.nii").write_bytes(b"nothing")
+        assert enhance_all(source, target, tiny_model) == 0
+        printed = capsys.readouterr().out
+        assert printed.replace("\n", "").isprintable()
+        assert r"del/\x1b[2J\n.nrrd: enhanced" in printed
+        (place,) = (path for path in target.iterdir() if path.is_dir())
+        assert place.name in ("Sch%E4del", "Schadel")
+        names = {f"%1B[2J%0A.nrrd.enhanced.{ending}" for ending in ("nrrd", "png", "json")}
+        assert {path.name for path in place.iterdir()} == names
+        enhanced = read_volume(place / "%1B[2J%0A.nrrd.enhanced.nrrd")
+        np.testing.assert_array_equal(enhanced.voxels[::2], small_scan().voxels)
+        assert (place / "%1B[2J%0A.nrrd.enhanced.json").read_bytes().isascii()
+        assert enhance_all(source, target, tiny_model, "--resume") == 0
+        assert "1 enhanced before, 1 refused, of 2 scans" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals between processes")
+class TestOutputFolder:
+    """What befalls it costs a sentence, and no input."""
+
+    @pytest.fixture
+    def source(self, tmp_path) -> Path:
+        (tmp_path / "in").mkdir()
+        write_volume(small_scan(), tmp_path / "in" / "scan.nrrd")
+        return tmp_path / "in"
+
+    @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root can write to")
+    @pytest.mark.parametrize("target", ["/proc", "/proc/out"])
+    def test_that_cannot_be_written_to(self, source, tiny_model, capsys, target):
+        assert enhance_all(source, Path(target), tiny_model) == 2
+        assert f"{target} cannot be used" in capsys.readouterr().err
+
+    def test_that_goes_meanwhile(self, source, tmp_path, tiny_model, monkeypatch, capsys):
+        target = self.with_site(tmp_path, monkeypatch, "import shutil; shutil.rmtree(file.parents[2])")
+        assert enhance_all(source, target, tiny_model) == 2
+        assert "Cannot write" in capsys.readouterr().err
+        assert os.listdir(source) == ["scan.nrrd"]
+
+    @pytest.mark.parametrize("size", [100, 3000])
+    def test_that_is_full(self, source, tmp_path, tiny_model, monkeypatch, size):
+        # No file can be larger, so that the volume or the result fails as on a full disk.
+        limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
+        target = self.with_site(tmp_path, monkeypatch, limit)
+        assert enhance_all(source, target, tiny_model) == 4
+        (row,) = table(target).values()
+        assert "the disk may be full" in row["message"] or "make room" in row["message"]
+        assert sorted(os.listdir(target)) == ["summary.csv", "summary.html"]
+
+    def test_whose_table_is_held_for_a_while(self, source, tmp_path, tiny_model, monkeypatch):
+        # In place of the table lies a folder, until the first scan is done.
+        (tmp_path / "out" / "summary.csv").mkdir(parents=True)
+        target = self.with_site(tmp_path, monkeypatch, "(file.parents[2] / 'summary.csv').rmdir()")
+        write_volume(small_scan(1), source / "other.nrrd")
+        assert enhance_all(source, target, tiny_model, "--resume") == 0
+        assert len(table(target)) == 2
+
+    @staticmethod
+    def with_site(tmp_path: Path, monkeypatch, code: str) -> Path:
+        """An output folder whose processes run code first; the task is `file`."""
+        (tmp_path / "site").mkdir()
+        find = """
+import sys
+from pathlib import Path
+from contextlib import suppress
+if "XViewSynthLib.batch_worker" in sys.orig_argv:
+    file = Path(next(word for word in sys.orig_argv if word.endswith("task.json")))
+    with suppress(OSError):
+"""
+        (tmp_path / "site" / "sitecustomize.py").write_text(f"{find}        {code}\n")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+        return tmp_path / "out"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals between processes")
@@ -482,6 +648,35 @@ class TestFindStudies:
         places = {study.name: study.place.name for study in find_studies(folder, tmp_path / "out")}
         assert places["chest.mha"] == "chest.mha.enhanced~2"
 
+    @pytest.mark.parametrize(("first", "second"), [("Ab.nrrd", "aB.nrrd"), ("\u00e9.nrrd", "e\u0301.nrrd")])
+    def test_names_that_some_system_takes_for_one_get_two_places(self, tmp_path, first, second):
+        (tmp_path / first).touch()
+        (tmp_path / second).touch()
+        if len(os.listdir(tmp_path)) == 1:
+            pytest.skip("this system takes them for one")
+        places = {study.place.name for study in find_studies(tmp_path, tmp_path / "out")}
+        assert len({place.removesuffix("~2") for place in places}) == 2
+        assert sum(place.endswith("~2") for place in places) == 1
+
+    def test_links_to_the_outputs_are_not_followed(self, folder):
+        try:
+            (folder / "again").symlink_to("b/out", target_is_directory=True)
+        except OSError:
+            pytest.skip("this user may not make links")
+        names = [study.name for study in find_studies(folder, folder / "b" / "out", follow_links=True)]
+        assert names == ["b/chest.nrrd", "chest.mha", "chest.nrrd"]
+
+    def test_links_out_of_the_folder_are_told(self, folder, tmp_path):
+        (tmp_path / "far.nrrd").touch()
+        try:
+            (folder / "far.nrrd").symlink_to(tmp_path / "far.nrrd")
+        except OSError:
+            pytest.skip("this user may not make links")
+        said = []
+        assert len(find_studies(folder, tmp_path / "out", say=said.append)) == 4
+        assert said[0].startswith("Links out of ")
+        assert len(find_studies(folder, tmp_path / "out", follow_links=True)) == 5
+
     def test_the_folder_itself_can_be_a_series(self, tmp_path):
         write_dicom_series(tmp_path / "in", small_scan())
         (study,) = find_studies(tmp_path / "in", tmp_path / "out")
@@ -529,6 +724,7 @@ class TestFingerprint:
             ("scan.nhdr", "NRRD0004\ndata file: LIST\n1.raw\n2.raw\n"),
             ("scan.nhdr", "NRRD0004\r\ndata file: %d.raw 1 2 1\r\n"),
             ("scan.mhd", "ElementDataFile = %01d.raw 1 2\n"),
+            ("scan.mhd", "ElementDataFile = ./1.raw\n"),
         ],
     )
     def test_covers_the_voxels_that_a_header_points_to(self, tmp_path, name, header):
@@ -540,8 +736,42 @@ class TestFingerprint:
 
     @pytest.mark.parametrize("header", ["ElementDataFile = LOCAL\n", "ElementDataFile = gone.raw\n", "NDims = 3\n"])
     def test_a_header_alone(self, tmp_path, header):
-        (tmp_path / "scan.mha").write_text(header)
-        assert files_of_scan(tmp_path / "scan.mha") == [tmp_path / "scan.mha"]
+        (tmp_path / "scan.mhd").write_text(header)
+        assert files_of_scan(tmp_path / "scan.mhd") == [tmp_path / "scan.mhd"]
+
+    @pytest.mark.parametrize("name", ["scan.mha", "scan.nrrd"])
+    def test_a_file_that_holds_its_voxels_points_nowhere(self, tmp_path, name):
+        (tmp_path / "1.raw").write_bytes(b"voxels")
+        (tmp_path / name).write_text("NRRD0004\nElementDataFile = 1.raw\ndata file: 1.raw\n")
+        assert files_of_scan(tmp_path / name) == [tmp_path / name]
+
+    @pytest.mark.parametrize(
+        "named",
+        [
+            "../secret",
+            "{place}/secret",
+            "below/../../secret",
+            "LIST\n../secret\n{place}/secret",
+            "..",
+            ".",
+            "/dev/zero",
+            "C:\\secret",
+            "link",
+            "../%06x 1 1",
+            "x" * 5000,
+            "\0",
+            "a" + " " * 200_000 + "b",
+            "%d.raw 0 99999999999999999999999999999",
+        ],
+    )
+    def test_nothing_out_of_its_folder_is_part_of_a_scan(self, tmp_path, named):
+        (tmp_path / "secret").write_bytes(b"secret")
+        (tmp_path / "in" / "below").mkdir(parents=True)
+        if os.name == "posix":
+            (tmp_path / "in" / "link").symlink_to("../secret")
+        for name, field in (("scan.mhd", "ElementDataFile = "), ("scan.nhdr", "NRRD0004\ndata file: ")):
+            (tmp_path / "in" / name).write_text(field + named.format(place=tmp_path) + "\n")
+            assert files_of_scan(tmp_path / "in" / name) == [tmp_path / "in" / name]
 
     def test_can_be_stopped(self, tmp_path):
         (tmp_path / "a.nii").write_bytes(b"voxels")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,17 @@ import pytest
 from scans import affine_from, anatomy
 from tiny import DOUBT, NETWORK, make_card, make_network
 from XViewSynthLib import selfcheck
-from XViewSynthLib.bench import MEAN, METHODS, paired_p_value, run_bench, summarise, summarise_ablation, to_markdown
+from XViewSynthLib.bench import (
+    MEAN,
+    METHODS,
+    _draw,
+    _name_of,
+    paired_p_value,
+    run_bench,
+    summarise,
+    summarise_ablation,
+    to_markdown,
+)
 from XViewSynthLib.errors import Cancelled, InputError
 from XViewSynthLib.models import Model, load_model, save_model
 from XViewSynthLib.reading import read_volume
@@ -158,6 +169,13 @@ class TestMarkdown:
         for table in (part for part in tables if part.startswith("| ")):
             assert len({line.count("|") for line in table.strip().splitlines()}) == 1
 
+    def test_names_of_scans_break_no_table_and_no_figure(self, report, tmp_path):
+        runs = [{**run, "scan": "$a$ $b|<b>頭"} for run in report["runs"]]
+        text = to_markdown({**report, "runs": runs})
+        assert f"### $a$ $b\\|&lt;b>頭, x{runs[0]['factor']}" in text
+        _draw(runs, tmp_path / "figure.png")
+        assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
     def test_says_that_two_scans_are_too_few_for_a_test(self, report):
         assert "Too few scans for a paired test." in to_markdown(report)
 
@@ -296,6 +314,11 @@ class TestSummary:
         (summary,) = summarise([_run(name, 1.0 + number) for number, name in enumerate("abcdef")])
         assert summary["p_value"] == 2 / 64
 
+    def test_scans_are_called_by_what_can_be_printed(self, tmp_path, monkeypatch):
+        assert _name_of(tmp_path / "\x1b[2J.nrrd") == r"\x1b[2J.nrrd"
+        monkeypatch.chdir(tmp_path)
+        assert _name_of(Path(".")) == tmp_path.name
+
     def test_card_that_names_the_scan(self, scans, folder, tmp_path):
         card = make_card(training_data=[{"name": "first", "license": "CC0-1.0"}])
         model = save_model(tmp_path / "seen", make_network(), card)
@@ -348,7 +371,7 @@ class TestRequests:
 
     @pytest.mark.parametrize("name", ["first.nrrd", "none/out", "x" * 300, "null\0"])
     def test_output_folder_that_cannot_be_made(self, folder, scans, model, name):
-        with pytest.raises(InputError, match="Cannot write to the folder"):
+        with pytest.raises(InputError, match="Cannot make the folder"):
             run_bench(scans, [2], [model], folder / name)
 
     def test_output_folder_that_is_lost_meanwhile(self, tmp_path, scans, model):
@@ -356,7 +379,7 @@ class TestRequests:
             if step.stage == "writing":
                 (tmp_path / "out").write_text("in the way")
 
-        with pytest.raises(InputError, match="Cannot write to the folder"):
+        with pytest.raises(InputError, match="Cannot make the folder"):
             run_bench(scans[:1], [2], [model], tmp_path / "out", device="cpu", progress=take_its_name)
 
     def test_unknown_device_before_any_work(self, tmp_path, scans, model):

@@ -1,4 +1,7 @@
-"""Stop signals: heard within two seconds at any moment, and nothing is left behind."""
+"""Stop signals: noticed at any moment, and nothing is left behind.
+
+How quickly is measured by `benchmarks/cancel_moments.py`: here no limit may depend on how busy the machine is.
+"""
 
 import os
 import signal
@@ -11,12 +14,11 @@ from pathlib import Path
 import pytest
 
 from scans import affine_from, anatomy
-from tiny import make_card
+from tiny import make_card, make_spline_network
 from XViewSynthLib import Volume, job, write_volume
 from XViewSynthLib.errors import Cancelled
 from XViewSynthLib.job import run
 from XViewSynthLib.models import save_model
-from XViewSynthLib.networks import ThreeViewNetwork
 from XViewSynthLib.stop import StopRequest, stop_signals
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals between processes")
@@ -34,7 +36,9 @@ def heard_hang_up():
 
 
 LIBRARY = str(Path(job.__file__).parents[1])
-LIMIT_SECONDS = 2.0
+# What a test lets a process wait for lasts longer than this.
+TIMEOUT_SECONDS = 300
+OUTPUTS = ["doubt.nii.gz", "out.nrrd", "report.json"]
 
 # The program, into which a test can put a delay.
 DELAYED = """
@@ -61,7 +65,7 @@ class Slow:
     def find_spec(self, name, path=None, target=None):
         if name == "torch":
             print("importing", flush=True)
-            time.sleep(60)
+            time.sleep(3600)
 sys.meta_path.insert(0, Slow())
 """
 SLOW_WRITING = """
@@ -69,8 +73,38 @@ from XViewSynthLib import writing
 def write_half(volume, path):
     path.write_text("half")
     print("at half", flush=True)
-    time.sleep(60)
+    time.sleep(3600)
 writing._write = write_half
+"""
+# Says that the program listens.
+LISTENING = SLOW_START.replace("time.sleep(0.5)", "pass")
+# Python takes itself apart at its end, long after it has given signals their default meaning back.
+SLOW_END = """
+import atexit
+class SaysSo:
+    def __del__(self):
+        print("taken apart", flush=True)
+        time.sleep(3600)
+keep = SaysSo()
+def leave():
+    print("leaving", flush=True)
+    time.sleep(0.5)
+enhance = cli._enhance
+def enhance_and_leave(arguments, job):
+    atexit.register(leave)
+    enhance(arguments, job)
+cli._enhance = enhance_and_leave
+"""
+# All is done but for the words, which a full pipe keeps from being printed.
+SLOW_WORDS = """
+enhance = cli._enhance
+def enhance_and_print_for_ever(arguments, job):
+    enhance(arguments, job)
+    print("finished", flush=True)
+    while True:
+        job.say("x" * 1000)
+        print("x" * 1000)
+cli._enhance = enhance_and_print_for_ever
 """
 ENDLESS_PRINTING = """
 def print_for_ever(arguments, job):
@@ -86,7 +120,7 @@ def slow_model(tmp_path_factory) -> str:
     """A model that takes a second or more for a small scan."""
     network = {"channels": 48, "axial_blocks": 8, "pixel_blocks": 8}
     folder = tmp_path_factory.mktemp("slow") / "slow"
-    return str(save_model(folder, ThreeViewNetwork(**network), make_card(name="slow", network=network)).folder)
+    return str(save_model(folder, make_spline_network(**network), make_card(name="slow", network=network)).folder)
 
 
 @pytest.fixture
@@ -138,20 +172,21 @@ def wait_for(process: subprocess.Popen, text: str) -> None:
         assert line, f"ended without {text!r}: {process.stderr.read()}"
 
 
-def stop(process: subprocess.Popen, number: signal.Signals = signal.SIGTERM) -> tuple[float, str]:
-    """Send a signal; seconds until the process ended, and what it said on standard error."""
-    began = time.monotonic()
+def stop(process: subprocess.Popen, number: signal.Signals = signal.SIGTERM) -> str:
+    """Send a signal; what the process said on standard error before it ended."""
     process.send_signal(number)
-    process.wait(timeout=60)
-    seconds = time.monotonic() - began
-    return seconds, process.stderr.read()
+    process.wait(timeout=TIMEOUT_SECONDS)
+    return process.stderr.read()
+
+
+def outputs_in(folder: Path) -> list[str]:
+    return sorted(set(os.listdir(folder)) - {"scan.nrrd"})
 
 
 def assert_cancelled(process: subprocess.Popen, folder: Path, number: signal.Signals = signal.SIGTERM) -> None:
     before = {"scan.nrrd", "pipe.nrrd"}
-    seconds, said = stop(process, number)
+    said = stop(process, number)
     assert process.returncode == 3
-    assert seconds < LIMIT_SECONDS
     assert said.splitlines()[-1].startswith("Cancelled.")
     assert "Traceback" not in said
     assert set(os.listdir(folder)) <= before
@@ -187,14 +222,27 @@ class TestMoments:
         wait_for(process, "at half")
         assert_cancelled(process, folder)
 
-    @pytest.mark.parametrize("seconds", [0.3, 1.5, 3.0])
+    @pytest.mark.parametrize("seconds", [0.0, 1.5, 3.0])
     def test_whenever_it_comes_all_outputs_are_there_or_none(self, start, folder, tiny_model, seconds):
-        process = start(model=str(tiny_model))
+        process = start(delay=LISTENING, model=str(tiny_model))
+        wait_for(process, "starting")
         time.sleep(seconds)
-        took, _ = stop(process)
-        assert took < LIMIT_SECONDS
-        outputs = sorted(set(os.listdir(folder)) - {"scan.nrrd"})
-        assert (process.returncode, outputs) in [(3, []), (0, ["doubt.nii.gz", "out.nrrd", "report.json"])]
+        stop(process)
+        assert (process.returncode, outputs_in(folder)) in [(3, []), (0, OUTPUTS)]
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+    def test_while_it_leaves_nothing_changes(self, start, folder, tiny_model, number):
+        process = start(delay=SLOW_END, model=str(tiny_model))
+        wait_for(process, "leaving")
+        assert "Traceback" not in stop(process, number)
+        assert "taken apart" not in process.stdout.read()
+        assert (process.returncode, outputs_in(folder)) == (0, OUTPUTS)
+
+    def test_once_all_is_done_it_is_too_late(self, start, folder, tiny_model):
+        process = start(delay=SLOW_WORDS, model=str(tiny_model))
+        wait_for(process, "finished")
+        stop(process)
+        assert (process.returncode, outputs_in(folder)) == (0, OUTPUTS)
 
     def test_a_second_signal_changes_nothing(self, start, folder):
         os.mkfifo(folder / "pipe.nrrd")
@@ -208,9 +256,8 @@ class TestMoments:
         process = start(delay=ENDLESS_PRINTING)
         wait_for(process, "xxx")
         time.sleep(0.2)
-        seconds, _ = stop(process)
+        stop(process)
         assert process.returncode == 3
-        assert seconds < LIMIT_SECONDS
 
 
 class TestParent:
@@ -218,7 +265,7 @@ class TestParent:
 
     @pytest.fixture
     def parent(self):
-        with subprocess.Popen(["sleep", "60"]) as process:
+        with subprocess.Popen(["sleep", "3600"]) as process:
             yield process
             process.kill()
 
@@ -231,7 +278,7 @@ class TestParent:
         return process
 
     def assert_ends(self, process, folder):
-        assert process.wait(timeout=LIMIT_SECONDS) == 3
+        assert process.wait(timeout=TIMEOUT_SECONDS) == 3
         assert set(os.listdir(folder)) == {"scan.nrrd", "pipe.nrrd"}
 
     def test_nothing_ends_while_it_is_there(self, process):
@@ -260,11 +307,11 @@ class TestParent:
     def test_one_that_is_gone_already(self, start, folder, parent):
         parent.kill()
         parent.wait()
-        assert start(parent=parent.pid).wait(timeout=60) == 3
+        assert start(parent=parent.pid).wait(timeout=TIMEOUT_SECONDS) == 3
         assert os.listdir(folder) == ["scan.nrrd"]
 
     def test_an_input_that_was_never_open(self, start, folder, parent):
-        assert start(parent=parent.pid, stdin=subprocess.DEVNULL).wait(timeout=60) == 3
+        assert start(parent=parent.pid, stdin=subprocess.DEVNULL).wait(timeout=TIMEOUT_SECONDS) == 3
         assert os.listdir(folder) == ["scan.nrrd"]
 
     def test_is_nothing_to_a_command_that_was_not_told(self, start, folder):
@@ -322,6 +369,27 @@ class TestStopSignals:
         assert seen == [former]
 
 
+class TestLastStep:
+    def test_is_taken_once(self):
+        request, taken = StopRequest(), []
+        request.last_step(lambda: taken.append(1))
+        assert taken == [1]
+        assert request.done
+
+    def test_is_not_taken_after_a_stop(self):
+        request = StopRequest()
+        request()
+        with pytest.raises(Cancelled):
+            request.last_step(pytest.fail)
+        assert not request.done
+
+    def test_one_that_fails_is_not_done(self):
+        request = StopRequest()
+        with pytest.raises(KeyError):
+            request.last_step({}.popitem)
+        assert not request.done
+
+
 class TestRun:
     def test_work_that_listens_ends_by_itself(self, capsys):
         request = StopRequest()
@@ -342,8 +410,10 @@ class TestRun:
 
         assert run(work, request) == 0
 
-    def test_work_that_does_not_listen_ends_with_the_process(self, monkeypatch, capsys):
-        request, release, left = StopRequest(), threading.Event(), []
+    @pytest.fixture
+    def left(self, monkeypatch) -> list:
+        """What happens when the process ends at once, which it does not here."""
+        left = []
 
         class Left(BaseException):
             pass
@@ -352,15 +422,49 @@ class TestRun:
             left.append(code)
             raise Left
 
-        request.grace_seconds = 0.1
         monkeypatch.setattr(job, "remove_staging_folders", lambda: left.append("cleaned"))
         monkeypatch.setattr(job.os, "_exit", leave)
+        left.append(Left)
+        return left
+
+    def test_work_that_does_not_listen_ends_with_the_process(self, left, capsys):
+        request, release, expected = StopRequest(), threading.Event(), left.pop()
+        request.grace_seconds = 0.1
         request.asked = True
-        with pytest.raises(Left):
+        with pytest.raises(expected):
             run(release.wait, request)
         release.set()
         assert left == ["cleaned", 3]
         assert capsys.readouterr().err == "Cancelled.\n"
+
+    def test_work_that_is_done_and_does_not_end_is_done(self, left):
+        request, release, expected = StopRequest(), threading.Event(), left.pop()
+        request.grace_seconds = 0.1
+
+        def work() -> None:
+            request.last_step(request)
+            release.wait()
+
+        with pytest.raises(expected):
+            run(work, request)
+        release.set()
+        assert left == [0]
+
+    def test_a_last_step_that_has_begun_is_waited_for(self, left, capsys):
+        request, release = StopRequest(), threading.Event()
+        left.clear()
+        request.grace_seconds = 0.01
+
+        def step() -> None:
+            request()
+            release.wait()
+
+        timer = threading.Timer(0.5, release.set)
+        timer.start()
+        assert run(lambda: request.last_step(step), request) == 0
+        timer.join()
+        assert left == []
+        assert capsys.readouterr().err == ""
 
     def test_a_job_can_stop_itself(self):
         with pytest.raises(Cancelled):

@@ -126,6 +126,15 @@ class TestResuming:
         assert lines["Müller, A/chest.nrrd"]["slices"] == "33"
         assert lines["Müller, A/CT 1"]["status"] == "enhanced"
 
+    def test_a_damaged_report_is_no_result(self, finished, studies, options, tmp_path):
+        folder = tmp_path / "out"
+        shutil.copytree(finished[0] / "Müller, A", folder)
+        (folder / "chest enhanced.json").write_text('{"axis": "X"}')
+        assert run(studies / "Müller, A", folder, "--resume", *options)[0] == 4
+        lines = summary_of(folder)
+        assert lines["CT 1"]["status"] == "enhanced before"
+        assert "exists already" in lines["chest.nrrd"]["message"]
+
     @pytest.mark.skipif(os.name != "posix", reason="Windows has no signals between processes")
     def test_cancelled_leaves_no_process_and_no_half_result(self, studies, options, tmp_path):
         process = start(studies, tmp_path / "out", *options)
@@ -180,6 +189,27 @@ class TestFindingStudies:
         names = [study.name for study in find(studies, output)]
         shutil.rmtree(output)
         assert names == ["Müller, A/CT 1", "Müller, A/chest.nrrd", "short.nii.gz"]
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="Windows forbids such names")
+    def test_results_have_names_that_every_program_can_open(self, find, tmp_path):
+        (tmp_path / "in\n").mkdir()
+        (tmp_path / "in\n" / "\x1b[2J.nrrd").touch()
+        (study,) = find(tmp_path, tmp_path / "out")
+        assert study.output.relative_to(tmp_path) == Path("out", "in%0A", "%1B[2J enhanced.nrrd")
+
+    def test_links_out_of_the_folder_are_followed_on_request(self, find, tmp_path):
+        (tmp_path / "in").mkdir()
+        (tmp_path / "in" / "chest.nrrd").touch()
+        (tmp_path / "far").mkdir()
+        (tmp_path / "far" / "far.nrrd").touch()
+        try:
+            (tmp_path / "in" / "link").symlink_to(tmp_path / "far", target_is_directory=True)
+        except OSError:
+            pytest.skip("this user may not make links")
+        said = []
+        assert [study.name for study in find(tmp_path / "in", tmp_path / "out", say=said.append)] == ["chest.nrrd"]
+        assert said[0].startswith("Links out of ")
+        assert len(find(tmp_path / "in", tmp_path / "out", follow_links=True)) == 2
 
     def test_two_files_of_one_name_keep_apart(self, find, scan, tmp_path):
         for suffix in (".nrrd", ".mha"):

@@ -24,6 +24,8 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     MRImageStorage,
+    RLELossless,
+    SecondaryCaptureImageStorage,
 )
 
 from scans import affine_from, anatomy, write_dicom_series
@@ -87,6 +89,12 @@ def images_in(folder: Path) -> list[pydicom.Dataset]:
 
 def stored(image: pydicom.Dataset) -> np.ndarray:
     return image.pixel_array
+
+
+def unsigned(header: pydicom.Dataset) -> None:
+    """Store an image as unsigned numbers, with the same HU."""
+    header.PixelData = (np.frombuffer(header.PixelData, "<i2").astype(np.int32) + 1024).astype("<u2").tobytes()
+    header.PixelRepresentation, header.RescaleIntercept = 0, int(header.RescaleIntercept) - 1024
 
 
 def hu(image: pydicom.Dataset) -> np.ndarray:
@@ -276,6 +284,55 @@ class TestPixels:
         clinical_series(series, RescaleSlope=None, RescaleIntercept=None)
         assert {(i.RescaleSlope, i.RescaleIntercept, i.RescaleType) for i in made()} == {(1, 0, "HU")}
 
+    @pytest.mark.parametrize(
+        ("signed", "bits", "slope", "intercept"),
+        [(False, 12, 1, -1024), (True, 12, 1, 0), (False, 16, 1, -1024), (True, 16, 0.5, 0), (False, 12, -1, 2000)],
+    )
+    def test_predictions_beyond_the_encoding_are_clipped_and_never_wrap(
+        self, series, tmp_path, tiny_model, signed, bits, slope, intercept
+    ):
+        scan = SMALL.with_voxels(SMALL.voxels.clip(-1000, 1000))
+        paths = clinical_series(series, scan, signed=signed, slope=slope, intercept=intercept)
+        change(paths, lambda header, _: header.update({"BitsStored": bits, "HighBit": bits - 1}))
+        enhanced = enhance(read_volume(series), factor=2, model=str(tiny_model), device="cpu")
+        voxels = enhanced.volume.voxels.astype(np.float32)
+        voxels[1::2, ::2], voxels[1::2, 1::2] = 1e6, -1e6
+        write_series(replace(enhanced, volume=enhanced.volume.with_voxels(voxels)), series, tmp_path / "enhanced")
+        lowest = -(2 ** (bits - 1)) if signed else 0
+        limits = sorted(slope * stored + intercept for stored in (lowest, lowest + 2**bits - 1))
+        images = images_in(tmp_path / "enhanced")
+        for image in images[1::2]:
+            assert {*np.unique(hu(image)[::2])} == {limits[1]}
+            assert {*np.unique(hu(image)[1::2])} == {limits[0]}
+        np.testing.assert_array_equal([hu(image) for image in images[::2]], scan.voxels)
+
+    def test_of_slices_that_are_stored_signed_and_unsigned(self, series, made):
+        paths = clinical_series(series)
+        change(paths[::2], lambda header, _: unsigned(header))
+        images = made()
+        np.testing.assert_array_equal([hu(image) for image in images[::2]], SMALL.voxels)
+        assert {image.PixelRepresentation for image in images} == {0, 1}
+
+    def test_of_compressed_slices_and_copies(self, series, made):
+        paths = clinical_series(series)
+        shutil.copy(paths[1], series / "copy")
+        change(paths[2:4], lambda header, _: header.compress(RLELossless, generate_instance_uid=False))
+        images = made()
+        assert {image.file_meta.TransferSyntaxUID for image in images} == {ExplicitVRLittleEndian}
+        np.testing.assert_array_equal([hu(image) for image in images[::2]], SMALL.voxels)
+
+    def test_bits_that_do_not_count_are_not_copied(self, series, made):
+        paths = clinical_series(series, signed=False, intercept=-1024)
+        change(paths, lambda header, _: header.update({"BitsStored": 12, "HighBit": 11}))
+
+        def litter(header: pydicom.Dataset, _: int) -> None:
+            header.PixelData = (np.frombuffer(header.PixelData, "<u2") | 0xA000).tobytes()
+
+        change(paths, litter)
+        images = made()
+        assert max(int(np.frombuffer(image.PixelData, "<u2").max()) for image in images) < 2**12
+        np.testing.assert_array_equal([hu(image) for image in images[::2]], SMALL.voxels)
+
     def test_what_no_encoding_holds_is_refused(self, tmp_path, series, tiny_model):
         paths = clinical_series(series)
         enhanced = enhance(read_volume(series), factor=2, model=str(tiny_model), device="cpu")
@@ -333,6 +390,21 @@ class TestGeometry:
             assert image.SliceThickness == pytest.approx(0.8)
             assert len(image.SourceImageSequence) == 6
         assert image.ImageType[3] == OBSERVED
+
+    def test_positions_that_are_rounded(self, series, tmp_path, tiny_model):
+        paths = clinical_series(series, replace(SMALL, affine=affine_from((0.8, 0.8, 1.25))))
+        change(paths, lambda header, k: setattr(header, "ImagePositionPatient", [12.5, -7.25, round(1.25 * k, 1)]))
+        self.assert_same_place(tmp_path / "new", self.enhanced(series, tmp_path / "new", tiny_model))
+
+    @pytest.mark.parametrize(("text", "expected"), [("4 mm", 4), ("4,0", 4), ("thick", None)])
+    def test_a_thickness_that_is_no_number_is_not_copied(self, series, made, text, expected):
+        for path in clinical_series(series, thickness="7777777777777777"):
+            path.write_bytes(path.read_bytes().replace(b"7777777777777777", text.encode().ljust(16)))
+        assert {image.SliceThickness for image in made()} == {expected}
+
+    def test_thicknesses_that_differ_little_are_one_between_slices(self, series, made):
+        change(clinical_series(series), lambda header, k: setattr(header, "SliceThickness", [4, 4.01][k % 2]))
+        assert [image.SliceThickness for image in made()[:4]] == [4, pytest.approx(4.005), 4.01, pytest.approx(4.005)]
 
     def test_a_spacing_that_is_no_fraction(self, series, tmp_path, tiny_model):
         clinical_series(series)
@@ -438,6 +510,10 @@ class TestRefusals:
 
     def test_images_that_are_not_ct(self, plain, tmp_path, series):
         clinical_series(series, SOPClassUID=MRImageStorage)
+        assert "is MR, the models know CT" in refused(plain[1], series, tmp_path / "new")
+
+    def test_ct_that_was_stored_as_screenshots(self, plain, tmp_path, series):
+        clinical_series(series, SOPClassUID=SecondaryCaptureImageStorage)
         assert "not CT images" in refused(plain[1], series, tmp_path / "new")
 
     @pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"])

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import shutil
+import socket
+import sys
+import tracemalloc
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +20,21 @@ from scans import affine_from, anatomy, shearing, write_dicom, write_dicom_serie
 from XViewSynthLib import InputError, Volume, read_volume, write_volume
 from XViewSynthLib.cli import main
 from XViewSynthLib.errors import Cancelled
-from XViewSynthLib.finding import FoundScan, find_scans
+from XViewSynthLib.finding import FoundScan, check_own_files, find_scans, scan_paths
 from XViewSynthLib.reading import read_header
+from XViewSynthLib.sample import first_voxels
+
+STEP = "d"
+ODD_NAMES = (
+    "\x1b[31mred.nrrd",
+    "new\nline.nrrd",
+    "\u202egpj.nrrd",
+    "--help.nrrd",
+    "=1+1.nrrd",
+    "<script>.nrrd",
+    "'\"`$%\\|;*?.nrrd",
+    os.fsdecode(b"Kn\xf6chel.nrrd"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +51,28 @@ def only(folder) -> FoundScan:
     """The one scan that is found."""
     (found,) = find_scans(folder)
     return found
+
+
+def link(path: Path, target: str) -> None:
+    """A symbolic link, where this user may make one."""
+    try:
+        path.symlink_to(target, target_is_directory=(path.parent / target).is_dir())
+    except OSError as error:  # Windows
+        pytest.skip(f"links cannot be made ({error})")
+
+
+def remove_deep(folder: Path) -> None:
+    """Remove a tree that is too deep for `shutil.rmtree`."""
+    handles = [os.open(folder, os.O_RDONLY)]
+    below = folder.parent / "below"
+    # The lower half moves up, until nothing is left below.
+    while os.listdir(handles[0]):
+        os.rename(STEP, below, src_dir_fd=handles[0])
+        os.close(handles.pop())
+        os.rmdir(folder)
+        below.rename(folder)
+        handles.append(os.open(folder, os.O_RDONLY))
+    os.close(handles.pop())
 
 
 def closing(look, closed):
@@ -105,19 +147,57 @@ class TestSearch:
             write_dicom_series(tmp_path / f"SE{number}", small, series=f"1.2.{number}")
         assert names(tmp_path) == ["SE1", "SE2"]
 
-    def test_links_are_followed_once(self, tmp_path, small):
-        (tmp_path / "study").mkdir()
-        write_volume(small, tmp_path / "far.nrrd")
-        (tmp_path / "study" / "loop").symlink_to(tmp_path / "study")
-        (tmp_path / "study" / "one.nrrd").symlink_to(tmp_path / "far.nrrd")
-        (tmp_path / "study" / "same.nrrd").symlink_to(tmp_path / "far.nrrd")
-        (tmp_path / "study" / "gone.nrrd").symlink_to(tmp_path / "nowhere.nrrd")
-        assert names(tmp_path / "study") == ["one.nrrd"]
-
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no pipes with names")
-    def test_a_pipe_is_not_waited_for(self, tmp_path):
-        os.mkfifo(tmp_path / "pipe")
+    @pytest.mark.parametrize("name", ["pipe", "pipe.nrrd"])
+    def test_a_pipe_is_not_waited_for(self, tmp_path, name):
+        os.mkfifo(tmp_path / name)
         assert names(tmp_path) == []
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such sockets")
+    def test_a_socket_is_no_scan(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)  # names of sockets are short
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind("server.nrrd")
+            assert names(tmp_path) == []
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="Windows forbids such names")
+    def test_any_name_that_a_file_can_have(self, tmp_path, small):
+        write_volume(small, tmp_path / "scan.nrrd")
+        content = (tmp_path / "scan.nrrd").read_bytes()
+        (tmp_path / "scan.nrrd").unlink()
+        for name in (*ODD_NAMES, "x" * 250 + ".nrrd"):
+            with suppress(OSError):  # macOS takes UTF-8 only
+                (tmp_path / name).write_bytes(content)
+        found = list(find_scans(tmp_path))
+        assert sorted(scan.path.name for scan in found) == sorted(os.listdir(tmp_path))
+        assert all(scan.usable for scan in found)
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="needs folders that are opened by a handle")
+    def test_a_tree_deeper_than_any_path_is_searched_as_far_as_paths_reach(self, tmp_path, small):
+        write_volume(small, tmp_path / "scan.nrrd")
+        (tmp_path / "deep").mkdir()
+        handles = [os.open(tmp_path / "deep", os.O_RDONLY)]
+        try:
+            # Deeper than Python calls functions, and than paths are long.
+            for _ in range(2100):
+                os.mkdir(STEP, dir_fd=handles[-1])
+                handles.append(os.open(STEP, os.O_RDONLY, dir_fd=handles[-1]))
+                os.close(handles.pop(-2))
+            *found, last = find_scans(tmp_path)
+        finally:
+            os.close(handles[0])
+            remove_deep(tmp_path / "deep")
+        assert [scan.path.name for scan in found] == ["scan.nrrd"]
+        assert "too long" in last.problem
+
+    def test_what_goes_during_the_search_is_passed_over(self, tmp_path, small):
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+            write_volume(small, tmp_path / name / "scan.nrrd")
+        paths = scan_paths(tmp_path)
+        first, _ = next(paths)
+        shutil.rmtree(tmp_path / "b")
+        assert (first, list(paths)) == (tmp_path / "a" / "scan.nrrd", [])
 
     def test_any_script_in_the_name(self, tmp_path, small):
         write_volume(small, tmp_path / "Schädel 頭.nrrd")
@@ -139,6 +219,156 @@ class TestSearch:
         write_volume(small, tmp_path / "scan.nrrd")
         with pytest.raises(InputError, match="choose a folder that holds scans"):
             find_scans(tmp_path / "scan.nrrd")
+
+
+class TestLinks:
+    """Those out of the folder are not followed; what those in it lead to counts once."""
+
+    @pytest.fixture
+    def study(self, tmp_path, small) -> Path:
+        """A folder with one scan, beside others that it may link to."""
+        for folder in ("study", "far"):
+            (tmp_path / folder).mkdir()
+            write_volume(small, tmp_path / folder / f"{folder}.nrrd")
+        write_dicom_series(tmp_path / "far" / "series", small)
+        return tmp_path / "study"
+
+    @staticmethod
+    def search(study: Path, **options) -> tuple[list[str], list[str]]:
+        """The names of the scans, and what is said."""
+        said = []
+        return names(study, say=said.append, **options), said
+
+    @pytest.mark.parametrize("target", ["../far", "../far/far.nrrd", "..", "/"])
+    def test_out_of_the_folder(self, study, target):
+        link(study / ("link.nrrd" if target.endswith("nrrd") else "link"), target)
+        assert self.search(study) == (
+            ["study.nrrd"],
+            [
+                f"Links out of {study} are not followed (1, such as {next(study.glob('link*'))}): copy there what is "
+                "meant, or add --follow-links."
+            ],
+        )
+
+    def test_out_of_the_folder_on_request(self, study):
+        link(study / "link", "../far")
+        link(study / "same", "../far")
+        link(study / "link.nrrd", "../far/far.nrrd")
+        found, said = self.search(study, follow_links=True)
+        assert (found, said) == (["study.nrrd", "link/far.nrrd", "link/series"], [])
+
+    def test_is_said_once_for_all(self, study):
+        for number in range(3):
+            link(study / f"{number}", "../far")
+        (said,) = self.search(study)[1]
+        assert f"(3, such as {study / '0'})" in said
+
+    def test_to_other_files_is_not_worth_a_word(self, study):
+        (study.parent / "far" / "notes.txt").write_text("notes")
+        link(study / "notes.txt", "../far/notes.txt")
+        assert self.search(study) == (["study.nrrd"], [])
+
+    def test_from_slice_to_slice_out_of_the_folder(self, study):
+        (study / "series").mkdir()
+        for file in (study.parent / "far" / "series").iterdir():
+            link(study / "series" / file.name, f"../../far/series/{file.name}")
+        found, said = self.search(study)
+        assert found == ["study.nrrd"]
+        assert "(8, such as" in said[0]
+        assert self.search(study, follow_links=True)[0] == ["study.nrrd", "series"]
+
+    def test_a_series_of_which_a_slice_is_elsewhere_is_left_out(self, study, small):
+        write_dicom_series(study / "series", small, keep=range(7))
+        link(study / "series" / "last", "../../far/series/IM0007.dcm")
+        found, said = self.search(study)
+        assert found == ["study.nrrd"]
+        assert "such as " + str(study / "series" / "last") in said[0]
+
+    def test_in_circles(self, study):
+        (study / "below").mkdir()
+        for name, target in (("self", "self"), ("up", ".."), ("here", "."), ("a", "b"), ("b", "a")):
+            link(study / "below" / name, target)
+        assert self.search(study) == (["study.nrrd"], [])
+
+    def test_to_a_place_in_the_folder_counts_once_by_its_own_name(self, study, small):
+        write_dicom_series(study / "z" / "series", small)
+        link(study / "a", "z")
+        link(study / "b.nrrd", "study.nrrd")
+        (study / "c").mkdir()
+        link(study / "c" / "slice", "../z/series/IM0000.dcm")
+        assert self.search(study) == (["study.nrrd", "z/series"], [])
+
+    def test_into_a_hidden_place_of_the_folder(self, study, small):
+        # As programs do that keep files by their checksums.
+        write_dicom_series(study / ".store" / "series", small)
+        write_volume(small, study / ".store" / "1234.nrrd")
+        (study / ".store" / "1234.nrrd").rename(study / ".store" / "1234")
+        (study / "series").mkdir()
+        for file in (study / ".store" / "series").iterdir():
+            link(study / "series" / file.name, f"../.store/series/{file.name}")
+        link(study / "kept.nrrd", ".store/1234")
+        link(study / "again.nrrd", ".store/1234")
+        assert sorted(self.search(study)[0]) == ["again.nrrd", "series", "study.nrrd"]
+
+    def test_the_folder_may_be_a_link_itself(self, study):
+        link(study.parent / "link", "study")
+        assert self.search(study.parent / "link") == (["study.nrrd"], [])
+
+    def test_what_a_header_names_elsewhere_is_not_read(self, study, small):
+        write_volume(small, study.parent / "far" / "scan.mhd")
+        (study / "scan.mhd").write_bytes((study.parent / "far" / "scan.mhd").read_bytes())
+        link(study / "scan.raw", "../far/scan.raw")
+        assert {scan.path.name: scan.usable for scan in find_scans(study)} == {"scan.mhd": False, "study.nrrd": True}
+
+    def test_training_refuses_slices_that_are_links_elsewhere(self, study, capsys):
+        (study / "series").mkdir()
+        check_own_files(study / "series")
+        link(study / "series" / "slice", "../../far/series/IM0000.dcm")
+        with pytest.raises(InputError, match="slice is a link that leads out of its folder.*add --follow-links"):
+            check_own_files(study / "series")
+
+
+class TestBounds:
+    """However large a file says that it is, looking at it takes little time and memory."""
+
+    @pytest.mark.parametrize("suffix", [".nrrd", ".nii", ".nii.gz", ".mha", ".mhd"])
+    def test_only_the_first_voxels_of_a_labelmap_are_read(self, tmp_path, suffix):
+        labels = np.zeros((60, 256, 256), np.uint8)
+        labels[:, 50:150, 60:160] = 3
+        write_volume(Volume(labels, affine_from()), tmp_path / f"labels{suffix}")
+        voxels = first_voxels(tmp_path / f"labels{suffix}")
+        assert np.array_equal(voxels.ravel(), labels.ravel()[: 1 << 20])
+        assert "segmentation" in only(tmp_path).problem
+
+    def test_blank_first_slices_tell_nothing(self, tmp_path):
+        values = np.zeros((40, 256, 256), np.uint8)
+        values[-1] = np.arange(256)
+        write_volume(Volume(values, affine_from()), tmp_path / "scan.nrrd")
+        assert only(tmp_path).usable
+
+    def test_one_value_everywhere_does(self, tmp_path):
+        write_volume(Volume(np.zeros((8, 12, 10), np.uint8), affine_from()), tmp_path / "scan.nrrd")
+        assert "has the value 0 everywhere" in only(tmp_path).problem
+
+    def test_a_file_that_unpacks_to_gigabytes(self, tmp_path):
+        with open(tmp_path / "bomb.nrrd", "wb") as file:
+            file.write(
+                b"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 1024 1024 2000\nspace: LPS\nencoding: gzip\n"
+                b"space directions: (1,0,0) (0,1,0) (0,0,4)\nspace origin: (0,0,0)\n\n"
+            )
+            file.write(gzip.compress(bytes(1 << 27)) * 16)
+        tracemalloc.start()
+        found = only(tmp_path)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert found.slices == 2000
+        assert peak < 16e6
+
+    def test_many_files(self, tmp_path):
+        for number in range(3000):
+            (tmp_path / f"{number}.txt").touch()
+            (tmp_path / f"{number}.nii").touch()
+        assert len(list(find_scans(tmp_path))) == 3000
 
 
 class TestFacts:
@@ -213,7 +443,7 @@ class TestRefusals:
     def test_two_series_in_a_folder(self, tmp_path, small, problem):
         write_dicom_series(tmp_path, small)
         write_dicom_series(tmp_path, small, series="1.2.3", names=[f"other{n}" for n in range(8)])
-        assert "give each series its own folder" in problem()
+        assert "holds 2 CT series, so give one file of the one that is meant" in problem()
 
     def test_missing_slice(self, tmp_path, small, problem):
         write_dicom_series(tmp_path, small, keep=[0, 1, 2, 4, 5, 6, 7])
@@ -289,6 +519,33 @@ class TestCommand:
         told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert [scan["slices"] for scan in told] == [8, 3]
         assert [scan["problem"] is None for scan in told] == [True, False]
+
+    def test_odd_names_are_shown_escaped_and_given_to_programs_as_they_are(self, folder, capsys):
+        named_oddly = folder / "\x1b[2J\n\u202e.nrrd"
+        try:
+            (folder / "good.nrrd").rename(named_oddly)
+        except OSError:
+            pytest.skip("no file can have such a name here")
+        assert main(["scans", "study"]) == 0
+        printed = capsys.readouterr().out
+        assert r"\x1b[2J\n\u202e.nrrd: NRRD, 10 x" in printed
+        assert printed.replace("\n", "").isprintable()
+        assert main(["scans", "study", "--json"]) == 0
+        lines = capsys.readouterr().out
+        assert lines.isascii()
+        assert json.loads(lines.splitlines()[0])["path"] == os.path.join("study", named_oddly.name)
+
+    def test_links_out_of_the_folder(self, folder, capsys):
+        (folder / "below").mkdir()
+        (folder / "good.nrrd").rename(folder / "below" / "good.nrrd")
+        (folder / "short.nrrd").unlink()
+        link(folder / "below" / "up", "../..")
+        assert main(["scans", os.path.join("study", "below"), "--json"]) == 0
+        out, err = capsys.readouterr()
+        assert len(out.splitlines()) == 1
+        assert err.count("Links out of") == 1
+        assert main(["scans", os.path.join("study", "below"), "--json", "--follow-links"]) == 0
+        assert capsys.readouterr().err == ""
 
     def test_nothing_found(self, tmp_path, capsys):
         assert main(["scans", str(tmp_path)]) == 2

@@ -564,3 +564,11 @@ class TestAnyDamage:
         path.write_bytes(data)
         with suppress(InputError):
             assert read_volume(path).voxels.shape == HU.shape
+
+
+class TestSliceAxis:
+    @pytest.mark.parametrize("suffix", [".nrrd", ".nii", ".nii.gz", ".mha", ".mhd"])
+    @pytest.mark.parametrize("axis", ["I", "J", "K", None])
+    def test_comes_back(self, tmp_path, suffix, axis):
+        write_volume(Volume(HU, affine_from(), slice_axis=axis), tmp_path / f"x{suffix}")
+        assert read_volume(tmp_path / f"x{suffix}").slice_axis == axis

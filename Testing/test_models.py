@@ -1,19 +1,28 @@
 """Model folders: what is written is what is read, and nothing unsound is ever read."""
 
+import contextlib
 import hashlib
+import io
 import json
+import os
+import socket
 import stat
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
 
-from tiny import make_card, make_network
-from XViewSynthLib import models
-from XViewSynthLib.errors import InputError
+from tiny import DOUBT, NETWORK, make_card, make_network
+from XViewSynthLib import cards, model_files, models, regular_files
+from XViewSynthLib.errors import Cancelled, InputError
 from XViewSynthLib.models import (
     card_fault,
+    check_new_name,
     export_model,
     import_model,
     list_models,
@@ -22,8 +31,12 @@ from XViewSynthLib.models import (
     remove_model,
     save_model,
     shipped_folder,
+    unreadable_folder,
     user_folder,
 )
+from XViewSynthLib.networks import ThreeViewNetwork
+
+LIBRARY = str(Path(models.__file__).parents[1])
 
 
 def rewrite_card(folder, **changes):
@@ -100,7 +113,7 @@ class TestSaving:
         replace = models.os.replace
 
         def replace_but_not_new(source, target):
-            if source.name == "new":
+            if source.parent.name == "new":
                 raise OSError(5, "Input/output error")
             replace(source, target)
 
@@ -172,7 +185,7 @@ class TestLoading:
         with pytest.raises(InputError, match="weights .* are damaged"):
             load_model(folder)
 
-    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
     def test_weights_that_are_not_numbers_are_refused(self, folder, value):
         state = make_network().state_dict()
         state["axial.heads.2.bias"] += value
@@ -182,7 +195,129 @@ class TestLoading:
 
     def test_whole_number_weights_are_refused(self, folder):
         rewrite_weights(folder, save({name: t.long() for name, t in make_network().state_dict().items()}))
-        with pytest.raises(InputError, match="not numbers"):
+        with pytest.raises(InputError, match="not floating-point numbers"):
+            load_model(folder)
+
+    def test_weights_beyond_single_precision_are_refused(self, folder):
+        state = {name: t.double() for name, t in make_network().state_dict().items()}
+        state["axial.heads.2.bias"] += 1e300
+        rewrite_weights(folder, save(state))
+        with pytest.raises(InputError, match="too large for single precision"):
+            load_model(folder)
+
+    @pytest.mark.parametrize("size", [1e12, 1e30, 3e38])
+    @pytest.mark.parametrize(
+        "name", ["axial.trunk.head.weight", "axial.trunk.condition.bias", "pixelwise.heads.7.weight"]
+    )
+    def test_weights_that_predict_no_ct_numbers_are_refused(self, folder, name, size):
+        state = make_network().state_dict()
+        state[name] = torch.full_like(state[name], size)
+        rewrite_weights(folder, save(state))
+        with pytest.raises(InputError, match="predicts no CT numbers for factor [27], its weights are too large"):
+            load_model(folder)
+
+    @pytest.mark.parametrize("quality", ["specialists", "best_specialists"])
+    def test_so_are_those_of_a_specialist(self, tmp_path, quality):
+        sizes = {quality: {"4": {"fusion_blocks": 1}}}
+        folder = save_model(tmp_path / "small", make_network(**sizes), make_card(network=NETWORK | sizes)).folder
+        state = make_network(**sizes).state_dict()
+        state[f"{quality}.4.fusion.heads.4.weight"] += 1e20
+        rewrite_weights(folder, save(state))
+        with pytest.raises(InputError, match="predicts no CT numbers for factor 4"):
+            load_model(folder)
+
+    def test_a_factor_that_was_not_learned_is_refused(self, folder):
+        state = make_network().state_dict()
+        for name in state:
+            if ".heads.7." in name:
+                state[name].zero_()
+        rewrite_weights(folder, save(state))
+        with pytest.raises(InputError, match="lists factor 7, for which its network was not trained"):
+            load_model(folder)
+        rewrite_card(folder, factors=[2, 3, 4, 5, 6, 8])
+        assert load_model(folder)
+
+    def test_a_network_that_cannot_predict_is_refused(self, tmp_path):
+        # A flag above 1 makes layers that fit each other, and not what they are given.
+        network = make_network()
+        sizes = NETWORK | {"overlap": 2}
+        folder = save_model(tmp_path / "small", network, make_card()).folder
+        rewrite_weights(folder, save(ThreeViewNetwork(**sizes).state_dict()))
+        rewrite_card(folder, network=sizes)
+        with pytest.raises(InputError, match="lists factor 2|does not fit this version"):
+            load_model(folder)
+
+    @pytest.mark.parametrize(
+        "header",
+        [
+            b"",
+            b"\xff" * 7,
+            (2**63).to_bytes(8, "little"),
+            (10**8).to_bytes(8, "little") + b" " * 1000,
+            (2).to_bytes(8, "little") + b"[]",
+            (2).to_bytes(8, "little") + b"{}",
+        ],
+    )
+    def test_a_header_that_is_none_is_refused(self, folder, header):
+        rewrite_weights(folder, header)
+        with pytest.raises(InputError, match="are damaged|does not fit"):
+            load_model(folder)
+
+    def header(self, folder) -> dict:
+        weights = (folder / "model.safetensors").read_bytes()
+        return json.loads(weights[8 : 8 + int.from_bytes(weights[:8], "little")])
+
+    def rewrite_header(self, folder, text: str) -> None:
+        weights = (folder / "model.safetensors").read_bytes()
+        data = weights[8 + int.from_bytes(weights[:8], "little") :]
+        rewrite_weights(folder, len(text.encode()).to_bytes(8, "little") + text.encode() + data)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"dtype": "I64"},
+            {"dtype": "F8_E4M3"},
+            {"dtype": 7},
+            {"dtype": ["F32"]},
+            {"shape": [10**30]},
+            {"shape": [-1]},
+            {"shape": ["4"]},
+            {"shape": None},
+            {"data_offsets": [0, 10**15]},
+            {"data_offsets": [8, 4]},
+            {"data_offsets": [0, 16]},
+            {"data_offsets": "all"},
+        ],
+    )
+    def test_a_tensor_of_another_kind_or_place_is_refused(self, folder, change):
+        header = self.header(folder)
+        header["pixelwise.heads.8.bias"] |= change
+        self.rewrite_header(folder, json.dumps(header))
+        with pytest.raises(InputError, match="are damaged|does not fit|not floating-point"):
+            load_model(folder)
+
+    def test_a_tensor_given_twice_is_refused(self, folder):
+        text = json.dumps(self.header(folder))
+        self.rewrite_header(
+            folder, '{"axial.heads.2.bias": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}, ' + text[1:]
+        )
+        with pytest.raises(InputError, match="are damaged"):
+            load_model(folder)
+
+    def test_a_header_nested_without_end_is_refused(self, folder):
+        self.rewrite_header(folder, "[" * 200_000)
+        with pytest.raises(InputError, match="are damaged"):
+            load_model(folder)
+
+    def test_a_header_with_more_tensors_than_a_model_has_is_refused(self, folder):
+        many = {f"{number}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for number in range(30_000)}
+        self.rewrite_header(folder, json.dumps(many))
+        with pytest.raises(InputError, match="are damaged"):
+            load_model(folder)
+
+    def test_layers_that_no_weights_fill_are_not_even_counted_out(self, folder):
+        rewrite_card(folder, network={"axial_blocks": 4096, "specialists": {str(n): {} for n in range(2, 9)}})
+        with pytest.raises(InputError, match="does not fit this version"):
             load_model(folder)
 
     @pytest.mark.parametrize("network", [{"channels": 8}, {"neurons": 4}])
@@ -198,7 +333,7 @@ class TestLoading:
 
     @pytest.mark.parametrize(("name", "limit"), [("card.json", "CARD"), ("model.safetensors", "WEIGHTS")])
     def test_an_oversized_file_is_refused(self, folder, monkeypatch, name, limit):
-        monkeypatch.setattr(models, f"MAX_{limit}_BYTES", 100)
+        monkeypatch.setattr(model_files, f"MAX_{limit}_BYTES", 100)
         with pytest.raises(InputError, match=f"{name} is larger than a model can be"):
             load_model(folder)
 
@@ -212,7 +347,7 @@ class TestLoading:
         def refuse(*_):
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(models.Path, "open", refuse)
+        monkeypatch.setattr(regular_files.os, "open", refuse)
         with pytest.raises(InputError, match=r"Cannot read .*card.json: Permission denied"):
             load_model(folder)
 
@@ -238,10 +373,23 @@ class TestCard:
             ("name", "a\n"),
             ("version", ""),
             ("modality", "MR"),
+            ("name", "nul"),
+            ("name", "COM1.v2"),
+            ("name", "small."),
+            ("name", "Auto"),
+            ("name", "größer"),
+            ("version", "1\x1b[2J"),
+            ("description", "\ud800"),
             ("intensity_range_hu", [3071, -1024]),
             ("intensity_range_hu", [True, 5]),
+            ("intensity_range_hu", [-1e308, 1e308]),
+            ("intensity_range_hu", [0, 1e-320]),
+            ("intensity_range_hu", [-1024, 10**400]),
+            ("intensity_range_hu", "[-1024, 3071]"),
             ("factors", []),
             ("factors", [1]),
+            ("factors", [2, 2]),
+            ("factors", [10**400]),
             ("factors", [2.5]),
             ("acquisition", "spiral"),
             ("network", {"channels": "48"}),
@@ -266,7 +414,40 @@ class TestCard:
         card = {"schema_version": "1", "weights_sha256": "0" * 64, **make_card(), field: value}
         assert f'"{field}" must be' in card_fault(card)
 
-    @pytest.mark.parametrize("field", sorted(models.CARD_FIELDS))
+    @pytest.mark.parametrize(
+        ("entry", "value"),
+        [
+            ("weights", [1e308, 1, 1]),
+            ("weights", [-0.1, 1, 1]),
+            ("weights", [10**400, 1, 1]),
+            ("weights", [1, 1]),
+            ("scale_hu", [1e-300, 50.0]),
+            ("expected_error_hu", [4.0, 1e9]),
+            ("error_bound_hu", [0.0, 100.0]),
+            ("error_bound_hu", [9.0, True]),
+            ("error_bound_hu", [100.0, 9.0]),
+        ],
+    )
+    def test_an_absurd_calibration_is_named(self, entry, value):
+        doubt = json.loads(json.dumps(DOUBT))
+        doubt["factors"]["4"][entry] = value
+        card = {"schema_version": "1", "weights_sha256": "0" * 64, **make_card(doubt=doubt)}
+        assert '"doubt" must be' in card_fault(card)
+
+    @pytest.mark.parametrize(("acquisition", "thick"), [("thick", {}), ("gap", {"thick": 1})])
+    def test_acquisition_and_network_must_agree(self, acquisition, thick):
+        sizes = {"acquisition": acquisition, "network": NETWORK | thick}
+        card = {"schema_version": "1", "weights_sha256": "0" * 64, **make_card(**sizes)}
+        assert '"acquisition" must be' in card_fault(card)
+
+    @pytest.mark.parametrize("text", ["NaN", "1e400", "[" * 990 + "]" * 990, "1" * 5000])
+    def test_what_json_cannot_print_again_is_damaged(self, folder, text):
+        path = folder / "card.json"
+        path.write_text(path.read_text().replace("{", f'{{"more": {text}, ', 1))
+        with pytest.raises(InputError, match=r"The card of the model in .* is damaged"):
+            load_model(folder)
+
+    @pytest.mark.parametrize("field", sorted(cards.CARD_FIELDS))
     def test_a_missing_field_is_named(self, field):
         card = {"schema_version": "1", "weights_sha256": "0" * 64, **make_card()}
         del card[field]
@@ -315,6 +496,30 @@ class TestCatalogue:
         with pytest.raises(InputError, match="There is no model"):
             model_folder("../small/../nothing")
 
+    def test_a_folder_that_cannot_be_read_hides_only_its_own_models(self, catalogue, monkeypatch):
+        save_model(catalogue / "small", make_network(), make_card())
+        user_folder().mkdir()
+        listdir = os.listdir
+
+        def refuse(path):
+            if path == user_folder():
+                raise PermissionError(13, "Permission denied")
+            return listdir(path)
+
+        monkeypatch.setattr(models.os, "listdir", refuse)
+        assert [entry.name for entry in list_models()] == ["small"]
+        assert "cannot be read (Permission denied)" in unreadable_folder()
+        with pytest.raises(InputError, match=r"no model 'mine': .* \(small\).* cannot be read"):
+            load_model("mine")
+
+    def test_a_users_folder_that_is_not_there_is_no_problem(self):
+        assert unreadable_folder() is None
+
+    def test_a_file_in_place_of_the_users_folder_is_told(self, tmp_path):
+        user_folder().write_text("")
+        assert list_models() == []
+        assert "Not a directory" in unreadable_folder()
+
     def test_the_shipped_standard_model_is_the_default(self, catalogue):
         save_model(catalogue / "standard", make_network(), make_card(name="standard"))
         assert load_model().name == "standard"
@@ -342,6 +547,25 @@ class TestPlaces:
         monkeypatch.setattr(models.sys, "platform", platform)
         monkeypatch.setattr(models.Path, "home", classmethod(lambda cls: cls("/home/ada")))
         assert user_folder().as_posix() == expected
+
+    @pytest.mark.parametrize("error", [RuntimeError("no home"), KeyError("uid not found")])
+    def test_without_a_home_there_are_only_shipped_models(self, monkeypatch, catalogue, folder, error):
+        for name in ("XVIEWSYNTH_MODELS", "XDG_DATA_HOME", "LOCALAPPDATA"):
+            monkeypatch.delenv(name, raising=False)
+
+        def no_home(_cls):
+            raise error
+
+        monkeypatch.setattr(models.Path, "home", classmethod(no_home))
+        save_model(catalogue / "standard", make_network(), make_card(name="standard"))
+        assert user_folder() is None
+        assert unreadable_folder() is None
+        assert [entry.name for entry in list_models()] == ["standard"]
+        assert load_model().name == "standard"
+        with pytest.raises(InputError, match="no folder for your models, .*: set XVIEWSYNTH_MODELS"):
+            import_model(folder)
+        with pytest.raises(InputError, match="you have imported none"):
+            remove_model("small")
 
     @pytest.mark.parametrize(
         "place", ["Resources/Models", "XViewSynth/Resources/Models", "XViewSynth/XViewSynthLib/Models"]
@@ -408,6 +632,84 @@ class TestImport:
         with pytest.raises(InputError, match="'small' is installed already"):
             import_model(folder)
 
+    def test_a_name_that_differs_in_capitals_alone_is_refused(self, folder, tmp_path):
+        import_model(folder)
+        other = save_model(tmp_path / "other", make_network(seed=1), make_card(name="SMALL")).folder
+        with pytest.raises(InputError, match="'small' is installed already"):
+            import_model(other)
+        with pytest.raises(InputError, match="'small' is installed already"):
+            check_new_name("Small")
+
+    def test_a_stop_in_time_leaves_nothing(self, folder):
+        def refuse(step):
+            raise Cancelled
+
+        with pytest.raises(Cancelled):
+            import_model(folder, refuse)
+        assert list_models() == []
+        import_model(folder)
+        with pytest.raises(Cancelled):
+            remove_model("small", refuse)
+        assert load_model("small").name == "small"
+
+    def test_of_several_at_once_one_is_imported(self, folder):
+        """Processes that wait for each other right before the model gets its name."""
+        program = (
+            "import sys\nfrom XViewSynthLib import InputError\nfrom XViewSynthLib.models import import_model\n"
+            "def last(step):\n    print('ready', flush=True)\n    sys.stdin.readline()\n    step()\n"
+            "try:\n    import_model(sys.argv[1], last)\n"
+            "except InputError as error:\n    print(error)\nelse:\n    print('imported')\n"
+        )
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", program, str(folder)],
+                env={**os.environ, "PYTHONPATH": LIBRARY, "OMP_NUM_THREADS": "1"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(4)
+        ]
+        for process in processes:
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        said = [process.communicate(timeout=600)[0].strip() for process in processes]
+        assert said.count("imported") == 1
+        assert sum("'small' is installed already: remove that one first" in line for line in said) == 3
+        assert os.listdir(user_folder()) == ["small"]
+        assert load_model("small").sha256 == load_model(folder).sha256
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
+    @pytest.mark.parametrize("place", ["source", "card.json", "model.safetensors"])
+    @pytest.mark.parametrize("kind", ["pipe", "socket", "device", "folder"])
+    def test_what_is_no_file_is_refused_at_once(self, folder, tmp_path, monkeypatch, place, kind):
+        path = tmp_path / "m.zip" if place == "source" else folder / place
+        path.unlink(missing_ok=True)
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "socket":
+            # A short name, as the system wants it.
+            monkeypatch.chdir(path.parent)
+            with socket.socket(socket.AF_UNIX) as made:
+                made.bind(path.name)
+        elif kind == "device":
+            path.symlink_to("/dev/zero")
+        elif place == "source":
+            pytest.skip("a folder is a source")
+        else:
+            path.mkdir()
+        with pytest.raises(InputError, match=f"{path} is a {kind} and not a file"):
+            import_model(path if place == "source" else folder)
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="Windows needs rights for links")
+    def test_links_in_a_circle_are_refused(self, tmp_path):
+        (tmp_path / "a").symlink_to(tmp_path / "b")
+        (tmp_path / "b").symlink_to(tmp_path / "a")
+        with pytest.raises(InputError, match="Cannot read"):
+            import_model(tmp_path / "a")
+
     def test_damaged_weights_leave_nothing(self, folder):
         (folder / "model.safetensors").write_bytes(b"damaged")
         with pytest.raises(InputError, match="checksum"):
@@ -464,7 +766,7 @@ class TestImport:
     @pytest.mark.parametrize(("name", "limit"), [("card.json", "CARD"), ("model.safetensors", "WEIGHTS")])
     def test_a_member_that_unpacks_to_a_huge_size_is_refused(self, parts, tmp_path, monkeypatch, name, limit):
         file = make_zip(tmp_path / "m.zip", {**parts, name: b"0" * 10_000_000})
-        monkeypatch.setattr(models, f"MAX_{limit}_BYTES", 1_000_000)
+        monkeypatch.setattr(model_files, f"MAX_{limit}_BYTES", 1_000_000)
         with pytest.raises(InputError, match=f"{name} in .* is larger than a model can have"):
             import_model(file)
 
@@ -477,7 +779,7 @@ class TestImport:
 
     def test_a_huge_file_is_not_opened(self, tmp_path):
         with (tmp_path / "m.zip").open("wb") as file:
-            file.truncate(2 * models.MAX_WEIGHTS_BYTES)
+            file.truncate(2 * model_files.MAX_WEIGHTS_BYTES)
         with pytest.raises(InputError, match="larger than a model can be"):
             import_model(tmp_path / "m.zip")
 
@@ -491,6 +793,54 @@ class TestImport:
         file.write_bytes(content)
         with pytest.raises(InputError, match="no sound zip file"):
             import_model(file)
+
+    @pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+    def test_other_kinds_of_compression_are_refused(self, parts, tmp_path, kind):
+        with zipfile.ZipFile(tmp_path / "m.zip", "w", kind) as archive:
+            for name, content in parts.items():
+                archive.writestr(name, content)
+        with pytest.raises(InputError, match="compressed in an unknown way"):
+            import_model(tmp_path / "m.zip")
+
+    def test_data_descriptors_are_fine(self, parts, tmp_path):
+        # What is written to a stream has its sizes behind the data.
+        class Stream(io.BytesIO):
+            def seekable(self):
+                return False
+
+            def seek(self, *_):
+                raise io.UnsupportedOperation
+
+        stream = Stream()
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in parts.items():
+                archive.writestr(name, content)
+        (tmp_path / "m.zip").write_bytes(stream.getvalue())
+        assert import_model(tmp_path / "m.zip").name == "small"
+
+    def test_a_list_of_members_without_end_is_not_read(self, parts, tmp_path):
+        file = tmp_path / "m.zip"
+        with zipfile.ZipFile(file, "w") as archive:
+            for number in range(40_000):
+                archive.writestr(f"{number}", b"")
+        with pytest.raises(InputError, match="no sound zip file"):
+            import_model(file)
+
+    def test_damage_anywhere_is_one_sentence(self, parts, tmp_path):
+        sound = make_zip(tmp_path / "m.zip", parts).read_bytes()
+        random = np.random.default_rng(0)
+        for _ in range(60):
+            content = bytearray(sound)
+            for place in random.integers(len(content), size=random.integers(1, 4)):
+                content[place] = random.integers(256)
+            (tmp_path / "m.zip").write_bytes(
+                content[: random.integers(len(content)) if random.random() < 0.3 else None]
+            )
+            # Some changes do not matter, such as those of dates.
+            with contextlib.suppress(InputError):
+                import_model(tmp_path / "m.zip")
+                remove_model("small")
+        assert os.listdir(user_folder()) == []
 
     @pytest.mark.parametrize("content", [b"", b"not a zip file", b"PK\x03\x04"])
     def test_what_is_no_zip_file_is_refused(self, tmp_path, content):
@@ -529,9 +879,10 @@ class TestRemove:
     def test_a_folder_that_cannot_be_deleted_is_one_sentence(self, folder, monkeypatch):
         import_model(folder)
 
-        def refuse(_):
+        def refuse(*_):
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(models.shutil, "rmtree", refuse)
+        monkeypatch.setattr(models.os, "rename", refuse)
         with pytest.raises(InputError, match="Permission denied"):
             remove_model("small")
+        assert load_model("small")

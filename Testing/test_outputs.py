@@ -1,15 +1,90 @@
 """Outputs appear together or not at all, and nothing is lost that was there."""
 
 import os
+import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from XViewSynthLib import outputs as module
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.outputs import Outputs, remove_staging_folders, staging_folder
+from XViewSynthLib.outputs import (
+    Outputs,
+    output_folder,
+    remove_left_folders,
+    remove_staging_folders,
+    staging_folder,
+)
+
+LIBRARY = str(Path(module.__file__).parents[1])
+
+# What a process does before the test kills it, or lets it go on.
+HALF_WRITTEN = """
+with Outputs() as outputs:
+    outputs.add("a.txt").write_text("half")
+    wait()
+"""
+BETWEEN_TWO_FOLDERS = """
+replace = os.replace
+def stop_before_the_new_one(source, target):
+    if Path(source).parent.name == "new":
+        wait()
+    replace(source, target)
+with Outputs(overwrite=True) as outputs:
+    (outputs.add_folder("folder", "*.x") / "a.x").write_text("new")
+    os.replace = stop_before_the_new_one
+    outputs.commit()
+"""
+JUST_MADE = """
+outputs._lock = lambda folder: wait()
+with staging_folder(Path(".")):
+    pass
+"""
+WRITES_AGAIN_AND_AGAIN = """
+for number in range(60):
+    with Outputs(overwrite=True) as written:
+        written.add(f"{sys.argv[1]}.txt").write_text(str(number))
+        written.commit()
+"""
+
+
+def process_that(does: str, folder: Path, *arguments: str) -> subprocess.Popen:
+    """Start a process that works in a folder; `wait` in it says so, and lasts until its input is closed."""
+    program = f"""
+import os, sys
+from pathlib import Path
+from XViewSynthLib import outputs
+from XViewSynthLib.outputs import Outputs, staging_folder
+def wait():
+    print("waiting", flush=True)
+    sys.stdin.read()
+{does}
+"""
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": LIBRARY},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@contextmanager
+def waiting_process(does: str, folder: Path):
+    """A process that has come to its `wait`."""
+    with process_that(does, folder) as process:
+        assert process.stdout.readline() == "waiting\n"
+        yield process
+
+
+def kill_one_that(does: str, folder: Path) -> None:
+    """Let a process come to its `wait`, and kill it there."""
+    with waiting_process(does, folder) as process:
+        process.kill()
 
 
 def write_all(paths, overwrite=False, text="new"):
@@ -164,12 +239,13 @@ class TestFolders:
             rename(old, new)
 
         monkeypatch.setattr(os, "replace", fail)
+        (tmp_path / "late.txt").write_text("old")
         with Outputs(True) as outputs:
             (outputs.add_folder(tmp_path / "folder", "*.x") / "a.x").write_text("new")
             outputs.add(tmp_path / "late.txt").write_text("new")
             with pytest.raises(InputError, match="Input/output error"):
                 outputs.commit()
-        assert content(tmp_path) == {"folder/a.x": "old"}
+        assert content(tmp_path) == {"folder/a.x": "old", "late.txt": "old"}
 
 
 class TestDoor:
@@ -270,3 +346,184 @@ class TestStagingFolders:
             lock.release()
             killer.join()
             assert not folder.exists()
+
+
+class TestFoldersThatWereLeft:
+    def test_go_with_the_next_output_in_the_same_place(self, tmp_path):
+        kill_one_that(HALF_WRITTEN, tmp_path)
+        assert os.listdir(tmp_path) != []
+        write_all([tmp_path / "b.txt"])
+        assert os.listdir(tmp_path) == ["b.txt"]
+
+    def test_go_with_the_next_staging_folder(self, tmp_path):
+        kill_one_that(HALF_WRITTEN, tmp_path)
+        with staging_folder(tmp_path):
+            pass
+        assert os.listdir(tmp_path) == []
+
+    def test_stay_while_their_process_runs(self, tmp_path):
+        with waiting_process(HALF_WRITTEN, tmp_path) as process:
+            (staging,) = os.listdir(tmp_path)
+            write_all([tmp_path / "b.txt"])
+            assert sorted(os.listdir(tmp_path)) == [staging, "b.txt"]
+            assert (tmp_path / staging / "new" / "a.txt").read_text() == "half"
+            process.stdin.close()
+            process.wait()
+        assert os.listdir(tmp_path) == ["b.txt"]
+
+    def test_of_this_process_stay(self, tmp_path):
+        with Outputs() as outputs:
+            first = outputs.add(tmp_path / "a.txt")
+            first.write_text("new")
+            remove_left_folders(tmp_path)
+            assert first.exists()
+
+    def test_of_another_computer_stay(self, tmp_path):
+        kill_one_that(HALF_WRITTEN, tmp_path)
+        (staging,) = os.listdir(tmp_path)
+        other = ".xviewsynth-00000000-abcdefgh"
+        os.rename(tmp_path / staging, tmp_path / other)
+        write_all([tmp_path / "b.txt"])
+        assert (tmp_path / other / "new" / "a.txt").exists()
+        remove_left_folders(tmp_path, whoever=True)
+        assert os.listdir(tmp_path) == ["b.txt"]
+
+    def test_without_a_lock_go_only_if_empty(self, tmp_path):
+        kill_one_that(JUST_MADE, tmp_path)
+        kill_one_that(JUST_MADE, tmp_path)
+        with_content = tmp_path / os.listdir(tmp_path)[0]
+        (with_content / "file").write_text("from where?")
+        remove_left_folders(tmp_path)
+        assert list(tmp_path.iterdir()) == [with_content]
+        remove_left_folders(tmp_path, whoever=True)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_process_whose_new_folder_is_taken_for_left_makes_another(self, tmp_path, monkeypatch):
+        lock, taken = module._lock, []
+
+        def remove_first(folder):
+            if not taken:
+                taken.append(folder)
+                remove_left_folders(tmp_path)
+                assert not folder.exists()
+            return lock(folder)
+
+        monkeypatch.setattr(module, "_lock", remove_first)
+        write_all([tmp_path / "a.txt"])
+        assert taken
+        assert os.listdir(tmp_path) == ["a.txt"]
+
+    def test_what_was_moved_away_for_a_new_output_comes_back(self, tmp_path):
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "folder" / "a.x").write_text("old")
+        kill_one_that(BETWEEN_TWO_FOLDERS, tmp_path)
+        assert not (tmp_path / "folder").exists()
+        remove_left_folders(tmp_path)
+        assert content(tmp_path) == {"folder/a.x": "old"}
+        assert os.listdir(tmp_path) == ["folder"]
+
+    def test_processes_at_once_do_not_disturb_each_other(self, tmp_path):
+        processes = [process_that(WRITES_AGAIN_AND_AGAIN, tmp_path, str(number)) for number in range(4)]
+        for process in processes:
+            with process:
+                assert process.wait(timeout=600) == 0
+        assert content(tmp_path) == {f"{number}.txt": "59" for number in range(4)}
+        assert len(os.listdir(tmp_path)) == 4
+
+    def test_links_and_files_of_such_names_stay(self, tmp_path):
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / f"{module._prefix()}link").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / f"{module._prefix()}file").write_text("mine")
+        remove_left_folders(tmp_path, whoever=True)
+        assert len(os.listdir(tmp_path)) == 3
+
+    def test_a_missing_place_is_no_trouble(self, tmp_path):
+        remove_left_folders(tmp_path / "none")
+
+
+class TestOutputFolder:
+    def test_goes_again_where_nothing_came_into_it(self, tmp_path):
+        with pytest.raises(KeyError), output_folder(tmp_path / "a" / "b", parents=True):
+            raise KeyError
+        assert os.listdir(tmp_path) == []
+
+    def test_stays_with_what_is_in_it(self, tmp_path):
+        with output_folder(tmp_path / "a"):
+            write_all([tmp_path / "a" / "a.txt"])
+        assert content(tmp_path) == {"a/a.txt": "new"}
+
+    def test_one_that_was_there_stays(self, tmp_path):
+        (tmp_path / "a").mkdir()
+        with output_folder(tmp_path / "a"):
+            pass
+        assert os.listdir(tmp_path) == ["a"]
+
+    def test_goes_with_a_process_that_leaves_at_once(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(module, "_committing", threading.Lock())
+        with output_folder(tmp_path / "a"):
+            remove_staging_folders()
+            assert os.listdir(tmp_path) == []
+
+    @pytest.mark.parametrize("name", ["file", "file/below", "none/below", "a" * 300, "a\0b"])
+    def test_one_that_cannot_be_made_is_one_sentence(self, tmp_path, name):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(InputError, match="Cannot make the folder"), output_folder(tmp_path / name):
+            pass
+
+
+class TestNewNames:
+    """A file or folder that appears between the last look and the renaming is never lost."""
+
+    @pytest.fixture
+    def appear(self, tmp_path, monkeypatch):
+        """Let another's output appear right after it was looked for."""
+
+        def appear(make) -> None:
+            lexists = os.path.lexists
+
+            def look(path):
+                found = lexists(path)
+                if Path(path).parent == tmp_path and not found:
+                    monkeypatch.setattr(os.path, "lexists", lexists)
+                    make(Path(path))
+                return found
+
+            monkeypatch.setattr(os.path, "lexists", look)
+
+        return appear
+
+    def test_a_file(self, tmp_path, appear):
+        with Outputs() as outputs:
+            outputs.add(tmp_path / "a.txt").write_text("new")
+            appear(lambda path: path.write_text("another's"))
+            with pytest.raises(InputError, match="exists already"):
+                outputs.commit()
+        assert content(tmp_path) == {"a.txt": "another's"}
+
+    def test_a_folder(self, tmp_path, appear):
+        def make(path):
+            path.mkdir()
+            (path / "b.x").write_text("another's")
+
+        with Outputs() as outputs:
+            (outputs.add_folder(tmp_path / "folder", "*.x") / "a.x").write_text("new")
+            appear(make)
+            with pytest.raises(InputError, match="exists already"):
+                outputs.commit()
+        assert content(tmp_path) == {"folder/b.x": "another's"}
+
+    def test_disks_without_links_do(self, tmp_path, monkeypatch):
+        def no_links(*_, **__):
+            raise OSError(1, "Operation not permitted")
+
+        monkeypatch.setattr(module.os, "link", no_links)
+        write_all([tmp_path / "a.txt"])
+        assert content(tmp_path) == {"a.txt": "new"}
+
+    def test_disks_without_locks_do(self, tmp_path, monkeypatch):
+        def no_locks(*_):
+            raise OSError(95, "Operation not supported")
+
+        monkeypatch.setattr(module, "try_lock", no_locks)
+        write_all([tmp_path / "a.txt"])
+        assert os.listdir(tmp_path) == ["a.txt"]

@@ -101,12 +101,12 @@ class TestResolving:
 
     def test_a_given_thickness_counts_in_place_of_the_scans(self):
         assert resolve_overlap(scan(1.0), "K", 4, "gap", thickness=1.5) == pytest.approx(1.5)
-        assert known_thickness(scan(1.0), 1.5) == 1.5
+        assert known_thickness(scan(1.0), "K", 1.5) == 1.5
 
     @pytest.mark.parametrize("thickness", [0.0, -1.0, float("nan")])
     def test_a_thickness_that_is_none_is_refused(self, thickness):
         with pytest.raises(InputError, match="positive number of millimetres"):
-            known_thickness(scan(), thickness)
+            known_thickness(scan(), "K", thickness)
 
     @given(thickness=st.floats(0.1, 3.9), factor=st.integers(2, 8))
     def test_is_what_a_thinned_scan_was_before(self, thickness, factor):

@@ -70,6 +70,7 @@ class TestThinned:
     def test_name(self):
         assert thinned_name(Path("a/chest.v2.nii.gz"), 4) == "chest.v2.x4"
         assert thinned_name(Path("a/series"), 2) == "series.x2"
+        assert thinned_name(Path("a/\x1b[2J.nrrd"), 5, "thick") == "%1B[2J.x5.thick"
 
     def test_a_file_for_every_scan_and_factor(self, thinned):
         assert [path.name for path in thinned] == [

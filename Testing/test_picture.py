@@ -8,7 +8,7 @@ from matplotlib.image import imread
 
 from scans import layouts
 from XViewSynthLib import picture
-from XViewSynthLib.acquisition import acquisition_axis, cut_to_factor, thin
+from XViewSynthLib.acquisition import cut_to_factor, thin
 from XViewSynthLib.baselines import upsample
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.picture import comparison_png
@@ -29,7 +29,7 @@ def observed(thin_scan) -> Volume:
 
 
 def _draw(tmp_path, truth: Volume, with_truth: bool = True) -> np.ndarray:
-    axis = acquisition_axis(truth)
+    axis = truth.through_plane_axis
     observed = thin(truth, FACTOR)
     path = tmp_path / "picture.png"
     comparison_png(path, observed, truth, FACTOR, axis, truth if with_truth else None)

@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from scans import affine_from, anatomy, write_dicom_series
-from tiny import NETWORK, make_card, make_network
+from tiny import NETWORK, make_card, make_network, make_spline_network
 from XViewSynthLib import Cancelled, InputError, Volume, enhance, load_model, read_volume, write_volume
 from XViewSynthLib.job import Job
 from XViewSynthLib.models import save_model
-from XViewSynthLib.networks import ThreeViewNetwork
 from XViewSynthTrainLib.ablation import ARMS, ablate
 from XViewSynthTrainLib.checkpoints import load_checkpoint
 from XViewSynthTrainLib.command import register_ablate, register_train
@@ -59,7 +58,7 @@ def with_best_specialist(tmp_path_factory):
     """It answers with the spline, and has another network for x4 at best quality."""
     folder = tmp_path_factory.mktemp("models") / "best"
     sizes = NETWORK | {"best_specialists": {"4": {"fusion_blocks": 1}}}
-    save_model(folder, ThreeViewNetwork(**sizes), make_card(network=sizes))
+    save_model(folder, make_spline_network(**sizes), make_card(network=sizes))
     return folder
 
 
@@ -67,7 +66,7 @@ def with_best_specialist(tmp_path_factory):
 def untrained_model(tmp_path_factory):
     """It answers with the spline, and so is hard to beat on a smooth scan in a few wild steps."""
     folder = tmp_path_factory.mktemp("models") / "untrained"
-    save_model(folder, ThreeViewNetwork(**NETWORK), make_card())
+    save_model(folder, make_spline_network(**NETWORK), make_card())
     return folder
 
 
@@ -138,7 +137,7 @@ class TestTrain:
         assert [e["kind"] for e in read_log(tmp_path / "run")] == [e["kind"] for e in read_log(tmp_path / "whole")]
 
     def test_a_bad_name_is_told_before_the_work(self, thin, tmp_path):
-        with pytest.raises(InputError, match="Choose a name"):
+        with pytest.raises(InputError, match="A model cannot be named"):
             train([thin], tmp_path / "run", SETTINGS, name="a/b")
         assert not (tmp_path / "run").exists()
 
@@ -389,6 +388,21 @@ class TestCommandLine:
         run_command("train", thin, "--output", tmp_path / "run", "--hold-out", short)
         held_out = json.loads((tmp_path / "run" / "report.json").read_text())["held_out_scans"]
         assert [scan["slices"] for scan in held_out] == [13]
+
+    @pytest.mark.parametrize("words", [("train", "--hold-out-share", 0), ("ablate", "--seeds", 1)])
+    def test_slices_that_are_links_elsewhere_are_used_on_request(self, short, tmp_path, run_command, words):
+        write_dicom_series(tmp_path / "far", read_volume(short))
+        (tmp_path / "series").mkdir()
+        for file in (tmp_path / "far").iterdir():
+            try:
+                (tmp_path / "series" / file.name).symlink_to(file)
+            except OSError:
+                pytest.skip("this user may not make links")
+        words = (*words, tmp_path / "series", "--output", tmp_path / "run")
+        with pytest.raises(InputError, match="is a link that leads out of its folder"):
+            run_command(*words)
+        assert not (tmp_path / "run").exists()
+        assert run_command(*words, "--follow-links")
 
     def test_factors(self, thin, tmp_path, run_command):
         run_command("train", thin, "--output", tmp_path / "run", "--factor", 2, "--factor", 3)

@@ -18,10 +18,9 @@ import psutil
 import pytest
 
 from scans import affine_from, anatomy, shearing
-from tiny import DOUBT, make_card, make_network
+from tiny import DOUBT, make_card, make_network, make_spline_network
 from XViewSynthLib import InputError, Volume, __version__, enhance, selfcheck
 from XViewSynthLib.models import save_model
-from XViewSynthLib.networks import ThreeViewNetwork
 from XViewSynthScene import processes
 from XViewSynthScene.jobs import (
     EnhanceJob,
@@ -58,7 +57,7 @@ def slow_model(tmp_path_factory) -> str:
     """A model that takes several seconds for `large`."""
     network = {"channels": 48, "axial_blocks": 8, "pixel_blocks": 8}
     folder = tmp_path_factory.mktemp("slow") / "slow"
-    return str(save_model(folder, ThreeViewNetwork(**network), make_card(name="slow", network=network)).folder)
+    return str(save_model(folder, make_spline_network(**network), make_card(name="slow", network=network)).folder)
 
 
 @pytest.fixture(scope="session")

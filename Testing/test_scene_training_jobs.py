@@ -389,6 +389,19 @@ class TestStudy:
         assert "damaged" in found["broken.nrrd"].problem
         assert search.progress.done == 2
 
+    def test_links_out_of_the_folder_are_named_and_not_followed(self, tmp_path, scan):
+        for name in ("study", "far"):
+            (tmp_path / name).mkdir()
+            write_volume(scan, tmp_path / name / f"{name}.nrrd")
+        try:
+            (tmp_path / "study" / "link").symlink_to(tmp_path / "far", target_is_directory=True)
+        except OSError:
+            pytest.skip("this user may not make links")
+        search = FolderSearch(tmp_path / "study")
+        self.finish(search)
+        assert [candidate.name for candidate in search.candidates] == ["study.nrrd"]
+        assert search.note.startswith("Links out of ")
+
     def test_a_folder_that_is_not_there_gives_a_sentence(self, tmp_path):
         search = FolderSearch(tmp_path / "nowhere")
         self.finish(search)

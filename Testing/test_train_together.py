@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from optimizers import MuonAndAdam, orthogonal
 from quick_convolutions import compiler
 from scans import affine_from, anatomy
-from tiny import NETWORK, make_card, make_network
+from tiny import NETWORK, make_card, make_network, make_spline_network
 from tools import train_together
 from XViewSynthLib import Volume, write_volume
 from XViewSynthLib.models import load_model, save_model
-from XViewSynthLib.networks import ScanFacts, ThreeViewNetwork
+from XViewSynthLib.networks import ScanFacts
 from XViewSynthLib.slice_profile import SliceProfile, averaging_weights
 from XViewSynthTrainLib.sampling import Blocks, Material, Sampler
 
@@ -254,7 +254,7 @@ class TestTool:
     @pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
     def test_trains_with_quick_convolutions(self, tool, observed, tmp_path):
         sizes = FUSED | {"channels": 8}
-        model = save_model(tmp_path / "model", ThreeViewNetwork(**sizes), make_card(network=sizes))
+        model = save_model(tmp_path / "model", make_spline_network(**sizes), make_card(network=sizes))
         write_volume(Volume(anatomy((60, 25, 22)), affine_from((0.8, 0.8, 1.0))), tmp_path / "scan.nrrd")
         small = '{"batch": 1, "slices": 4, "pixels": 8, "adam_rate": 0.01, "factor_shares": {"4": 1.0}}'
         arguments = [model.folder, tmp_path / "all.safetensors", tmp_path / "scan.nrrd", "--minutes", 0.01]

@@ -167,13 +167,28 @@ class TestThroughPlaneAxis:
             ((1, 5, 1), "J"),
             ((5, 1, 1), "I"),
             ((1, 1, 1), "K"),
-            ((5, 5, 1), "J"),
-            ((1, 5.004, 5), "K"),
-            ((1, 5.006, 5), "J"),
+            ((0.977, 0.977, 0.625), "K"),
+            ((0.8, 0.5, 0.8), "J"),
+            ((0.5, 0.8, 0.8), "I"),
+            ((0.9765625, 0.977, 0.625), "K"),
+            ((0.7, 0.9, 0.8), "J"),
+            ((0.9, 0.7, 0.8), "I"),
         ],
     )
-    def test_largest_spacing_and_k_before_j_before_i(self, spacing, axis):
+    def test_spacing_that_differs_from_two_equal_ones_or_else_the_largest(self, spacing, axis):
         assert volume(affine=affine_from(spacing)).resolve_axis("auto") == axis
+
+    @pytest.mark.parametrize("axis", "IJK")
+    def test_known_slice_axis_wins_over_any_spacing(self, axis):
+        made = Volume(np.zeros((4, 4, 4), np.int16), affine_from((1, 1, 5)), slice_axis=axis)
+        assert made.resolve_axis() == axis
+        assert made.resolve_axis("K") == "K"
+
+    def test_thickness_belongs_to_the_slices_alone(self):
+        made = Volume(np.zeros((4, 4, 4), np.int16), affine_from((1, 1, 5)), 5.0)
+        assert [made.thickness_along(axis) for axis in "IJK"] == [None, None, 5.0]
+        assert made.with_thickness(2.0, "J").thickness_along("J") == 2.0
+        assert made.with_thickness(2.0, "J").thickness_along("K") is None
 
     def test_named_axis_wins(self):
         assert volume().resolve_axis("I") == "I"

@@ -64,6 +64,15 @@ def make_network(seed: int = 0, **changes: object) -> ThreeViewNetwork:
         return network
 
 
+def make_spline_network(**sizes: object) -> ThreeViewNetwork:
+    """A network that has learned next to nothing, and so answers with the spline."""
+    network = ThreeViewNetwork(**sizes)
+    for part in (network, *network.specialists.values(), *network.best_specialists.values()):
+        for head in part.axial.heads.values():
+            torch.nn.init.constant_(head.bias, 1e-12)
+    return network
+
+
 def cramped(model: Model) -> Model:
     """The same model where more than two gaps at once are too many for the memory of its fusion."""
 

@@ -196,7 +196,7 @@ class Axis(enum.Enum):
 
     def label(self):
         """What the panel calls it."""
-        return _("Automatic (the largest spacing)") if self is Axis.AUTOMATIC else self.value
+        return _("Automatic (the axis of the slices)") if self is Axis.AUTOMATIC else self.value
 
 
 @parameterNodeWrapper

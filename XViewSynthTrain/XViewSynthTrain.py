@@ -478,6 +478,8 @@ class XViewSynthTrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             )
         if self._search.problem:
             return self._search.problem
+        if self._search.note:
+            return self._search.note
         return "" if self._search.candidates else _("There is no CT scan in this folder or below.")
 
     def _setUpTable(self):

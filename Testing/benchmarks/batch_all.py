@@ -59,7 +59,8 @@ def main() -> int:
         write_broken(scans / "broken")
         good = add_good(arguments.folder, scans / "good", arguments.crop, arguments.slices)
         began = time.monotonic()
-        options = ["--factor", arguments.factor, "--model", arguments.model, "--jobs", arguments.jobs]
+        # The scans are linked to, unless they are cut.
+        options = ["--factor", arguments.factor, "--model", arguments.model, "--jobs", arguments.jobs, "--follow-links"]
         command = [sys.executable, "-m", "XViewSynthLib", "batch", str(scans), str(output), *options]
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "XViewSynth")}
         code = subprocess.run([*command, "--progress", "none"], env=environment, stdout=subprocess.DEVNULL).returncode
@@ -103,7 +104,7 @@ def write_broken(folder: Path) -> None:
 
 def add_good(folder: Path, place: Path, pixels: int | None, slices: int) -> int:
     """Put the scans of a folder, or the middle of each, where the batch will find them; how many there are."""
-    found = [path for path, _ in scan_paths(folder)]
+    found = [path for path, _ in scan_paths(folder, follow_links=True)]
     if not found:
         raise SystemExit(f"error: {folder} holds no scan.")
     if pixels is None:

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "XViewSynth"), str(ROOT / "XViewSynthTrain")]
 
 from XViewSynthLib import read_volume, selfcheck, write_volume  # noqa: E402
-from XViewSynthLib.acquisition import acquisition_axis, thin  # noqa: E402
+from XViewSynthLib.acquisition import thin  # noqa: E402
 from XViewSynthLib.progress import reporter  # noqa: E402
 from XViewSynthTrainLib.files import MODEL_FOLDER  # noqa: E402
 from XViewSynthTrainLib.regions import split_slices  # noqa: E402
@@ -66,7 +66,7 @@ def main() -> None:
         models = {"before": arguments.model, "after": str(run / MODEL_FOLDER)}
         result = {"held_out": report, "selfcheck": gains(scan, factor, models)}
         if arguments.thin > 1:
-            _, upper = split_slices(whole, acquisition_axis(whole), arguments.hold_out_share)
+            _, upper = split_slices(whole, whole.through_plane_axis, arguments.hold_out_share)
             result["truth"] = gains(upper, arguments.thin, models)
     print(json.dumps(result, indent=2))
 

@@ -12,8 +12,9 @@ import argparse
 import json
 from pathlib import Path
 
+from XViewSynthLib.intensity import INTENSITY_RANGE
 from XViewSynthLib.models import save_model
-from XViewSynthLib.networks import INTENSITY_RANGE, ThreeViewNetwork
+from XViewSynthLib.networks import ThreeViewNetwork
 from XViewSynthTrainLib.checkpoints import load_checkpoint
 from XViewSynthTrainLib.files import CHECKPOINT_FILE
 

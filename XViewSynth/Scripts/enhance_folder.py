@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -76,58 +76,76 @@ class Line:
 def main(arguments: Sequence[str]) -> int:
     """Enhance what the arguments name, and give the exit code."""
     from XViewSynthLib.errors import InputError
+    from XViewSynthLib.streams import print_line, visible
 
     try:
         options = _parser().parse_args(arguments)
-        studies = find_studies(options.input, options.output)
+        studies = find_studies(options.input, options.output, options.follow_links, print_line)
         options.output.mkdir(parents=True, exist_ok=True)
     except SystemExit as end:  # argparse, which has said why
         return end.code or ALL_ENHANCED
     except (InputError, OSError) as problem:
-        print(f"error: {problem}", file=sys.stderr)
+        print_line(f"error: {problem}", to_errors=True)
         return WRONG_ARGUMENTS
     lines: list[Line] = []
     with _stop_signals() as asked_to_stop:
         for number, study in enumerate(studies, start=1):
-            print(f"{number} of {len(studies)}: {study.name}", flush=True)
-            line = enhance_study(study, options, asked_to_stop)
+            print_line(f"{number} of {len(studies)}: {visible(study.name)}")
+            try:
+                line = enhance_study(study, options, asked_to_stop)
+            except OSError as problem:
+                line = Line(study.name, "failed", message=f"Its output cannot be written ({problem.strerror}).")
             if line is None:
-                print(f"Cancelled; what was done is in {options.output / SUMMARY}.", file=sys.stderr)
+                print_line(f"Cancelled; what was done is in {options.output / SUMMARY}.", to_errors=True)
                 return CANCELLED
-            print(f"  {line.status}{': ' if line.message else ''}{line.message}", flush=True)
+            print_line(f"  {line.status}{': ' if line.message else ''}{visible(line.message)}")
             lines.append(line)
-            write_summary(options.output / SUMMARY, lines)
+            try:
+                write_summary(options.output / SUMMARY, lines)
+            except OSError as problem:
+                print_line(
+                    f"error: {options.output / SUMMARY} cannot be written ({problem.strerror}): make room, close it "
+                    "elsewhere, then add --resume.",
+                    to_errors=True,
+                )
+                return WRONG_ARGUMENTS
     done = [line for line in lines if line.status.startswith("enhanced")]
-    print(f"{len(done)} of {len(lines)} studies are enhanced; {options.output / SUMMARY} lists them.")
+    print_line(f"{len(done)} of {len(lines)} studies are enhanced; {options.output / SUMMARY} lists them.")
     return ALL_ENHANCED if len(done) == len(lines) else SOME_NOT
 
 
-def find_studies(input_folder: Path, output_folder: Path) -> list[Study]:
+def find_studies(
+    input_folder: Path,
+    output_folder: Path,
+    follow_links: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Study]:
     """All studies below a folder, sorted by name; what lies in the output folder is none.
+
+    Args:
+        input_folder: folder with the studies.
+        output_folder: where the results go.
+        follow_links, say: as for `scan_paths`.
 
     Raises:
         InputError: there is no such folder, or no study in it.
     """
-    from XViewSynthLib.dicom import is_dicom
     from XViewSynthLib.errors import InputError
+    from XViewSynthLib.finding import scan_paths
+    from XViewSynthLib.names import portable_name, portable_path
     from XViewSynthLib.reading import READABLE, suffix_of
 
-    if not input_folder.is_dir():
+    if not os.path.isdir(input_folder):
         raise InputError(f"{input_folder} is no folder: name the folder that holds the studies.")
-    output_folder = output_folder.resolve()
+    results = Path(os.path.realpath(output_folder))
     studies = []
-    for place, folders, names in os.walk(input_folder):
-        folders[:] = sorted(name for name in folders if (Path(place) / name).resolve() != output_folder)
-        files = [Path(place) / name for name in sorted(names)]
-        found = [(file, suffix_of(file)) for file in files if suffix_of(file) in READABLE]
-        scans = [(file, file.name[: -len(suffix)]) for file, suffix in found]
-        if any(suffix_of(file) not in READABLE and is_dicom(file) for file in files):
-            scans.append((Path(place), Path(place).resolve().name))
-        for source, stem in scans:
-            below = source.parent.relative_to(input_folder) if source != input_folder else Path()
-            target = output_folder / below / f"{stem} enhanced.nrrd"
-            name = source.relative_to(input_folder).as_posix()
-            studies.append(Study(name, source, target, target.with_suffix(".json")))
+    for source, _ in scan_paths(input_folder, follow_links=follow_links, leave_out=output_folder, say=say):
+        name = source.relative_to(input_folder).as_posix()
+        below = source.parent.relative_to(input_folder).as_posix() if source != input_folder else "."
+        whole = os.path.basename(os.path.realpath(source)) if source == input_folder else source.name
+        stem = whole[: -len(suffix_of(source))] if suffix_of(source) in READABLE and not source.is_dir() else whole
+        target = results / portable_path(below) / portable_name(stem, " enhanced.nrrd")
+        studies.append(Study(name, source, target, target.with_suffix(".json")))
     if not studies:
         raise InputError(f"{input_folder} holds no study: name a folder with DICOM, NRRD, NIfTI, MHA or MHD files.")
     return _with_targets_of_their_own(sorted(studies, key=lambda study: study.name))
@@ -137,10 +155,10 @@ def enhance_study(study: Study, options: argparse.Namespace, asked_to_stop: list
     """Enhance one study in a process of its own, and say how that went; None where the user stopped it."""
     from XViewSynthScene.processes import start_worker
 
-    if options.resume and study.output.is_file() and study.report.is_file():
-        return _line(study, "enhanced before")
+    if options.resume and study.output.is_file() and (line := _line(study, "enhanced before")):
+        return line
     study.output.parent.mkdir(parents=True, exist_ok=True)
-    command = ["enhance", str(study.source.resolve()), str(study.output), "--report", str(study.report)]
+    command = ["enhance", os.path.abspath(study.source), str(study.output), "--report", str(study.report)]
     command += [*_engine_options(options), "--progress", "json"]
     with tempfile.TemporaryDirectory(prefix="XViewSynth-") as folder:
         worker = start_worker(command, Path(folder) / "log.txt")
@@ -153,8 +171,8 @@ def enhance_study(study: Study, options: argparse.Namespace, asked_to_stop: list
         log = worker.log_tail().splitlines()
     if asked_to_stop:
         return None
-    if worker.exit_code == 0:
-        return _line(study, "enhanced")
+    if worker.exit_code == 0 and (line := _line(study, "enhanced")):
+        return line
     told = [line.removeprefix("error: ") for line in log if line.startswith("error: ")]
     if worker.exit_code == 2 and told:
         return Line(study.name, "refused", message=told[-1])
@@ -163,16 +181,18 @@ def enhance_study(study: Study, options: argparse.Namespace, asked_to_stop: list
 
 def write_summary(path: Path, lines: Sequence[Line]) -> None:
     """Write the summary so that it is whole at any moment."""
+    from XViewSynthLib.summary import cell
+
     partial = path.with_name(f".{path.name}.partial")
     with open(partial, "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, [field.name for field in fields(Line)])
         table.writeheader()
-        table.writerows(asdict(line) for line in lines)
+        table.writerows({name: cell(value) for name, value in asdict(line).items()} for line in lines)
     os.replace(partial, path)
 
 
 def _parser() -> argparse.ArgumentParser:
-    from XViewSynthLib.cli import factor, positive
+    from XViewSynthLib.cli import add_links_option, factor, positive
     from XViewSynthLib.ensemble import QUALITIES
 
     parser = argparse.ArgumentParser(
@@ -182,6 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="folder for results and summary.csv")
     parser.add_argument("--resume", action="store_true", help="pass over studies that are enhanced already")
     parser.add_argument("--overwrite", action="store_true", help="replace results that exist")
+    add_links_option(parser)
     goal = parser.add_mutually_exclusive_group()
     goal.add_argument("--factor", type=factor, metavar="N", help="how many times closer the slices get, 2 to 8")
     goal.add_argument("--spacing", type=positive("millimetres"), metavar="MM", help="the distance of slices to reach")
@@ -216,32 +237,40 @@ def _engine_options(options: argparse.Namespace) -> list[str]:
 
 def _with_targets_of_their_own(studies: list[Study]) -> list[Study]:
     """The same studies; where two would share a result (chest.nrrd beside chest.mha), both keep their whole name."""
-    taken = [study.output for study in studies]
+    from XViewSynthLib.names import portable_name
+
+    taken = Counter(study.output for study in studies)
     renamed = []
     for study in studies:
-        if taken.count(study.output) > 1:
-            output = study.output.with_name(f"{study.source.name} enhanced.nrrd")
+        if taken[study.output] > 1:
+            output = study.output.with_name(portable_name(study.source.name, " enhanced.nrrd"))
             study = Study(study.name, study.source, output, output.with_suffix(".json"))
         renamed.append(study)
     return renamed
 
 
-def _line(study: Study, status: str) -> Line:
-    report = json.loads(study.report.read_text(encoding="utf-8"))
-    axis = "IJK".index(report["axis"])
-    return Line(
-        study=study.name,
-        status=status,
-        output=str(study.output),
-        factor=str(report["factor"]),
-        axis=report["axis"],
-        spacing_before=f"{report['input']['spacing_mm'][axis]:.4g}",
-        spacing_after=f"{report['output']['spacing_mm'][axis]:.4g}",
-        slices=str(report["output"]["shape_ijk"][axis]),
-        model=report["model"],
-        seconds=f"{report['seconds']:.1f}",
-        message=" ".join(report["notes"]),
-    )
+def _line(study: Study, status: str) -> Line | None:
+    """What the report of a study says, or None where there is none that can be read."""
+    from XViewSynthLib.records import facts_of, read_json
+
+    try:
+        report = read_json(study.report)
+        facts = facts_of(report, None, report["seconds"])
+        return Line(
+            study=study.name,
+            status=status,
+            output=str(study.output),
+            factor=str(facts["factor"]),
+            axis=facts["axis"],
+            spacing_before=f"{facts['spacing_before_mm']:.4g}",
+            spacing_after=f"{facts['spacing_after_mm']:.4g}",
+            slices=str(facts["slices"]),
+            model=str(report["model"]),
+            seconds=f"{facts['seconds']:.1f}",
+            message=facts["message"],
+        )
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):
+        return None
 
 
 @contextmanager

@@ -10,11 +10,14 @@ from __future__ import annotations
 import importlib
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
 __version__ = "0.18.0"
 
+# As `typing.TYPE_CHECKING`, without the import: until the program listens to stop signals, every millisecond counts.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from .dicom_writing import write_series
     from .enhancement import Enhanced, enhance
     from .errors import Cancelled, InputError

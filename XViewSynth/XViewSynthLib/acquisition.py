@@ -8,9 +8,10 @@ from typing import Literal, get_args
 import numpy as np
 
 from .errors import InputError
+from .intensity import to_scalar_type
 from .orientation import to_slices
 from .slice_profile import OVERLAP_RANGE, THICKNESS_RANGE, Shape, SliceProfile, profile_shares
-from .volume import AXES, SPACING_TOLERANCE, Axis, Volume, affine_column, array_axis
+from .volume import SPACING_TOLERANCE, Axis, Volume, affine_column, array_axis
 
 #: "gap": slices are thin and far apart. "thick": slices are averages over their thickness.
 Acquisition = Literal["gap", "thick"]
@@ -18,27 +19,6 @@ ACQUISITIONS = ("auto", *get_args(Acquisition))
 
 # Thickness over distance from which slices count as averages.
 _THICK_FROM = 0.6
-
-
-def acquisition_axis(volume: Volume, requested: str = "auto") -> Axis:
-    """The axis along which the slices of a scan, thin or thick, were acquired.
-
-    In a thin scan the through-plane axis need not have the largest spacing (0.8 x 0.8 x 0.7 mm), but the pixels are
-    nearly always square: the one spacing that differs from two equal ones belongs to the slices. Without two equal
-    ones it is the largest.
-
-    Raises:
-        InputError: `requested` is neither "auto" nor "I", "J", "K".
-    """
-    if requested != "auto":
-        return volume.resolve_axis(requested)
-    spacing = dict(zip(AXES, volume.spacing, strict=True))
-    different = []
-    for axis in AXES:
-        first, second = (spacing[other] for other in AXES if other != axis)
-        if _equal(first, second) and not _equal(spacing[axis], first):
-            different.append(axis)
-    return different[0] if different else volume.through_plane_axis
 
 
 def cut_to_factor(volume: Volume, factor: int, axis: str = "auto", profile: SliceProfile | None = None) -> Volume:
@@ -50,14 +30,14 @@ def cut_to_factor(volume: Volume, factor: int, axis: str = "auto", profile: Slic
     Args:
         volume: a scan with thin slices.
         factor: of which so many become one.
-        axis: "auto" is the axis along which the slices were acquired.
+        axis: "auto" is the axis of the slices.
         profile: of thick slices that thin ones are averaged to (`average`), so that none reaches beyond the scan; D
             are then the slices that can be the middle of one. None where slices are dropped.
 
     Raises:
         InputError: the scan has no slice to drop.
     """
-    axis = acquisition_axis(volume, axis)
+    axis = volume.resolve_axis(axis)
     start, stop = _kept_range(volume, factor, axis, profile)
     return _sliced(volume, axis, start, stop, step=1)
 
@@ -70,6 +50,16 @@ def slices_left(slices: int, factor: int, profile: SliceProfile | None = None) -
     """
     middles = slices - 2 * _reach(factor, profile)
     return (middles - 1) // factor + 1 if middles > 0 else 0
+
+
+def remedy_for_too_few(slices: int, factor: int, fewest: int, profile: SliceProfile | None = None) -> str:
+    """What to use where `slices_left` is below `fewest`: another factor helps only if a smaller one leaves enough.
+
+    >>> remedy_for_too_few(7, 3, 4), remedy_for_too_few(6, 2, 4)
+    ('a smaller factor or a longer scan', 'a longer scan')
+    """
+    smaller = any(slices_left(slices, each, profile) >= fewest for each in range(2, factor))
+    return "a smaller factor or a longer scan" if smaller else "a longer scan"
 
 
 def thin(volume: Volume, factor: int, axis: str = "auto") -> Volume:
@@ -85,7 +75,7 @@ def thin(volume: Volume, factor: int, axis: str = "auto") -> Volume:
     >>> thin(scan, 4).voxels.shape, thin(scan, 4).spacing[2], cut_to_factor(scan, 4).voxels.shape
     ((3, 8, 9), 4.0, (9, 8, 9))
     """
-    axis = acquisition_axis(volume, axis)
+    axis = volume.resolve_axis(axis)
     start, stop = _kept_range(volume, factor, axis)
     return _sliced(volume, axis, start, stop, step=factor)
 
@@ -96,7 +86,7 @@ def average(volume: Volume, factor: int, axis: str = "auto", profile: SliceProfi
     Args:
         volume: a scan with thin slices, HU.
         factor: distance of the thick slices, in thin ones.
-        axis: "auto" is the axis along which the slices were acquired.
+        axis: "auto" is the axis of the slices.
         profile: of the thick slices; by default boxes that touch.
 
     Returns:
@@ -111,7 +101,7 @@ def average(volume: Volume, factor: int, axis: str = "auto", profile: SliceProfi
     from .quality import LOWEST_HU, PADDING_BELOW_HU
 
     profile = profile or SliceProfile()
-    axis = acquisition_axis(volume, axis)
+    axis = volume.resolve_axis(axis)
     start, stop = _kept_range(volume, factor, axis, profile)
     thick = _sliced(volume, axis, start, stop, step=factor)
     dimension = array_axis(axis)
@@ -121,11 +111,10 @@ def average(volume: Volume, factor: int, axis: str = "auto", profile: SliceProfi
     averaged = np.empty(middle.shape, middle.dtype)
     for index in range(len(middle)):
         seen = fine[first + index * factor :][: len(shares)].astype(np.float32).clip(min=LOWEST_HU)
-        slice_ = np.tensordot(shares, seen, axes=1)
-        slice_ = np.rint(slice_) if np.issubdtype(averaged.dtype, np.integer) else slice_
-        averaged[index] = np.where(middle[index] < PADDING_BELOW_HU, middle[index], slice_)
+        averaged[index] = to_scalar_type(np.tensordot(shares, seen, axes=1), averaged.dtype)
+        np.copyto(averaged[index], middle[index], where=middle[index] < PADDING_BELOW_HU)
     thickness = profile.thickness * thick.spacing_along(axis)
-    return Volume(np.moveaxis(averaged, 0, dimension), thick.affine, thickness)
+    return replace(thick, voxels=np.moveaxis(averaged, 0, dimension), slice_thickness=thickness)
 
 
 def resolve_acquisition(
@@ -149,18 +138,18 @@ def resolve_acquisition(
         raise InputError(f"Acquisition {requested!r} does not exist: choose {', '.join(ACQUISITIONS)}.")
     if requested != "auto":
         return requested
-    thickness = known_thickness(volume, thickness)
+    thickness = known_thickness(volume, axis, thickness)
     is_thick = thickness is not None and thickness >= _THICK_FROM * volume.spacing_along(axis)
     return "thick" if is_thick else "gap"
 
 
-def known_thickness(volume: Volume, given: float | None = None) -> float | None:
-    """How thick slices are, mm: as given, or else what the scan says; None where nobody said.
+def known_thickness(volume: Volume, axis: Axis, given: float | None = None) -> float | None:
+    """Thickness of the slices along an axis, mm: as given, else that of the scan; None where it is unknown.
 
     Raises:
         InputError: the given thickness is not a positive number.
     """
-    return volume.slice_thickness if given is None else replace(volume, slice_thickness=given).slice_thickness
+    return volume.thickness_along(axis) if given is None else replace(volume, slice_thickness=given).slice_thickness
 
 
 def resolve_overlap(
@@ -196,7 +185,7 @@ def resolve_overlap(
             "Slices between thin ones are as thick as those: leave the new thickness out, or say how thick the slices "
             "of the scan are."
         )
-    known = known_thickness(volume, thickness)
+    known = known_thickness(volume, axis, thickness)
     return 1.0 if known is None else known / distance
 
 
@@ -215,7 +204,7 @@ def resolve_profile(volume: Volume, axis: Axis, thickness: float | None = None, 
     distance = volume.spacing_along(axis)
     thinnest, thickest = THICKNESS_RANGE
     if thickness is None:
-        ratio = min(max((volume.slice_thickness or distance) / distance, thinnest), thickest)
+        ratio = min(max((volume.thickness_along(axis) or distance) / distance, thinnest), thickest)
     else:
         ratio = thickness / distance
         if not thinnest <= ratio <= thickest:
@@ -237,10 +226,6 @@ def _checked_overlap(thickness: float, distance: float) -> float:
     return min(max(overlap, thinnest), thickest)
 
 
-def _equal(first: float, second: float) -> bool:
-    return abs(first - second) <= SPACING_TOLERANCE * max(first, second)
-
-
 def _reach(factor: int, profile: SliceProfile | None) -> int:
     """Thin slices that a thick one sees on either side of its middle."""
     return len(profile_shares(factor, profile)) // 2 if profile else 0
@@ -253,7 +238,8 @@ def _kept_range(volume: Volume, factor: int, axis: Axis, profile: SliceProfile |
     left = slices_left(slices, factor, profile)
     if left < 2:
         task = f"make thick slices {factor} times as far apart" if profile else f"drop all but every {factor}th"
-        raise InputError(f"{slices} slices along {axis} are too few to {task}: use a smaller factor.")
+        remedy = remedy_for_too_few(slices, factor, 2, profile)
+        raise InputError(f"{slices} slices along {axis} are too few to {task}: use {remedy}.")
     kept, margin = (left - 1) * factor + 1, _reach(factor, profile)
     runs_backwards = to_slices(volume, axis)[1].reversed[0]
     return (slices - margin - kept, slices - margin) if runs_backwards else (margin, margin + kept)
@@ -266,4 +252,10 @@ def _sliced(volume: Volume, axis: Axis, start: int, stop: int, step: int) -> Vol
     column = affine_column(axis)
     affine[:3, 3] += start * affine[:3, column]
     affine[:3, column] *= step
-    return Volume(volume.voxels[tuple(index)], affine, volume.slice_thickness)
+    return replace(
+        volume,
+        voxels=volume.voxels[tuple(index)],
+        affine=affine,
+        slice_thickness=volume.thickness_along(axis),
+        slice_axis=axis,
+    )

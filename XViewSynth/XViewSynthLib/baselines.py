@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Literal
 
@@ -54,7 +55,7 @@ def upsample(volume: Volume, factor: int, axis: Axis, method: Method) -> Volume:
         between = slice(first * factor + 1, (first + 1) * factor)
         near = slices_used(weights[between])
         dense[between] = np.tensordot(weights[between, near], observed[near].astype(np.float32), axes=1)
-    return Volume(result, volume.upsampled_affine(axis, factor), volume.slice_thickness)
+    return replace(volume, voxels=result, affine=volume.upsampled_affine(axis, factor))
 
 
 @lru_cache(maxsize=64)

@@ -16,7 +16,7 @@ import threading
 import time
 from bisect import insort
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,13 @@ from .batch_worker import ENHANCED, FAILED, FORMATS
 from .cluster import check_address, cluster_crew
 from .ensemble import STANDARD_QUALITY
 from .errors import Cancelled, InputError
-from .finding import scan_paths
+from .finding import check_folder, scan_paths
 from .models import AUTOMATIC, known_factors, model_folder, model_identity
+from .names import portable_path, same_name_key
 from .outputs import STAGING_PREFIX, named_staging_folder
 from .progress import Progress, Report
-from .selfcheck import GAINS
+from .records import facts_of
+from .streams import visible
 from .summary import PAGE, TABLE, Row, write_summary
 
 # Of all that may lie beside each other for one scan.
@@ -95,6 +97,7 @@ def run_batch(
     jobs: int | None = None,
     memory: int | None = None,
     resume: bool = False,
+    follow_links: bool = False,
     dask: str | None = None,
     say: Callable[[str], None] = lambda text: None,
     progress: Report | None = None,
@@ -113,6 +116,7 @@ def run_batch(
         memory: bytes that all may take together, on a cluster each; default is most of what is free.
         resume: pass over the scans that an earlier batch has done with the same settings, and replace the outputs of
             those that have changed, or were done with others.
+        follow_links: also enhance what links lead to that point out of `source`.
         dask: address of a Dask scheduler, whose workers see both folders under the same names; without it the scans
             are enhanced on this computer.
         say: told one sentence a scan.
@@ -141,7 +145,7 @@ def run_batch(
         known = ", ".join(str(factor) for factor in factors)
         raise InputError(f"{settings.model} was trained for factors {known}: choose one of these or another model.")
     source, target = Path(os.path.abspath(source)), Path(os.path.abspath(target))
-    studies = find_studies(source, target, should_cancel)
+    studies = find_studies(source, target, should_cancel, follow_links=follow_links, say=say)
     with _output_folder(target) as (staging, lock):
         _check_outputs(studies, target, settings, resume)
         should_cancel = should_cancel or (lambda: False)
@@ -168,42 +172,50 @@ def run_batch(
         return _Batch(target, staging, studies, done).run(crew, say, tell, should_cancel)
 
 
-def find_studies(source: Path, target: Path, should_cancel: Callable[[], bool] | None = None) -> list[Study]:
+def find_studies(
+    source: Path,
+    target: Path,
+    should_cancel: Callable[[], bool] | None = None,
+    *,
+    follow_links: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Study]:
     """All that looks like a scan below a folder, and a place of its own for what becomes of each.
+
+    Args:
+        source: folder with scans.
+        target: folder for the outputs; what is in it is no scan.
+        should_cancel, follow_links, say: as for `scan_paths`.
 
     Raises:
         InputError: there is no such folder, no scan in it, or the outputs would lie among the scans.
         Cancelled: the user asked to stop.
     """
-    if not source.is_dir():
+    if not os.path.isdir(source):
         raise InputError(f"{source} is no folder: name the folder that holds the scans.")
-    resolved = target.resolve()
-    if resolved == source.resolve():
+    if os.path.realpath(target) == os.path.realpath(source):
         raise InputError(f"{target} holds the scans: choose another folder for the outputs.")
-    inside = source.resolve() in resolved.parents
-    found = [
-        path
-        for path, _ in scan_paths(source, should_cancel)
-        if not (inside and (path.resolve() == resolved or resolved in path.resolve().parents))
-    ]
-    if not found:
+    check_folder(source)
+    found = scan_paths(source, should_cancel, follow_links=follow_links, leave_out=target, say=say)
+    names = sorted(path.relative_to(source).as_posix() for path, _ in found)
+    if not names:
         raise InputError(
             f"{source} holds no scan: name a folder with DICOM, NRRD, NIfTI, MHA or MHD files in or below it."
         )
-    names = sorted(path.relative_to(source).as_posix() for path in found)
-    taken = {parent.as_posix().casefold() for name in names for parent in Path(name).parents}
+    folders = {parent.as_posix() for name in names for parent in Path(name).parents}
+    taken = {same_name_key(portable_path(folder)) for folder in folders}
     studies = []
     for name in names:
-        place = _free_place("enhanced" if name == "." else f"{name}.enhanced", taken)
-        taken.add(place.casefold())
+        place = _free_place("enhanced" if name == "." else portable_path(name, ".enhanced"), taken)
+        taken.add(same_name_key(place))
         studies.append(Study(name, source / name, target / place))
     return studies
 
 
 def _free_place(wanted: str, taken: set[str]) -> str:
-    # Only names that differ by case alone, and folders that are named like outputs, ever meet.
+    # Only names that some file system takes for one, and folders that are named like outputs, ever meet.
     place, number = wanted, 1
-    while taken & {f"{place}{ending}".casefold() for ending in ("", *_ENDINGS)}:
+    while taken & {same_name_key(f"{place}{ending}") for ending in ("", *_ENDINGS)}:
         number += 1
         place = f"{wanted}~{number}"
     return place
@@ -352,7 +364,9 @@ class _Summary:
     def add(self, row: Row) -> None:
         insort(self.rows, row, key=lambda row: self._order[row.scan])
         if time.monotonic() >= self.due:
-            self.write()
+            # A table that somebody has opened, or a full disk, may be free again by the time that the batch ends.
+            with suppress(InputError):
+                self.write()
 
     def write(self) -> None:
         began = time.monotonic()
@@ -363,8 +377,9 @@ class _Summary:
             raise InputError(
                 f"Cannot write {self.target / TABLE} ({reason}): make room, close it elsewhere, then add --resume."
             ) from error
-        now = time.monotonic()
-        self.due = now + (now - began) / _SUMMARY_SHARE
+        finally:
+            now = time.monotonic()
+            self.due = now + (now - began) / _SUMMARY_SHARE
 
     def seconds_left(self) -> float | None:
         worked = sum(row.status != ENHANCED_BEFORE for row in self.rows)
@@ -381,11 +396,8 @@ def _put_in_place(study: Study, folder: Path, record: dict[str, Any]) -> None:
     study.place.parent.mkdir(parents=True, exist_ok=True)
     former = read_record(study)
     if former is not None:
-        # A name in a file is not to be trusted with more than the files of this study.
-        name = Path(str(former["output"]["file"])).name
-        if name in {study.file(ending).name for ending in FORMATS}:
-            with suppress(FileNotFoundError):
-                os.replace(study.record.with_name(name), folder / "former")
+        with suppress(FileNotFoundError):
+            os.replace(study.record.with_name(former["output"]["file"]), folder / "former")
     output = record["output"]["file"]
     for file in (study.file("png"), study.record, study.record.with_name(output)):
         os.replace(folder / file.name, file)
@@ -393,31 +405,20 @@ def _put_in_place(study: Study, folder: Path, record: dict[str, Any]) -> None:
 
 
 def _row(study: Study, record: dict[str, Any], target: Path, status: str) -> Row:
-    report, check = record["report"], record.get("selfcheck") or {}
-    along = "IJK".index(report["axis"])
-    gains = check.get("methods", {}).get("enhanced", {})
-    notes = [*report["notes"], *([f"Self-check: {check['problem']}"] if "problem" in check else [])]
-    output = study.record.with_name(record["output"]["file"])
-    thumbnail = study.file("png")
+    output, thumbnail = study.record.with_name(record["output"]["file"]), study.file("png")
     return Row(
         scan=study.name,
         status=status,
         output=output.relative_to(target).as_posix(),
-        thumbnail=thumbnail.relative_to(target).as_posix() if thumbnail.exists() else None,
-        factor=report["factor"],
-        axis=report["axis"],
-        slices=report["output"]["shape_ijk"][along],
-        spacing_before_mm=report["input"]["spacing_mm"][along],
-        spacing_after_mm=report["output"]["spacing_mm"][along],
-        **{name: gains.get(name) for name in GAINS},
-        seconds=record["seconds"],
-        message=" ".join(notes),
+        thumbnail=thumbnail.relative_to(target).as_posix() if os.path.exists(thumbnail) else None,
+        **facts_of(record["report"], record.get("selfcheck"), record["seconds"]),
     )
 
 
 def _sentence(row: Row, number: int, total: int) -> str:
     seconds = f" in {row.seconds:.0f} s" if row.status == ENHANCED else ""
-    return f"{number} of {total}: {row.scan}: {row.status}{seconds}{': ' if row.message else ''}{row.message}"
+    text = f"{number} of {total}: {row.scan}: {row.status}{seconds}{': ' if row.message else ''}{row.message}"
+    return visible(text)
 
 
 def _next(done: Outcomes, should_cancel: Callable[[], bool]) -> tuple[int, Outcome]:
@@ -443,18 +444,20 @@ def _output_folder(target: Path) -> Iterator[tuple[Path, int | None]]:
 
     Gives a hidden folder in it, empty whatever a batch that was killed has left there, and what holds the lock.
     """
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        lock = _lock(target)
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"{target} cannot be used ({reason}): choose another folder for the outputs.") from error
-    try:
-        with named_staging_folder(target / _STAGING) as staging:
-            yield staging, lock
-    finally:
-        if lock is not None:
-            os.close(lock)
+    with ExitStack() as stack:
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            lock = _lock(target)
+            if lock is not None:
+                stack.callback(os.close, lock)
+            staging = target / _STAGING
+            if os.path.lexists(staging) and (os.path.islink(staging) or not os.path.isdir(staging)):
+                os.unlink(staging)
+            stack.enter_context(named_staging_folder(staging))
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"{target} cannot be used ({reason}): choose another folder for the outputs.") from error
+        yield staging, lock
 
 
 def _lock(target: Path) -> int | None:

@@ -6,38 +6,41 @@ that a computer which seemed lost, and whose scan another has taken over, comes 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import queue
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .batch_worker import COMMAND, DICOM, ENHANCED, FAILED, REFUSED, RESULT, Task
+from .batch_process import TASK, run_worker
+from .batch_worker import DICOM, ENHANCED, FAILED, FORMATS, REFUSED, Task
 from .fingerprints import fingerprint_of, fingerprint_of_file, fingerprint_of_scan
 from .outputs import STAGING_PREFIX
+from .records import read_record as read_record_file
+from .streams import visible
 
 ENHANCED_BEFORE = "enhanced before"
+_ADVICE = {
+    errno.ENOSPC: "make room for it, then add --resume",
+    errno.EDQUOT: "make room for it, then add --resume",
+    errno.ENAMETOOLONG: "choose an output folder with a shorter path",
+    errno.EACCES: "check the permissions of the output folder, then add --resume",
+    errno.EPERM: "check the permissions of the output folder, then add --resume",
+    errno.EROFS: "choose another output folder",
+    errno.ENOENT: "bring the output folder back, then add --resume",
+    errno.EXDEV: "keep the whole output folder on one drive",
+}
 
 # What `take_step` tells, and where crews put that, with the number of the step.
 Outcome = dict[str, Any]
 Outcomes = queue.SimpleQueue
-
-_WORKER = f"{__package__}.batch_worker"
-_LIBRARY = Path(__file__).resolve().parents[1]
-_POLL_SECONDS = 0.05
-# A process that was killed does nothing more; only its memory takes a while to be given back.
-_DYING_SECONDS = 0.5
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ def take_step(step: Step, stop_if_asked: Callable[[], None], lock: int | None = 
         return _told(REFUSED, f"{study.name} cannot be read ({reason}): check the file and its permissions.")
     what = {"input_sha256": checksum, "settings": step.settings}
     record = read_record(study)
-    if is_done(study, record, what):
+    if is_done(study, record, what, stop_if_asked):
         return {"status": ENHANCED_BEFORE, "record": record}
     output = study.file(step.settings["format"])
     if (record is None or record["output"]["file"] != output.name) and os.path.lexists(output):
@@ -141,20 +144,32 @@ def take_step(step: Step, stop_if_asked: Callable[[], None], lock: int | None = 
 
 
 def read_record(study: Study) -> dict[str, Any] | None:
-    """The record of a study, or None where there is none that can be read."""
-    with suppress(OSError, ValueError):
-        record = json.loads(study.record.read_text(encoding="utf-8"))
-        if isinstance(record, dict) and {"fingerprint", "output", "report", "seconds"} <= set(record):
-            return record
-    return None
+    """The record of a study, or None where there is none, or a damaged one."""
+    return read_record_file(study.record, {study.file(ending).name for ending in FORMATS})
 
 
-def is_done(study: Study, record: dict[str, Any] | None, what: dict[str, Any]) -> bool:
-    """Whether the output is there, and comes from this very scan and these very settings."""
+def is_done(
+    study: Study,
+    record: dict[str, Any] | None,
+    what: dict[str, Any],
+    check: Callable[[], None] = lambda: None,
+) -> bool:
+    """Whether the output is there byte for byte, and comes from this very scan and these very settings.
+
+    Args:
+        study: the scan.
+        record: of what was done.
+        what: what is to be done, as on record.
+        check: called while the output is read; what it raises ends the work.
+    """
     if record is None or record["fingerprint"] != fingerprint_of(what):
         return False
     output = study.record.with_name(record["output"]["file"])
-    return output.exists() and _size(output) == record["output"]["bytes"]
+    try:
+        # A size is known at once, and a checksum only after reading all of it.
+        return _size(output) == record["output"]["bytes"] and _checksum(output, check) == record["output"]["sha256"]
+    except OSError:
+        return False
 
 
 def defect(error: BaseException) -> Outcome:
@@ -165,7 +180,8 @@ def defect(error: BaseException) -> Outcome:
 
 def unwritable_message(error: OSError) -> str:
     """What to say of a scan whose output cannot be written."""
-    return f"Its output cannot be written ({error.strerror or error}): make room for it."
+    advice = _ADVICE.get(error.errno, "check the output folder, then add --resume")
+    return f"Its output cannot be written ({error.strerror or error}): {advice}."
 
 
 def _told(status: str, message: str) -> Outcome:
@@ -181,60 +197,28 @@ def _enhance(
 ) -> dict[str, Any]:
     began = time.monotonic()
     study = step.study
-    result = _run_process(step, folder, stop_if_asked, lock)
+    _write_task(step, folder)
+    result = run_worker(folder, step.threads, stop_if_asked, lock)
     if result["status"] != ENHANCED:
         return _told(result["status"], _without_folders(result["message"], folder, step.root))
     stop_if_asked()
     output = folder / study.file(step.settings["format"]).name
-    fingerprint = fingerprint_of_scan if output.is_dir() else fingerprint_of_file
     record = {
         "program": f"xviewsynth {__version__}",
         "scan": study.name,
         "fingerprint": fingerprint_of(what),
         **what,
-        "output": {"file": output.name, "bytes": _size(output), "sha256": fingerprint(output, stop_if_asked)},
+        "output": {"file": output.name, "bytes": _size(output), "sha256": _checksum(output, stop_if_asked)},
         "seconds": round(time.monotonic() - began, 2),
         "report": result["report"],
         "selfcheck": result["selfcheck"],
     }
     written = folder / study.record.name
-    written.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    written.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     for file in (written, *_files(output)):
         stop_if_asked()
         _to_disk(file)
     return {"status": ENHANCED, "record": record, "folder": str(folder)}
-
-
-def _run_process(step: Step, folder: Path, stop_if_asked: Callable[[], None], lock: int | None) -> dict[str, Any]:
-    """What the process tells of one scan; where it cannot, why not."""
-    _write_task(step, folder)
-    log, own_number = folder / "log.txt", str(os.getpid())
-    with open(log, "wb") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", _WORKER, COMMAND, str(folder / "task.json"), "--stop-with-parent", own_number],
-            cwd=_LIBRARY,  # Python looks here first for the engine
-            env=_environment(step.threads),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-            **_apart(lock),
-        )
-    try:
-        while process.poll() is None:
-            # It writes nowhere but in our folder, so that there is nothing that it would have to tidy up.
-            stop_if_asked()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(_POLL_SECONDS)
-    finally:
-        process.kill()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_DYING_SECONDS)
-        with suppress(OSError):
-            process.stdin.close()
-    with suppress(OSError, ValueError):
-        if process.returncode == 0:
-            return json.loads((folder / RESULT).read_text(encoding="utf-8"))
-    return _told(FAILED, _last_words(process.returncode, log))
 
 
 def _write_task(step: Step, folder: Path) -> None:
@@ -259,28 +243,15 @@ def _write_task(step: Step, folder: Path) -> None:
         memory=step.memory,
         selfcheck=settings["selfcheck"],
     )
-    (folder / "task.json").write_text(json.dumps(asdict(task)), encoding="utf-8")
-
-
-def _environment(threads: int | None) -> dict[str, str]:
-    folders = [str(_LIBRARY), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "PYTHONUTF8": "1"}
-    if threads is not None:
-        environment = {**dict.fromkeys(_THREAD_VARIABLES, str(threads)), **environment}
-    return environment
-
-
-def _apart(lock: int | None) -> dict[str, Any]:
-    """Keys pressed in the terminal reach this process only; the lock is held until the last process has ended."""
-    if os.name == "posix":
-        return {"start_new_session": True, "pass_fds": () if lock is None else (lock,)}
-    return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+    (folder / TASK).write_text(json.dumps(asdict(task)), encoding="utf-8")
 
 
 def _without_folders(message: str, folder: Path, root: str) -> str:
     """The sentence, naming files as the summary does: below the input folder, and nothing of this computer."""
     for place, name in ((str(folder), ""), (root, ".")):
-        message = message.replace(f"{place}{os.sep}", "").replace(place, name)
+        # What was printed is escaped.
+        for text in (place, visible(place)):
+            message = message.replace(f"{text}{os.sep}", "").replace(text, name)
     return message
 
 
@@ -292,21 +263,11 @@ def _size(output: Path) -> int:
     return sum(file.stat().st_size for file in _files(output))
 
 
+def _checksum(output: Path, check: Callable[[], None]) -> str:
+    return (fingerprint_of_scan if output.is_dir() else fingerprint_of_file)(output, check)
+
+
 def _to_disk(file: Path) -> None:
     # A power cut must not leave a name without its content.
     with open(file, "rb+") as stream:
         os.fsync(stream.fileno())
-
-
-def _last_words(code: int, log: Path) -> str:
-    told = [
-        line.removeprefix("error: ")
-        for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
-        if line.startswith("error: ")
-    ]
-    if told:
-        return told[-1]
-    if code < 0:
-        name = signal.Signals(-code).name if -code in {number.value for number in signal.Signals} else str(-code)
-        return f"Its process was ended by {name}, perhaps for lack of memory: use fewer --jobs or less --memory."
-    return f"Its process ended with {code} and said nothing: try it again by itself with xviewsynth enhance."

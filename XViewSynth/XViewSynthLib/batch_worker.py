@@ -103,7 +103,10 @@ def _run(arguments: argparse.Namespace, job: Job) -> None:
     task = Task(**json.loads(arguments.task.read_text(encoding="utf-8")))
     folder = arguments.task.parent
     result = enhance_one(task, folder, job.should_cancel)
-    (folder / RESULT).write_text(json.dumps(result), encoding="utf-8")
+    try:
+        (folder / RESULT).write_text(json.dumps(result, allow_nan=False), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"Its result cannot be written ({error.strerror or error}): make room for it.") from error
 
 
 def _qualified(task: Task) -> tuple[Volume, Source | None, Model]:

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -19,7 +20,7 @@ from .acquisition import ACQUISITIONS, Acquisition
 from .checks import check_factor
 from .ensemble import STANDARD_QUALITY, poses
 from .errors import InputError
-from .outputs import Outputs
+from .outputs import Outputs, output_folder
 from .peers import Peer, make_peers
 from .progress import Progress, Report
 from .quality import candidate_slices, finite_or_none, psnr_db
@@ -34,6 +35,8 @@ from .selfcheck import (
     measure_model,
     with_gains,
 )
+from .stop import LastStep, at_once
+from .streams import visible
 
 if TYPE_CHECKING:
     from .models import Model
@@ -101,6 +104,7 @@ def run_bench(
     overwrite: bool = False,
     progress: Report | None = None,
     should_cancel: Callable[[], bool] | None = None,
+    last_step: LastStep = at_once,
 ) -> dict[str, Any]:
     """Thin each scan by each factor, restore it by every method, and measure all on the same voxels.
 
@@ -124,6 +128,7 @@ def run_bench(
         overwrite: whether files of an earlier run may be replaced.
         progress: receives a `Progress` per measurement.
         should_cancel: asked several times a second.
+        last_step: gives all files their names; see `StopRequest.last_step`.
 
     Returns:
         What bench.json holds: "runs" (scan by factor), "summary" (mean over scans of the gains), "ablation".
@@ -175,7 +180,7 @@ def run_bench(
         "ablation_runs": ablation_runs,
     }
     tell("writing")
-    _write(report, out_folder, scans, overwrite)
+    _write(report, out_folder, scans, overwrite, last_step)
     return report
 
 
@@ -329,12 +334,14 @@ def _trials(
     from .reading import read_volume
 
     for scan, thickness in zip_longest(scans, thicknesses):
-        volume = read_volume(scan, thickness)
+        volume = read_volume(scan)
+        if thickness is not None:
+            volume = volume.with_thickness(thickness, volume.resolve_axis(axis))
         for factor in factors:
             try:
                 trial = drop_slices(volume, factor, axis, acquisition)
             except InputError as error:
-                raise InputError(f"{scan.name}: {error}") from error
+                raise InputError(f"{_name_of(scan)}: {error}") from error
             yield scan, trial
 
 
@@ -351,7 +358,7 @@ def _run(
     from . import doubt
 
     check = cancel_check(should_cancel)
-    title = f"{scan.name} x{trial.factor}"
+    title = f"{_name_of(scan)} x{trial.factor}"
     interpolated = {}
     for method in baselines.METHODS:
         tell(f"{title}: {method}")
@@ -380,7 +387,7 @@ def _run(
             "methods": {name: gains[name] for name in METHODS if name in methods},
         }
     run = {
-        "scan": scan.name,
+        "scan": _name_of(scan),
         "factor": trial.factor,
         "axis": trial.axis,
         "slices": len(trial.reference.slices),
@@ -411,7 +418,7 @@ def _run_arms(
     runs = []
     for arm, seeds in arms.items():
         for seed, model in seeds.items():
-            tell(f"{scan.name} x{trial.factor}: {arm}, seed {seed}")
+            tell(f"{_name_of(scan)} x{trial.factor}: {arm}, seed {seed}")
             enhanced = enhance(
                 trial.observed,
                 trial.factor,
@@ -426,16 +433,20 @@ def _run_arms(
             for name, answer in {**(enhanced.views or {}), ENHANCED: enhanced.volume}.items():
                 psnr = psnr_db(reference.slices, candidate_slices(reference, answer), counted)
                 gains[name] = _difference(finite_or_none(psnr), better)
-            runs.append(
-                {"scan": scan.name, "factor": trial.factor, "arm": arm, "seed": seed, "gains_over_better_db": gains}
-            )
+            found = {"scan": _name_of(scan), "factor": trial.factor, "arm": arm, "seed": seed}
+            runs.append({**found, "gains_over_better_db": gains})
     return runs
+
+
+def _name_of(scan: Path) -> str:
+    """What tables, figures and messages call a scan."""
+    return visible(scan.absolute().name)
 
 
 def _trained_on(model: Model, scan: Path) -> bool:
     """Whether the card names this scan's file among the training data."""
-    stem = scan.name.split(".")[0].lower()
-    return any(stem in str(entry["name"]).lower() for entry in model.card["training_data"])
+    stem = _name_of(scan).split(".")[0].lower()
+    return bool(stem) and any(stem in str(entry["name"]).lower() for entry in model.card["training_data"])
 
 
 def _teller(progress: Report | None, total: int) -> Callable[[str], None]:
@@ -460,16 +471,9 @@ def _machine() -> dict[str, Any]:
 
 def _check_writable(folder: Path, scans: Sequence[Path], overwrite: bool) -> None:
     """Find out before hours of work; what is written comes at the end."""
-    if os.path.isdir(folder):
-        with Outputs(overwrite, inputs=scans) as outputs:
-            for name in (JSON_FILE, TABLES_FILE, FIGURE_FILE):
-                outputs.add(folder / name)
-        return
-    try:
-        folder.mkdir()
-        folder.rmdir()
-    except (OSError, ValueError) as error:
-        raise _cannot_write(folder, error) from error
+    with output_folder(folder), Outputs(overwrite, inputs=scans) as outputs:
+        for name in (JSON_FILE, TABLES_FILE, FIGURE_FILE):
+            outputs.add(folder / name)
 
 
 def _cannot_write(folder: Path, error: Exception) -> InputError:
@@ -477,15 +481,16 @@ def _cannot_write(folder: Path, error: Exception) -> InputError:
     return InputError(f"Cannot write to the folder {folder}: {reason}. Choose another folder, in one that exists.")
 
 
-def _write(report: Mapping[str, Any], folder: Path, scans: Sequence[Path], overwrite: bool) -> None:
+def _write(
+    report: Mapping[str, Any], folder: Path, scans: Sequence[Path], overwrite: bool, last_step: LastStep
+) -> None:
     try:
-        folder.mkdir(exist_ok=True)
-        with Outputs(overwrite, inputs=scans) as outputs:
+        with output_folder(folder), Outputs(overwrite, inputs=scans) as outputs:
             text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
             outputs.add(folder / JSON_FILE).write_text(text, encoding="utf-8")
             outputs.add(folder / TABLES_FILE).write_text(to_markdown(report), encoding="utf-8")
             _draw(report["runs"], outputs.add(folder / FIGURE_FILE))
-            outputs.commit()
+            last_step(outputs.commit)
     except OSError as error:
         raise _cannot_write(folder, error) from error
 
@@ -513,13 +518,17 @@ def _draw(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
         color = "#c44e52" if method == ENHANCED else "#4c72b0" if method in peers else str(0.45 + 0.15 * (number % 3))
         bars = plot.barh(rows, gains, height, label=_title(method).strip("*"), color=color)
         plot.bar_label(bars, fmt="%+.2f", fontsize=7, padding=2)
-    plot.set_yticks(range(len(groups)), [label for label, _ in groups], fontsize=8)
+    # A dollar sign in a name begins no formula.
+    plot.set_yticks(range(len(groups)), [label for label, _ in groups], fontsize=8, parse_math=False)
     plot.invert_yaxis()
     plot.axvline(0, color="black", linewidth=0.8)
     plot.margins(x=0.12)
     plot.set_xlabel("PSNR gain over the better of linear and cubic, dB (new slices, field of view)")
     figure.legend(loc="outside upper center", ncols=len(methods), fontsize=8)
-    figure.savefig(path, format="png", dpi=110)
+    with warnings.catch_warnings():
+        # Of letters that its font lacks, matplotlib draws boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        figure.savefig(path, format="png", dpi=110)
 
 
 def _summary_tables(summary: Sequence[Mapping[str, Any]]) -> Iterable[str]:
@@ -554,7 +563,7 @@ def _ablation_tables(ablation: Sequence[Mapping[str, Any]]) -> Iterable[str]:
         scans = list(entries[0]["gain_by_scan_db"])
         yield f"### x{factor}\n"
         yield _table(
-            ["arm", "answer", "seeds", "gain, dB", "change, dB", *scans],
+            ["arm", "answer", "seeds", "gain, dB", "change, dB", *map(_in_markdown, scans)],
             [_ablation_row(entry, scans) for entry in entries],
         )
 
@@ -573,7 +582,7 @@ def _ablation_row(entry: Mapping[str, Any], scans: Sequence[str]) -> list[str]:
 
 def _run_tables(run: Mapping[str, Any]) -> Iterable[str]:
     yield (
-        f"### {run['scan']}, x{run['factor']}\n\n{run['slices']} slices along {run['axis']}, "
+        f"### {_in_markdown(run['scan'])}, x{run['factor']}\n\n{run['slices']} slices along {run['axis']}, "
         f"{run['spacing_mm']:.3g} mm apart.\n"
     )
     header = ["method", "PSNR dB", "over linear", "over cubic", "over better", "MAE HU", "SSIM", "noise"]
@@ -633,6 +642,11 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; all columns but the first are aligned to the right."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _in_markdown(name: str) -> str:
+    """A name that ends no cell and begins no tag."""
+    return name.replace("|", "\\|").replace("<", "&lt;")
 
 
 def _number(value: float | None, form: str) -> str:

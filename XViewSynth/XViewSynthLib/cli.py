@@ -9,6 +9,7 @@ function. Their modules should import quickly, like this one; what is slow is im
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import math
 import os
@@ -16,6 +17,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -37,11 +39,12 @@ from .models import (
     model_card,
     model_folder,
     remove_model,
+    unreadable_folder,
 )
 from .outputs import Outputs
 from .progress import KINDS, Progress, describe_seconds, reporter
 from .stop import StopRequest, stop_signals, stop_with_parent
-from .streams import finish_printing, prepare_streams, print_line, quiet_libraries
+from .streams import finish_printing, prepare_streams, print_line, quiet_libraries, visible
 
 if TYPE_CHECKING:
     from .dicom_writing import Source
@@ -75,11 +78,22 @@ def run_program(request: StopRequest, *registers: Register) -> int:
         registers: functions that add commands where no entry point does.
     """
     prepare_streams(is_program=True)
+    codes: list[int] = []
+    # Registered first, so it runs after what libraries do at exit.
+    atexit.register(_leave_with, codes)
     code = _run(sys.argv[1:], request, registers)
     if code == CANCELLED:
         # All is tidied up and said. To take the libraries apart takes Python another second on a busy machine.
         os._exit(code)
+    codes.append(code)
     return code
+
+
+def _leave_with(codes: Sequence[int]) -> None:
+    """End the process before Python gives stop signals their default meaning back, which would change the exit code."""
+    if codes:
+        finish_printing()
+        os._exit(codes[0])
 
 
 def add_progress_option(parser: argparse.ArgumentParser) -> None:
@@ -116,6 +130,13 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--device``."""
     parser.add_argument(
         "--device", default="auto", metavar="auto|cpu|cuda|cuda:1|mps", help="auto: a GPU if there is one"
+    )
+
+
+def add_links_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--follow-links``, for commands that look for scans in a folder."""
+    parser.add_argument(
+        "--follow-links", action="store_true", help="also use what links lead to that point out of the folder"
     )
 
 
@@ -179,7 +200,7 @@ def _run_command(arguments: argparse.Namespace, request: StopRequest) -> int | N
         print_line(text, to_errors=kind == "json")
 
     with reporter(kind) as progress:
-        job = Job(say, progress, lambda: request.asked)
+        job = Job(say, progress, lambda: request.asked, request.last_step)
         job.stop_if_asked()
         return arguments.run(arguments, job)
 
@@ -264,7 +285,13 @@ def _add_enhance(commands: argparse._SubParsersAction) -> None:
 
 def _add_scan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "input", metavar="INPUT", type=Path, help="NRRD, NIfTI, MHA/MHD or a folder of one DICOM series"
+        "input",
+        metavar="INPUT",
+        type=Path,
+        help="NRRD, NIfTI, MHA/MHD, a folder of one DICOM series, or a DICOM file of the series that is meant",
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="take a DICOM series that XViewSynth made like any other scan"
     )
 
 
@@ -277,7 +304,7 @@ def _add_goal(parser: argparse.ArgumentParser) -> None:
 
 def _add_work_options(parser: argparse.ArgumentParser) -> None:
     """What is in the scan, and where and with how much memory to work on it."""
-    parser.add_argument("--axis", choices=("auto", "I", "J", "K"), default="auto", help="auto: the largest spacing")
+    parser.add_argument("--axis", choices=("auto", "I", "J", "K"), default="auto", help="auto: the axis of the slices")
     parser.add_argument(
         "--acquisition",
         choices=("auto", "gap", "thick"),
@@ -360,7 +387,7 @@ def _enhance(arguments: argparse.Namespace, job: Job) -> None:
         check_model(arguments.model)
         source = _open_source(arguments.input, job) if arguments.dicom else None
 
-        scan = _read(arguments.input, job, _bytes(arguments.memory))
+        scan = _read(arguments.input, job, arguments.again, _bytes(arguments.memory))
 
         from .enhancement import enhance
         from .plan import make_plan
@@ -413,8 +440,7 @@ def _enhance(arguments: argparse.Namespace, job: Job) -> None:
                     write_volume(volume, path)
         if report:
             _write_json(report, describe_enhanced(str(arguments.input), str(arguments.output), scan, enhanced))
-        job.stop_if_asked()
-        outputs.commit()
+        job.last_step(outputs.commit)
         job.progress(Progress("writing", 1, 1, 0.0))
     for note in enhanced.notes[len(plan.notes) :]:
         job.say(note)
@@ -431,7 +457,8 @@ def _check_calibrated(model: Model, plan: Plan) -> None:
         )
 
 
-def _read(path: Path, job: Job, memory: int | None) -> Volume:
+def _read(path: Path, job: Job, again: bool, memory: int | None) -> Volume:
+    """The scan; `again` takes one that was made by this program like any other."""
     from .reading import read_volume
 
     job.progress(Progress("reading", 0, 1))
@@ -439,7 +466,7 @@ def _read(path: Path, job: Job, memory: int | None) -> Volume:
         scan = read_volume(path, memory=memory)
     job.progress(Progress("reading", 1, 1))
     job.stop_if_asked()
-    return scan
+    return replace(scan, synthetic=False) if again else scan
 
 
 def _add_volume_output(outputs: Outputs, path: Path) -> Path:
@@ -551,6 +578,7 @@ def _add_batch(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on: pass over what is done, redo what has changed since"
     )
+    add_links_option(parser)
     add_progress_option(parser)
     add_stop_option(parser)
     # Time to end the processes and write the summary once more.
@@ -585,6 +613,7 @@ def _batch(arguments: argparse.Namespace, job: Job) -> int | None:
         jobs=arguments.jobs,
         memory=_bytes(arguments.memory),
         resume=arguments.resume,
+        follow_links=arguments.follow_links,
         dask=arguments.dask,
         say=job.say,
         progress=job.progress,
@@ -616,7 +645,7 @@ def _selfcheck(arguments: argparse.Namespace, job: Job) -> None:
         report_file = arguments.report and _add_report_output(outputs, arguments.report)
         check_model(arguments.model)
 
-        scan = _read(arguments.input, job, _bytes(arguments.memory))
+        scan = _read(arguments.input, job, arguments.again, _bytes(arguments.memory))
 
         from .selfcheck import selfcheck
 
@@ -636,8 +665,7 @@ def _selfcheck(arguments: argparse.Namespace, job: Job) -> None:
         )
         if report_file:
             _write_json(report_file, {"program": f"{PROGRAM} {__version__}", **report})
-        job.stop_if_asked()
-        outputs.commit()
+        job.last_step(outputs.commit)
     job.say(_describe_selfcheck(report))
 
 
@@ -714,6 +742,7 @@ def _add_scans(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("folder", metavar="FOLDER", type=Path)
     parser.add_argument("--json", action="store_true", help="one JSON object a line, printed as scans are found")
+    add_links_option(parser)
     add_stop_option(parser)
     parser.set_defaults(run=_scans)
 
@@ -723,7 +752,14 @@ def _scans(arguments: argparse.Namespace, job: Job) -> None:
 
     found = usable = 0
     with quiet_libraries():
-        for scan in find_scans(arguments.folder, should_cancel=job.should_cancel):
+        search = find_scans(
+            arguments.folder,
+            follow_links=arguments.follow_links,
+            # Standard output is for the scans.
+            say=lambda text: print_line(text, to_errors=True),
+            should_cancel=job.should_cancel,
+        )
+        for scan in search:
             found += 1
             usable += scan.usable
             job.say(json.dumps(scan.to_dict()) if arguments.json else _describe_scan(scan))
@@ -736,11 +772,11 @@ def _scans(arguments: argparse.Namespace, job: Job) -> None:
 
 
 def _describe_scan(scan: FoundScan) -> str:
-    about = [f"{scan.path}: {scan.kind}"]
+    about = [f"{visible(str(scan.path))}: {scan.kind}"]
     if scan.slices is not None:
         pixels = " x ".join(str(count) for count in scan.shape_ijk)
         about.append(f"{pixels} voxels, {scan.slices} slices {scan.slice_spacing_mm:.3g} mm apart")
-    return ", ".join(about) + ("" if scan.usable else f"\n    cannot be used: {scan.problem}")
+    return ", ".join(about) + ("" if scan.usable else f"\n    cannot be used: {visible(scan.problem)}")
 
 
 def _add_models(commands: argparse._SubParsersAction) -> None:
@@ -770,7 +806,10 @@ def _list_models(_arguments: argparse.Namespace, job: Job) -> None:
     for entry in entries:
         origin = "shipped" if entry.shipped else "imported"
         about = f"{entry.card['version']}  {entry.card['description']}" if entry.card else f"unusable: {entry.problem}"
-        job.say(f"{entry.name}  {origin}  {about}")
+        job.say(visible(f"{entry.name}  {origin}  {about}"))
+    problem = unreadable_folder()
+    if problem:
+        print_line(problem, to_errors=True)
 
 
 def _show_model(arguments: argparse.Namespace, job: Job) -> None:
@@ -778,17 +817,17 @@ def _show_model(arguments: argparse.Namespace, job: Job) -> None:
 
 
 def _import_model(arguments: argparse.Namespace, job: Job) -> None:
-    model = import_model(arguments.file)
+    model = import_model(arguments.file, job.last_step)
     job.say(f"Imported {model.name} {model.card['version']}: use it with --model {model.name}.")
 
 
 def _export_model(arguments: argparse.Namespace, job: Job) -> None:
-    export_model(arguments.name, arguments.file, arguments.overwrite)
+    export_model(arguments.name, arguments.file, arguments.overwrite, job.last_step)
     job.say(f"Wrote {arguments.file}.")
 
 
 def _remove_model(arguments: argparse.Namespace, job: Job) -> None:
-    remove_model(arguments.name)
+    remove_model(arguments.name, job.last_step)
     job.say(f"Removed {arguments.name}.")
 
 
@@ -867,6 +906,7 @@ def _bench(arguments: argparse.Namespace, job: Job) -> None:
         overwrite=arguments.overwrite,
         progress=job.progress,
         should_cancel=job.should_cancel,
+        last_step=job.last_step,
     )
     job.say(to_markdown(report))
     job.say(f"Wrote {arguments.output}.")
@@ -893,7 +933,7 @@ def _add_thin(commands: argparse._SubParsersAction) -> None:
         "--factor", type=factor, metavar="N", action="append", help="2 to 8; may be repeated (default: 2 and 4)"
     )
     parser.add_argument("--output", type=Path, metavar="FOLDER", required=True, help="where the thinned scans go")
-    parser.add_argument("--axis", choices=("auto", "I", "J", "K"), default="auto", help="auto: that of the slices")
+    parser.add_argument("--axis", choices=("auto", "I", "J", "K"), default="auto", help="auto: the axis of the slices")
     parser.add_argument(
         "--acquisition", choices=("gap", "thick"), default="gap", help="drop slices, or average them (default: gap)"
     )
@@ -915,6 +955,7 @@ def _thin(arguments: argparse.Namespace, job: Job) -> None:
         suffix=f".{arguments.format}",
         overwrite=arguments.overwrite,
         check=job.stop_if_asked,
+        last_step=job.last_step,
     )
     for path in paths:
         job.say(f"Wrote {path}.")

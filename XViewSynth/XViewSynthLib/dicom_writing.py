@@ -10,9 +10,7 @@ slices alone have a Derivation Code.
 from __future__ import annotations
 
 import re
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -23,7 +21,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import __version__
-from .dicom import open_series, series_files
+from .dicom import is_dicom, read_series, without_warnings
+from .dicom_choice import OBSERVED, PROGRAM, SYNTHETIC
+from .dicom_files import is_explicit_little, read_header
+from .dicom_header import Header, number_in, printable
+from .dicom_slices import thickness_in
 from .errors import InputError
 from .outputs import Outputs
 from .volume import AXES, Axis, Volume, affine_column, array_axis
@@ -33,10 +35,8 @@ if TYPE_CHECKING:
 
     from .enhancement import Enhanced
 
-PROGRAM = "XViewSynth"
 # Files are named so that no folder of other files is ever replaced for one of ours.
 FILE_PATTERN = "XV?????.dcm"
-OBSERVED, SYNTHETIC = "OBSERVED", "SYNTHETIC"
 COMMENTS = {
     OBSERVED: "Observed slice: pixel values as acquired.",
     SYNTHETIC: "Synthetic slice: predicted, not observed. Not for diagnosis.",
@@ -74,8 +74,8 @@ _NOT_COPIED = (
     "NumberOfStudyRelatedInstances",
     "PixelData",
 )
-# Overlays, curves, signatures, padding.
-_GROUPS_NOT_COPIED = (*range(0x5000, 0x5100), *range(0x6000, 0x6100), 0xFFFA, 0xFFFC)
+# Of commands and of the file itself, which are never in a whole data set; overlays, curves, signatures, padding.
+_GROUPS_NOT_COPIED = (*range(8), *range(0x5000, 0x5100), *range(0x6000, 0x6100), 0xFFFA, 0xFFFC)
 # How pixels are stored; they belong together.
 _ENCODING = (
     "BitsAllocated",
@@ -154,7 +154,7 @@ def write_series(enhanced: Enhanced, source: str | Path, folder: str | Path, ove
 
     Args:
         enhanced: what `enhance` made of the source.
-        source: folder of the DICOM series, as it was given to `read_volume`.
+        source: folder of the DICOM series or one of its files, as it was given to `read_volume`.
         folder: the folder to make.
         overwrite: whether a folder that was written by this function may be replaced.
 
@@ -170,41 +170,39 @@ def write_series(enhanced: Enhanced, source: str | Path, folder: str | Path, ove
         outputs.commit()
 
 
-def check_is_series(path: str | Path) -> Path:
-    """The folder of a DICOM series, told from its name or that of its DICOMDIR alone.
-
-    Raises:
-        InputError: it is a file of another kind.
-    """
-    path = Path(path)
-    folder = path.parent if path.name.upper() == "DICOMDIR" and path.is_file() else path
-    if folder.is_file():
-        raise InputError(
-            f"{path} is no DICOM series, so there is no study to add slices to: give the folder of a series, or write "
-            "NRRD, NIfTI or MHA."
-        )
-    return folder
-
-
 def open_source(path: str | Path) -> Source:
     """The headers of the series that is enhanced.
+
+    Args:
+        path: its folder or DICOMDIR, or one of its files.
 
     Raises:
         InputError: no DICOM series, no CT, or one that tells too little to be added to a study.
     """
-    folder = check_is_series(path)
-    with _without_warnings():
+    path = Path(path)
+    place = path.parent if path.name.upper() == "DICOMDIR" and path.is_file() else path
+    with without_warnings():
         try:
-            grid, _ = open_series(folder)
-            headers = tuple(_read_header(file) for file in series_files(folder))
+            _check_is_series(place)
+            grid, stack = read_series(place)
+            headers = tuple(_read_header(image.file) for image in stack.slices)
+            _check_source(headers, printable(path))
         except InputError:
             raise
         except OSError as error:
-            raise InputError(f"{path} cannot be read ({error.strerror or error}): check the folder.") from error
+            reason = error.strerror or error
+            raise InputError(f"{printable(path)} cannot be read ({reason}): check the folder.") from error
         except Exception as error:  # pydicom lets through whatever a broken header provokes
-            raise InputError(f"{path} has damaged DICOM headers: export the series again.") from error
-        _check_source(headers, folder)
-    return Source(Path(path), grid, headers)
+            raise InputError(f"{printable(path)} has damaged DICOM headers: export the series again.") from error
+    return Source(path, grid, headers)
+
+
+def _check_is_series(path: Path) -> None:
+    if path.is_file() and not is_dicom(path):
+        raise InputError(
+            f"{path} is no DICOM series, so there is no study to add slices to: give the folder of a series, or write "
+            "NRRD, NIfTI or MHA."
+        )
 
 
 def write_files(
@@ -230,7 +228,7 @@ def write_files(
     # Slices between the same two images share all that does not depend on the slice.
     header_from = lru_cache(maxsize=1)(lambda sources: _header_from([source.headers[n] for n in sources]))
     backwards = enhanced.axis == "K" and _numbered_backwards(source)
-    with _without_warnings():
+    with without_warnings():
         for index, slice_ in enumerate(slices):
             if stop_if_asked is not None:
                 stop_if_asked()
@@ -303,10 +301,11 @@ def _read_header(file: Path) -> Dataset:
     """
     import pydicom
     from pydicom.filewriter import correct_ambiguous_vr
+    from pydicom.valuerep import VR
 
-    header = pydicom.dcmread(file, stop_before_pixels=True)
-    for keyword in _NUMBERS:
-        float(header.get(keyword) or 0)  # now is the time to hear that it is no number
+    read = read_header(file)
+    header, is_copied = read.dataset, is_explicit_little(read.dataset)
+    _correct_numbers(read)
     for tag in list(header.keys()):
         if tag.is_private or tag.group in _GROUPS_NOT_COPIED:
             del header[tag]
@@ -314,10 +313,12 @@ def _read_header(file: Path) -> Dataset:
         if keyword in header:
             del header[keyword]
     for tag in list(header.keys()):
+        if header.get_item(tag).VR not in (*VR, None):
+            raise ValueError(f"{tag} is of a kind that does not exist.")
         if header.get_item(tag).VR in ("SQ", "UN", None) and header[tag].VR == "SQ":
             for item in header[tag].value:
                 item.remove_private_tags()
-    if header.original_encoding == (False, True):
+    if is_copied:
         return header
     header.decode()
     correct_ambiguous_vr(header, True)
@@ -327,7 +328,26 @@ def _read_header(file: Path) -> Dataset:
     return decoded
 
 
-def _check_source(headers: Sequence[Dataset], folder: Path) -> None:
+def _correct_numbers(read: Header) -> None:
+    """Write the numbers that are used here as DICOM wants them, such as with a point for a comma.
+
+    Raises:
+        ValueError: one is no number.
+    """
+    header = read.dataset
+    for keyword in _NUMBERS:
+        text = read.text(keyword)
+        if text and number_in(text) is None:
+            raise ValueError(f"{keyword} is no number.")
+        if "," in text:
+            setattr(header, keyword, text.replace(",", "."))
+    thickness = read.text("SliceThickness")
+    if thickness and ("," in thickness or number_in(thickness) is None):
+        value = thickness_in(thickness)
+        header.SliceThickness = None if value is None else _decimals([value])
+
+
+def _check_source(headers: Sequence[Dataset], folder: str) -> None:
     from pydicom.uid import CTImageStorage
 
     if any(header.get("SOPClassUID") != CTImageStorage for header in headers):
@@ -488,6 +508,8 @@ def _place(
         header.SliceThickness = _decimals([stack.slice_thickness])
     elif axis != "K":
         header.SliceThickness = _decimals([source.grid.spacing_along(axis)])
+    elif header.SliceThickness is None and source.grid.slice_thickness is not None:
+        header.SliceThickness = _decimals([source.grid.slice_thickness])
     told = [image.get("SliceLocation") for image in source.headers]
     if axis == "K" and None not in told:
         location = np.interp(slice_.position, range(len(told)), [float(value) for value in told])
@@ -522,16 +544,31 @@ class _Encoding:
         """Stored values, little endian; None where they cannot hold these HU (exactly, if so asked)."""
         wanted = (hu.astype(np.float64) - self.intercept) / self.slope
         stored = np.rint(wanted)
-        lowest = -(2 ** (self.bits - 1)) if self.signed else 0
-        if stored.min() < lowest or stored.max() >= lowest + 2**self.bits:
+        lowest, highest = self._range()
+        if stored.min() < lowest or stored.max() > highest:
             return None
         if exactly and np.abs(stored - wanted).max() > _WHOLE:
             return None
-        return stored.astype("<i2" if self.signed else "<u2")
+        return stored.astype(self._scalar_type())
+
+    def encode_clipped(self, hu: np.ndarray) -> np.ndarray:
+        """Stored values, little endian; HU beyond what they can hold become the lowest or highest."""
+        stored = np.rint((hu.astype(np.float64) - self.intercept) / self.slope)
+        return stored.clip(*self._range()).astype(self._scalar_type())
+
+    def _range(self) -> tuple[int, int]:
+        lowest = -(2 ** (self.bits - 1)) if self.signed else 0
+        return lowest, lowest + 2**self.bits - 1
+
+    def _scalar_type(self) -> str:
+        return "<i2" if self.signed else "<u2"
 
 
 class _Encoder:
-    """Stores HU as the source's images do, each slice as the nearest image that can."""
+    """Stores HU as the source's images do, each slice as the nearest image that can.
+
+    Predicted HU that none can hold are clipped to what the nearest holds.
+    """
 
     def __init__(self, source: Source):
         self._source = source
@@ -542,18 +579,19 @@ class _Encoder:
         """Put the pixels of a slice into its header, and how they are stored."""
         images = {self._encodings[n]: n for n in reversed(slice_.sources)}
         nearest_first = dict.fromkeys([*(self._encodings[n] for n in slice_.sources), *self._first_with])
-        for encoding in nearest_first:
-            stored = encoding.encode(hu, exactly=slice_.kind == OBSERVED)
-            if stored is not None:
-                image = images.get(encoding, self._first_with[encoding])
-                _copy_encoding(header, self._source.headers[image])
-                header.add_new(0x7FE00010, "OW", stored.tobytes())
-                header.Rows, header.Columns = stored.shape
-                return
-        raise InputError(
-            f"The images in {self._source.path} store their values in different ways, of which none can hold all that "
-            "their slices hold together: write NRRD."
-        )
+        exactly = slice_.kind == OBSERVED
+        encoded = ((encoding, encoding.encode(hu, exactly)) for encoding in nearest_first)
+        encoding, stored = next((found for found in encoded if found[1] is not None), (next(iter(nearest_first)), None))
+        if stored is None and exactly:
+            raise InputError(
+                f"The images in {self._source.path} store their values in different ways, of which none can hold all "
+                "that their slices hold together: write NRRD."
+            )
+        if stored is None:
+            stored = encoding.encode_clipped(hu)
+        _copy_encoding(header, self._source.headers[images.get(encoding, self._first_with[encoding])])
+        header.add_new(0x7FE00010, "OW", stored.tobytes())
+        header.Rows, header.Columns = stored.shape
 
 
 def _encoding(header: Dataset) -> _Encoding:
@@ -597,11 +635,3 @@ def _save(header: Dataset, path: Path) -> None:
         raise InputError(
             f"Cannot write {path.parent} completely, the disk may be full: free some space or choose another place."
         ) from error
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    # pydicom warns of what scanners write against the standard; it is copied as it is.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from . import quality
-from .networks import INTENSITY_RANGE
+from .intensity import INTENSITY_RANGE, PADDING_BELOW
 from .slice_profile import noise_left_open
-from .texture import FINEST_BAND, PADDING_BELOW, noise_levels
+from .texture import FINEST_BAND, noise_levels
 
 if TYPE_CHECKING:
     from .enhancement import Enhanced
@@ -207,19 +207,20 @@ def _terms(
     disagreement: np.ndarray, observed: np.ndarray, synthetic: Sequence[int], gap_mm: float, plan: Plan
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Index, (3, rows, columns) `TERMS` in HU², and (rows, columns) bool of padding, for each synthetic slice."""
-    noise_at = lru_cache(maxsize=3)(lambda number: _noise(_plane(observed[number])).numpy())
-    left_open = _grain(observed) * noise_left_open(plan.factor, plan.overlap, plan.profile)
+    noise_at = lru_cache(maxsize=3)(lambda number: _noise(_plane(observed[number], plan.offset)).numpy())
+    padding_below = PADDING_BELOW + plan.offset
+    left_open = _grain(observed, plan.offset) * noise_left_open(plan.factor, plan.overlap, plan.profile)
     for index in synthetic:
         # Of a predicted slice in the place of an observed one, the neighbours are those before and after.
         below = max(-(-index // plan.factor) - 1, 0)
         above = min(index // plan.factor + 1, len(observed) - 1)
         noise = (noise_at(below) + noise_at(above)) * np.float32(left_open[index % plan.factor] / 2)
         spread = np.square(disagreement[index], dtype=np.float32)
-        padded = (observed[below] < PADDING_BELOW) & (observed[above] < PADDING_BELOW)
+        padded = (observed[below] < padding_below) & (observed[above] < padding_below)
         yield int(index), np.stack([spread, spread * np.float32(gap_mm), noise]), padded
 
 
-def _grain(observed: np.ndarray) -> float:
+def _grain(observed: np.ndarray, offset: float) -> float:
     """The variance of a scan's noise over that of its finest band.
 
     The finest band tells noise from edges, but is a smaller part of it the softer a scan was reconstructed. Places that
@@ -227,7 +228,7 @@ def _grain(observed: np.ndarray) -> float:
     """
     ratios = []
     for index in np.unique(np.linspace(0, len(observed) - 1, _LOOKED_AT).astype(int)):
-        levels = noise_levels(_plane(observed[index]))[:_GRAIN_BANDS]
+        levels = noise_levels(_plane(observed[index], offset))[:_GRAIN_BANDS]
         finest = levels[FINEST_BAND]
         noisy = finest > _FAINT_HU
         if noisy.any():
@@ -235,8 +236,9 @@ def _grain(observed: np.ndarray) -> float:
     return float(torch.stack(ratios).mean(dim=0).square().sum()) if ratios else 1.0
 
 
-def _plane(plane: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.array(plane, np.float32, order="C").clip(*INTENSITY_RANGE))
+def _plane(plane: np.ndarray, offset: float) -> Tensor:
+    """A plane in HU, within the range of the networks."""
+    return torch.from_numpy((np.array(plane, np.float32, order="C") - np.float32(offset)).clip(*INTENSITY_RANGE))
 
 
 def _noise(plane: Tensor) -> Tensor:

@@ -16,17 +16,18 @@ from torch import Tensor
 from . import doubt
 from .baselines import interpolation_weights, slices_used, weights_at
 from .ensemble import STANDARD_QUALITY, Pose, poses
-from .errors import Cancelled
+from .errors import Cancelled, InputError
 from .grid import resampled_positions
 from .hardware import PRECISIONS, Arrival, memory_kept, peak_bytes
+from .intensity import INTENSITY_RANGE, PADDING_BELOW, to_scalar_type
 from .likeness import slice_likeness
 from .models import AUTOMATIC, Model, choose_model
-from .networks import INTENSITY_RANGE, VIEWS, ScanFacts, reading_weights, to_hu, to_network_units
+from .networks import VIEWS, ScanFacts, reading_weights, to_hu, to_network_units
 from .orientation import to_slices
 from .plan import Plan, gap_ratio, make_plan
 from .progress import Progress
 from .slice_profile import Shape, SliceProfile, averaging_weights, correcting_weights, preserving_weights
-from .texture import KEEP, MATCH, MATCHED_NOTE, PADDING_BELOW, check_texture, textured
+from .texture import KEEP, MATCH, MATCHED_NOTE, check_texture, textured
 from .volume import Axis, Volume, affine_column, array_axis
 
 # The spline's weights fall by a factor of 3.7 a slice: what lies further away than this changes no HU.
@@ -40,6 +41,8 @@ _TILES_AHEAD = {"cuda": 1}
 # In-plane Gaussian over which the views' variance is averaged, pixels. On scans of the training set, the rank
 # correlation with the true error was highest here.
 _DOUBT_SIGMA = 1.5
+# Network units. What a network adds to the spline of a CT is a thousandth of that.
+_LARGEST_RESIDUAL = 1000.0
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,12 @@ class Enhanced:
         calibration = doubt.Calibration.from_card(self.model.card, self.factor, self.plan.asked_factor)
         if self.expected_error is None or calibration is None:
             return None
-        return self.expected_error.with_voxels(calibration.error_bound(self.expected_error.voxels))
+        expected = self.expected_error.voxels
+        bound = np.empty_like(expected)
+        # Plane by plane, as it takes numbers of twice the size.
+        for index, plane in enumerate(expected):
+            bound[index] = _checked_error(calibration.error_bound(plane), self.model)
+        return self.expected_error.with_voxels(bound)
 
 
 def enhance(
@@ -168,10 +176,13 @@ def enhance(
     scan, order = to_slices(volume, plan.axis)
     with memory_kept():
         answering = model.at_quality(plan.quality)
-        students = _run_students(scan, _facts(volume, plan), answering, plan, report, keep_views)
-    enhanced = fuse(scan, students.answer, plan.factor, plan.profile, report)
+        answer, variance, views = _run_students(scan, _facts(volume, plan), answering, plan, report, keep_views)
+    enhanced = fuse(scan, answer, plan.factor, plan.profile, report, offset=plan.offset)
+    # Each volume goes as soon as it is not needed.
+    del answer
     observed = _observed(len(enhanced), plan)
-    disagreement = _disagreement(students.variance, observed, report)
+    disagreement = _disagreement(variance, observed, report)
+    del variance
     synthetic = tuple(index for index in range(len(enhanced)) if index not in observed)
     expected = _expected_error(disagreement, scan, synthetic, volume.spacing_along(plan.axis), model, plan, report)
     grid = replace(
@@ -179,6 +190,7 @@ def enhance(
         voxels=order.restore(enhanced),
         affine=volume.upsampled_affine(plan.axis, plan.factor),
         slice_thickness=_resulting_thickness(volume, plan),
+        slice_axis=volume.through_plane_axis if plan.profile is None else plan.axis,
         synthetic=True,
         notes=(),
     )
@@ -197,8 +209,10 @@ def enhance(
         texture=texture,
         notes=plan.notes + report.notes,
         views={
-            view: grid.with_voxels(order.restore(fuse(scan, residual, plan.factor, plan.profile, report, np.float32)))
-            for view, residual in students.views.items()
+            view: grid.with_voxels(
+                order.restore(fuse(scan, residual, plan.factor, plan.profile, report, np.float32, plan.offset))
+            )
+            for view, residual in views.items()
         }
         if keep_views
         else None,
@@ -291,11 +305,10 @@ def _facts(volume: Volume, plan: Plan) -> ScanFacts:
 
 def _run_students(
     scan: np.ndarray, facts: ScanFacts, model: Model, plan: Plan, report: _Reporter, keep_views: bool
-) -> _Students:
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """What `_Students` hold, read off for the slices that are wanted: the answer, the variance, and the views."""
     _, rows, columns = scan.shape
-    observed = to_network_units(torch.from_numpy(np.array(scan, dtype=np.float32, order="C")))
-    # The networks take pixels two by two.
-    observed = torch.nn.functional.pad(observed, (0, columns % 2, 0, rows % 2), mode="replicate")
+    observed = _in_network_units(scan, plan.offset)
     if model.network.answering(plan.asked_factor).likeness:
         facts = replace(facts, likeness=slice_likeness(observed[None]))
     _, *others = poses(plan.quality)
@@ -315,7 +328,19 @@ def _run_students(
 
     kept = {name: wanted(view) for name, view in students.views.items()}
     # No line through variances falls below 0.
-    return _Students(wanted(students.answer), wanted(students.variance, linear=True), kept)
+    return wanted(students.answer), wanted(students.variance, linear=True), kept
+
+
+def _in_network_units(scan: np.ndarray, offset: float) -> Tensor:
+    """(slices, even rows, even columns): the networks take pixels two by two."""
+    slices, rows, columns = scan.shape
+    observed = torch.empty(slices, rows + rows % 2, columns + columns % 2)
+    # Slice by slice, as one more volume would be too many.
+    for plane, whole in zip(scan, observed, strict=True):
+        hu = torch.from_numpy(np.array(plane, np.float32, order="C")) - offset
+        padding = (0, columns % 2, 0, rows % 2)
+        whole[:] = torch.nn.functional.pad(to_network_units(hu)[None], padding, mode="replicate")[0]
+    return observed
 
 
 def _read_off(answer: Tensor, plan: Plan, linear: bool, report: _Reporter) -> Tensor:
@@ -404,7 +429,10 @@ def _predict(
     """Yield tiles: place in (gaps, positions, rows, columns), the answer on the CPU, planes done, and planes in all.
 
     `name` is that of a view, or the fusion of all `views`. A GPU that runs out of memory gets smaller tiles; when even
-    the smallest does not fit, the CPU takes over.
+    the smallest does not fit, the CPU takes over. From a tile on that is no number in reduced precision, it is full.
+
+    Raises:
+        InputError: the model predicts what is no number, or no HU.
     """
     slices, rows, columns = observed.shape
     everything = slice(None)
@@ -449,7 +477,23 @@ def _predict(
         underway.append((tuple(place), residual, done))
         while underway and (len(underway) > _TILES_AHEAD.get(device.type, 0) or done == whole):
             place, residual, arrived = underway.popleft()
-            yield place, residual.wait(), arrived, whole
+            residual = residual.wait()
+            if not _is_plausible(residual):
+                if precision == "fp32":
+                    raise InputError(
+                        f"Choose another model: {model.name} predicts values that are no HU (NaN, infinite or beyond "
+                        "any tissue)."
+                    )
+                report.note(f"The {worker} was computed in fp32, as {precision} left its range.")
+                precision, done = "fp32", place[dimension].start
+                underway.clear()
+                break
+            yield place, residual, arrived, whole
+
+
+def _is_plausible(residual: Tensor) -> bool:
+    least, greatest = torch.aminmax(residual)  # NaN where there is one, and no comparison with that is true
+    return bool(least >= -_LARGEST_RESIDUAL) and bool(greatest <= _LARGEST_RESIDUAL)
 
 
 def _title(name: str) -> str:
@@ -481,39 +525,44 @@ def fuse(
     profile: SliceProfile | None = None,
     report: Callable | None = None,
     dtype: np.dtype | type | None = None,
+    offset: float = 0.0,
 ) -> np.ndarray:
     """Add what the spline misses to the spline, and hold to what was observed.
 
-    Thin observed slices stay as they are; the average of thick ones is met.
+    Thin observed slices stay as they are; the average of thick ones is met. The spline alone counts between two voxels
+    that both lie at the end of the scan's range, or beyond that of the networks: there, they do not see what is there.
 
     Args:
-        scan: (slices, rows, columns) observed, HU.
-        residual: (s (slices - 1) + 1, rows, columns) float32, network units.
+        scan: (slices, rows, columns) observed.
+        residual: (s (slices - 1) + 1, rows, columns) float32, network units; becomes 0 where the spline alone counts.
         factor: up-sampling factor s.
         profile: of the slices where they are thick.
         report: `_Reporter` of the work.
         dtype: scalar type of the result; default is that of `scan`.
+        offset: by how much the numbers of the scan lie above HU.
 
     Returns:
-        (s (slices - 1) + 1, rows, columns).
+        (s (slices - 1) + 1, rows, columns), as far above HU.
     """
     slices, rows, columns = scan.shape
     result = np.empty(residual.shape, dtype or scan.dtype)
+    least, greatest = float(scan.min()), float(scan.max())
     # The spline must not ring at the rim of the padding, nor any answer leave the range of the scan, which of averages
     # is narrower than that of thin slices.
-    lowest, highest = max(float(scan.min()), INTENSITY_RANGE[0]), float(scan.max())
+    lowest, highest = max(least, INTENSITY_RANGE[0] + offset), greatest
+    _keep_spline(scan, residual, factor, lowest, min(greatest, INTENSITY_RANGE[1] + offset))
     if profile is None:
         weights, missed = interpolation_weights(slices, factor, "cubic"), None
     else:
         weights = preserving_weights(slices, factor, profile)
-        lowest, highest = INTENSITY_RANGE[0], max(highest, INTENSITY_RANGE[1])
-        missed = _Missed(scan.clip(min=lowest), residual, factor, profile, weights)
+        lowest, highest = INTENSITY_RANGE[0] + offset, max(highest, INTENSITY_RANGE[1] + offset)
+        missed = _Missed(scan, residual, factor, profile, weights, lowest)
 
     @lru_cache(maxsize=1)
     def around(gap: int) -> tuple[slice, np.ndarray]:
         """The observed slices that count in a gap and at its ends: which, and as (slices, rows columns)."""
         near = slices_used(weights[gap * factor : (gap + 1) * factor + 1])
-        return near, scan[near].astype(np.float32).clip(min=lowest).reshape(-1, rows * columns)
+        return near, _clipped(scan[near], lowest).reshape(-1, rows * columns)
 
     for index in range(len(result)):
         below, above, position = index // factor, -(-index // factor), index % factor / factor
@@ -525,24 +574,56 @@ def fuse(
         if missed is not None:
             answer -= missed.at(index)
         answer = answer.clip(lowest, highest)
-        result[index] = _with_padding(answer, scan[below], scan[above], position, result.dtype)
+        result[index] = _with_padding(answer, scan[below], scan[above], position, result.dtype, offset)
         if report is not None:
             report.stop_if_asked()
     return result
+
+
+def _keep_spline(scan: np.ndarray, residual: Tensor, factor: int, lowest: float, highest: float) -> None:
+    """Set the residual to 0, in place, where both neighbours are `lowest` or less, or both `highest` or more."""
+
+    def ends(number: int) -> tuple[np.ndarray, np.ndarray]:
+        return scan[number] <= lowest, scan[number] >= highest
+
+    slices = residual.numpy()
+    below = ends(0)
+    slices[0][below[0] | below[1]] = 0
+    for gap in range(len(scan) - 1):
+        above = ends(gap + 1)
+        outside = (below[0] & above[0]) | (below[1] & above[1])
+        for index in range(gap * factor + 1, (gap + 1) * factor):
+            slices[index][outside] = 0
+        slices[(gap + 1) * factor][above[0] | above[1]] = 0
+        below = above
+
+
+def _clipped(slices: np.ndarray, lowest: float) -> np.ndarray:
+    slices = slices.astype(np.float32)
+    return slices.clip(min=lowest, out=slices)
 
 
 class _Missed:
     """How much a thin slice must change so that the averages of all are the thick slices.
 
     Args:
-        scan: (slices, rows, columns) observed, HU.
+        scan: (slices, rows, columns) observed.
         residual: (s (slices - 1) + 1, rows, columns) float32, network units.
         factor: up-sampling factor s.
         profile: of the observed slices.
         spline: (s (slices - 1) + 1, slices), to which the residual is added.
+        lowest: what is lower in the scan counts as this.
     """
 
-    def __init__(self, scan: np.ndarray, residual: Tensor, factor: int, profile: SliceProfile, spline: np.ndarray):
+    def __init__(
+        self,
+        scan: np.ndarray,
+        residual: Tensor,
+        factor: int,
+        profile: SliceProfile,
+        spline: np.ndarray,
+        lowest: float,
+    ):
         slices = len(scan)
         averages = averaging_weights(slices, factor, profile)
         self._weights = correcting_weights(slices, factor, profile)
@@ -552,7 +633,7 @@ class _Missed:
         for index, (row, by_slice) in enumerate(zip(averages, spline)):
             near, close = slices_used(row), slices_used(by_slice)
             self._averages[index] = np.tensordot(row[near], to_hu(residual[near]).numpy(), axes=1)
-            self._averages[index] += np.tensordot(by_slice[close], scan[close].astype(np.float32), axes=1)
+            self._averages[index] += np.tensordot(by_slice[close], _clipped(scan[close], lowest), axes=1)
 
     def at(self, index: int) -> np.ndarray:
         """(rows, columns) HU, to be taken from thin slice `index`."""
@@ -560,12 +641,14 @@ class _Missed:
         return np.tensordot(self._weights[index, near], self._averages[near], axes=1)
 
 
-def _with_padding(answer: np.ndarray, below: np.ndarray, above: np.ndarray, position: float, dtype) -> np.ndarray:
-    """Round to `dtype`; a voxel between two padded ones takes the value of the nearer."""
-    if np.issubdtype(dtype, np.integer):
-        answer = np.rint(answer)
-    padded = (below < PADDING_BELOW) & (above < PADDING_BELOW)
-    return np.where(padded, below if position <= 0.5 else above, answer).astype(dtype)
+def _with_padding(
+    answer: np.ndarray, below: np.ndarray, above: np.ndarray, position: float, dtype: np.dtype, offset: float
+) -> np.ndarray:
+    """The answer in a scalar type; a voxel between two padded ones takes the value of the nearer."""
+    padded = (below < PADDING_BELOW + offset) & (above < PADDING_BELOW + offset)
+    answer = to_scalar_type(answer, dtype)
+    np.copyto(answer, below if position <= 0.5 else above, where=padded, casting="unsafe")
+    return answer
 
 
 def _disagreement(variance: Tensor, observed: range, report: _Reporter) -> np.ndarray:
@@ -592,7 +675,21 @@ def _expected_error(
     calibration = doubt.Calibration.from_card(model.card, plan.factor, plan.asked_factor)
     if calibration is None:
         return None
-    return doubt.expected_error(disagreement, scan, synthetic, gap_mm, plan, calibration, report.stop_if_asked)
+    expected = doubt.expected_error(disagreement, scan, synthetic, gap_mm, plan, calibration, report.stop_if_asked)
+    for plane in expected:
+        _checked_error(plane, model)
+    return expected
+
+
+def _checked_error(errors: np.ndarray, model: Model) -> np.ndarray:
+    """The errors, if they are numbers.
+
+    Raises:
+        InputError: the calibration of the model makes none of them.
+    """
+    if not np.isfinite(errors).all():
+        raise InputError(f"Choose another model: the errors on the card of {model.name} are beyond all numbers.")
+    return errors
 
 
 def _resampled(enhanced: Enhanced, volume: Volume, resample_to: float) -> Enhanced:
@@ -604,24 +701,28 @@ def _resampled(enhanced: Enhanced, volume: Volume, resample_to: float) -> Enhanc
     affine[:3, affine_column(axis)] *= resample_to / step
     dimension = array_axis(axis)
 
-    def resample(grid: Volume) -> Volume:
+    def resample(grid: Volume, offset: float = 0.0) -> Volume:
         slices = np.moveaxis(grid.voxels, dimension, 0)
-        moved = np.stack([_slice_at(slices, position) for position in positions])
+        moved = np.empty((len(positions), *slices.shape[1:]), slices.dtype)
+        for index, position in enumerate(positions):
+            moved[index] = _slice_at(slices, position, offset)
         return replace(grid, voxels=np.moveaxis(moved, 0, dimension), affine=affine)
 
     on_observed = np.isclose(positions / factor, np.round(positions / factor), rtol=0, atol=1e-6)
     on_observed &= enhanced.plan.profile is None
     return replace(
         enhanced,
-        volume=resample(enhanced.volume),
+        volume=resample(enhanced.volume, enhanced.plan.offset),
         disagreement=resample(enhanced.disagreement),
         expected_error=resample(enhanced.expected_error) if enhanced.expected_error else None,
         synthetic_slices=tuple(int(index) for index in np.flatnonzero(~on_observed)),
-        views={view: resample(grid) for view, grid in enhanced.views.items()} if enhanced.views else enhanced.views,
+        views={view: resample(grid, enhanced.plan.offset) for view, grid in enhanced.views.items()}
+        if enhanced.views
+        else enhanced.views,
     )
 
 
-def _slice_at(slices: np.ndarray, position: float) -> np.ndarray:
+def _slice_at(slices: np.ndarray, position: float, offset: float) -> np.ndarray:
     """The slice at a fractional position in (slices, rows, columns), by the cubic spline."""
     nearest = round(position)
     if abs(position - nearest) < 1e-6:
@@ -629,7 +730,7 @@ def _slice_at(slices: np.ndarray, position: float) -> np.ndarray:
     below = int(position)
     first = max(0, below - _SPLINE_REACH)
     near = slices[first : below + 2 + _SPLINE_REACH]
-    lowest = max(float(near.min()), INTENSITY_RANGE[0])
+    lowest = max(float(near.min()), INTENSITY_RANGE[0] + offset)
     weights = weights_at(len(near), position - first, "cubic")
-    answer = np.tensordot(weights, near.astype(np.float32).clip(min=lowest), axes=1).clip(lowest, float(near.max()))
-    return _with_padding(answer, slices[below], slices[below + 1], position - below, slices.dtype)
+    answer = np.tensordot(weights, _clipped(near, lowest), axes=1).clip(lowest, float(near.max()))
+    return _with_padding(answer, slices[below], slices[below + 1], position - below, slices.dtype, offset)

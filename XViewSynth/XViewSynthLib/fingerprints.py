@@ -6,23 +6,26 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from .dicom import is_dicom
+from .errors import InputError
+from .io.header import detached_files
 from .reading import suffix_of
 
 _CHUNK_BYTES = 4 * 1024**2
-# More than any header of text that points to voxels elsewhere; one that holds voxels itself is not searched further.
+# More than any header of text that points to voxels elsewhere.
 _HEADER_BYTES = 256 * 1024
-_POINTING = {".nrrd", ".nhdr", ".mha", ".mhd"}
-_DATA_FILE = re.compile(r"^(?:data ?file|elementdatafile)[ \t]*[:=][ \t]*(.+?)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+_POINTING = {".nhdr", ".mhd"}
+_DATA_FILE = re.compile(r"^(?:data ?file|elementdatafile)[ \t]*[:=](.+)$", re.IGNORECASE | re.MULTILINE)
 _NUMBERED = re.compile(
     r"(?P<before>\S*)%(?P<width>0?\d?)d(?P<after>\S*)\s+(?P<first>\d+)\s+(?P<last>\d+)(?:\s+(?P<step>\d+))?.*"
 )
-# More than any scan has slices, so that a damaged header cannot keep us busy.
+# More than any scan has slices, and longer than any name, so that a damaged header cannot keep us busy.
 _MOST_FILES = 100_000
+_LONGEST_NAME = 255
 
 
 def fingerprint_of_scan(scan: Path, check: Callable[[], None] = lambda: None) -> str:
@@ -65,29 +68,40 @@ def fingerprint_of(value: Any) -> str:
 def files_of_scan(scan: Path) -> list[Path]:
     """The files that make up a scan: of a folder its DICOM files, of a header those that it keeps its voxels in.
 
+    A header keeps its voxels in its own folder; what it names elsewhere is no part of the scan.
+
     Raises:
         OSError: a file or the folder cannot be read.
     """
-    if scan.is_dir():
-        return sorted(file for file in scan.iterdir() if file.is_file() and is_dicom(file))
+    if os.path.isdir(scan):
+        return sorted(file for file in scan.iterdir() if os.path.isfile(file) and is_dicom(file))
     if suffix_of(scan) not in _POINTING:
         return [scan]
-    # No file has a null character in its name; a damaged header may.
-    names = (name for name in _data_files(scan) if "\0" not in name)
-    return [scan, *(file for name in names if (file := scan.parent / name).is_file())]
+    names = (os.fsdecode(name.encode("latin-1")) for name in _data_files(scan))
+    return [scan, *(file for name in names for file in _own_file(scan, name))]
 
 
-def _data_files(header: Path) -> list[str]:
+def _own_file(header: Path, name: str) -> tuple[Path, ...]:
+    """The file of that name in the header's folder, if there is one."""
+    try:
+        return detached_files([name], header)
+    except (InputError, OSError):  # such as a name that no file can have
+        return ()
+
+
+def _data_files(header: Path) -> Iterator[str]:
+    """What a header names, each byte as a character."""
     with open(header, "rb") as stream:
         text = stream.read(_HEADER_BYTES).decode("latin-1")
     found = _DATA_FILE.search(text)
-    if found is None or found[1].upper() == "LOCAL":
-        return []
-    numbered = _NUMBERED.fullmatch(found[1])
-    if numbered:
+    named = found[1].strip() if found else "LOCAL"
+    if named.upper() == "LOCAL":
+        return
+    if named.upper().startswith("LIST"):
+        yield from (line.strip() for line in text[found.end() :].split("\n") if line.strip())
+    elif len(named) <= _LONGEST_NAME and (numbered := _NUMBERED.fullmatch(named)):
         first, last, step = (int(numbered[name] or 1) for name in ("first", "last", "step"))
-        numbers = range(first, last + 1, max(step, 1))[:_MOST_FILES]
-        return [f"{numbered['before']}{number:{numbered['width']}d}{numbered['after']}" for number in numbers]
-    if found[1].upper().startswith("LIST"):
-        return [os.fsdecode(line.encode("latin-1")) for line in text[found.end() :].split("\n") if line.strip()]
-    return [os.fsdecode(found[1].encode("latin-1"))]
+        for number in range(first, last + 1, max(step, 1))[:_MOST_FILES]:
+            yield f"{numbered['before']}{number:{numbered['width']}d}{numbered['after']}"
+    else:
+        yield named

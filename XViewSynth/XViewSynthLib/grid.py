@@ -68,7 +68,7 @@ def settle_grid(
         factor: 2 to 8.
         spacing: distance of slices to reach, mm.
         isotropic: reach the in-plane pixel spacing.
-        axis: "auto" is the axis with the largest spacing.
+        axis: "auto" is the axis of the slices (`Volume.through_plane_axis`).
 
     Raises:
         InputError: the request cannot be met, or the scan has too few slices or needs no more.

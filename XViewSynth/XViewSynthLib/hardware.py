@@ -70,6 +70,13 @@ def free_bytes(device: torch.device) -> int:
     return psutil.virtual_memory().available
 
 
+def total_bytes(device: torch.device) -> int:
+    """All memory there is, free or not, for work on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    return psutil.virtual_memory().total
+
+
 def process_bytes() -> int:
     """Memory this process holds now, in bytes."""
     return psutil.Process().memory_info().rss

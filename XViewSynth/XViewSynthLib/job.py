@@ -1,6 +1,6 @@
-"""A command at work: what it may call, how it is told to stop, and how the program leaves.
+"""A command at work: what it may call, how it is stopped, and how the program leaves.
 
-The work runs in a thread, and the main thread waits. So a stop signal is heard at any moment, even while a library
+The work runs in a thread, and the main thread waits. So a stop signal is noticed at any moment, even while a library
 reads, writes or is being imported, and the program leaves in time whether or not the work listens.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from .errors import Cancelled, InputError
 from .outputs import remove_staging_folders
 from .progress import Report
-from .stop import StopRequest
+from .stop import LastStep, StopRequest, at_once
 from .streams import print_line
 
 DONE, DEFECT, WRONG_INPUT, CANCELLED = 0, 1, 2, 3
@@ -32,11 +32,13 @@ class Job:
         say: prints text for the user, on standard output unless that carries progress as JSON.
         progress: shows a `Progress`.
         should_cancel: whether the user has asked to stop.
+        last_step: takes the step that completes the work; see `StopRequest.last_step`.
     """
 
     say: Callable[[str], None]
     progress: Report
     should_cancel: Callable[[], bool]
+    last_step: LastStep = at_once
 
     def stop_if_asked(self) -> None:
         """Raise `Cancelled` once the user has asked to stop."""
@@ -51,23 +53,37 @@ def run(work: Callable[[], int | None], request: StopRequest) -> int:
     """
     outcome: list[int | BaseException] = []
 
-    def work_and_tell() -> None:
+    def work_and_keep_outcome() -> None:
+        result: int | BaseException
         try:
-            outcome.append(work() or DONE)
+            result = work() or DONE
         except BaseException as error:
-            outcome.append(error)
+            result = error
+        with request.deciding:
+            outcome.append(result)
 
-    worker = threading.Thread(target=work_and_tell, daemon=True)
+    worker = threading.Thread(target=work_and_keep_outcome, daemon=True)
     worker.start()
     while worker.is_alive() and not request.asked:
         worker.join(_POLL_SECONDS)
     worker.join(request.grace_seconds)
     if worker.is_alive():
-        remove_staging_folders()
-        _tell_without_waiting(Cancelled())
-        # The usual way out waits for threads and libraries, which is what did not end.
-        os._exit(CANCELLED)
+        _give_up(worker, outcome, request)
     return outcome[0] if isinstance(outcome[0], int) else _tell(outcome[0])
+
+
+def _give_up(worker: threading.Thread, outcome: list[int | BaseException], request: StopRequest) -> None:
+    """End the process while the work goes on, with all outputs or none; return only if the work has ended after all."""
+    # The usual way out waits for threads and libraries, which is what did not end: hence `os._exit`.
+    with request.deciding:
+        if not (outcome or request.done):
+            remove_staging_folders()
+            _tell_without_waiting(Cancelled())
+            os._exit(CANCELLED)
+    # Only the end of the thread is left, or saying what was done.
+    worker.join(request.grace_seconds)
+    if worker.is_alive():
+        os._exit(DONE)
 
 
 def _tell(error: BaseException) -> int:
@@ -79,7 +95,7 @@ def _tell(error: BaseException) -> int:
     if isinstance(error, InputError):
         _print_error(f"error: {_in_one_line(error)}")
         return WRONG_INPUT
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or _tells_of_memory(error):
         _print_error("error: There is not enough memory: close other programs or use a computer with more.")
         return WRONG_INPUT
     name = type(error).__name__
@@ -88,6 +104,11 @@ def _tell(error: BaseException) -> int:
     )
     _print_error("".join(traceback.format_exception(error)).rstrip())
     return DEFECT
+
+
+def _tells_of_memory(error: BaseException) -> bool:
+    # PyTorch has two such errors, and importing it to name them would take seconds.
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 def _tell_without_waiting(error: BaseException) -> None:

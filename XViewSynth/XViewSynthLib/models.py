@@ -10,48 +10,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-import re
-import shutil
-import stat
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .cards import AUTOMATIC, BEST_SPECIALISTS, NAME_PATTERN, NAME_RULE, SCHEMA_VERSION, is_name, parse_card
+from .cards import card_fault as card_fault
 from .ensemble import STANDARD_QUALITY
 from .errors import InputError
+from .model_files import CARD_FILE, WEIGHTS_FILE, read_file, read_folder, read_zip
 from .outputs import Outputs, staging_folder
+from .stop import LastStep, at_once
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from .networks import ThreeViewNetwork
     from .volume import Volume
 
-#: In place of a name: the model that ships for the acquisition of the scan.
-AUTOMATIC = "auto"
 STANDARD = "standard"
 STANDARD_THICK = "standard-thick"
 _SHIPPED_FOR = {"gap": STANDARD, "thick": STANDARD_THICK}
-WEIGHTS_FILE = "model.safetensors"
-CARD_FILE = "card.json"
-SCHEMA_VERSION = "1"
-
-# Far above what three students need, far below what would fill a machine's memory.
-MAX_WEIGHTS_BYTES = 512 * 1024**2
-MAX_CARD_BYTES = 1024**2
-_MAX_NETWORK_NUMBER = 4096
-_SPECIALISTS, _BEST_SPECIALISTS = "specialists", "best_specialists"
-_FACTORS = range(2, 9)
-_MOST_CURVE_POINTS = 64
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FOLDER_VARIABLE = "XVIEWSYNTH_MODELS"
 
 
@@ -79,7 +61,7 @@ class Model:
 
     def trainable(self) -> Model:
         """The same model without what answers at best quality alone, which would not learn what the others do."""
-        sizes = {name: value for name, value in self.card["network"].items() if name != _BEST_SPECIALISTS}
+        sizes = {name: value for name, value in self.card["network"].items() if name != BEST_SPECIALISTS}
         return replace(self.at_quality(STANDARD_QUALITY), card=self.card | {"network": sizes})
 
 
@@ -117,17 +99,17 @@ def model_folder(model: str | os.PathLike[str]) -> Path:
     Raises:
         InputError: there is no such model.
     """
-    if isinstance(model, str) and _NAME.fullmatch(model):
+    if isinstance(model, str) and NAME_PATTERN.fullmatch(model):
         for folder, _ in _catalogue_folders():
-            if (folder / model).is_dir():
+            if os.path.isdir(folder / model):
                 return folder / model
-    try:
-        if str(model) and Path(model).is_dir():
-            return Path(model)
-    except (OSError, ValueError):  # a name too long for the file system, or with a null character
-        pass
+    if str(model) and os.path.isdir(model):
+        return Path(model)
     names = ", ".join(entry.name for entry in list_models()) or "none is installed"
-    raise InputError(f"There is no model {str(model)!r}: choose one of those installed ({names}) or a model folder.")
+    raise InputError(
+        f"There is no model {str(model)!r}: choose one of those installed ({names}) or a model folder."
+        f"{_hidden_models()}"
+    )
 
 
 def choose_model(
@@ -162,7 +144,7 @@ def shipped_for(acquisition: str) -> str:
     Raises:
         InputError: there is no such acquisition.
     """
-    if acquisition not in _SHIPPED_FOR:
+    if acquisition not in tuple(_SHIPPED_FOR):
         raise InputError(f"Acquisition {acquisition!r} does not exist: choose {' or '.join(_SHIPPED_FOR)}.")
     return _SHIPPED_FOR[acquisition]
 
@@ -203,32 +185,62 @@ def model_card(model: str | os.PathLike[str]) -> dict[str, Any]:
         InputError: as for `load_model`.
     """
     folder = model_folder(model)
-    files = _read_folder(folder)
-    card = _parse_card(files[CARD_FILE], folder)
+    files = read_folder(folder)
+    card = parse_card(files[CARD_FILE], folder)
     _check_weights(card, files[WEIGHTS_FILE], folder)
     return card
 
 
 def list_models() -> list[ModelEntry]:
-    """All models that can be asked for by name, sorted; a user's model hides a shipped one of the same name."""
+    """All models that can be asked for by name, sorted; a user's model hides a shipped one of the same name.
+
+    Those in a folder that cannot be read are left out; see `unreadable_folder`.
+    """
     found: dict[str, ModelEntry] = {}
     for folder, shipped in _catalogue_folders():
-        for place in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if place.is_dir() and _NAME.fullmatch(place.name) and place.name not in found:
-                found[place.name] = _entry(place, shipped)
+        for name in _names_in(folder):
+            place = folder / name
+            if NAME_PATTERN.fullmatch(name) and name not in found and os.path.isdir(place):
+                found[name] = _entry(place, shipped)
     return [found[name] for name in sorted(found)]
+
+
+def unreadable_folder() -> str | None:
+    """A sentence about the folder of the user's models, where there is one that cannot be read."""
+    folder = user_folder()
+    try:
+        if folder is not None:
+            os.listdir(folder)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        return (
+            f"The folder of your models, {folder}, cannot be read ({getattr(error, 'strerror', None) or error}): allow "
+            f"that, or set {_FOLDER_VARIABLE} to another folder."
+        )
+    return None
+
+
+def _hidden_models() -> str:
+    problem = unreadable_folder()
+    return f" {problem}" if problem else ""
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except (OSError, ValueError):
+        return []
 
 
 def check_name(name: str) -> None:
     """Make sure that a model may be called so.
 
     Raises:
-        InputError: the name has other characters than allowed.
+        InputError: the name has other characters than allowed, or means something else.
     """
-    if not _NAME.fullmatch(name):
-        raise InputError(
-            f"Choose a name for the model of letters, digits, dots, dashes and underscores: {name!r} is not."
-        )
+    if not is_name(name):
+        raise InputError(f"A model cannot be named {name!r}: choose {NAME_RULE}.")
 
 
 def check_new_name(name: str) -> None:
@@ -238,35 +250,62 @@ def check_new_name(name: str) -> None:
         InputError: as for `check_name`, or there is a model of that name already.
     """
     check_name(name)
-    if name in {entry.name for entry in list_models()}:
-        raise InputError(f"A model named {name!r} is installed already: choose another name.")
+    _refuse_taken(name, "choose another name")
 
 
-def import_model(source: str | os.PathLike[str]) -> Model:
+def _refuse_taken(name: str, advice: str) -> None:
+    # Many disks, and people, do not tell names apart that differ in capital letters alone.
+    taken = {entry.name.lower(): entry.name for entry in list_models()}
+    if name.lower() in taken:
+        raise InputError(f"A model named {taken[name.lower()]!r} is installed already: {advice}.")
+
+
+def import_model(source: str | os.PathLike[str], last_step: LastStep = at_once) -> Model:
     """Copy a model into the user's folder from a zip file made by `export_model`, or from a folder.
 
     Of a zip file only the two known members are read, and never more bytes than a model may have.
 
+    Args:
+        source: zip file or folder.
+        last_step: gives the model its name; see `StopRequest.last_step`.
+
     Raises:
-        InputError: the source is no sound model, or there is a model of its name already.
+        InputError: the source is no sound model, there is a model of its name already, or no place for it.
     """
     source = Path(source)
-    files = _read_folder(source) if source.is_dir() else _read_zip(source)
-    name = _parse_card(files[CARD_FILE], source)["name"]
-    if name in {entry.name for entry in list_models()}:
-        raise InputError(f"A model named {name!r} is installed already: remove that one first or rename this one.")
-    target = user_folder() / name
+    files = read_folder(source) if os.path.isdir(source) else read_zip(source)
+    name = parse_card(files[CARD_FILE], source)["name"]
+    advice = "remove that one first or rename this one"
+    _refuse_taken(name, advice)
+    parent = user_folder()
+    if parent is None:
+        raise InputError(
+            f"There is no folder for your models, as the system knows no home folder: set {_FOLDER_VARIABLE} to one."
+        )
 
     def check_and_write(folder: Path) -> None:
         _write_files(folder, files)
         _load(folder, told_as=source)
 
-    _write_folder(target, check_and_write)
-    return _load(target)
+    try:
+        _write_folder(parent / name, check_and_write, overwrite=False, last_step=last_step)
+    except InputError:
+        # Another process may have been faster.
+        _refuse_taken(name, advice)
+        raise
+    return _load(parent / name)
 
 
-def export_model(name: str, file: str | os.PathLike[str], overwrite: bool = False) -> None:
+def export_model(
+    name: str, file: str | os.PathLike[str], overwrite: bool = False, last_step: LastStep = at_once
+) -> None:
     """Write a model as a zip file that `import_model` reads on another machine.
+
+    Args:
+        name: of the model.
+        file: ends in .zip.
+        overwrite: whether a file that exists may be replaced.
+        last_step: gives the file its name; see `StopRequest.last_step`.
 
     Raises:
         InputError: there is no such model, it is damaged, or the file cannot be written.
@@ -276,18 +315,22 @@ def export_model(name: str, file: str | os.PathLike[str], overwrite: bool = Fals
         raise InputError(f"{file} must end in .zip: a model is exported as a zip file.")
     folder = model_folder(name)
     model_card(folder)
-    files = _read_folder(folder)
+    files = read_folder(folder)
     with Outputs(overwrite) as outputs:
         staged = outputs.add(file)
         with _clear_write_errors(file), zipfile.ZipFile(staged, "w") as archive:
             for member, content in files.items():
                 # Without a date equal models give equal files.
                 archive.writestr(zipfile.ZipInfo(member), content)
-        outputs.commit()
+        last_step(outputs.commit)
 
 
-def remove_model(name: str) -> None:
+def remove_model(name: str, last_step: LastStep = at_once) -> None:
     """Delete a model from the user's folder.
+
+    Args:
+        name: of the model.
+        last_step: takes the model away; see `StopRequest.last_step`.
 
     Raises:
         InputError: there is no such model there, or it cannot be deleted.
@@ -300,7 +343,9 @@ def remove_model(name: str) -> None:
     if entry.shipped:
         raise InputError(f"The model {name!r} ships with the program and cannot be removed.")
     try:
-        shutil.rmtree(entry.folder)
+        # Renamed first, so that a model which is there is whole.
+        with staging_folder(entry.folder.parent) as staging:
+            last_step(lambda: os.rename(entry.folder, staging / "removed"))
     except OSError as error:
         raise InputError(f"Cannot remove {entry.folder}: {error.strerror}.") from error
 
@@ -323,22 +368,33 @@ def save_model(folder: str | os.PathLike[str], network: ThreeViewNetwork, card: 
     checksum = hashlib.sha256(weights).hexdigest()
     card = {"schema_version": SCHEMA_VERSION, **card, "weights_sha256": checksum}
     text = (json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
-    _parse_card(text, folder)
+    parse_card(text, folder)
     _write_folder(folder, lambda staged: _write_files(staged, {CARD_FILE: text, WEIGHTS_FILE: weights}))
     return _load(folder)
 
 
-def user_folder() -> Path:
-    """Where the user's own models lie: $XVIEWSYNTH_MODELS, else the platform's place for data of applications."""
+def user_folder() -> Path | None:
+    """Where the user's own models lie: $XVIEWSYNTH_MODELS, else the platform's place for data of applications.
+
+    None where the system knows no home folder.
+    """
     chosen = os.environ.get(_FOLDER_VARIABLE)
     if chosen:
         return Path(chosen)
-    home = Path.home()
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "XViewSynth" / "Models"
-    if sys.platform == "darwin":
-        return home / "Library" / "Application Support" / "XViewSynth" / "Models"
-    return Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share") / "xviewsynth" / "models"
+        data, inside = os.environ.get("LOCALAPPDATA") or _in_home("AppData", "Local"), ("XViewSynth", "Models")
+    elif sys.platform == "darwin":
+        data, inside = _in_home("Library", "Application Support"), ("XViewSynth", "Models")
+    else:
+        data, inside = os.environ.get("XDG_DATA_HOME") or _in_home(".local", "share"), ("xviewsynth", "models")
+    return None if data is None else Path(data, *inside)
+
+
+def _in_home(*parts: str) -> Path | None:
+    # Such as an account number without a name, in a container.
+    with suppress(RuntimeError, KeyError):
+        return Path(Path.home(), *parts)
+    return None
 
 
 def shipped_folder() -> Path | None:
@@ -350,7 +406,9 @@ def shipped_folder() -> Path | None:
 
 
 def _catalogue_folders() -> Iterator[tuple[Path, bool]]:
-    yield user_folder(), False
+    own = user_folder()
+    if own is not None:
+        yield own, False
     shipped = shipped_folder()
     if shipped is not None:
         yield shipped, True
@@ -358,18 +416,23 @@ def _catalogue_folders() -> Iterator[tuple[Path, bool]]:
 
 def _entry(folder: Path, shipped: bool) -> ModelEntry:
     try:
-        return ModelEntry(folder.name, folder, shipped, _parse_card(_read(folder, CARD_FILE), folder))
+        return ModelEntry(folder.name, folder, shipped, parse_card(read_file(folder, CARD_FILE), folder))
     except InputError as error:
         return ModelEntry(folder.name, folder, shipped, None, str(error))
 
 
 def _load(folder: Path, told_as: Path | None = None) -> Model:
     """Read a model; sentences about its faults name `told_as` where the folder is a passing one."""
+    from .weights import check_predictions, read_network
+
     place = told_as or folder
-    files = _read_folder(folder)
-    card = _parse_card(files[CARD_FILE], place)
+    files = read_folder(folder)
+    card = parse_card(files[CARD_FILE], place)
     checksum = _check_weights(card, files[WEIGHTS_FILE], place)
-    network = _build_network(card, files[WEIGHTS_FILE], place)
+    network = read_network(card, files[WEIGHTS_FILE], place)
+    # Those that ship were tried when they were published, and trying takes a quarter of a second.
+    if folder.parent != shipped_folder():
+        check_predictions(network, card["factors"], place)
     return Model(card["name"], folder, card, checksum, network)
 
 
@@ -383,121 +446,22 @@ def _check_weights(card: Mapping[str, Any], weights: bytes, place: Path) -> str:
     return checksum
 
 
-def _build_network(card: Mapping[str, Any], weights: bytes, place: Path) -> ThreeViewNetwork:
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    from .networks import ThreeViewNetwork
-
-    known_types = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    try:
-        tensors: dict[str, Tensor] = load(weights)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise InputError(f"The weights of the model in {place} are damaged: copy or import the model again.") from error
-    if not all(tensor.dtype in known_types and tensor.isfinite().all() for tensor in tensors.values()):
-        raise InputError(f"The weights of the model in {place} hold values that are not numbers: use another model.")
-    # Building draws random numbers, and the caller's sequence is the caller's.
-    with torch.random.fork_rng(devices=[]):
-        try:
-            # First without memory, so that a card cannot ask for more than its weights fill.
-            with torch.device("meta"):
-                expected = ThreeViewNetwork(**card["network"]).state_dict()
-            if {name: t.shape for name, t in expected.items()} != {name: t.shape for name, t in tensors.items()}:
-                raise ValueError("the layers differ")
-            network = ThreeViewNetwork(**card["network"])
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(
-                f"The model in {place} does not fit this version of the program ({error}): use another model."
-            ) from error
-    network.load_state_dict(tensors)
-    return network.float().eval()
-
-
-def _read_folder(folder: Path) -> dict[str, bytes]:
-    return {name: _read(folder, name) for name in (CARD_FILE, WEIGHTS_FILE)}
-
-
-def _limit(name: str) -> int:
-    return MAX_CARD_BYTES if name == CARD_FILE else MAX_WEIGHTS_BYTES
-
-
-def _read(folder: Path, name: str) -> bytes:
-    path = folder / name
-    try:
-        if not path.is_file():
-            raise InputError(f"{folder} is no model folder: {name} is missing.")
-        with path.open("rb") as file:
-            content = file.read(_limit(name) + 1)
-    except OSError as error:
-        raise InputError(f"Cannot read {path}: {error.strerror}.") from error
-    if len(content) > _limit(name):
-        raise InputError(f"{path} is larger than a model can be: use another model.")
-    return content
-
-
-def _read_zip(source: Path) -> dict[str, bytes]:
-    try:
-        if source.stat().st_size > MAX_WEIGHTS_BYTES + 2 * MAX_CARD_BYTES:
-            raise InputError(f"{source} is larger than a model can be: use another file.")
-        with zipfile.ZipFile(source) as archive:
-            return {name: _read_member(archive, member, source) for name, member in _members(archive, source).items()}
-    except FileNotFoundError as error:
-        raise InputError(f"{source} does not exist: give a zip file or a model folder.") from error
-    # NotImplementedError: a compression or version that Python does not know; RuntimeError: encrypted.
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{source} is no sound zip file: export the model again.") from error
-
-
-def _members(archive: zipfile.ZipFile, source: Path) -> dict[str, zipfile.ZipInfo]:
-    """The two files of a model, at the top or in one plain folder; nothing else may be in the archive."""
-    files = [member for member in archive.infolist() if not member.is_dir()]
-    for top in {member.filename.rpartition("/")[0] for member in files}:
-        names = {f"{top}/{name}" if top else name: name for name in (CARD_FILE, WEIGHTS_FILE)}
-        plain = not top or _NAME.fullmatch(top)
-        if plain and sorted(member.filename for member in files) == sorted(names):
-            if any(stat.S_ISLNK(member.external_attr >> 16) for member in files):
-                break
-            return {names[member.filename]: member for member in files}
-    raise InputError(f"{source} is no model: it must hold {CARD_FILE} and {WEIGHTS_FILE} and nothing else.")
-
-
-def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, source: Path) -> bytes:
-    limit = _limit(member.filename.rpartition("/")[2])
-    if member.file_size <= limit:
-        with archive.open(member) as file:
-            # The declared size may be a lie.
-            content = file.read(limit + 1)
-        if len(content) <= limit:
-            return content
-    raise InputError(f"{member.filename} in {source} is larger than a model can have: use another file.")
-
-
 def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     for name, content in files.items():
         (folder / name).write_bytes(content)
 
 
-def _write_folder(folder: Path, write: Callable[[Path], None]) -> None:
+def _write_folder(
+    folder: Path, write: Callable[[Path], None], overwrite: bool = True, last_step: LastStep = at_once
+) -> None:
     """Let `write` fill a folder beside `folder`, then put it in its place."""
     with _clear_write_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
         if folder.exists() and not _holds_only_a_model(folder):
             raise InputError(f"{folder} exists and holds something else than a model: choose another folder.")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with staging_folder(folder.parent) as staging:
-            new, old = staging / "new", staging / "old"
-            new.mkdir()
-            write(new)
-            if folder.exists():
-                os.replace(folder, old)
-            try:
-                os.replace(new, folder)
-            except OSError:
-                if old.exists():
-                    os.replace(old, folder)
-                raise
+        with Outputs(overwrite) as outputs:
+            write(outputs.add_folder(folder, CARD_FILE, WEIGHTS_FILE))
+            last_step(outputs.commit)
 
 
 def _holds_only_a_model(folder: Path) -> bool:
@@ -510,143 +474,3 @@ def _clear_write_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"Cannot write {path}: {error.strerror}. Choose another place.") from error
-
-
-def _parse_card(content: bytes, place: Path) -> dict[str, Any]:
-    try:
-        card = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"The card of the model in {place} is damaged: copy or import the model again.") from error
-    fault = card_fault(card)
-    if fault:
-        raise InputError(f"The card of the model in {place} cannot be used: {fault}.")
-    return card
-
-
-def card_fault(card: object) -> str | None:
-    """What is wrong with a model card, in words, or None where it is sound. Unknown fields are allowed."""
-    if not isinstance(card, dict):
-        return "it is not an object with named fields"
-    for field, (sound, expected) in CARD_FIELDS.items():
-        if field not in card:
-            return f'"{field}" is missing'
-        if not sound(card[field]):
-            return f'"{field}" must be {expected}'
-    for field, (sound, expected) in OPTIONAL_CARD_FIELDS.items():
-        if field in card and not sound(card[field]):
-            return f'"{field}" must be {expected}'
-    return None
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_whole(value: object, low: int, high: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def _is_range(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)) and value[0] < value[1]
-
-
-def _are_factors(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(_is_whole(factor, min(_FACTORS), max(_FACTORS)) for factor in value)
-    )
-
-
-def _is_network(value: object) -> bool:
-    if not isinstance(value, dict):
-        return False
-    own = (_SPECIALISTS, _BEST_SPECIALISTS)
-    sizes = {name: number for name, number in value.items() if name not in own}
-    return _are_sizes(sizes) and all(_are_specialists(value.get(name, {})) for name in own)
-
-
-def _are_specialists(value: object) -> bool:
-    return (
-        isinstance(value, dict)
-        # JSON knows names alone.
-        and all(factor in map(str, _FACTORS) for factor in value)
-        and all(map(_are_sizes, value.values()))
-    )
-
-
-def _are_sizes(value: object) -> bool:
-    # Bounded, so that a card cannot keep the program busy building layers.
-    return isinstance(value, dict) and all(_is_whole(number, 1, _MAX_NETWORK_NUMBER) for number in value.values())
-
-
-def _is_training_data(value: object) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(entry, dict) and _is_text(entry.get("name")) and _is_text(entry.get("license")) for entry in value
-    )
-
-
-def _is_doubt(value: object) -> bool:
-    if not isinstance(value, dict) or "factors" not in value:
-        return False
-    parts = [value[name] for name in ("factors", "read_off_factors") if name in value]
-    return all(isinstance(part, dict) for part in parts) and all(
-        factor in map(str, range(2, 9)) and _is_calibration(entry) for part in parts for factor, entry in part.items()
-    )
-
-
-def _is_calibration(entry: object) -> bool:
-    if not isinstance(entry, dict):
-        return False
-    weights, *curves = (entry.get(name) for name in ("weights", "scale_hu", "expected_error_hu", "error_bound_hu"))
-    if not all(isinstance(numbers, list) and all(map(_is_number, numbers)) for numbers in (weights, *curves)):
-        return False
-    return (
-        len(weights) == 3
-        and min(weights) >= 0
-        and 1 <= len(curves[0]) == len(curves[1]) == len(curves[2]) <= _MOST_CURVE_POINTS
-        and all(0 < lower < higher for curve in curves for lower, higher in pairwise([curve[0] / 2, *curve]))
-    )
-
-
-#: Every field a card must have: when its value is sound, and what to say where it is not.
-CARD_FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
-    "schema_version": (lambda value: value == SCHEMA_VERSION, f'"{SCHEMA_VERSION}": use another version of the model'),
-    "name": (
-        lambda value: isinstance(value, str) and bool(_NAME.fullmatch(value)),
-        "1 to 64 letters, digits, dots, dashes or underscores, the first a letter or digit",
-    ),
-    "version": (_is_text, "text"),
-    "description": (_is_text, "text"),
-    "modality": (lambda value: value == "CT", '"CT"'),
-    "intensity_range_hu": (_is_range, "two numbers, the lower first"),
-    "factors": (_are_factors, "a list of whole numbers from 2 to 8"),
-    "acquisition": (lambda value: value in ("gap", "thick"), '"gap" or "thick"'),
-    "network": (
-        _is_network,
-        f'named whole numbers from 1 to {_MAX_NETWORK_NUMBER}, and "{_SPECIALISTS}" and "{_BEST_SPECIALISTS}" of '
-        "factors, each the same",
-    ),
-    "training_data": (_is_training_data, 'a list of scans, each with "name" and "license"'),
-    "measured_gains": (lambda value: isinstance(value, dict), "named gains over the baselines, or empty"),
-    "weights_sha256": (
-        lambda value: isinstance(value, str) and bool(re.fullmatch(r"[0-9a-f]{64}", value)),
-        "64 hexadecimal digits",
-    ),
-    "intended_use": (_is_text, "text"),
-    "limitations": (_is_text, "text"),
-    "license": (_is_text, "text"),
-}
-
-#: Fields that a card may have. Without "doubt" a model tells how far its views differ, and no error in HU.
-OPTIONAL_CARD_FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
-    "doubt": (
-        _is_doubt,
-        'an object whose "factors" hold, for each factor, three weights of 0 or more and three rising curves of equal '
-        "length above 0",
-    ),
-}

@@ -38,14 +38,13 @@ from torch.nn import functional
 
 from .baselines import interpolation_weights, slices_used
 from .ensemble import BEST_QUALITY
+from .intensity import INTENSITY_RANGE
 from .likeness import DISTANCES, slice_likeness
 from .motion import on_the_way
 from .slice_profile import OVERLAP_RANGE, SliceProfile, preserving_weights
 
 VIEWS = ("axial", "coronal", "sagittal")
 
-#: HU range the networks see; what lies outside passes through the spline alone.
-INTENSITY_RANGE = (-1024.0, 3071.0)
 _HU_PER_UNIT = 1024.0
 # What the views add to the spline is small; so scaled, the fusion sees it as large as the images.
 _RESIDUAL_SCALE = 8.0

@@ -6,7 +6,7 @@ What another program is given is written by `write_thinned`; what it makes of th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,9 +15,11 @@ import numpy as np
 from . import quality
 from .acquisition import Acquisition
 from .errors import InputError
-from .outputs import Outputs
+from .names import portable_name
+from .outputs import Outputs, output_folder
 from .reading import READABLE, read_volume, suffix_of
 from .selfcheck import Trial, drop_slices, measure_restored
+from .stop import LastStep, at_once
 from .volume import Volume
 from .writing import check_writable_name, write_volume
 
@@ -142,7 +144,7 @@ def thinned_name(scan: Path, factor: int, acquisition: Acquisition = "gap") -> s
     """
     name, suffix = scan.absolute().name, suffix_of(scan)
     name = name[: -len(suffix)] if suffix in READABLE else name
-    return f"{name}.x{factor}" + ("" if acquisition == "gap" else f".{acquisition}")
+    return portable_name(name, f".x{factor}" + ("" if acquisition == "gap" else f".{acquisition}"))
 
 
 def write_thinned(
@@ -155,6 +157,7 @@ def write_thinned(
     suffix: str = ".nrrd",
     overwrite: bool = False,
     check: Callable[[], None] = lambda: None,
+    last_step: LastStep = at_once,
 ) -> list[Path]:
     """Write what a benchmark gives every method: every s-th slice of each scan, or averages of slices as far apart.
 
@@ -167,6 +170,7 @@ def write_thinned(
         suffix: of the files, one of `writing.WRITABLE`.
         overwrite: whether files may be replaced.
         check: called between scans; what it raises ends the work, and nothing is written.
+        last_step: gives all files their names; see `StopRequest.last_step`.
 
     Returns:
         The files, scan by scan.
@@ -179,12 +183,7 @@ def write_thinned(
         check_writable_name(path)
         if paths.count(path) > 1:
             raise InputError(f"Two scans or factors lead to {path}: thin them into folders of their own.")
-    try:
-        folder.mkdir(exist_ok=True)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"Cannot make the folder {folder}: {reason}. Choose another one.") from error
-    with Outputs(overwrite, inputs=scans) as outputs:
+    with output_folder(folder), Outputs(overwrite, inputs=scans) as outputs:
         staged = iter([outputs.add(path) for path in paths])
         for scan in scans:
             volume = read_volume(scan)
@@ -193,10 +192,9 @@ def write_thinned(
                 try:
                     observed = drop_slices(volume, factor, axis, acquisition).observed
                 except InputError as error:
-                    raise InputError(f"{scan.name}: {error}") from error
+                    raise InputError(f"{scan.absolute().name}: {error}") from error
                 write_volume(observed, next(staged))
-        check()
-        outputs.commit()
+        last_step(outputs.commit)
     return paths
 
 
@@ -255,7 +253,7 @@ def _in_the_order_of(volume: Volume, truth: Volume) -> Volume | None:
     # Arrays are (K, J, I): dimension d runs along column 2 - d.
     voxels = volume.voxels.transpose(2 - columns[::-1])
     voxels = voxels[tuple(slice(None, None, -1) if turned else slice(None) for turned in backwards[::-1])]
-    return Volume(voxels, affine, volume.slice_thickness)
+    return replace(volume, voxels=voxels, affine=affine, slice_axis=None)
 
 
 def _last_of(volume: Volume, columns: np.ndarray, backwards: np.ndarray) -> np.ndarray:

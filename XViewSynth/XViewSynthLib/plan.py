@@ -16,11 +16,12 @@ from .acquisition import (
     resolve_overlap,
     resolve_profile,
 )
-from .checks import check_values
+from .checks import check_values, geometry_notes
 from .ensemble import STANDARD_QUALITY, poses
 from .errors import InputError
 from .grid import settle_grid
 from .hardware import PRECISIONS, free_bytes, process_bytes, resolve_device, resolve_precision
+from .intensity import hu_offset, offset_note
 from .models import Model
 from .networks import ScanFacts
 from .slice_profile import Shape, SliceProfile
@@ -58,6 +59,7 @@ class Plan:
         tile_voxels: observed voxels computed at once.
         expected_seconds: measured on this machine with a small piece, extrapolated.
         expected_peak_bytes: of the whole process.
+        offset: by how much the numbers of the scan lie above HU; 0 for a scan in HU.
         notes: what the user should know, each a sentence.
     """
 
@@ -77,6 +79,7 @@ class Plan:
     tile_voxels: int
     expected_seconds: float
     expected_peak_bytes: int
+    offset: float
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict:
@@ -112,7 +115,7 @@ def make_plan(
         factor: 2 to 8.
         spacing: distance of slices to reach, mm.
         isotropic: reach the in-plane pixel spacing.
-        axis: "auto" is the axis with the largest spacing.
+        axis: "auto" is the axis of the slices (`Volume.through_plane_axis`).
         acquisition: "auto" is that of the model; "gap" or "thick" must be.
         thickness: of the slices, mm; by default what the scan says, or else, of thick ones, their distance.
         profile: shape of thick slices, "box" or "gaussian".
@@ -129,8 +132,10 @@ def make_plan(
     chosen_axis, factor, resample_to = grid.axis, grid.factor, grid.resample_to
     acquisition = check_acquisition(model, acquisition)
     thick = resolve_profile(volume, chosen_axis, thickness, profile) if acquisition == "thick" else None
-    notes = [*volume.notes, *_acquisition_notes(volume, chosen_axis, acquisition, thick, thickness)]
     check_values(volume.voxels)
+    offset = hu_offset(volume.voxels)
+    notes = [*volume.notes, *geometry_notes(volume), *([offset_note(offset)] if offset else [])]
+    notes += _acquisition_notes(volume, chosen_axis, acquisition, thick, thickness)
     check_known_factor(model, factor)
     # Refuses what does not exist, before a network is asked for it.
     passes = len(poses(quality))
@@ -170,6 +175,7 @@ def make_plan(
         tile_voxels=tile,
         expected_seconds=seconds,
         expected_peak_bytes=peak,
+        offset=offset,
         notes=tuple(notes),
     )
 
@@ -216,7 +222,7 @@ def _acquisition_notes(
     volume: Volume, axis: Axis, acquisition: Acquisition, profile: SliceProfile | None, thickness: float | None
 ) -> list[str]:
     """What the user should know of how the slices were taken, each a sentence."""
-    thickness = known_thickness(volume, thickness)
+    thickness = known_thickness(volume, axis, thickness)
     distance = volume.spacing_along(axis)
     if profile is not None:
         width = profile.thickness * distance

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import TextIO
 
-from .streams import mute
+from .streams import mute, visible
 
 KINDS = ("bar", "json", "none")
 
@@ -135,7 +135,8 @@ def _once_per_stage(messages: TextIO) -> Report:
         if step.stage not in shown:
             shown.add(step.stage)
             left = describe_time_left(step.seconds_left)
-            print(f"{step.stage} ({left})" if left else step.stage, file=messages, flush=True)
+            stage = visible(step.stage)
+            print(f"{stage} ({left})" if left else stage, file=messages, flush=True)
 
     return show
 
@@ -148,11 +149,12 @@ def _bar(messages: TextIO) -> Iterator[Report]:
 
     def show(step: Progress) -> None:
         nonlocal bar
-        if bar is None or bar.desc != step.stage:
+        stage = visible(step.stage)
+        if bar is None or bar.desc != stage:
             if bar is not None:
                 bar.close()
             bar = tqdm(
-                desc=step.stage,
+                desc=stage,
                 total=step.total,
                 file=messages,
                 dynamic_ncols=True,

@@ -39,7 +39,8 @@ def read_volume(path: str | Path, thickness: float | None = None, memory: int | 
     """Read a scan with its geometry, in the scalar type of the file.
 
     Args:
-        path: a .nrrd, .nhdr, .nii, .nii.gz, .mha or .mhd file, or a folder of one DICOM series (or its DICOMDIR).
+        path: a .nrrd, .nhdr, .nii, .nii.gz, .mha or .mhd file, a folder of one CT series in DICOM (or its DICOMDIR), or
+            a file of the series that is meant.
         thickness: of the slices, mm, in place of what the file says.
         memory: bytes that the process may take while it reads; default is most of what is free.
 
@@ -118,12 +119,12 @@ def _open_any(path: Path) -> tuple[Volume, int, Load]:
     if suffix_of(path) in READABLE:
         return _open_image(path)
     if is_dicom(path):
-        raise InputError(f"{path} is a single DICOM file: give the folder that holds the slices of its series.")
+        return _open_series(path)
     raise InputError(f"{path} is no scan: give an NRRD, NIfTI, MHA or MHD file, or a folder of one DICOM series.")
 
 
-def _open_series(folder: Path) -> tuple[Volume, int, Load]:
-    volume, load = open_series(folder)
+def _open_series(path: Path) -> tuple[Volume, int, Load]:
+    volume, load = open_series(path)
     return volume, volume.voxels.nbytes, lambda: (load(), ())
 
 
@@ -137,6 +138,7 @@ def _open_image(path: Path) -> tuple[Volume, int, Load]:
         blank_voxels(header.shape, header.scalar_type),
         header.affine,
         header.slice_thickness,
+        header.slice_axis,
         synthetic=header.synthetic,
         notes=header.notes,
     )

@@ -8,6 +8,7 @@ NeuroImage 2009), as SimpleITK implements them; both are moved to the position i
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import SimpleITK as sitk
@@ -56,7 +57,7 @@ def upsample_by_registration(
         check()
         between = slice(gap * factor + 1, (gap + 1) * factor)
         dense[between] = _between(slices[gap], slices[gap + 1], factor)
-    return Volume(order.restore(dense), volume.upsampled_affine(axis, factor), volume.slice_thickness)
+    return replace(volume, voxels=order.restore(dense), affine=volume.upsampled_affine(axis, factor))
 
 
 def _between(below: np.ndarray, above: np.ndarray, factor: int) -> np.ndarray:

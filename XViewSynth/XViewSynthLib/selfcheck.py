@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from . import baselines
-from .acquisition import Acquisition, acquisition_axis, average, cut_to_factor, slices_left, thin
+from .acquisition import Acquisition, average, cut_to_factor, remedy_for_too_few, slices_left, thin
 from .checks import MINIMUM_SLICES, check_enhanceable
 from .ensemble import STANDARD_QUALITY
 from .errors import Cancelled, InputError
+from .intensity import in_hu
 from .models import AUTOMATIC
 from .progress import Progress, Report
 from .quality import Reference, disagreement_correlation, finite_or_none, make_reference, score
@@ -56,11 +57,12 @@ class Trial:
         """What a model is to be told of the slices to be found, mm: how thick they are, as far as networks know such
         slices. None where nobody said, and of a model that takes what is left to be as thick."""
         truth = self.reference.volume
-        if model.card["acquisition"] == "gap" or truth.slice_thickness is None:
+        thickness = truth.thickness_along(self.axis)
+        if model.card["acquisition"] == "gap" or thickness is None:
             return None
         distance = truth.spacing_along(self.axis)
         thinnest, thickest = OVERLAP_RANGE
-        return min(max(truth.slice_thickness, thinnest * distance), thickest * distance)
+        return min(max(thickness, thinnest * distance), thickest * distance)
 
 
 def selfcheck(
@@ -84,10 +86,10 @@ def selfcheck(
     measured. What is restored is further apart than what the scan really lacks, so the figures are on the careful side.
 
     Args:
-        volume: the scan, HU.
+        volume: the scan.
         factor: all but every `factor`-th slice are dropped, or so many averaged; 2 by default, which is nearest to the
             scan as it is.
-        axis: along which to drop, "auto" for the axis the slices were acquired along.
+        axis: along which to drop, "auto" for the axis of the slices.
         model: name or folder of a model, a loaded one, or "auto".
         acquisition, device, precision, quality, memory: as for `enhance`.
         thickness: of the slices, mm, in place of what the scan says.
@@ -108,9 +110,9 @@ def selfcheck(
 
     began = time.perf_counter()
     if thickness is not None:
-        volume = replace(volume, slice_thickness=thickness)
+        volume = volume.with_thickness(thickness, volume.resolve_axis(axis))
     if not isinstance(model, Model):
-        model = choose_model(volume, acquisition_axis(volume, axis), model, acquisition)
+        model = choose_model(volume, axis, model, acquisition)
     acquisition = check_acquisition(model, acquisition)
     trial = drop_slices(volume, DEFAULT_FACTOR if factor is None else factor, axis, acquisition)
     plan = make_plan(
@@ -162,19 +164,21 @@ def selfcheck(
 
 
 def drop_slices(volume: Volume, factor: int, axis: str = "auto", acquisition: Acquisition = "gap") -> Trial:
-    """Take slices away from a scan, or average them where they are thick, and remember them.
+    """Take slices away from a scan, or average them where they are thick, and remember them; all in HU.
 
     Raises:
         InputError: the scan cannot be enhanced, or too few slices would be left.
     """
-    chosen = acquisition_axis(volume, axis)
+    chosen = volume.resolve_axis(axis)
     check_enhanceable(volume, chosen, factor, forced=True)
+    volume = in_hu(volume)
     profile = SliceProfile() if acquisition == "thick" else None
     left = slices_left(volume.slices(chosen), factor, profile)
     if left < MINIMUM_SLICES:
         raise InputError(
             f"The scan has {volume.slices(chosen)} slices along {chosen}, of which a factor of {factor} leaves {left}, "
-            f"and at least {MINIMUM_SLICES} are needed: use a smaller factor or a longer scan."
+            f"and at least {MINIMUM_SLICES} are needed: use "
+            f"{remedy_for_too_few(volume.slices(chosen), factor, MINIMUM_SLICES, profile)}."
         )
     reference = make_reference(cut_to_factor(volume, factor, chosen, profile), factor, chosen, acquisition)
     observed = average(volume, factor, chosen, profile) if profile else thin(volume, factor, chosen)

@@ -8,28 +8,57 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from .errors import Cancelled
+
 _INPUT = 0
 _POLL_SECONDS = 0.25
 
 
-class StopRequest:
-    """Whether a stop signal has arrived.
+#: What takes the step that completes some work; see `StopRequest.last_step`.
+LastStep = Callable[[Callable[[], None]], None]
 
-    A plain attribute: a handler that takes a lock, as `threading.Event` does, could wait for the very code that it
-    interrupts.
+
+def at_once(step: Callable[[], None]) -> None:
+    """Take the last step of work that cannot be stopped."""
+    step()
+
+
+class StopRequest:
+    """Whether a stop was requested, and whether that was in time.
+
+    `asked` is a plain attribute: a signal handler that takes a lock, as `threading.Event` does, could wait for the very
+    code that it interrupts.
 
     Attributes:
-        asked: whether it has.
-        grace_seconds: what work that listens gets to end by itself. Cancelling takes at most 2 s: this much by
-            default, the rest for removing files and giving memory back.
+        asked: whether a stop was requested.
+        done: whether `last_step` is done: a stop no longer changes the outcome.
+        deciding: held during the last step, and by a program that gives its work up, from then on to its end.
+        grace_seconds: time that work gets to end by itself. Cancelling takes at most 2 s: this much by default, the
+            rest for removing files and giving memory back.
     """
 
     def __init__(self) -> None:
         self.asked = False
+        self.done = False
+        self.deciding = threading.Lock()
         self.grace_seconds = 0.5
 
     def __call__(self, *_: object) -> None:
         self.asked = True
+
+    def last_step(self, step: Callable[[], None]) -> None:
+        """Take the step that completes the work, such as giving all outputs their names.
+
+        A stop that was requested before prevents it; a later one has no effect.
+
+        Raises:
+            Cancelled: a stop was requested before.
+        """
+        with self.deciding:
+            if self.asked:
+                raise Cancelled
+            step()
+            self.done = True
 
 
 @contextmanager

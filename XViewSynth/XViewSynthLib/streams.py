@@ -30,15 +30,35 @@ def prepare_streams(is_program: bool) -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def visible(text: str, keep: str = "") -> str:
+    r"""The text with escape sequences in place of all that has no shape of its own.
+
+    Names and descriptions come from elsewhere. Control characters would move the cursor or colour the terminal, marks
+    of writing direction would reorder what is read, and bytes that are not UTF-8 cannot be printed at all.
+
+    Args:
+        text: a name, a description or a whole message.
+        keep: characters that stay as they are, such as the line breaks of a message.
+
+    >>> print(visible("chest\x1b[2J\n.nrrd"), visible("Kn\udcf6chel"))
+    chest\x1b[2J\n.nrrd Kn\xf6chel
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() or character in keep else _escape(character) for character in text
+    )
+
+
 def print_line(text: str, to_errors: bool = False) -> None:
-    """Print, and fall silent where nobody reads any more (``| head``).
+    """Print, line breaks as they are and else as `visible` shows it; silent where nobody reads any more (``| head``).
 
     Raises:
         InputError: the stream cannot be written to for another reason.
     """
     stream = sys.stderr if to_errors else sys.stdout
     try:
-        print(text, file=stream, flush=True)
+        print(visible(text, keep="\n"), file=stream, flush=True)
     except BrokenPipeError:
         mute(stream)
     except OSError as error:
@@ -74,6 +94,14 @@ def quiet_libraries() -> Iterator[None]:
     finally:
         os.dup2(kept, _ERRORS)
         os.close(kept)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    # How Python keeps a byte of a file name that is not UTF-8 (PEP 383).
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def _point_to_nowhere(descriptor: int) -> None:

@@ -13,9 +13,11 @@ from urllib.parse import quote
 
 from . import __version__
 from .progress import describe_seconds
+from .streams import visible
 
 TABLE, PAGE = "summary.csv", "summary.html"
 
+_FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _COLUMNS = {
     "slices": "slices",
     "spacing_after_mm": "mm apart",
@@ -78,11 +80,11 @@ def write_summary(folder: Path, staging: Path, rows: Sequence[Row], total: int) 
     Raises:
         OSError: the disk is full, or somebody else holds a file open (Windows).
     """
-    with open(staging / TABLE, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+    with open(staging / TABLE, "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, [field.name for field in fields(Row)])
         table.writeheader()
-        table.writerows({name: _plain(value) for name, value in asdict(row).items()} for row in rows)
-    (staging / PAGE).write_text(_page(rows, total), encoding="utf-8", errors="backslashreplace")
+        table.writerows({name: cell(value) for name, value in asdict(row).items()} for row in rows)
+    (staging / PAGE).write_text(_page(rows, total), encoding="utf-8")
     for name in (TABLE, PAGE):
         os.replace(staging / name, folder / name)
 
@@ -99,8 +101,18 @@ def counts(rows: Sequence[Row], total: int) -> str:
     return f"{told}, of {total} scan{'' if total == 1 else 's'}."
 
 
-def _plain(value: object) -> object:
-    return f"{value:.4g}" if isinstance(value, float) else value
+def cell(value: object) -> object:
+    """A value as a table keeps it: numbers with four digits, and text that no spreadsheet takes for a formula.
+
+    >>> cell(0.123456), cell(-3), cell("chest.nrrd"), cell("=1+1.nrrd")
+    ('0.1235', -3, 'chest.nrrd', "'=1+1.nrrd")
+    """
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if not isinstance(value, str):
+        return value
+    # https://owasp.org/www-community/attacks/CSV_Injection, with the full-width signs that some spreadsheets accept.
+    return ("'" if value.startswith(_FORMULA_SIGNS) else "") + visible(value)
 
 
 def _page(rows: Sequence[Row], total: int) -> str:
@@ -130,8 +142,8 @@ def _line(row: Row) -> str:
     numbers = "".join(f'<td class="number">{_shown(name, getattr(row, name))}</td>' for name in _COLUMNS)
     kind = row.status.split()[0]
     return (
-        f'<tr><td>{picture}</td><td class="name">{escape(row.scan)}</td><td class="{escape(kind)}">'
-        f"{escape(row.status)}</td>{numbers}<td>{escape(row.message)}</td></tr>"
+        f'<tr><td>{picture}</td><td class="name">{escape(visible(row.scan))}</td><td class="{escape(kind)}">'
+        f"{escape(row.status)}</td>{numbers}<td>{escape(visible(row.message))}</td></tr>"
     )
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .errors import InputError
-from .networks import INTENSITY_RANGE
+from .intensity import INTENSITY_RANGE, PADDING_BELOW, to_scalar_type
 from .orientation import to_slices
 from .volume import Volume, affine_column
 
@@ -52,8 +52,6 @@ _MEASURE_EVERY = 2
 _MEDIAN_TO_SIGMA = 0.6745
 # The bands overlap, so the gains that give each its strength are found by approaching them.
 _ROUNDS = 12
-#: Below air by more than noise: what scanners write outside their field of view (-1500, -2000, -2048, -3024).
-PADDING_BELOW = -1200.0
 
 
 def check_texture(texture: str) -> str:
@@ -84,7 +82,7 @@ def textured(enhanced: Enhanced, scan: Volume, check: Callable[[], None] | None 
     synthetic = np.isin(np.arange(len(slices)), enhanced.synthetic_slices)
     if order.reversed[0]:
         positions, synthetic = (len(observed) - 1 - positions)[::-1], synthetic[::-1]
-    match_texture(slices, observed, positions.round(6), np.flatnonzero(synthetic), check)
+    match_texture(slices, observed, positions.round(6), np.flatnonzero(synthetic), check, enhanced.plan.offset)
     return enhanced.volume.with_voxels(order.restore(slices))
 
 
@@ -94,6 +92,7 @@ def match_texture(
     positions: Sequence[float],
     synthetic: Sequence[int],
     check: Callable[[], None] | None = None,
+    offset: float = 0.0,
 ) -> None:
     """Give synthetic slices, in place, the noise of the observed slices on either side.
 
@@ -107,9 +106,10 @@ def match_texture(
         positions: of `slices`, counted in observed slices from 0.
         synthetic: indices of the slices to change.
         check: called for each slice; what it raises ends the work.
+        offset: by how much the numbers lie above HU.
     """
-    lowest, highest = max(float(observed.min()), INTENSITY_RANGE[0]), float(observed.max())
-    level_of = lru_cache(maxsize=2)(lambda number: _noise_alone(noise_levels(_plane(observed[number]))))
+    lowest, highest = max(float(observed.min()) - offset, INTENSITY_RANGE[0]), float(observed.max()) - offset
+    level_of = lru_cache(maxsize=2)(lambda number: _noise_alone(noise_levels(_plane(observed[number], offset))))
     white_at = lru_cache(maxsize=2)(lambda index: _white(observed[_below(positions, index, observed)], index))
     for index in synthetic:
         if check is not None:
@@ -118,17 +118,16 @@ def match_texture(
         above = min(below + 1, len(observed) - 1)
         share = positions[index] - below
         wanted = (1 - share) * level_of(below) + share * level_of(above)
-        answer = _plane(slices[index])
+        answer = _plane(slices[index], offset)
         # Noise of slices so near each other is half alike, as in a scanner.
         noise = _noise_for(answer, wanted, (white_at(index) + white_at(min(index + 1, len(slices) - 1))) / math.sqrt(2))
-        textured = (answer + noise).clamp(lowest, highest).numpy()
-        if np.issubdtype(slices.dtype, np.integer):
-            textured = np.rint(textured)
-        slices[index] = np.where(answer.numpy() < PADDING_BELOW, slices[index], textured).astype(slices.dtype)
+        textured = (answer + noise).clamp(lowest, highest).add(offset).numpy()
+        np.copyto(slices[index], to_scalar_type(textured, slices.dtype), where=answer.numpy() >= PADDING_BELOW)
 
 
-def _plane(plane: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.array(plane, np.float32, order="C"))
+def _plane(plane: np.ndarray, offset: float) -> Tensor:
+    """A plane in HU."""
+    return torch.from_numpy(np.array(plane, np.float32, order="C")) - offset
 
 
 def _below(positions: Sequence[float], index: int, observed: np.ndarray) -> int:

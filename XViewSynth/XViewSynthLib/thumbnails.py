@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
 from . import quality
+from .intensity import hu_offset, in_hu, to_scalar_type
 from .orientation import to_slices
 from .picture import display_window
 from .volume import Axis, Volume
@@ -24,10 +26,12 @@ def write_thumbnail(path: Path, observed: Volume, enhanced: Volume, axis: Axis) 
 
     Args:
         path: the file to write.
-        observed: the scan, HU.
+        observed: the scan.
         enhanced: the result, which begins with the same slice.
         axis: the one that got more slices.
     """
+    offset = np.float32(hu_offset(observed.voxels))
+    observed = in_hu(observed)
     slices, order = to_slices(observed, axis)
     spacing = tuple(observed.spacing[2 - dimension] for dimension in order.dimensions)
     window = display_window(slices, quality.body_mask(slices, spacing))
@@ -36,16 +40,28 @@ def write_thumbnail(path: Path, observed: Volume, enhanced: Volume, axis: Axis) 
     step = max(tall / HEIGHT, wide / WIDTH)
     ups, acrosses = np.arange(0, tall, step), np.arange(0, wide, step)
     planes = []
-    for volume, distance in ((before, spacing[0]), (after, enhanced.spacing_along(axis))):
+    for volume, distance, above_hu in ((before, spacing[0], 0), (after, enhanced.spacing_along(axis), offset)):
         plane = volume[:, volume.shape[1] // 2]
         rows = np.rint(ups / distance).astype(int).clip(0, len(plane) - 1)
         columns = np.rint(acrosses / spacing[2]).astype(int).clip(0, plane.shape[1] - 1)
         # Slices run upwards and columns to the right of the patient, where pictures run downwards and to the left.
-        planes.append(_grey(plane[np.ix_(rows, columns)], window)[::-1, ::-1])
+        planes.append(_grey(plane[np.ix_(rows, columns)].astype(np.float32) - above_hu, window)[::-1, ::-1])
     gap = np.full((len(ups), _GAP), 255, np.uint8)
-    sitk.WriteImage(sitk.GetImageFromArray(np.hstack([planes[0], gap, planes[1]])), str(path))
+    path.write_bytes(_png(np.hstack([planes[0], gap, planes[1]])))
 
 
 def _grey(plane: np.ndarray, window: tuple[float, float]) -> np.ndarray:
     low, high = window
-    return np.rint((plane.astype(np.float32).clip(low, high) - low) * (255 / (high - low))).astype(np.uint8)
+    return to_scalar_type((plane.clip(low, high) - low) * (255 / (high - low)), np.uint8)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    """A grey picture of 8 bits in PNG; (rows, columns)."""
+    rows, columns = pixels.shape
+    # A row begins with the number of its filter, here none.
+    lines = np.hstack([np.zeros((rows, 1), np.uint8), pixels]).tobytes()
+    parts = {b"IHDR": struct.pack(">2I5B", columns, rows, 8, 0, 0, 0, 0), b"IDAT": zlib.compress(lines), b"IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts.items()
+    )

@@ -14,7 +14,7 @@ from .errors import InputError
 Axis = Literal["I", "J", "K"]
 AXES: tuple[Axis, ...] = ("I", "J", "K")
 
-# Scanners write spacings with three to six digits; a smaller difference says nothing about which axis is through-plane.
+# Scanners write spacings with three to six digits; a smaller relative difference is rounding.
 SPACING_TOLERANCE = 1e-3
 
 # Cosine between two axes above which a grid counts as sheared: over a stack of 300 mm it is a shift of 0.3 mm.
@@ -134,15 +134,18 @@ class Volume:
 
     @property
     def through_plane_axis(self) -> Axis:
-        """The axis with the largest spacing; among equals K, then J, then I."""
-        chosen: Axis = "K"
-        for axis in ("J", "I"):
-            if self.spacing_along(axis) > self.spacing_along(chosen) * (1 + SPACING_TOLERANCE):
-                chosen = axis
-        return chosen
+        """The axis of the slices: `slice_axis` where it is known, else as the spacing suggests.
+
+        Pixels are nearly always square, so the one spacing that differs from two equal ones belongs to the slices, even
+        if it is the smallest. Without two equal ones it is the largest; among equals K, then J, then I.
+
+        >>> Volume(np.zeros((5, 8, 9)), np.diag([0.9, 0.9, 0.6, 1.0])).through_plane_axis
+        'K'
+        """
+        return self.slice_axis or _axis_by_spacing(self.spacing)
 
     def resolve_axis(self, requested: str = "auto") -> Axis:
-        """The axis meant by `requested`: "auto" is the through-plane axis.
+        """The axis meant by `requested`: "auto" is the axis of the slices (`through_plane_axis`).
 
         Raises:
             InputError: neither "auto" nor "I", "J", "K".
@@ -152,6 +155,10 @@ class Volume:
         if requested not in AXES:
             raise InputError(f"Axis {requested!r} does not exist: choose auto, I, J or K.")
         return requested
+
+    def thickness_along(self, axis: Axis) -> float | None:
+        """mm over which the slices along `axis` were averaged, or None: the thickness belongs to the slices alone."""
+        return self.slice_thickness if axis == self.through_plane_axis else None
 
     def slices(self, axis: Axis) -> int:
         """Number of slices along `axis`."""
@@ -182,9 +189,30 @@ class Volume:
         offsets = np.asarray(points, dtype=np.float64) - self.affine[:3, 3]
         return offsets @ np.linalg.inv(self.affine[:3, :3]).T
 
+    def with_thickness(self, thickness: float, axis: Axis) -> Volume:
+        """The same scan with another slice thickness in mm, of the slices along `axis`."""
+        return replace(self, slice_thickness=thickness, slice_axis=axis)
+
     def with_voxels(self, voxels: np.ndarray) -> Volume:
         """The same affine and slice thickness with other voxels (K, J, I), which keep voxel (0, 0, 0) in place."""
         return replace(self, voxels=voxels)
+
+
+def _axis_by_spacing(spacing: tuple[float, float, float]) -> Axis:
+    along = dict(zip(AXES, spacing, strict=True))
+    for axis in reversed(AXES):
+        first, second = (along[other] for other in AXES if other != axis)
+        if _equal(first, second) and not (_equal(along[axis], first) or _equal(along[axis], second)):
+            return axis
+    chosen: Axis = "K"
+    for axis in ("J", "I"):
+        if along[axis] > along[chosen] * (1 + SPACING_TOLERANCE):
+            chosen = axis
+    return chosen
+
+
+def _equal(first: float, second: float) -> bool:
+    return abs(first - second) <= SPACING_TOLERANCE * max(first, second)
 
 
 def _read_only_voxels(voxels: np.ndarray) -> np.ndarray:

@@ -37,7 +37,7 @@ def write_volume(volume: Volume, path: str | Path, overwrite: bool = False) -> N
 
     The scalar type is kept, except that half-precision floats become float32. NRRD, MHA and MHD keep positions to
     1e-6 mm, and the slice thickness. NIfTI, with 32-bit floats for positions, loses up to 1e-4 mm, and the thickness.
-    All keep the mark of synthetic slices.
+    All keep the slice axis and the mark of synthetic slices.
 
     Args:
         volume: what to write.

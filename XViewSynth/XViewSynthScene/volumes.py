@@ -91,7 +91,7 @@ def volume_from_node(node: slicer.vtkMRMLScalarVolumeNode) -> Volume:
     # VTK's indices count from the start of the extent, the engine's from the first voxel.
     affine[:3, 3] += affine[:3, :3] @ (first_i, first_j, first_k)
     voxels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(shape)
-    return Volume(voxels, affine, _slice_thickness(node))
+    return Volume(voxels, affine, _slice_thickness(node), "K" if _instances(node) else None)
 
 
 def ijk_to_ras(node: slicer.vtkMRMLVolumeNode) -> np.ndarray:
@@ -164,7 +164,7 @@ def harden_transform(node: slicer.vtkMRMLScalarVolumeNode) -> None:
 
 def _slice_thickness(node: slicer.vtkMRMLScalarVolumeNode) -> float | None:
     """mm, as the DICOM database of the application tells it; None without one."""
-    instances = (node.GetAttribute("DICOM.instanceUIDs") or "").split()
+    instances = _instances(node)
     database = getattr(slicer, "dicomDatabase", None)
     if not instances or database is None:
         return None
@@ -173,6 +173,11 @@ def _slice_thickness(node: slicer.vtkMRMLScalarVolumeNode) -> float | None:
     except ValueError:  # the tag is missing or holds no number
         return None
     return thickness if np.isfinite(thickness) and thickness > 0 else None
+
+
+def _instances(node: slicer.vtkMRMLScalarVolumeNode) -> list[str]:
+    """The images of a node that comes from a DICOM series, whose slices Slicer puts along K."""
+    return (node.GetAttribute("DICOM.instanceUIDs") or "").split()
 
 
 def _known_to_slicer(voxels: np.ndarray) -> np.ndarray:

@@ -26,7 +26,9 @@ _TOKEN = re.compile(r"[A-Za-z0-9._~-]{8,200}")
 _LOCAL_NAMES = {"127.0.0.1", "localhost", "::1"}
 _PAGES = ("/", "/index.html")
 
-_HEADERS = {
+#: Of every answer. Without a name of ours, aiohttp would name itself and Python with their versions.
+HEADERS = {
+    "Server": "XViewSynth",
     "Content-Security-Policy": (
         # The page's components are compiled in the browser, from templates that come from here.
         "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -150,14 +152,15 @@ def protect(app: web.Application, access: Access) -> None:
         return await handler(request)
 
     async def add_headers(_request: web.Request, response: web.StreamResponse) -> None:
-        for name, value in _HEADERS.items():
-            response.headers.setdefault(name, value)
+        response.headers.update(HEADERS)
 
     app.middlewares.append(guard)
     app.on_response_prepare.append(add_headers)
 
 
 def _refuse_strangers(request: web.Request, access: Access) -> None:
+    if request.method not in ("GET", "HEAD"):
+        raise web.HTTPMethodNotAllowed(request.method, ("GET", "HEAD"))
     named = request.headers.get("Host", "")
     if access.is_local and _name_of(named) not in _LOCAL_NAMES | {access.host}:
         raise web.HTTPForbidden(text="This server is not called so.\n")
@@ -174,7 +177,7 @@ def _name_of(host: str) -> str:
 
 def _port(request: web.Request) -> int:
     # Browsers keep the cookies of all ports of a host together.
-    return request.transport.get_extra_info("sockname")[1]
+    return request.get_extra_info("sockname", ("", 0))[1]
 
 
 def _equal(given: str, secret: str) -> bool:

@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
+from collections.abc import Callable
+from typing import Any
 
 import slicer
 from trame.app import get_server
 from trame_client.widgets import client, html
-from trame_rca.encoders import RcaImageEncoder
 from trame_slicer.core import SlicerApp
-from trame_slicer.rca_view import RemoteSliceViewFactory
-from trame_slicer.views import ViewLayoutDefinition, ViewProps, ViewType
 from trame_vuetify.ui.vuetify3 import VAppLayout
 from trame_vuetify.widgets import vuetify3 as v
 
 from XViewSynthScene.overlay import FAINT_HU, FULL_HU, doubt_color
-from XViewSynthScene.views import PLANES, ROWS, VIEW_GROUP, view_label, view_name, view_names
+from XViewSynthScene.views import PLANES, ROWS, view_label, view_name, view_names
 
 from .content import Content
+from .drawing import Drawing
+from .messages import (
+    EVENT,
+    NOTICES,
+    RESIZE,
+    STATE_GET,
+    STATE_UPDATE,
+    TRIGGER,
+    Allowed,
+    Call,
+    Rule,
+    is_flag,
+    number,
+    one_of,
+    whole,
+)
+from .sockets import OpenPage
 from .style import STYLE
 from .viewer import AUTOMATIC_FACTOR, OTHER_WINDOW, OWN_WINDOW, WINDOWS, Viewer
 
 TITLE = "XViewSynth"
 NOT_FOR_DIAGNOSIS = "Synthetic slices are predictions. Not for diagnosis."
 MOUSE = "Wheel: slices · left drag: window and level · right drag: zoom · middle drag: move"
-
-# While something moves, and once it stands still.
-_QUALITY_MOVING, _QUALITY_STILL = 75, 97
-_FRAMES_PER_SECOND = 24.0
 
 
 class Page:
@@ -39,41 +52,97 @@ class Page:
     """
 
     def __init__(self, content: Content, model: str, device: str):
-        self.server = get_server(f"XViewSynth{id(self)}", client_type="vue3")
+        self.server = get_server(f"XViewSynth-{secrets.token_hex(8)}", client_type="vue3")
         self._app = SlicerApp()
         slicer.mrmlScene = self._app.scene
-        self._factory = RemoteSliceViewFactory(
-            self.server,
-            rca_encoder=RcaImageEncoder.JPEG,
-            target_fps=_FRAMES_PER_SECOND,
-            blur_fps=_FRAMES_PER_SECOND,
-            interactive_quality=_QUALITY_MOVING,
-            populate_view_ui_f=None,
-        )
-        self._app.view_manager.register_factory(self._factory)
-        for row in ROWS:
-            for plane in PLANES:
-                self._make_view(row, plane)
+        self._drawing = Drawing(self.server, self._app)
         self._due = False
         self.viewer = Viewer(self._app.scene, self._app.app_logic, content, model, device, self._tell_soon)
         self._connect()
         self._tell()
         self._build()
+        # Trame has numbered the functions that the page's buttons call, and knows no others.
+        self._allowed = Allowed(view_names(), self._settings(), lambda name: bool(self._action(name)))
+        self._methods: dict[str, Callable[..., Any]] = {
+            STATE_GET: self._get_state,
+            STATE_UPDATE: self._update_state,
+            TRIGGER: lambda _page, name: self._action(name)(),
+            RESIZE: self._drawing.resize,
+            EVENT: self._handle,
+            **dict.fromkeys(NOTICES, lambda _page: None),
+        }
+
+    async def start(self, publish: Callable[..., None]) -> dict[str, str]:
+        """Start drawing.
+
+        Args:
+            publish: sends state and pictures to all pages.
+
+        Returns:
+            The folders of the page's files, by the path under which they are to be served.
+        """
+        # This server of trame's listens nowhere: what pages say comes through `answer`.
+        servers = []
+        self.server.controller.on_server_bind.add(servers.append)
+        self._running = self.server.start(
+            port=0,
+            thread=True,
+            open_browser=False,
+            show_connection_info=False,
+            disable_logging=True,
+            backend="generic",
+            exec_mode="task",
+            timeout=0,
+        )
+        await self.server.ready
+        for protocol in self.server.protocol.getLinkProtocols():
+            protocol.init(publish, lambda content: content, lambda: None)
+        return servers[0].config["static"]
 
     async def close(self) -> None:
         """Stop drawing."""
         self.viewer.close()
-        for name in view_names():
-            view = self._factory.get_factory_view(name)
-            await view.view_adapter.close()
-            view.slicer_view.finalize()
+        await self.server.stop()
+        await self._drawing.close()
 
-    def _make_view(self, row: str, plane: str) -> None:
-        look = PLANES[plane]
-        properties = ViewProps(label=look.label, orientation=plane, color=look.color, group=VIEW_GROUP)
-        name = view_name(row, plane)
-        self._app.view_manager.create_view(ViewLayoutDefinition(name, ViewType.SLICE_VIEW, properties))
-        self._factory.get_factory_view(name).view_adapter.update_quality(_QUALITY_MOVING, _QUALITY_STILL)
+    def answer(self, page: OpenPage, call: Call) -> Any:
+        """Do what a page says, and give the result of its call.
+
+        Raises:
+            Refused: it may not say that.
+        """
+        arguments = self._allowed.check(call)
+        return self._methods[call.method](page, *arguments)
+
+    def forget(self, page: OpenPage) -> None:
+        """Do without a page that has gone."""
+        self._drawing.forget(page)
+
+    def _settings(self) -> dict[str, Rule]:
+        """What a page may set, with the rule for each value."""
+        settings = {
+            "opacity": number(0, 1),
+            "swapped": is_flag,
+            "window": one_of([*WINDOWS, OWN_WINDOW, OTHER_WINDOW]),
+            "factor": one_of(self.viewer.factors()),
+        }
+        return settings | {f"index_{plane}": self._slice_rule(plane) for plane in PLANES}
+
+    def _slice_rule(self, plane: str) -> Rule:
+        return lambda value: whole(0, self.viewer.slices(plane) - 1)(value)
+
+    def _action(self, name: str) -> Callable[[], None] | None:
+        return self.server.controller.trigger_fn(name)
+
+    def _get_state(self, _page: OpenPage) -> dict[str, Any]:
+        return self.server.protocol.get_server_state()
+
+    def _update_state(self, _page: OpenPage, values: dict[str, Any]) -> None:
+        self.server.protocol.update_state([{"key": name, "value": value} for name, value in values.items()])
+
+    def _handle(self, _page: OpenPage, view: str, event: dict[str, Any] | None) -> None:
+        if event is not None:
+            self._drawing.handle(view, event)
 
     def _tell_soon(self) -> None:
         """One message for many changes, such as six views that move together."""

@@ -17,9 +17,12 @@ import vtk
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.job import Job
 
-from .access import Access, cannot_listen, protect
+from .access import Access, cannot_listen
+from .browser import BrowserFile
 from .content import Content
+from .listening import WebServer
 from .page import Page
+from .sockets import OpenPages
 
 _POLL_SECONDS = 0.1
 # An enhancement that is cancelled has ended after two seconds.
@@ -65,34 +68,25 @@ async def _serve(
     # While the loop runs: views that are made before it stay black.
     with _quiet_vtk():
         page = Page(content, model, device)
-    page.server.controller.on_server_bind.add(lambda wslink: protect(wslink.app, access))
-    serving = asyncio.ensure_future(
-        page.server.start(
-            host=access.host,
-            port=port,
-            thread=True,
-            open_browser=False,
-            show_connection_info=False,
-            disable_logging=True,
-            exec_mode="coroutine",
-            timeout=0,
-            follow_symlinks=False,
-        )
-    )
+    pages = OpenPages(page.answer, page.forget)
+    server = WebServer(access, pages, await page.start(pages.publish))
+    file = BrowserFile()
     try:
-        await _started(page, serving, access, port)
-        _tell(access, page.server.port, open_browser, job)
-        while not job.should_cancel() and not serving.done():
+        await _listen(server, access, port)
+        _announce(access, server.port, open_browser, file, job)
+        while not job.should_cancel():
             page.viewer.poll()
+            if pages.any_greeted:
+                file.remove()
             await asyncio.sleep(_POLL_SECONDS)
     finally:
-        await _end(page, serving)
+        file.remove()
+        await _end(page, server)
 
 
 def _keep_to_ourselves() -> None:
-    """Keep the server from reading our command line, and from printing to our standard output."""
+    """Keep trame from reading our command line."""
     os.environ["TRAME_ARGS"] = ""
-    os.environ["WSLINK_READY_MSG"] = ""
 
 
 @contextmanager
@@ -106,23 +100,24 @@ def _quiet_vtk() -> Iterator[None]:
         vtk.vtkObject.SetGlobalWarningDisplay(before)
 
 
-async def _started(page: Page, serving: asyncio.Future, access: Access, port: int) -> None:
-    await asyncio.wait({serving, page.server.ready}, return_when=asyncio.FIRST_COMPLETED)
-    if serving.done():
-        try:
-            serving.result()
-        except OSError as error:
-            raise cannot_listen(access, port, error) from error
+async def _listen(server: WebServer, access: Access, port: int) -> None:
+    try:
+        await server.start(port)
+    except OSError as error:
+        raise cannot_listen(access, port, error) from error
 
 
-def _tell(access: Access, port: int, open_browser: bool, job: Job) -> None:
+def _announce(access: Access, port: int, open_browser: bool, file: BrowserFile, job: Job) -> None:
     everywhere = access.host in ("0.0.0.0", "::")
     address = access.address(port, socket.gethostname() if everywhere else None)
     job.say(f"Open {address} in a browser. Ctrl-C ends the viewer.")
     if open_browser and _has_screen():
-        # Some browsers return when they are closed.
         here = access.address(port, "localhost" if everywhere else None)
-        threading.Thread(target=webbrowser.open, args=(here,), daemon=True).start()
+        with suppress(OSError):  # without the file, the address that is printed has to do
+            # Everyone on this computer can read the arguments of a process, so that of the browser may hold no token.
+            shown = file.write(here) if access.token else here
+            # Some browsers return when they are closed.
+            threading.Thread(target=webbrowser.open, args=(shown,), daemon=True).start()
 
 
 def _has_screen() -> bool:
@@ -130,7 +125,7 @@ def _has_screen() -> bool:
     return sys.platform in ("win32", "darwin") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-async def _end(page: Page, serving: asyncio.Future) -> None:
+async def _end(page: Page, server: WebServer) -> None:
     """End the enhancement first, then the server, so that nothing outlives us."""
     page.viewer.cancel()
     for _ in range(round(_END_SECONDS / _POLL_SECONDS)):
@@ -138,12 +133,8 @@ async def _end(page: Page, serving: asyncio.Future) -> None:
             break
         page.viewer.poll()
         await asyncio.sleep(_POLL_SECONDS)
-    if not serving.done():
-        # A browser that sleeps does not answer.
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(page.server.stop(), _GOODBYE_SECONDS)
-        serving.cancel()
-    with suppress(OSError, asyncio.CancelledError):
-        await serving
+    # A browser that sleeps does not answer.
+    with suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(server.stop(), _GOODBYE_SECONDS)
     await page.close()
     slicer.mrmlScene = None

@@ -126,7 +126,7 @@ class Viewer(VTKObservationMixin):
         world = ijk_to_world(self._finest)
         middle = np.array([(count - 1) / 2 for count in self._finest.GetImageData().GetDimensions()])
         column = axis_across(world, PLANES[plane].normal)
-        middle[column] = min(max(index, 0), self._slices(plane) - 1)
+        middle[column] = min(max(index, 0), self.slices(plane) - 1)
         self._views.slice_node(ENHANCED, plane).JumpSliceByOffsetting(*(world[:3, :3] @ middle + world[:3, 3]))
 
     def index(self, plane: str) -> int:
@@ -134,7 +134,13 @@ class Viewer(VTKObservationMixin):
         world = ijk_to_world(self._finest)
         to_ras = array_from_matrix(self._views.slice_node(ENHANCED, plane).GetSliceToRAS())
         position = np.linalg.solve(world, to_ras[:, 3])[axis_across(world, PLANES[plane].normal)]
-        return int(np.clip(round(float(position)), 0, self._slices(plane) - 1))
+        return int(np.clip(round(float(position)), 0, self.slices(plane) - 1))
+
+    def slices(self, plane: str) -> int:
+        """How many slices the finer volume has across a plane."""
+        return self._finest.GetImageData().GetDimensions()[
+            axis_across(ijk_to_world(self._finest), PLANES[plane].normal)
+        ]
 
     def set_window(self, width: float, level: float) -> None:
         """Show this range of HU in all views: its width, at least 1, and its centre."""
@@ -234,7 +240,7 @@ class Viewer(VTKObservationMixin):
         to_ras = array_from_matrix(node.GetSliceToRAS())
         told = {
             f"index_{plane}": self.index(plane),
-            f"slices_{plane}": self._slices(plane),
+            f"slices_{plane}": self.slices(plane),
             f"position_{plane}": position_text(to_ras, PLANES[plane].normal),
             f"edges_{plane}": edge_letters(to_ras),
         }
@@ -307,11 +313,6 @@ class Viewer(VTKObservationMixin):
     @property
     def _finest(self) -> slicer.vtkMRMLScalarVolumeNode:
         return self._enhanced or self._scan
-
-    def _slices(self, plane: str) -> int:
-        return self._finest.GetImageData().GetDimensions()[
-            axis_across(ijk_to_world(self._finest), PLANES[plane].normal)
-        ]
 
     def _changed(self, *_: object) -> None:
         self._on_change()

@@ -4,19 +4,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from XViewSynthLib.acquisition import acquisition_axis
 from XViewSynthLib.bench import run_bench, to_markdown
 from XViewSynthLib.hardware import resolve_device
 from XViewSynthLib.models import WEIGHTS_FILE, load_model, save_model
+from XViewSynthLib.outputs import output_folder
 from XViewSynthLib.progress import Progress
 from XViewSynthLib.reading import read_volume
+from XViewSynthLib.volume import Volume
 from XViewSynthLib.writing import write_volume
 
 from .config import TrainingConfig
 from .files import CONFIG_FILE
 from .lock import run_lock
 from .regions import middle_of
-from .runs import make_card, make_folder, training_data
+from .runs import learned_factors, make_card, read_training_scan, training_data
 from .trainer import Trainer
 
 #: Settings of each arm. All arms of a seed see the same blocks in the same order; level 0 gives the single views and
@@ -53,9 +54,12 @@ def ablate(
         The tables as Markdown, or None without `validate`.
     """
     folder = Path(folder)
-    make_folder(folder)
-    with run_lock(folder):
-        _train_arms(scans, folder, settings, seeds, start, device, progress, should_cancel)
+    volumes = [read_training_scan(str(scan)) for scan in scans]
+    for scan in validate:
+        # To refuse it before hours of training.
+        read_volume(scan)
+    with output_folder(folder, parents=True), run_lock(folder):
+        _train_arms(volumes, folder, settings, seeds, start, device, progress, should_cancel)
     if not validate:
         return None
     if center is not None:
@@ -69,7 +73,7 @@ def ablate(
 
 
 def _train_arms(
-    scans: Sequence[Path],
+    volumes: Sequence[Volume],
     folder: Path,
     settings: dict,
     seeds: int,
@@ -79,7 +83,6 @@ def _train_arms(
     should_cancel: Callable[[], bool] | None,
 ) -> None:
     where = str(resolve_device(device))
-    volumes = [read_volume(scan) for scan in scans]
     began_with = load_model(start).trainable() if start is not None else None
     if began_with is not None:
         settings = settings | {"network": began_with.card["network"]}
@@ -94,6 +97,7 @@ def _train_arms(
         trainer = Trainer(volumes, config, run, start=weights, device=where, resume=(run / CONFIG_FILE).exists())
         network = trainer.run(_counted(progress, f"{arm} seed {seed}", done, len(arms)), should_cancel)
         card = make_card(f"{arm}-seed{seed}", config, training_data(volumes), began_with)
+        card |= {"factors": learned_factors(network, config)}
         save_model(model, network, card)
 
 
@@ -102,7 +106,7 @@ def _write_center(scan: Path, size: int, folder: Path) -> Path:
     volume = read_volume(scan)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{scan.stem}.nrrd"
-    write_volume(middle_of(volume, acquisition_axis(volume), size), path, overwrite=True)
+    write_volume(middle_of(volume, volume.through_plane_axis, size), path, overwrite=True)
     return path
 
 

@@ -1,6 +1,7 @@
 """A training run's state in one safetensors file: written beside and renamed, so a checkpoint is whole or absent."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -10,7 +11,12 @@ from torch import Tensor
 
 from XViewSynthLib.errors import InputError
 
+from .stored_json import parse
 from .whole import write_whole
+
+_KINDS = ("network", "average")
+#: What Adam keeps of each parameter.
+_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], facts: dict) -> None:
@@ -30,13 +36,44 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:
         InputError: there is no checkpoint, or it is damaged.
     """
     if not path.is_file():
-        raise InputError(f"Start without --resume: there is no checkpoint at {path}.")
+        raise InputError(f"Start anew in another folder: there is no checkpoint at {path}.")
     try:
         with safe_open(path, framework="pt") as stored:
-            facts = json.loads((stored.metadata() or {})["facts"])
+            facts = parse((stored.metadata() or {})["facts"])
+            if not isinstance(facts, dict):
+                raise ValueError("no facts of a run")
             return {name: stored.get_tensor(name) for name in stored.keys()}, facts  # noqa: SIM118 (no mapping)
-    except (SafetensorError, KeyError, ValueError, OSError) as problem:
-        raise InputError(f"Start anew in another folder: the checkpoint {path} is damaged ({problem}).") from problem
+    except (SafetensorError, KeyError, ValueError, OSError, RuntimeError) as problem:
+        raise damaged_checkpoint(path, problem) from problem
+
+
+def damaged_checkpoint(path: Path, problem: object) -> InputError:
+    """The sentence for a checkpoint that cannot be used, and why."""
+    return InputError(f"Start anew in another folder: the checkpoint {path} is damaged ({problem}).")
+
+
+def check_tensors(path: Path, tensors: Mapping[str, Tensor], network: torch.nn.Module) -> None:
+    """Make sure that a checkpoint is of a network: its tensors have the names and shapes of one, and are finite.
+
+    Raises:
+        InputError: it is not.
+    """
+    expected = {f"{kind}.{name}": value for kind in _KINDS for name, value in network.state_dict().items()}
+    # A parameter has a state once it has had a gradient.
+    states = [
+        {f"optimizer.{index}.{name}": parameter if name != "step" else torch.zeros(()) for name in _STATE}
+        for index, parameter in enumerate(network.parameters())
+    ]
+    for state in states:
+        if state.keys() & tensors.keys():
+            expected |= state
+    for name in sorted(expected.keys() ^ tensors.keys()):
+        raise damaged_checkpoint(path, f"{name} is {'missing' if name in expected else 'unknown'}")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape or not tensor.is_floating_point():
+            raise damaged_checkpoint(path, f"{name} is not of the run's network")
+        if not tensor.isfinite().all() or (name.endswith("exp_avg_sq") and (tensor < 0).any()):
+            raise damaged_checkpoint(path, f"{name} holds impossible numbers")
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -1,6 +1,8 @@
 """The commands `xviewsynth train` and `xviewsynth ablate`."""
 
 import argparse
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from XViewSynthLib.errors import InputError
@@ -72,6 +74,8 @@ def register_train(subparsers: argparse._SubParsersAction) -> None:
 
 def register_ablate(subparsers: argparse._SubParsersAction) -> None:
     """Add `ablate`."""
+    from XViewSynthLib.cli import factor
+
     parser = subparsers.add_parser(
         "ablate",
         help="train short runs that differ in one part of the method, and compare them",
@@ -82,7 +86,7 @@ def register_ablate(subparsers: argparse._SubParsersAction) -> None:
     _add_scans(parser, "+")
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
     parser.add_argument("--validate", nargs="+", default=[], type=Path, metavar="SCAN", help="thin scans to measure on")
-    parser.add_argument("--factor", action="append", type=int, metavar="N", help="to measure at (default: 2 and 4)")
+    parser.add_argument("--factor", action="append", type=factor, metavar="N", help="to measure at (default: 2 and 4)")
     parser.add_argument("--from", dest="start", metavar="MODEL", help="start every run from a model, not from scratch")
     parser.add_argument("--center", type=_whole, metavar="PIXELS", help="measure on the middle of every slice alone")
     parser.add_argument("--steps", type=_whole, default=300, metavar="N", help="of every run (default: %(default)s)")
@@ -96,8 +100,9 @@ def _add_scans(parser: argparse.ArgumentParser, count: str) -> None:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    from XViewSynthLib.cli import add_device_option, add_progress_option, add_stop_option
+    from XViewSynthLib.cli import add_device_option, add_links_option, add_progress_option, add_stop_option
 
+    add_links_option(parser)
     parser.add_argument("--settings", type=Path, metavar="FILE.json", help="any other setting of TrainingConfig")
     add_device_option(parser)
     add_progress_option(parser)
@@ -110,6 +115,7 @@ def _train(arguments: argparse.Namespace, job: Job) -> None:
 
     if arguments.resume and arguments.scans:
         raise InputError("Leave the scans out with --resume: the run knows them.")
+    _check_links(arguments, [*arguments.scans, *arguments.hold_out])
     report = train(
         arguments.scans,
         arguments.output,
@@ -125,6 +131,8 @@ def _train(arguments: argparse.Namespace, job: Job) -> None:
         should_cancel=job.should_cancel,
     )
     if report:
+        for note in report["notes"]:
+            job.say(note)
         job.say(report["message"])
         job.say(f"Use it with --model {arguments.output / MODEL_FOLDER}; more in {arguments.output / REPORT_PAGE}.")
 
@@ -133,6 +141,7 @@ def _ablate(arguments: argparse.Namespace, job: Job) -> None:
     from .ablation import ablate
 
     factors = arguments.factor or [2, 4]
+    _check_links(arguments, [*arguments.scans, *arguments.validate])
     table = ablate(
         arguments.scans,
         arguments.output,
@@ -149,18 +158,17 @@ def _ablate(arguments: argparse.Namespace, job: Job) -> None:
     job.say(table or f"Trained all arms below {arguments.output}; measure them with xviewsynth bench --ablation.")
 
 
+def _check_links(arguments: argparse.Namespace, scans: Sequence[Path]) -> None:
+    from XViewSynthLib.finding import check_own_files
+
+    for scan in scans:
+        if os.path.isdir(scan) and not arguments.follow_links:
+            check_own_files(scan)
+
+
 def _settings(arguments: argparse.Namespace) -> dict:
     """What the user set, in the terms of `TrainingConfig`."""
-    import json
-
-    settings: dict = {}
-    if arguments.settings is not None:
-        try:
-            settings = json.loads(arguments.settings.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as problem:
-            raise InputError(f"Check --settings: {arguments.settings} cannot be read as JSON ({problem}).") from problem
-        if not isinstance(settings, dict):
-            raise InputError(f"Check --settings: {arguments.settings} must hold an object with named settings.")
+    settings = {} if arguments.settings is None else _read_settings(arguments.settings)
     given = vars(arguments)
     settings |= {name: given[name] for name in ("steps", "gamma", "seed", "acquisition") if given.get(name) is not None}
     if given.get("no_cross_view"):
@@ -171,8 +179,20 @@ def _settings(arguments: argparse.Namespace) -> dict:
         settings["factor_shares"] = dict.fromkeys(given["factor"], 1.0)
     weights = {name: given[name] for name in ("distillation", "wavelet") if given.get(name) is not None}
     if weights:
-        settings["weights"] = settings.get("weights", {}) | weights
+        former = settings.get("weights", {})
+        settings["weights"] = former | weights if isinstance(former, dict) else former
     return settings
+
+
+def _read_settings(path: Path) -> dict:
+    from .stored_json import read_object, reason
+
+    try:
+        return read_object(path)
+    except (OSError, ValueError) as problem:
+        raise InputError(
+            f"Check --settings: {path} cannot be read as JSON with an object of named settings ({reason(problem)})."
+        ) from problem
 
 
 def _whole(text: str) -> int:

@@ -1,8 +1,12 @@
 """What a training run is made of."""
 
+import math
 from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 from XViewSynthLib.errors import InputError
+
+from .stored_json import is_number, is_whole
 
 #: Factors a run trains, and how often each is drawn. The usual ones most often.
 FACTOR_SHARES = {2: 0.30, 3: 0.15, 4: 0.30, 5: 0.10, 6: 0.06, 7: 0.03, 8: 0.06}
@@ -12,6 +16,44 @@ GAP, THICK = ACQUISITIONS = ("gap", "thick")
 
 #: The network of the shipped model.
 NETWORK = {"channels": 64, "axial_blocks": 4, "pixel_blocks": 4, "fusion_blocks": 3}
+
+#: Ranges of settings that are whole numbers, and of others; ends included.
+_WHOLE = {
+    "steps": (1, 10**9),
+    "seed": (0, 2**32 - 1),
+    "batch": (1, 4096),
+    "slices": (4, 1024),
+    "pixels": (8, 4096),
+    "increments": (0, 6),
+    "candidates": (1, 1000),
+    "rim": (0, 2048),
+    "judgements": (1, 10**6),
+    "patience": (0, 10**9),
+}
+_NUMBERS = {
+    "learning_rate": (0, math.inf),
+    "gamma": (0, 1),
+    "distillation_scale_hu": (0, math.inf),
+    "cross_view_from": (0, math.inf),
+    "incremental_from": (0, math.inf),
+    "in_plane_share": (0, 1),
+    "overlap_share": (0, 1),
+    "ends_share": (0, 1),
+    "scaled_share": (0, 1),
+    "rehearsal_share": (0, 1),
+    "average_decay": (0, 1),
+    "checkpoint_seconds": (0, math.inf),
+}
+#: Of these numbers, those that may not be 0, and those that may not be 1.
+_ABOVE_0 = ("learning_rate", "gamma", "distillation_scale_hu")
+_BELOW_1 = ("rehearsal_share", "average_decay")
+#: Sizes of `ThreeViewNetwork`, and those that are sizes of further networks by their factor.
+_SIZES = (
+    *("channels", "axial_blocks", "pixel_blocks", "thick", "fusion_blocks", "likeness", "overlap", "aligned"),
+    *("wide_gaps", "wide_doubling"),
+)
+_SIZES_BY_FACTOR = ("specialists", "best_specialists")
+_LARGEST_SIZE, _LARGEST_SHARE = 4096, 10**6
 
 
 @dataclass(frozen=True)
@@ -33,6 +75,13 @@ class LossWeights:
     #: High wavelet bands of the answer made of the views against those of the dropped slices (level 0).
     wavelet: float = 0.1
 
+    def __post_init__(self):
+        for name, weight in vars(self).items():
+            sound = is_number(weight) and weight >= 0
+            _require(sound, f'the weight "{name}" must be a number from 0, not {_short(weight)}')
+        restoring = self.views + self.mean + self.wavelet
+        _require(restoring > 0, 'one of the weights "views", "mean" and "wavelet" must be above 0')
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -48,7 +97,7 @@ class TrainingConfig:
     pixels: int = 64
     factor_shares: dict[int, float] = field(default_factory=lambda: dict(FACTOR_SHARES))
     learning_rate: float = 1e-3
-    weights: LossWeights = LossWeights()
+    weights: LossWeights = field(default_factory=LossWeights)
     #: Fraction of the smallest differences that views distil (the paper's γ); 1 is plain distillation.
     gamma: float = 0.25
     #: Differences between views are counted in units of this many HU.
@@ -91,28 +140,38 @@ class TrainingConfig:
     network: dict[str, int] = field(default_factory=lambda: dict(NETWORK))
 
     def __post_init__(self):
-        _require(self.steps >= 1, "the number of steps must be at least 1")
-        _require(
-            self.pixels >= 8 and self.pixels % 2 == 0, "the block size must be an even number of at least 8 pixels"
-        )
-        _require(self.slices >= 4, "a block needs at least 4 observed slices")
-        _require(self.batch >= 1, "a step needs at least 1 block")
-        _require(self.candidates >= 1, "at least 1 place must be looked at for a block")
-        _require(0 <= 2 * self.rim < self.pixels, "the rim must be narrower than half a block")
-        _require(0 < self.gamma <= 1, "gamma must lie above 0 and at most at 1")
-        _require(self.judgements >= 1, "a run must be judged at least once")
-        _require(self.patience >= 0, "the patience must be at least 0")
+        self._check_numbers()
+        _require(self.pixels % 2 == 0, "the block size must be an even number of pixels")
+        _require(2 * self.rim < self.pixels, "the rim must be narrower than half a block")
         _require(self.acquisition in ACQUISITIONS, f"the acquisition must be {GAP} or {THICK}")
+        _require(isinstance(self.weights, LossWeights), '"weights" must be an object with named weights')
+        _require(_is_network(self.network), '"network" must be an object with named sizes of a network')
         _require(
             bool(self.network.get("thick")) == (self.acquisition == THICK),
             f'the network needs "thick": 1 for the acquisition {THICK}, and for no other',
         )
-        _require(0 <= self.overlap_share <= 1, "the share of overlapping blocks must lie between 0 and 1")
-        _require(0 <= self.ends_share <= 1, "the share of the ends must lie between 0 and 1")
-        _require(0 <= self.scaled_share <= 1, "the share of scaled blocks must lie between 0 and 1")
-        _require(0 <= self.rehearsal_share < 1, "the share of rehearsing steps must lie between 0 and below 1")
-        _require(all(2 <= factor <= 8 for factor in self.factor_shares), "factors must lie between 2 and 8")
-        _require(bool(self.factor_shares), "at least one factor must be trained")
+        shares = self.factor_shares
+        _require(isinstance(shares, dict) and bool(shares), "at least one factor must be trained")
+        _require(all(is_whole(factor, 2, 8) for factor in shares), "factors must lie between 2 and 8")
+        _require(
+            all(is_number(share) and 0 <= share <= _LARGEST_SHARE for share in shares.values())
+            and any(shares.values()),
+            f"the shares of the factors must be numbers from 0 to {_LARGEST_SHARE}, not all of them 0",
+        )
+
+    def _check_numbers(self) -> None:
+        for name, (low, high) in _WHOLE.items():
+            value = getattr(self, name)
+            _require(
+                is_whole(value, low, high), f'"{name}" must be a whole number from {low} to {high}, not {_short(value)}'
+            )
+        for name, (low, high) in _NUMBERS.items():
+            value = getattr(self, name)
+            sound = is_number(value) and low <= value <= high
+            excluded = (value == 0 and name in _ABOVE_0) or (value == 1 and name in _BELOW_1)
+            limits = f"{'above' if name in _ABOVE_0 else 'from'} 0"
+            limits += "" if high == math.inf else f" {'to below' if name in _BELOW_1 else 'to'} {high}"
+            _require(sound and not excluded, f'"{name}" must be a number {limits}, not {_short(value)}')
 
     def to_dict(self) -> dict:
         """Return plain values that JSON can hold; `from_dict` reads them."""
@@ -131,10 +190,45 @@ class TrainingConfig:
         if values.get("acquisition") == THICK and "network" not in values:
             values["network"] = NETWORK | {"thick": 1}
         if "weights" in values:
-            values["weights"] = LossWeights(**values["weights"])
+            values["weights"] = _weights(values["weights"])
         if "factor_shares" in values:
-            values["factor_shares"] = {int(factor): share for factor, share in values["factor_shares"].items()}
+            values["factor_shares"] = _factor_shares(values["factor_shares"])
         return cls(**values)
+
+
+def _weights(values: object) -> LossWeights:
+    _require(isinstance(values, dict), '"weights" must be an object with named weights')
+    unknown = set(values) - {entry.name for entry in fields(LossWeights)}
+    _require(not unknown, f"unknown weights: {', '.join(sorted(unknown))}")
+    return LossWeights(**values)
+
+
+def _factor_shares(values: object) -> dict[int, Any]:
+    _require(isinstance(values, dict), '"factor_shares" must be an object with a share for each factor')
+    _require(all(str(factor) in map(str, range(2, 9)) for factor in values), "factors must lie between 2 and 8")
+    return {int(factor): share for factor, share in values.items()}
+
+
+def _is_network(value: object, with_specialists: bool = True) -> bool:
+    if not isinstance(value, dict):
+        return False
+    by_factor = _SIZES_BY_FACTOR if with_specialists else ()
+    return all(
+        _are_networks(entry) if name in by_factor else name in _SIZES and is_whole(entry, 0, _LARGEST_SIZE)
+        for name, entry in value.items()
+    )
+
+
+def _are_networks(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        factor in map(str, range(2, 9)) and _is_network(sizes, with_specialists=False)
+        for factor, sizes in value.items()
+    )
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _require(condition: bool, requirement: str) -> None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from XViewSynthLib import picture, quality
-from XViewSynthLib.acquisition import acquisition_axis
 from XViewSynthLib.reading import read_volume
 
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ def before_and_after(folder: Path, factor: int) -> str | None:
     if "truth" not in volumes or len(volumes) < 2:
         return None
     truth = volumes["truth"]
-    best = quality.make_reference(truth, factor, acquisition_axis(truth))
+    best = quality.make_reference(truth, factor, truth.through_plane_axis)
     slices = {name: quality.candidate_slices(best, volume) for name, volume in volumes.items()}
     window = picture.display_window(best.slices, best.body)
     plane, _ = picture.richest_planes(best, window)

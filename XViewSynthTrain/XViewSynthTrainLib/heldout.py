@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from XViewSynthLib import baselines, quality
-from XViewSynthLib.acquisition import acquisition_axis
 from XViewSynthLib.enhancement import enhance
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.models import Model
@@ -77,14 +76,14 @@ class HeldOut:
     ):
         self._card, self._device = card, device
         self._untrained = self._model(ThreeViewNetwork(**card["network"]).eval())
-        slices = sum(scan.slices(acquisition_axis(scan)) for scan in scans) * len(factors)
+        slices = sum(scan.slices(scan.through_plane_axis) for scan in scans) * len(factors)
         pixels = max(_FEWEST_PIXELS, math.isqrt(most_voxels // slices) // 2 * 2)
         self._tasks: dict[int, list[_Task]] = {}
         refusal: InputError | None = None
         for factor in factors:
             for scan in scans:
                 try:
-                    middle = middle_of(scan, acquisition_axis(scan), pixels)
+                    middle = middle_of(scan, scan.through_plane_axis, pixels)
                     trial = drop_slices(middle, factor, acquisition=card["acquisition"])
                 except InputError as error:
                     refusal = error

@@ -6,7 +6,6 @@ killed, or cut off with the power, can be resumed at once. Imports no PyTorch, s
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections.abc import Iterator
@@ -14,29 +13,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from XViewSynthLib.errors import InputError
+from XViewSynthLib.locks import is_at, try_lock
 
 from .files import LOCK_FILE
 
 # Whoever only looks whether there is a run holds the lock for an instant, and must not stop a run from beginning.
 _PATIENCE_SECONDS = 1.0
 _LOOK_SECONDS = 0.05
-
-# What systems answer where another process holds a lock; anything else means that the disk knows no locks.
-_HELD = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK)
-
-if os.name == "nt":
-    import msvcrt
-
-    def _try_lock(file: int, shared: bool) -> None:
-        # Windows locks bytes; those of this file are never read, so the first will do.
-        os.lseek(file, 0, os.SEEK_SET)
-        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-
-else:
-    import fcntl
-
-    def _try_lock(file: int, shared: bool) -> None:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
 
 @contextmanager
@@ -59,11 +42,11 @@ def run_lock(folder: Path) -> Iterator[None]:
 def is_locked(folder: Path) -> bool:
     """Whether a process trains in a run folder now."""
     try:
-        file = os.open(folder / LOCK_FILE, os.O_RDONLY)
+        file = os.open(folder / LOCK_FILE, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except OSError:  # there is none, or Windows is removing it
         return False
     try:
-        return not _is_ours(file, shared=True)
+        return not try_lock(file, shared=True)
     except OSError:  # the disk knows no locks, which a run itself tells
         return False
     finally:
@@ -87,7 +70,7 @@ def _locked(path: Path) -> int:
             ) from problem
         try:
             # Whoever held it may have removed the file meanwhile, and then this lock keeps nobody out.
-            if _is_ours(file, shared=False) and _is_at(file, path):
+            if try_lock(file) and is_at(file, path):
                 return file
         except OSError as problem:
             os.close(file)
@@ -99,24 +82,6 @@ def _locked(path: Path) -> int:
         if time.monotonic() > until:
             raise _refusal(path.parent)
         time.sleep(_LOOK_SECONDS)
-
-
-def _is_ours(file: int, shared: bool) -> bool:
-    """Take the lock of an open file, unless another process holds it."""
-    try:
-        _try_lock(file, shared)
-    except OSError as problem:
-        if problem.errno in _HELD:
-            return False
-        raise
-    return True
-
-
-def _is_at(file: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file), os.stat(path))
-    except OSError:
-        return False
 
 
 def _release(file: int, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from XViewSynthLib.orientation import to_slices
 from XViewSynthLib.volume import Axis, Volume
@@ -26,7 +27,7 @@ def part_of(
         index[dimension] = slice(count - stop, count - start) if backwards else slice(start, stop)
     affine = volume.affine.copy()
     affine[:3, 3] = volume.ijk_to_ras([kept.start for kept in reversed(index)])
-    return Volume(volume.voxels[tuple(index)], affine, volume.slice_thickness)
+    return replace(volume, voxels=volume.voxels[tuple(index)], affine=affine)
 
 
 def middle_of(volume: Volume, axis: Axis, pixels: int) -> Volume:

@@ -10,16 +10,18 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.quality import finite_or_none
+from XViewSynthLib.regular_files import open_regular
 
 from .files import LOG_FILE
 from .heldout import Gain, mean_gain
+from .stored_json import parse_entry
 from .whole import write_whole_text
 
 
@@ -126,13 +128,21 @@ class _Events:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The entries of a run's log, oldest first; none where there is no log. A line cut short is left out."""
-    entries = []
-    with suppress(FileNotFoundError), open(folder / LOG_FILE, encoding="utf-8") as log:
-        for line in log:
-            with suppress(ValueError):
-                entries.append(json.loads(line))
-    return entries
+    """The entries of a run's log, oldest first; none where there is no log. Lines that are damaged are left out.
+
+    Raises:
+        InputError: the log cannot be read.
+    """
+    try:
+        with open_regular(folder / LOG_FILE) as log:
+            lines = log.read().decode("utf-8", "replace").splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as problem:
+        raise InputError(
+            f"Allow reading {folder / LOG_FILE}, or move it away: it cannot be read ({problem.strerror})."
+        ) from problem
+    return [entry for line in lines if (entry := parse_entry(line)) is not None]
 
 
 def gains_to_json(gains: dict[int, Gain]) -> dict[str, dict[str, float | None]]:

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from XViewSynthLib.acquisition import acquisition_axis
-from XViewSynthLib.checks import check_enhanceable
+from XViewSynthLib.checks import check_enhanceable, geometry_notes
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.hardware import resolve_device
-from XViewSynthLib.models import AUTOMATIC, CARD_FILE, Model, check_name, load_model, save_model, shipped_for
-from XViewSynthLib.networks import INTENSITY_RANGE, ThreeViewNetwork
-from XViewSynthLib.outputs import STAGING_PREFIX
+from XViewSynthLib.intensity import INTENSITY_RANGE, in_hu
+from XViewSynthLib.models import AUTOMATIC, Model, check_name, load_model, save_model, shipped_for
+from XViewSynthLib.networks import ThreeViewNetwork
+from XViewSynthLib.outputs import output_folder, remove_left_folders, staging_folder
 from XViewSynthLib.progress import Progress
 from XViewSynthLib.reading import read_volume
 from XViewSynthLib.selfcheck import cancel_check
 from XViewSynthLib.volume import Volume
+from XViewSynthLib.weights import trained_factors
 
 from .config import GAP, THICK, TrainingConfig
 from .files import CHECKPOINT_FILE, CONFIG_FILE, MODEL_FOLDER, PREVIEW_FOLDER, SCANS_FILE
@@ -36,8 +35,9 @@ from .lock import refuse_locked_run, run_lock
 from .regions import split_slices
 from .report import write_report
 from .runlog import gains_to_json
+from .stored_json import is_number, read_object, reason
 from .team import Team, team_of_torchrun
-from .trainer import Trainer, refuse_existing_run, stored_config
+from .trainer import Trainer, new_network, refuse_existing_run, stored_config
 from .whole import write_whole_text
 
 HOLD_OUT_SHARE = 0.25
@@ -93,14 +93,14 @@ class Study:
         for done, path in enumerate(paths):
             check()
             _tell(progress, "reading", done, len(paths))
-            volumes.append(_read(path))
+            volumes.append(read_training_scan(path))
         count = len(self.training)
         if self.held_out or not self.hold_out_share:
             return volumes[:count], volumes[count:]
         if count > 1:
             kept = min(count - 1, math.ceil(count * self.hold_out_share))
             return volumes[:-kept], volumes[-kept:]
-        lower, upper = split_slices(volumes[0], acquisition_axis(volumes[0]), self.hold_out_share)
+        lower, upper = split_slices(volumes[0], volumes[0].through_plane_axis, self.hold_out_share)
         return [lower], [upper]
 
 
@@ -147,6 +147,9 @@ def train(
     folder = Path(folder)
     if minutes is not None and not 0 < minutes < float("inf"):
         raise InputError(f"The length of the run must be a positive number of minutes, not {minutes}.")
+    settings = settings or {}
+    # Before any work; the network is settled once the model to start from is known.
+    TrainingConfig.from_dict({name: value for name, value in settings.items() if name != "network"})
     with team_of_torchrun(str(resolve_device(device))) as (team, where):
         if resume:
             study = _stored_study(folder)
@@ -155,7 +158,7 @@ def train(
                 tuple(str(Path(scan).absolute()) for scan in scans),
                 tuple(str(Path(scan).absolute()) for scan in hold_out),
                 hold_out_share,
-                None if start is None else _start_folder(start, settings or {}),
+                None if start is None else _start_folder(start, settings),
                 name,
             )
         if minutes is not None and team.size > 1:
@@ -164,7 +167,7 @@ def train(
             run = _Run(study, folder, where, team, progress, should_cancel)
             if team.leads and not resume:
                 _store_study(study, folder)
-            return run.carry_out(settings or {}, minutes, resume)
+            return run.carry_out(settings, minutes, resume)
 
 
 class _Run:
@@ -257,7 +260,7 @@ class _Run:
             return self._eyes.network
         # Untrained, a network answers with the spline, whatever its seed and whatever it sees.
         torch.manual_seed(config.seed)
-        network = ThreeViewNetwork(**config.network).eval()
+        network = new_network(config).eval()
         if self._eyes is not None:
             network.adopt_trunks(self._eyes.network)
         return network
@@ -285,6 +288,7 @@ class _Run:
 
     def _save(self, network: ThreeViewNetwork, config: TrainingConfig) -> Model:
         card = make_card(self._study.name, config, training_data(self._training), self._eyes)
+        card |= {"factors": learned_factors(network, config)}
         return save_model(self._folder / MODEL_FOLDER, network, card)
 
     def _show(self, watch: HeldOut, network: ThreeViewNetwork, name: str) -> None:
@@ -337,6 +341,11 @@ class _Run:
             "processes": self._team.size,
             "training_scans": training_data(self._training),
             "held_out_scans": training_data(self._held_out),
+            "notes": [
+                f"Scan {number}: {note}"
+                for number, volume in enumerate([*self._training, *self._held_out], start=1)
+                for note in volume.notes
+            ],
             "model": {"name": model.name, "version": model.card["version"], "sha256": model.sha256},
         }
 
@@ -354,12 +363,17 @@ def steps_within(
     for (cross_view_from, incremental_from), share in shares.items():
         if share:
             stage = replace(config, steps=4, cross_view_from=cross_view_from, incremental_from=incremental_from)
-            with TemporaryDirectory() as folder:
-                trainer = Trainer(volumes, stage, Path(folder) / "measured", start=start, device=device)
+            with staging_folder(Path(gettempdir())) as folder:
+                trainer = Trainer(volumes, stage, folder / "measured", start=start, device=device)
                 began = time.perf_counter()
                 trainer.run()
                 mean += share * (time.perf_counter() - began) / stage.steps
     return max(1, int(seconds / mean))
+
+
+def learned_factors(network: ThreeViewNetwork, config: TrainingConfig) -> list[int]:
+    """The factors for a card: those of the run that were drawn so far, as short runs do not draw rare ones."""
+    return trained_factors(network, config.factor_shares) or sorted(config.factor_shares)
 
 
 def make_card(name: str, config: TrainingConfig, training_data: list[dict], began_with: Model | None = None) -> dict:
@@ -398,14 +412,19 @@ def _stage_shares(config: TrainingConfig) -> dict[tuple[float, float], float]:
     return {(1.0, 1.0): cross_view, (0.0, 1.0): incremental - cross_view, (0.0, 0.0): 1 - incremental}
 
 
-def _read(path: str) -> Volume:
+def read_training_scan(path: Path | str) -> Volume:
+    """A scan to train on, in HU; its notes name neither it nor its patient.
+
+    Raises:
+        InputError: it cannot be read, or not be trained on.
+    """
     volume = read_volume(path)
     try:
-        check_enhanceable(volume, acquisition_axis(volume), forced=True)
+        check_enhanceable(volume, forced=True)
     except InputError as problem:
         # Of many scans the sentence must tell which one.
         raise InputError(f"{path} cannot be trained on: {problem}") from problem
-    return volume
+    return in_hu(replace(volume, notes=geometry_notes(volume)))
 
 
 @contextmanager
@@ -425,46 +444,31 @@ def _claimed(folder: Path, resume: bool, team: Team, device: str) -> Iterator[No
 
 @contextmanager
 def _held(folder: Path, resume: bool) -> Iterator[None]:
-    if not resume:
-        # The first of two sentences that may both be true: a run that goes on cannot be resumed yet.
-        refuse_locked_run(folder)
+    if resume:
+        with run_lock(folder):
+            _clear_up(folder)
+            yield
+        return
+    # The first of two sentences that may both be true: a run that goes on cannot be resumed yet.
+    refuse_locked_run(folder)
+    refuse_existing_run(folder)
+    with output_folder(folder, parents=True), run_lock(folder):
+        # Another may have begun a run since the folder was looked at.
         refuse_existing_run(folder)
-        make_folder(folder)
-    with run_lock(folder):
-        if not resume:
-            # Another may have begun a run since the folder was looked at.
-            refuse_existing_run(folder)
         _clear_up(folder)
         try:
             yield
         finally:
+            # A run that did not begin leaves nothing.
             if not (folder / CONFIG_FILE).exists():
                 for name in (SCANS_FILE, CHECKPOINT_FILE):
                     (folder / name).unlink(missing_ok=True)
-    if not (folder / CONFIG_FILE).exists():
-        # One that held more than a run that did not begin stays.
-        with suppress(OSError):
-            folder.rmdir()
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder that there may be already; an `InputError` tells why that is not possible."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise InputError(f"Choose another folder for the run: {problem.strerror or problem} ({folder}).") from None
 
 
 def _clear_up(folder: Path) -> None:
     """Put in order what a killed process was writing: nobody else writes there now."""
-    for left in folder.glob(f"{STAGING_PREFIX}*"):
-        former = left / "old"
-        # It was killed while one model took another's place. The former one is what the checkpoint speaks of.
-        if (former / CARD_FILE).is_file() and not (folder / MODEL_FOLDER).exists():
-            os.replace(former, folder / MODEL_FOLDER)
     for place in (folder, folder / PREVIEW_FOLDER):
-        for left in place.glob(f"{STAGING_PREFIX}*"):
-            shutil.rmtree(left, ignore_errors=True)
+        remove_left_folders(place, whoever=True)
 
 
 def _store_study(study: Study, folder: Path) -> None:
@@ -473,12 +477,20 @@ def _store_study(study: Study, folder: Path) -> None:
 
 def _stored_study(folder: Path) -> Study:
     try:
-        stored = json.loads((folder / SCANS_FILE).read_text(encoding="utf-8"))
-        stored["training"], stored["held_out"] = tuple(stored["training"]), tuple(stored["held_out"])
+        stored = read_object(folder / SCANS_FILE)
+        for name in ("training", "held_out"):
+            paths = stored.get(name)
+            if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+                raise ValueError(f'"{name}" is no list of paths')
+            stored[name] = tuple(paths)
+        if not isinstance(stored.get("start"), (str, type(None))) or not is_number(stored.get("hold_out_share")):
+            raise ValueError("its values are of the wrong kind")
         return Study(**stored)
-    except (OSError, ValueError, TypeError, KeyError) as problem:
+    except FileNotFoundError:
+        raise InputError(f"Start without --resume: there is no run in {folder}.") from None
+    except (OSError, ValueError, TypeError) as problem:
         raise InputError(
-            f"Start without --resume: {folder / SCANS_FILE} does not name the scans of a run ({problem})."
+            f"Start anew in another folder: {folder / SCANS_FILE} does not name the scans of a run ({reason(problem)})."
         ) from problem
 
 
@@ -510,7 +522,7 @@ def training_data(volumes: Sequence[Volume]) -> list[dict]:
     """What was trained on, in numbers: file names and headers may name patients."""
     described = []
     for index, volume in enumerate(volumes, start=1):
-        axis = acquisition_axis(volume)
+        axis = volume.through_plane_axis
         spacing = volume.spacing_along(axis)
         entry = {"name": f"scan {index}", "license": "the user's own", "slices": volume.slices(axis)}
         described.append(entry | {"slice_spacing_mm": round(spacing, 3)})

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from XViewSynthLib.errors import InputError
+from XViewSynthLib.intensity import INTENSITY_RANGE, to_scalar_type
 from XViewSynthLib.likeness import DISTANCES, slice_likeness
-from XViewSynthLib.networks import INTENSITY_RANGE, ScanFacts, to_network_units
+from XViewSynthLib.networks import ScanFacts, to_network_units
 from XViewSynthLib.orientation import to_slices
 from XViewSynthLib.slice_profile import SEEN_OVER_THICKNESS, THICKNESS_RANGE, SliceProfile, averaging_weights
 from XViewSynthLib.volume import Volume
@@ -141,12 +142,12 @@ class Blocks:
 
 def materials_of(volume: Volume) -> list[Material]:
     """Return the ways in which a scan can be thinned: along its slices and, where it is fine enough, in plane."""
-    voxels, _ = to_slices(volume, volume.through_plane_axis)
+    axis = volume.through_plane_axis
+    voxels, _ = to_slices(volume, axis)
     # Padding such as -3024 is no tissue: the networks see it as air.
-    voxels = voxels.clip(*INTENSITY_RANGE).astype(np.int16)
-    through = volume.spacing_along(volume.through_plane_axis)
-    pixel = volume.pixel_spacing(volume.through_plane_axis)
-    thickness = float(np.clip((volume.slice_thickness or through) / through, *THICKNESS_RANGE))
+    voxels = to_scalar_type(voxels.clip(*INTENSITY_RANGE), np.int16)
+    through, pixel = volume.spacing_along(axis), volume.pixel_spacing(axis)
+    thickness = float(np.clip((volume.thickness_along(axis) or through) / through, *THICKNESS_RANGE))
     materials = [Material(voxels, through, pixel, in_plane=False, thickness=thickness)]
     if through / pixel <= _LARGEST_ANISOTROPY:
         rest = (through + pixel) / 2

@@ -13,17 +13,26 @@ import torch
 from torch import Tensor, nn
 
 from XViewSynthLib.errors import Cancelled, InputError
+from XViewSynthLib.hardware import total_bytes
 from XViewSynthLib.networks import ThreeViewNetwork
 from XViewSynthLib.progress import Progress
 from XViewSynthLib.volume import Volume
 
-from .checkpoints import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from .checkpoints import (
+    check_tensors,
+    damaged_checkpoint,
+    load_checkpoint,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
 from .config import TrainingConfig
 from .distillation import answered, training_terms
 from .files import CHECKPOINT_FILE, CONFIG_FILE
 from .heldout import Gain, mean_gain
 from .runlog import RunLog
 from .sampling import Blocks, Sampler
+from .stored_json import is_number, is_whole, read_object, reason
 from .team import Team
 from .whole import write_whole_text
 
@@ -33,6 +42,8 @@ _FINAL_RATE = 0.01
 _LOG_EVERY = 20
 # A run that leaves the numbers more often than this will not settle at any rate.
 _MOST_RECOVERIES = 8
+
+_BLOCKS = ("axial_blocks", "pixel_blocks", "fusion_blocks")
 
 Judge = Callable[[ThreeViewNetwork], dict[int, Gain]]
 
@@ -87,9 +98,10 @@ class Trainer:
                 f"Set the batch to a multiple of {self.team.size}, the number of processes: it is {config.batch}."
             )
         self.config = config
+        check_memory(config, self.team.size, self.device)
         self.sampler = Sampler(scans, config)
         torch.manual_seed(config.seed)
-        self.network = ThreeViewNetwork(**config.network)
+        self.network = new_network(config)
         if start is not None:
             self.network.load_state_dict(start)
         self.network.to(self.device, memory_format=torch.channels_last)
@@ -320,7 +332,10 @@ class Trainer:
             ) from None
 
     def _restore(self) -> None:
-        tensors, facts = load_checkpoint(self.folder / CHECKPOINT_FILE)
+        path = self.folder / CHECKPOINT_FILE
+        tensors, facts = load_checkpoint(path)
+        check_tensors(path, tensors, self.network)
+        _check_facts(path, facts, self.config.steps)
         self.network.load_state_dict(_below("network.", tensors))
         self.average.load_state_dict(_below("average.", tensors))
         restore_optimizer(self.optimizer, tensors)
@@ -328,8 +343,7 @@ class Trainer:
         self.best_gain = -math.inf if facts["best_gain"] is None else facts["best_gain"]
         self._judged_in_vain, self._recent = facts["judged_in_vain"], facts["recent"]
         self._rate_scale, self._recoveries = facts["rate_scale"], facts["recoveries"]
-        # Checkpoints of former versions were all written after the judgement.
-        self._judged_step = facts.get("judged_step", facts["step"])
+        self._judged_step = facts["judged_step"]
         self._seconds_before, self._began = facts["seconds"], time.monotonic()
 
 
@@ -368,9 +382,72 @@ def stored_config(folder: Path) -> TrainingConfig:
     """
     settings = folder / CONFIG_FILE
     try:
-        return TrainingConfig.from_dict(json.loads(settings.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as problem:
-        raise InputError(f"Start without --resume: {settings} holds no settings of a run ({problem}).") from problem
+        return TrainingConfig.from_dict(read_object(settings))
+    except FileNotFoundError:
+        raise InputError(f"Start without --resume: there is no run in {folder}.") from None
+    except (OSError, ValueError) as problem:
+        raise InputError(
+            f"Start anew in another folder: {settings} holds no settings of a run ({reason(problem)})."
+        ) from problem
+
+
+def new_network(config: TrainingConfig) -> ThreeViewNetwork:
+    """An untrained network of the settings.
+
+    Raises:
+        InputError: there is no such network.
+    """
+    try:
+        return ThreeViewNetwork(**config.network)
+    except (TypeError, ValueError) as problem:
+        raise InputError(f"Change the training settings: the network cannot be made ({problem}).") from problem
+
+
+def check_memory(config: TrainingConfig, processes: int, device: torch.device) -> None:
+    """Refuse settings that no machine like this one can have the memory for.
+
+    Raises:
+        InputError: even a part of what a step keeps is larger than all memory there is.
+    """
+    channels, *blocks = (config.network.get(name, 0) for name in ("channels", *_BLOCKS))
+    # Weights, their average and the two moments of Adam; and the features of the axial view, in float32.
+    state = 4 * 4 * sum(blocks) * 2 * 9 * channels**2
+    features = config.batch // processes * config.slices * config.pixels**2 * channels * (2 * blocks[0] + 1)
+    there = total_bytes(device)
+    if state + features > there:
+        raise InputError(
+            f"Change the training settings: a step of {config.batch} x {config.slices} x {config.pixels} x "
+            f"{config.pixels} voxels with {channels} channels needs more than {(state + features) / 1e9:.0f} GB of "
+            f"memory, and there are {there / 1e9:.0f} GB."
+        )
+
+
+def _check_facts(path: Path, facts: dict, steps: int) -> None:
+    """Make sure that the facts of a checkpoint are those of a run of so many steps.
+
+    Raises:
+        InputError: they are not.
+    """
+    sound = {
+        "step": lambda value: is_whole(value, 0, steps),
+        "seconds": is_number,
+        "best_gain": lambda value: value is None or isinstance(value, float),
+        "best_step": lambda value: value is None or is_whole(value, 0, steps),
+        "judged_in_vain": is_whole,
+        "judged_step": is_whole,
+        "rate_scale": lambda value: is_number(value) and 0 < value <= 1,
+        "recoveries": is_whole,
+        "recent": lambda value: isinstance(value, list) and all(map(_are_terms, value)),
+    }
+    # Checkpoints of former versions were all written after the judgement.
+    facts.setdefault("judged_step", facts.get("step"))
+    for name, is_sound in sound.items():
+        if name not in facts or not is_sound(facts[name]):
+            raise damaged_checkpoint(path, f"{name} is missing or impossible")
+
+
+def _are_terms(value: object) -> bool:
+    return isinstance(value, dict) and all(map(is_number, value.values()))
 
 
 def _mean_terms(recent: Sequence[dict[str, float]]) -> dict[str, float]:

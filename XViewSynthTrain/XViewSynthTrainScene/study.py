@@ -9,7 +9,6 @@ from pathlib import Path
 
 import slicer
 
-from XViewSynthLib.acquisition import acquisition_axis
 from XViewSynthLib.checks import check_geometry
 from XViewSynthLib.errors import Cancelled, InputError
 from XViewSynthLib.progress import Progress
@@ -61,7 +60,7 @@ def candidate_of(node: slicer.vtkMRMLScalarVolumeNode) -> Candidate:
         volume = volume_from_node(node)
     except InputError as problem:
         return Candidate(**about, problem=str(problem))
-    axis = acquisition_axis(volume)
+    axis = volume.through_plane_axis
     about |= {"slices": volume.slices(axis), "slice_spacing_mm": volume.spacing_along(axis)}
     try:
         if read_provenance(node) is not None:
@@ -102,6 +101,7 @@ class FolderSearch:
         self._found: list[Candidate] = []
         self._progress = Progress("searching", 0, 1)
         self._problem: str | None = None
+        self._note = ""
         self._asked_to_stop = threading.Event()
         # No daemon: to end a program in the middle of reading is to crash. It is waited for, up to the next scan.
         self._thread = threading.Thread(target=self._search)
@@ -127,6 +127,11 @@ class FolderSearch:
         """Why the search was not possible, in a sentence, or None."""
         return self._problem
 
+    @property
+    def note(self) -> str:
+        """A sentence on links that were not followed, or ""."""
+        return self._note
+
     def stop(self) -> None:
         """Ask the search to end."""
         self._asked_to_stop.set()
@@ -134,6 +139,10 @@ class FolderSearch:
     def _search(self) -> None:
         # Takes a second to import, and Slicer need not wait for it.
         from XViewSynthLib.finding import find_scans
+        from XViewSynthLib.streams import visible
+
+        def say(text: str) -> None:
+            self._note = text
 
         def tell(progress: Progress) -> None:
             self._progress = progress
@@ -142,8 +151,8 @@ class FolderSearch:
             return self._asked_to_stop.is_set() or not threading.main_thread().is_alive()
 
         try:
-            for scan in find_scans(self.folder, progress=tell, should_cancel=should_cancel):
-                name = scan.path.relative_to(self.folder).as_posix()
+            for scan in find_scans(self.folder, say=say, progress=tell, should_cancel=should_cancel):
+                name = visible(scan.path.relative_to(self.folder).as_posix())
                 self._found.append(
                     Candidate(
                         key=str(scan.path),
@@ -151,12 +160,12 @@ class FolderSearch:
                         source=scan.path,
                         slices=scan.slices,
                         slice_spacing_mm=scan.slice_spacing_mm,
-                        problem=scan.problem,
+                        problem=scan.problem and visible(scan.problem),
                     )
                 )
         except Cancelled:
             return
         except InputError as problem:
-            self._problem = str(problem)
+            self._problem = visible(str(problem))
         except Exception as problem:
-            self._problem = f"The folder could not be searched ({problem}): choose another one."
+            self._problem = f"The folder could not be searched ({visible(str(problem))}): choose another one."

@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ..volume import Volume
-from .header import LPS_TO_RAS, SYNTHETIC_CONTENT, SYNTHETIC_FIELD, THICKNESS_FIELD
+from ..volume import AXES, Volume
+from .header import AXIS_FIELD, LPS_TO_RAS, SYNTHETIC_CONTENT, SYNTHETIC_FIELD, THICKNESS_FIELD
 from .nifti import SYNTHETIC_DESCRIPTION, TYPES
 
 # Measured on CT: as small as the usual level 6, in three quarters of the time.
@@ -111,6 +111,7 @@ def write_nifti(volume: Volume, path: Path) -> None:
     datatype = next(code for code, name in TYPES.items() if name == _code(volume))
     header = bytearray(352)
     struct.pack_into("<i", header, 0, 348)
+    struct.pack_into("<B", header, 39, 16 * (1 + AXES.index(volume.slice_axis)) if volume.slice_axis else 0)
     struct.pack_into("<8h", header, 40, 3, *volume.shape_ijk, 1, 1, 1, 1)
     struct.pack_into("<hh", header, 70, datatype, 8 * np.dtype(_code(volume)).itemsize)
     struct.pack_into("<8f", header, 76, handed, *spacing, 0, 0, 0, 0)
@@ -160,6 +161,8 @@ def _lps(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
 def _further(volume: Volume) -> Iterator[tuple[str, str]]:
     if volume.slice_thickness is not None:
         yield THICKNESS_FIELD, repr(volume.slice_thickness)
+    if volume.slice_axis is not None:
+        yield AXIS_FIELD, volume.slice_axis
     if volume.synthetic:
         yield SYNTHETIC_FIELD, SYNTHETIC_CONTENT
 

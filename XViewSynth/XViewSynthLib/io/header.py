@@ -18,6 +18,7 @@ from typing import BinaryIO, Literal
 import numpy as np
 
 from ..errors import InputError
+from ..volume import AXES, Axis
 
 Encoding = Literal["raw", "gzip", "zlib", "bzip2", "text", "hex"]
 
@@ -52,8 +53,8 @@ MILLIMETRES = {
 _NO_UNIT = {"", "?", "???", "none"}
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-# Further fields of NRRD and MetaImage, the first named as in DICOM, in mm.
-THICKNESS_FIELD = "SliceThickness"
+# Further fields of NRRD and MetaImage: the first named as in DICOM, in mm; the second I, J or K.
+THICKNESS_FIELD, AXIS_FIELD = "SliceThickness", "SliceAxis"
 SYNTHETIC_FIELD, SYNTHETIC_CONTENT = "XViewSynth", "synthetic slices"
 
 
@@ -88,6 +89,7 @@ class ImageHeader:
         source: where the voxels lie.
         slope, intercept: value = slope * stored + intercept.
         slice_thickness: mm, or None.
+        slice_axis: the axis of the slices, where the header states it.
         synthetic: whether this program marked the file as holding synthetic slices.
         is_labelmap: whether the header says that the values are labels.
         notes: what the user should know, each a sentence.
@@ -101,6 +103,7 @@ class ImageHeader:
     slope: float = 1.0
     intercept: float = 0.0
     slice_thickness: float | None = None
+    slice_axis: Axis | None = None
     synthetic: bool = False
     is_labelmap: bool = False
     notes: tuple[str, ...] = ()
@@ -211,6 +214,11 @@ def number_or_none(text: str | None) -> float | None:
     except ValueError:
         return None
     return value if 0 < value < math.inf else None
+
+
+def axis_or_none(text: str | None) -> Axis | None:
+    """The axis of a field, or None where it names none."""
+    return next((axis for axis in AXES if axis == (text or "").strip()), None)
 
 
 def checked_sizes(sizes: Sequence[int], path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import InputError
 from .header import (
+    AXIS_FIELD,
     LPS_TO_RAS,
     SYNTHETIC_CONTENT,
     SYNTHETIC_FIELD,
@@ -18,6 +19,7 @@ from .header import (
     Encoding,
     ImageHeader,
     VoxelSource,
+    axis_or_none,
     check_field_name,
     checked_affine,
     checked_sizes,
@@ -60,7 +62,7 @@ _MEANINGFUL = {
     *_ALIASES,
     *("ObjectType", "TransformMatrix", "Offset", "BinaryData", "BinaryDataByteOrderMSB", "CompressedData"),
     *("CompressedDataSize", "ElementSpacing", "ElementSize", "ElementNumberOfChannels", "HeaderSize", "DistanceUnits"),
-    *(SYNTHETIC_FIELD, THICKNESS_FIELD),
+    *(SYNTHETIC_FIELD, THICKNESS_FIELD, AXIS_FIELD),
 }
 _DESCRIPTIVE = {
     *("ObjectSubType", "TransformType", "CenterOfRotation", "AnatomicalOrientation", "Comment", "Name", "ID", "Color"),
@@ -92,6 +94,7 @@ def read_metaimage_header(path: Path) -> ImageHeader:
         affine=affine,
         source=source,
         slice_thickness=number_or_none(fields.get(THICKNESS_FIELD)),
+        slice_axis=axis_or_none(fields.get(AXIS_FIELD)),
         synthetic=fields.get(SYNTHETIC_FIELD) == SYNTHETIC_CONTENT,
         notes=tuple(notes),
     )

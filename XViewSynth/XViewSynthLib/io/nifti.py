@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import InputError
-from ..volume import SHEAR_TOLERANCE, largest_cosine
+from ..volume import AXES, SHEAR_TOLERANCE, Axis, largest_cosine
 from .header import (
     LPS_TO_RAS,
     SYNTHETIC_CONTENT,
@@ -71,6 +71,7 @@ _VERSION_1 = _Layout(
     352,
     (b"n+1\0",),
     {
+        "dim_info": (39, "B"),
         "dim": (40, "8h"),
         "intent_code": (68, "h"),
         "datatype": (70, "h"),
@@ -91,6 +92,7 @@ _VERSION_2 = _Layout(
     544,
     (b"n+2\0\r\n\x1a\n",),
     {
+        "dim_info": (524, "B"),
         "dim": (16, "8q"),
         "intent_code": (504, "i"),
         "datatype": (12, "h"),
@@ -130,6 +132,7 @@ def read_nifti_header(path: Path) -> ImageHeader:
         source=VoxelSource((path,), _offset(values, path), encoding, with_header=encoding != "raw"),
         slope=slope,
         intercept=intercept,
+        slice_axis=_slice_axis(values),
         synthetic=values["descrip"][0].rstrip(b"\0") == SYNTHETIC_DESCRIPTION.encode(),
         is_labelmap=values["intent_code"][0] == _LABELS,
         notes=notes,
@@ -170,6 +173,12 @@ def _sizes(values: dict[str, Any], path: Path) -> list[int]:
     if count >= 5 and sizes[4] > 1:
         raise colours_sentence(path)
     return sizes[:count]
+
+
+def _slice_axis(values: dict[str, Any]) -> Axis | None:
+    """The axis of the slices, in two bits of `dim_info` that count from 1."""
+    number = values["dim_info"][0] >> 4 & 3
+    return AXES[number - 1] if number else None
 
 
 def _stored_type(values: dict[str, Any], path: Path) -> np.dtype:

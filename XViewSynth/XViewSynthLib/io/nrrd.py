@@ -11,12 +11,14 @@ import numpy as np
 
 from ..errors import InputError
 from .header import (
+    AXIS_FIELD,
     SYNTHETIC_CONTENT,
     SYNTHETIC_FIELD,
     THICKNESS_FIELD,
     Encoding,
     ImageHeader,
     VoxelSource,
+    axis_or_none,
     checked_affine,
     checked_sizes,
     colours_sentence,
@@ -98,6 +100,7 @@ def read_nrrd_header(path: Path) -> ImageHeader:
         affine=affine,
         source=source,
         slice_thickness=number_or_none(further.get(THICKNESS_FIELD)),
+        slice_axis=axis_or_none(further.get(AXIS_FIELD)),
         synthetic=further.get(SYNTHETIC_FIELD) == SYNTHETIC_CONTENT,
         is_labelmap=any(name.startswith(_SEGMENT) for name in further),
         notes=tuple(notes),
