@@ -17,7 +17,8 @@ from documents import ROOT, blocks_of, keys_of, section_of
 from scans import affine_from, anatomy
 from tiny import DOUBT, make_card, make_network
 from XViewSynthLib import Volume, write_volume
-from XViewSynthLib.models import CARD_FIELDS, OPTIONAL_CARD_FIELDS, save_model
+from XViewSynthLib.cards import CARD_FIELDS, OPTIONAL_CARD_FIELDS
+from XViewSynthLib.models import save_model
 from XViewSynthTrainLib.config import TrainingConfig
 
 DOCS = Path("Resources") / "Docs"

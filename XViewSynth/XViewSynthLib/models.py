@@ -106,10 +106,8 @@ def model_folder(model: str | os.PathLike[str]) -> Path:
     if str(model) and os.path.isdir(model):
         return Path(model)
     names = ", ".join(entry.name for entry in list_models()) or "none is installed"
-    raise InputError(
-        f"There is no model {str(model)!r}: choose one of those installed ({names}) or a model folder."
-        f"{_hidden_models()}"
-    )
+    missing = f"There is no model {str(model)!r}: choose one of those installed ({names}) or a model folder."
+    raise InputError(missing + _hidden_models())
 
 
 def choose_model(
