@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from .errors import Cancelled, InputError
+from .memory import is_out_of_memory, shortage
 from .outputs import remove_staging_folders
 from .progress import Report
 from .stop import StopRequest
@@ -58,7 +59,10 @@ def run(work: Callable[[], int | None], request: StopRequest) -> int:
             outcome.append(error)
 
     worker = threading.Thread(target=work_and_tell, daemon=True)
-    worker.start()
+    try:
+        worker.start()
+    except RuntimeError as error:  # there is no memory for it
+        return tell(error)
     while worker.is_alive() and not request.asked:
         worker.join(_POLL_SECONDS)
     worker.join(request.grace_seconds)
@@ -67,20 +71,21 @@ def run(work: Callable[[], int | None], request: StopRequest) -> int:
         _tell_without_waiting(Cancelled())
         # The usual way out waits for threads and libraries, which is what did not end.
         os._exit(CANCELLED)
-    return outcome[0] if isinstance(outcome[0], int) else _tell(outcome[0])
+    return outcome[0] if isinstance(outcome[0], int) else tell(outcome[0])
 
 
-def _tell(error: BaseException) -> int:
+def tell(error: BaseException) -> int:
+    """Print why the program ends, in one line, and give its exit code."""
     if isinstance(error, SystemExit):  # argparse, after --help and --version
         return error.code or DONE
     if isinstance(error, Cancelled):
         _print_error(f"Cancelled. {error}".rstrip())
         return CANCELLED
+    if is_out_of_memory(error):
+        # Also what was taken for another problem, such as a damaged file.
+        error = InputError(shortage())
     if isinstance(error, InputError):
         _print_error(f"error: {_in_one_line(error)}")
-        return WRONG_INPUT
-    if isinstance(error, MemoryError):
-        _print_error("error: There is not enough memory: close other programs or use a computer with more.")
         return WRONG_INPUT
     name = type(error).__name__
     _print_error(
@@ -92,7 +97,7 @@ def _tell(error: BaseException) -> int:
 
 def _tell_without_waiting(error: BaseException) -> None:
     # A reader that does not read blocks whoever prints.
-    teller = threading.Thread(target=_tell, args=(error,), daemon=True)
+    teller = threading.Thread(target=tell, args=(error,), daemon=True)
     teller.start()
     teller.join(0.2)
 
