@@ -99,8 +99,9 @@ class TestAxis:
 class TestMemory:
     def test_less_memory_gives_smaller_tiles(self, model):
         scan = scan_with(5.0, slices=12)
+        # The first one also pays for what libraries need from their first use on.
         generous = make_plan(scan, model, memory=process_bytes() + 10**9)
-        tight = make_plan(scan, model, memory=process_bytes() + 4 * 10**6)
+        tight = make_plan(scan, model, memory=process_bytes() + 40 * 10**6)
         assert tight.tile_voxels < generous.tile_voxels
 
     def test_moved_slices_take_memory(self, tmp_path):
@@ -109,12 +110,18 @@ class TestMemory:
         for name, own in {"plain": {}, "aligned": {"aligned": 1}}.items():
             sizes = {"fusion_blocks": 1} | own
             known = save_model(tmp_path / name, make_network(**sizes), make_card(network=NETWORK | sizes))
-            tiles.append(make_plan(scan, known, memory=process_bytes() + 8 * 10**6).tile_voxels)
+            make_plan(scan, known)
+            tiles.append(make_plan(scan, known, memory=process_bytes() + 40 * 10**6).tile_voxels)
         assert tiles[1] < tiles[0]
 
     def test_too_little_memory_is_refused_with_what_is_needed(self, model):
         with pytest.raises(InputError, match=r"at least \d+\.\d GB"):
             make_plan(scan_with(5.0), model, memory=1000)
+
+    @pytest.mark.parametrize(("factor", "remedy"), [(2, "crop the scan"), (4, "use a smaller factor")])
+    def test_the_remedy_fits_the_factor(self, model, factor, remedy):
+        with pytest.raises(InputError, match=f"^Allow more memory or {remedy}: enhancing by {factor} takes"):
+            make_plan(scan_with(5.0), model, factor=factor, memory=1000)
 
 
 class TestReport:

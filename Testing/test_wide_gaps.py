@@ -155,7 +155,10 @@ class TestEnhancing:
             _, answer = model.network.answer(observed, 3, WIDE)
         expected = to_hu(interleave(observed, answer))[0].numpy().clip(far_apart.voxels.min(), far_apart.voxels.max())
         assert wide.plan.asked_factor == 4
-        assert np.abs(wide.volume.voxels - expected).max() <= 0.51
+        # Between two voxels at the end of the range of the networks, the spline alone counts.
+        outside = far_apart.voxels <= -1024
+        seen = np.repeat(~(outside[:-1] & outside[1:]), 3, axis=0)
+        assert np.abs(wide.volume.voxels - expected)[:-1][seen].max() <= 0.51
 
     @pytest.mark.parametrize("factor", [3, 8])
     def test_views_differ_between_observed_slices_alone(self, model, factor):

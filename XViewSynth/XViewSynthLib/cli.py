@@ -15,9 +15,10 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
@@ -388,10 +389,11 @@ def _enhance(arguments: argparse.Namespace, job: Job) -> None:
     with Outputs(arguments.overwrite, [arguments.input]) as outputs:
         add_output = _add_series_output if arguments.dicom else _add_volume_output
         output = add_output(outputs, arguments.output)
-        doubt, disagreement, expected_error, error_bound = (
-            path and _add_volume_output(outputs, path)
-            for path in (arguments.doubt, arguments.disagreement, arguments.expected_error, arguments.error_bound)
-        )
+        maps = {
+            name: path and _add_volume_output(outputs, path)
+            for name, path in vars(arguments).items()
+            if name in ("doubt", "disagreement", "expected_error", "error_bound")
+        }
         report = arguments.report and _add_report_output(outputs, arguments.report)
         check_model(arguments.model)
         source = _open_source(arguments.input, job) if arguments.dicom else None
@@ -419,7 +421,7 @@ def _enhance(arguments: argparse.Namespace, job: Job) -> None:
             quality=arguments.quality,
             memory=_bytes(arguments.memory),
         )
-        if expected_error or error_bound:
+        if maps["expected_error"] or maps["error_bound"]:
             _check_calibrated(model, plan)
         job.say(_describe_plan(plan))
         enhanced = enhance(
@@ -431,29 +433,45 @@ def _enhance(arguments: argparse.Namespace, job: Job) -> None:
             should_cancel=job.should_cancel,
         )
         job.progress(Progress("writing", 0, 1))
-        volumes = [
-            (enhanced.doubt, doubt),
-            (enhanced.disagreement, disagreement),
-            (enhanced.expected_error, expected_error),
-        ]
-        if error_bound:
-            volumes.append((enhanced.error_bound(), error_bound))
-        if source:
-            _write_series(enhanced, source, output, job)
-        else:
-            volumes.insert(0, (enhanced.volume, output))
-        for volume, path in volumes:
-            job.stop_if_asked()
-            if path:
-                with quiet_libraries():
-                    write_volume(volume, path)
+        notes, seconds = enhanced.notes[len(plan.notes) :], enhanced.seconds
         if report:
             _write_json(report, describe_enhanced(str(arguments.input), str(arguments.output), scan, enhanced))
+        if source:
+            _write_series(enhanced, source, output, job)
+        volumes = _volumes_to_write(enhanced, None if source else output, maps)
+        # Each volume goes as soon as it is written: formats need memory of their own.
+        del enhanced
+        while volumes:
+            job.stop_if_asked()
+            make, path = volumes.pop(0)
+            with quiet_libraries():
+                write_volume(make(), path)
         job.last_step(outputs.commit)
         job.progress(Progress("writing", 1, 1, 0.0))
-    for note in enhanced.notes[len(plan.notes) :]:
+    for note in notes:
         job.say(note)
-    job.say(f"Wrote {arguments.output} in {describe_seconds(enhanced.seconds)}.")
+    job.say(f"Wrote {arguments.output} in {describe_seconds(seconds)}.")
+
+
+def _volumes_to_write(
+    enhanced: Enhanced, output: Path | None, maps: Mapping[str, Path | None]
+) -> list[tuple[Callable[[], Volume | None], Path]]:
+    """What gives each volume that is to be written, and where to; those that come from others last."""
+    from .enhancement import error_bound
+
+    expected = enhanced.expected_error
+    volumes = {
+        "disagreement": partial(_itself, enhanced.disagreement),
+        "doubt": partial(_itself, enhanced.doubt),
+        "expected_error": partial(_itself, expected),
+        "error_bound": partial(error_bound, expected, enhanced.model, enhanced.plan),
+    }
+    wanted = [(volumes[name], maps[name]) for name in volumes if maps[name]]
+    return [*([(partial(_itself, enhanced.volume), output)] if output else []), *wanted]
+
+
+def _itself(volume: Volume) -> Volume:
+    return volume
 
 
 def _check_calibrated(model: Model, plan: Plan) -> None:

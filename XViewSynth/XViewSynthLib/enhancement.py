@@ -16,11 +16,12 @@ from torch import Tensor
 from . import doubt
 from .baselines import interpolation_weights, slices_used, weights_at
 from .ensemble import STANDARD_QUALITY, Pose, poses
-from .errors import Cancelled, InputError
+from .errors import Cancelled, InputError, OutOfMemory
 from .grid import resampled_positions
-from .hardware import PRECISIONS, Arrival, memory_kept, peak_bytes
+from .hardware import PRECISIONS, Arrival, memory_kept, peak_bytes, return_freed_memory
 from .intensity import INTENSITY_RANGE, PADDING_BELOW, to_scalar_type
 from .likeness import slice_likeness
+from .memory import is_out_of_memory
 from .models import AUTOMATIC, Model, choose_model
 from .networks import VIEWS, ScanFacts, reading_weights, to_hu, to_network_units
 from .orientation import to_slices
@@ -95,15 +96,7 @@ class Enhanced:
 
         0 on observed slices and in padding; None where the model is not calibrated for the factor.
         """
-        calibration = doubt.Calibration.from_card(self.model.card, self.factor, self.plan.asked_factor)
-        if self.expected_error is None or calibration is None:
-            return None
-        expected = self.expected_error.voxels
-        bound = np.empty_like(expected)
-        # Plane by plane, as it takes numbers of twice the size.
-        for index, plane in enumerate(expected):
-            bound[index] = _checked_error(calibration.error_bound(plane), self.model)
-        return self.expected_error.with_voxels(bound)
+        return None if self.expected_error is None else error_bound(self.expected_error, self.model, self.plan)
 
 
 def enhance(
@@ -144,7 +137,7 @@ def enhance(
         should_cancel: asked several times a second.
 
     Raises:
-        InputError: the request cannot be met, or the scan cannot be enhanced.
+        InputError: the request cannot be met, the scan cannot be enhanced, or there is too little memory.
         Cancelled: `should_cancel` said so.
 
     Thin observed slices come out bit for bit, unless the plan resamples. Thick ones are met on average: what the
@@ -173,6 +166,22 @@ def enhance(
             memory=memory,
         )
     report = _Reporter(plan, progress, should_cancel)
+    try:
+        result = _carried_out(plan, volume, model, texture, keep_views, report)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(
+            f"There is not enough memory: enhancing by {plan.factor} takes about "
+            f"{plan.expected_peak_bytes / 1e9:.1f} GB here, so close other programs, or crop the scan."
+        ) from error
+    return replace(result, seconds=time.perf_counter() - began, peak_memory_bytes=peak_bytes())
+
+
+def _carried_out(
+    plan: Plan, volume: Volume, model: Model, texture: str, keep_views: bool, report: _Reporter
+) -> Enhanced:
+    """What `enhance` returns, but for the time and memory that it took."""
     scan, order = to_slices(volume, plan.axis)
     with memory_kept():
         answering = model.at_quality(plan.quality)
@@ -185,10 +194,18 @@ def enhance(
     del variance
     synthetic = tuple(index for index in range(len(enhanced)) if index not in observed)
     expected = _expected_error(disagreement, scan, synthetic, volume.spacing_along(plan.axis), model, plan, report)
+
+    def on_grid(slices: np.ndarray, offset: float = 0.0) -> np.ndarray:
+        """(K, J, I) voxels of the result."""
+        voxels = order.restore(slices)
+        return voxels if plan.resample_to is None else _resampled(voxels, volume, plan, offset)
+
+    enhanced, disagreement = on_grid(enhanced, plan.offset), on_grid(disagreement)
+    expected = None if expected is None else on_grid(expected)
     grid = replace(
         volume,
-        voxels=order.restore(enhanced),
-        affine=volume.upsampled_affine(plan.axis, plan.factor),
+        voxels=enhanced,
+        affine=_resulting_affine(volume, plan),
         slice_thickness=_resulting_thickness(volume, plan),
         slice_axis=volume.through_plane_axis if plan.profile is None else plan.axis,
         synthetic=True,
@@ -196,11 +213,11 @@ def enhance(
     )
     result = Enhanced(
         volume=grid,
-        disagreement=grid.with_voxels(order.restore(disagreement)),
-        expected_error=None if expected is None else grid.with_voxels(order.restore(expected)),
+        disagreement=grid.with_voxels(disagreement),
+        expected_error=None if expected is None else grid.with_voxels(expected),
         axis=plan.axis,
         factor=plan.factor,
-        synthetic_slices=synthetic,
+        synthetic_slices=synthetic if plan.resample_to is None else _resampled_synthetic(volume, plan),
         plan=plan,
         seconds=0.0,
         peak_memory_bytes=0,
@@ -210,19 +227,29 @@ def enhance(
         notes=plan.notes + report.notes,
         views={
             view: grid.with_voxels(
-                order.restore(fuse(scan, residual, plan.factor, plan.profile, report, np.float32, plan.offset))
+                on_grid(fuse(scan, residual, plan.factor, plan.profile, report, np.float32, plan.offset), plan.offset)
             )
             for view, residual in views.items()
         }
         if keep_views
         else None,
     )
-    if plan.resample_to is not None:
-        result = _resampled(result, volume, plan.resample_to)
     if texture == MATCH:
         matched = textured(result, volume, report.stop_if_asked)
         result = replace(result, volume=matched, notes=(*result.notes, MATCHED_NOTE))
-    return replace(result, seconds=time.perf_counter() - began, peak_memory_bytes=peak_bytes())
+    return result
+
+
+def error_bound(expected_error: Volume, model: Model, plan: Plan) -> Volume | None:
+    """As `Enhanced.error_bound`, of its expected error."""
+    calibration = doubt.Calibration.from_card(model.card, plan.factor, plan.asked_factor)
+    if calibration is None:
+        return None
+    bound = np.empty(expected_error.voxels.shape, np.float32)
+    # Plane by plane, as it takes numbers of twice the size.
+    for index, plane in enumerate(expected_error.voxels):
+        bound[index] = _checked_error(calibration.error_bound(plane), model)
+    return expected_error.with_voxels(bound)
 
 
 @dataclass(frozen=True)
@@ -297,6 +324,15 @@ def _resulting_thickness(volume: Volume, plan: Plan) -> float | None:
     if plan.profile is None:
         return volume.slice_thickness
     return plan.overlap * volume.spacing_along(plan.axis) / plan.factor
+
+
+def _resulting_affine(volume: Volume, plan: Plan) -> np.ndarray:
+    """(4, 4) voxel indices of the result to RAS in mm."""
+    if plan.resample_to is None:
+        return volume.upsampled_affine(plan.axis, plan.factor)
+    affine = volume.affine.copy()
+    affine[:3, affine_column(plan.axis)] *= plan.resample_to / volume.spacing_along(plan.axis)
+    return affine
 
 
 def _facts(volume: Volume, plan: Plan) -> ScanFacts:
@@ -461,7 +497,9 @@ def _predict(
                 else:
                     residual = network.residual(name, placed, plan.asked_factor, facts, part)
                 residual = Arrival(residual[0].float())
-        except torch.OutOfMemoryError:
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
             if tile > least:
                 tile = max(least, tile // 2 // least * least)
                 report.note(f"The {device.type} device ran out of memory: tiles of the {worker} were halved.")
@@ -489,6 +527,8 @@ def _predict(
                 underway.clear()
                 break
             yield place, residual, arrived, whole
+            if device.type == "cpu":
+                return_freed_memory()
 
 
 def _is_plausible(residual: Tensor) -> bool:
@@ -530,7 +570,8 @@ def fuse(
     """Add what the spline misses to the spline, and hold to what was observed.
 
     Thin observed slices stay as they are; the average of thick ones is met. The spline alone counts between two voxels
-    that both lie at the end of the scan's range, or beyond that of the networks: there, they do not see what is there.
+    that both lie at the end of the range of the scalar type or of the networks, or beyond it: what is there, they do
+    not see.
 
     Args:
         scan: (slices, rows, columns) observed.
@@ -546,11 +587,10 @@ def fuse(
     """
     slices, rows, columns = scan.shape
     result = np.empty(residual.shape, dtype or scan.dtype)
-    least, greatest = float(scan.min()), float(scan.max())
+    _keep_spline(scan, residual, factor, offset)
     # The spline must not ring at the rim of the padding, nor any answer leave the range of the scan, which of averages
     # is narrower than that of thin slices.
-    lowest, highest = max(least, INTENSITY_RANGE[0] + offset), greatest
-    _keep_spline(scan, residual, factor, lowest, min(greatest, INTENSITY_RANGE[1] + offset))
+    lowest, highest = max(float(scan.min()), INTENSITY_RANGE[0] + offset), float(scan.max())
     if profile is None:
         weights, missed = interpolation_weights(slices, factor, "cubic"), None
     else:
@@ -580,8 +620,11 @@ def fuse(
     return result
 
 
-def _keep_spline(scan: np.ndarray, residual: Tensor, factor: int, lowest: float, highest: float) -> None:
-    """Set the residual to 0, in place, where both neighbours are `lowest` or less, or both `highest` or more."""
+def _keep_spline(scan: np.ndarray, residual: Tensor, factor: int, offset: float) -> None:
+    """Set the residual to 0, in place, where both neighbours lie at one end of the range, or beyond it."""
+    limits = np.iinfo(scan.dtype) if scan.dtype.kind in "iu" else np.finfo(scan.dtype)
+    lowest = max(float(limits.min), INTENSITY_RANGE[0] + offset)
+    highest = min(float(limits.max), INTENSITY_RANGE[1] + offset)
 
     def ends(number: int) -> tuple[np.ndarray, np.ndarray]:
         return scan[number] <= lowest, scan[number] >= highest
@@ -692,34 +735,27 @@ def _checked_error(errors: np.ndarray, model: Model) -> np.ndarray:
     return errors
 
 
-def _resampled(enhanced: Enhanced, volume: Volume, resample_to: float) -> Enhanced:
-    """The same result on slices `resample_to` mm apart."""
-    axis, factor = enhanced.axis, enhanced.factor
-    step = volume.spacing_along(axis)
-    positions = resampled_positions(volume.slices(axis), factor, step, resample_to)
-    affine = volume.affine.copy()
-    affine[:3, affine_column(axis)] *= resample_to / step
-    dimension = array_axis(axis)
+def _resampled_at(volume: Volume, plan: Plan) -> np.ndarray:
+    """Positions of the slices of a resampled result, counted in enhanced slices."""
+    step = volume.spacing_along(plan.axis)
+    return resampled_positions(volume.slices(plan.axis), plan.factor, step, plan.resample_to)
 
-    def resample(grid: Volume, offset: float = 0.0) -> Volume:
-        slices = np.moveaxis(grid.voxels, dimension, 0)
-        moved = np.empty((len(positions), *slices.shape[1:]), slices.dtype)
-        for index, position in enumerate(positions):
-            moved[index] = _slice_at(slices, position, offset)
-        return replace(grid, voxels=np.moveaxis(moved, 0, dimension), affine=affine)
 
-    on_observed = np.isclose(positions / factor, np.round(positions / factor), rtol=0, atol=1e-6)
-    on_observed &= enhanced.plan.profile is None
-    return replace(
-        enhanced,
-        volume=resample(enhanced.volume, enhanced.plan.offset),
-        disagreement=resample(enhanced.disagreement),
-        expected_error=resample(enhanced.expected_error) if enhanced.expected_error else None,
-        synthetic_slices=tuple(int(index) for index in np.flatnonzero(~on_observed)),
-        views={view: resample(grid, enhanced.plan.offset) for view, grid in enhanced.views.items()}
-        if enhanced.views
-        else enhanced.views,
-    )
+def _resampled_synthetic(volume: Volume, plan: Plan) -> tuple[int, ...]:
+    """Indices of the slices of a resampled result that do not lie where thin ones were observed."""
+    observed = _resampled_at(volume, plan) / plan.factor
+    on_observed = np.isclose(observed, np.round(observed), rtol=0, atol=1e-6) & (plan.profile is None)
+    return tuple(int(index) for index in np.flatnonzero(~on_observed))
+
+
+def _resampled(voxels: np.ndarray, volume: Volume, plan: Plan, offset: float) -> np.ndarray:
+    """(K, J, I) voxels on slices `plan.resample_to` mm apart, from enhanced ones that lie `offset` above HU."""
+    dimension = array_axis(plan.axis)
+    slices, positions = np.moveaxis(voxels, dimension, 0), _resampled_at(volume, plan)
+    result = np.empty((len(positions), *slices.shape[1:]), slices.dtype)
+    for index, position in enumerate(positions):
+        result[index] = _slice_at(slices, position, offset)
+    return np.moveaxis(result, 0, dimension)
 
 
 def _slice_at(slices: np.ndarray, position: float, offset: float) -> np.ndarray:

@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from .errors import InputError
+from .memory import address_space_left
 
 # Parameters of glibc's mallopt: up to which size memory comes from what the process has, and how much of that may lie
 # idle. The usual values are those that glibc comes to by itself where large arrays come and go.
@@ -67,7 +68,7 @@ def free_bytes(device: torch.device) -> int:
     """Memory that can be had on `device` now, in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
+    return int(min(psutil.virtual_memory().available, address_space_left()))
 
 
 def total_bytes(device: torch.device) -> int:
@@ -117,6 +118,17 @@ class Arrival:
         return self._tensor
 
 
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+
+
+def return_freed_memory() -> None:
+    """Give memory that is freed back to the system, where the C library is glibc; others do so by themselves."""
+    libc = _glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
 @contextmanager
 def memory_kept() -> Iterator[None]:
     """Keep memory that is freed inside for what is needed next; at the end it goes back to the system.
@@ -124,7 +136,7 @@ def memory_kept() -> Iterator[None]:
     The feature maps of networks come and go thousands of times. Asking the system each time, which clears what it
     gives, took a seventh of the time of an enhancement on a processor. Does nothing where the C library is not glibc.
     """
-    libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+    libc = _glibc()
     if libc is None:
         yield
         return
@@ -135,4 +147,4 @@ def memory_kept() -> Iterator[None]:
     finally:
         for parameter, value in _USUAL.items():
             libc.mallopt(parameter, value)
-        libc.malloc_trim(0)
+        return_freed_memory()

@@ -23,6 +23,8 @@ _SHARE_BELOW_WATER = 0.001
 _AIR_WIDTH, _BETWEEN, _TISSUE = 100.0, 300.0, (850.0, 1250.0)
 _AIR_SHARE, _BELOW_AIR, _TISSUE_SHARE, _LESS = 0.01, 0.1, 0.02, 0.5
 _BIN = 25.0
+# What scanners subtract from stored numbers, more exact than any peak of air, which may be that of lung or padding.
+_USUAL_OFFSETS = (1000.0, 1024.0, 8192.0, 32768.0)
 _SAMPLED_VOXELS = 1_000_000
 
 
@@ -55,7 +57,7 @@ def hu_offset(voxels: np.ndarray) -> float:
 
     >>> scan = np.repeat(np.int16([-1000, -990, 30, 50]), 100).reshape(4, 10, 10)
     >>> hu_offset(scan), hu_offset(scan + 1024)
-    (0.0, 1029.0)
+    (0.0, 1024.0)
     """
     values = np.sort(sampled(voxels))
 
@@ -82,7 +84,9 @@ def hu_offset(voxels: np.ndarray) -> float:
         return 0.0
     start = starts[shifted.argmax()]
     inside = values[np.searchsorted(values, start) : np.searchsorted(values, start + _AIR_WIDTH)]
-    return float(np.rint(np.median(inside))) - _AIR_HU
+    offset = float(np.rint(np.median(inside))) - _AIR_HU
+    usual = min(_USUAL_OFFSETS, key=lambda each: abs(each - offset))
+    return usual if abs(usual - offset) <= _AIR_WIDTH else offset
 
 
 def offset_note(offset: float) -> str:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from .errors import Cancelled, InputError
+from .memory import is_out_of_memory, shortage
 from .outputs import remove_staging_folders
 from .progress import Report
 from .stop import LastStep, StopRequest, at_once
@@ -63,13 +64,16 @@ def run(work: Callable[[], int | None], request: StopRequest) -> int:
             outcome.append(result)
 
     worker = threading.Thread(target=work_and_keep_outcome, daemon=True)
-    worker.start()
+    try:
+        worker.start()
+    except RuntimeError as error:  # there is no memory for it
+        return tell(error)
     while worker.is_alive() and not request.asked:
         worker.join(_POLL_SECONDS)
     worker.join(request.grace_seconds)
     if worker.is_alive():
         _give_up(worker, outcome, request)
-    return outcome[0] if isinstance(outcome[0], int) else _tell(outcome[0])
+    return outcome[0] if isinstance(outcome[0], int) else tell(outcome[0])
 
 
 def _give_up(worker: threading.Thread, outcome: list[int | BaseException], request: StopRequest) -> None:
@@ -86,17 +90,18 @@ def _give_up(worker: threading.Thread, outcome: list[int | BaseException], reque
         os._exit(DONE)
 
 
-def _tell(error: BaseException) -> int:
+def tell(error: BaseException) -> int:
+    """Print why the program ends, in one line, and give its exit code."""
     if isinstance(error, SystemExit):  # argparse, after --help and --version
         return error.code or DONE
     if isinstance(error, Cancelled):
         _print_error(f"Cancelled. {error}".rstrip())
         return CANCELLED
+    if is_out_of_memory(error):
+        # Also what was taken for another problem, such as a damaged file.
+        error = InputError(shortage())
     if isinstance(error, InputError):
         _print_error(f"error: {_in_one_line(error)}")
-        return WRONG_INPUT
-    if isinstance(error, MemoryError) or _tells_of_memory(error):
-        _print_error("error: There is not enough memory: close other programs or use a computer with more.")
         return WRONG_INPUT
     name = type(error).__name__
     _print_error(
@@ -106,14 +111,9 @@ def _tell(error: BaseException) -> int:
     return DEFECT
 
 
-def _tells_of_memory(error: BaseException) -> bool:
-    # PyTorch has two such errors, and importing it to name them would take seconds.
-    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
-
-
 def _tell_without_waiting(error: BaseException) -> None:
     # A reader that does not read blocks whoever prints.
-    teller = threading.Thread(target=_tell, args=(error,), daemon=True)
+    teller = threading.Thread(target=tell, args=(error,), daemon=True)
     teller.start()
     teller.join(0.2)
 

@@ -22,6 +22,7 @@ from .errors import InputError
 from .grid import settle_grid
 from .hardware import PRECISIONS, free_bytes, process_bytes, resolve_device, resolve_precision
 from .intensity import hu_offset, offset_note
+from .memory import address_space_left
 from .models import Model
 from .networks import ScanFacts
 from .slice_profile import Shape, SliceProfile
@@ -30,10 +31,14 @@ from .volume import Axis, Volume
 _IN_WORDS = {"gap": "thin slices far apart", "thick": "thick slices"}
 # Distance of slices in pixels, where no scan is known: such as of slices 4 mm apart.
 _USUAL_GAP = 5.0
-# Live float32 feature maps of a tile at the network's widest point, and what convolution kernels take beside them.
-_LIVE_FEATURE_MAPS = 8
+# Measured at the network's widest point: live float32 feature maps of a tile, which have a quarter of its pixels, and
+# live images for each slice that a gap is answered with.
+_LIVE_FEATURE_MAPS, _LIVE_IMAGES = 5, 14
+# What the C library holds beside, in pieces that do not fit what comes next.
+_FRAGMENTS = 1.7
 # A smaller tile does not save memory worth having; a larger one makes cancelling and the progress bar sluggish.
 _SMALLEST_TILE = 2**14
+_SHARE_OF_FREE = 0.8
 _LARGEST_TILE = {"cpu": 2**18, "cuda": 2**23, "mps": 2**20}
 
 
@@ -156,8 +161,9 @@ def make_plan(
         notes.append(f"The model {model.name} cannot be told how thick new slices are to be: they touch.")
     where = resolve_device(device)
     arithmetic = resolve_precision(precision, where)
-    tile, peak = _fit_memory(volume, chosen_axis, factor, asked, model, where, memory, passes)
+    # First, as libraries need memory of their own from their first use on.
     seconds = passes * _expected_seconds(volume, chosen_axis, asked, model, where, arithmetic)
+    tile, peak = _fit_memory(volume, chosen_axis, factor, asked, model, where, memory, passes)
     return Plan(
         axis=chosen_axis,
         factor=factor,
@@ -289,27 +295,34 @@ def _fit_memory(
         volumes += 4 * voxels + 8 * answered
     fixed = process_bytes() + volumes
     per_voxel = _bytes_per_tile_voxel(model, asked)
-    if device.type == "cpu":
-        allowed = (memory if memory is not None else process_bytes() + int(0.8 * free_bytes(device))) - fixed
-    else:
-        allowed = int(0.8 * free_bytes(device))
-    if device.type == "cpu" and allowed < _SMALLEST_TILE * per_voxel:
-        needed = (fixed + _SMALLEST_TILE * per_voxel) / 1e9
-        raise InputError(
-            f"Allow more memory or use a smaller factor: enhancing by {factor} takes at least {needed:.1f} GB here."
-        )
-    tile = int(min(max(allowed // per_voxel, _SMALLEST_TILE), _LARGEST_TILE[device.type]))
-    return tile, fixed + (tile * per_voxel if device.type == "cpu" else 0)
+    on_cpu = device.type == "cpu"
+    least = fixed + (_SMALLEST_TILE * per_voxel if on_cpu else 0)
+    allowed = _allowed_bytes(memory)
+    if allowed < least:
+        # Rounded up, so that it is enough.
+        needed = math.ceil(least / 1e8) / 10
+        remedy = "use a smaller factor" if factor > 2 else "crop the scan"
+        raise InputError(f"Allow more memory or {remedy}: enhancing by {factor} takes at least {needed:.1f} GB here.")
+    room = allowed - fixed if on_cpu else int(_SHARE_OF_FREE * free_bytes(device))
+    tile = int(min(max(room // per_voxel, _SMALLEST_TILE), _LARGEST_TILE[device.type]))
+    return tile, fixed + (tile * per_voxel if on_cpu else 0)
+
+
+def _allowed_bytes(memory: int | None) -> float:
+    """What the whole process may take on the CPU's side."""
+    if memory is None:
+        return process_bytes() + int(_SHARE_OF_FREE * free_bytes(torch.device("cpu")))
+    return min(memory, process_bytes() + address_space_left())
 
 
 def _bytes_per_tile_voxel(model: Model, factor: int) -> int:
     network = model.network.answering(factor)
     channels = network.axial.trunk.head.out_channels
-    maps = 4 * factor
+    maps = _LIVE_IMAGES * (factor + 2 if network.thick else factor)
     if network.fusion is not None and network.fusion.trusts is not None:
-        # What moved slices show, the same as large as the images, and those images with it.
-        maps += 10 * factor
-    return channels * _LIVE_FEATURE_MAPS + 4 * maps
+        # What moved slices show.
+        maps += 4 * factor
+    return int(_FRAGMENTS * (channels * _LIVE_FEATURE_MAPS + 4 * maps))
 
 
 def _expected_seconds(
