@@ -177,6 +177,8 @@ def _parse_script(words: Sequence[str]) -> None:
             mock.patch.object(argparse.ArgumentParser, "parse_args", parse_only),
             mock.patch.object(sys, "argv", [str(script), *words[1:]]),
         ):
+            # As Python does for the script it is started with.
+            sys.path.insert(0, str(script.parent))
             runpy.run_path(str(script), run_name="__main__")
     except _ParsedError:
         return
