@@ -15,8 +15,8 @@ from pathlib import Path
 from unittest import mock
 
 from documents import ROOT
-from XViewSynthLib import cli
-from XViewSynthLib.stop import stop_signals
+from XViewSynthLib.cli import main as cli
+from XViewSynthLib.system.stop import stop_signals
 from XViewSynthTrainLib.command import register_ablate, register_train
 from XViewSynthWeb.command import register_view
 

@@ -31,7 +31,7 @@ def thin_scan() -> Volume:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a model with random weights, small enough to enhance a small scan in no time."""
     from tiny import make_card, make_network
-    from XViewSynthLib.models import save_model
+    from XViewSynthLib.model.catalogue import save_model
 
     return save_model(tmp_path_factory.mktemp("models") / "small", make_network(), make_card()).folder
 

@@ -16,14 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from XViewSynthLib import load_model, read_volume, write_volume
-from XViewSynthLib.baselines import METHODS
-from XViewSynthLib.cli import describe_enhanced
-from XViewSynthLib.hardware import peak_bytes
-from XViewSynthLib.job import run
-from XViewSynthLib.outputs import Outputs, output_folder
-from XViewSynthLib.picture import comparison_png
-from XViewSynthLib.progress import Progress, reporter
-from XViewSynthLib.selfcheck import (
+from XViewSynthLib.cli.main import describe_enhanced
+from XViewSynthLib.evaluation.figures import comparison_png
+from XViewSynthLib.evaluation.selfcheck import (
     ENHANCED,
     cancel_check,
     drop_slices,
@@ -31,7 +26,12 @@ from XViewSynthLib.selfcheck import (
     measure_model,
     with_gains,
 )
-from XViewSynthLib.stop import LastStep, at_once, stop_signals
+from XViewSynthLib.geometry.interpolation import METHODS
+from XViewSynthLib.inference.hardware import peak_bytes
+from XViewSynthLib.progress import Progress, reporter
+from XViewSynthLib.system.outputs import Outputs, output_folder
+from XViewSynthLib.system.stop import LastStep, at_once, stop_signals
+from XViewSynthLib.workers.job import run
 
 SAMPLE = Path(__file__).resolve().parents[1] / "Resources" / "SampleData" / "ChestCT.nrrd"
 FACTOR = 4

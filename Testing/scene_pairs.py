@@ -9,7 +9,7 @@ import slicer
 
 from scene import make_volume_node
 from XViewSynthLib import Volume
-from XViewSynthLib.volume import Axis, array_axis
+from XViewSynthLib.geometry.volume import Axis, array_axis
 from XViewSynthScene.provenance import Provenance, now, write_provenance
 
 FACTOR = 4

@@ -7,7 +7,8 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from XViewSynthLib.acquisition import (
+from XViewSynthLib.errors import InputError
+from XViewSynthLib.geometry.acquisition import (
     average,
     cut_to_factor,
     resolve_acquisition,
@@ -15,9 +16,8 @@ from XViewSynthLib.acquisition import (
     slices_left,
     thin,
 )
-from XViewSynthLib.errors import InputError
-from XViewSynthLib.slice_profile import SliceProfile
-from XViewSynthLib.volume import Volume
+from XViewSynthLib.geometry.slice_profile import SliceProfile
+from XViewSynthLib.geometry.volume import Volume
 
 
 def _scan(slices: int = 10, spacing: tuple[float, float, float] = (0.8, 0.8, 2.0), thickness=None) -> Volume:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from XViewSynthLib.baselines import METHODS, interpolation_weights, upsample
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.volume import Volume
+from XViewSynthLib.geometry.interpolation import METHODS, interpolation_weights, upsample
+from XViewSynthLib.geometry.volume import Volume
 
 AXES = ("I", "J", "K")
 

@@ -20,14 +20,15 @@ import SimpleITK as sitk
 
 from scans import affine_from, anatomy, write_dicom_series
 from tiny import make_card, make_network
-from XViewSynthLib import InputError, Volume, batch, enhance, read_volume, write_volume
-from XViewSynthLib.batch import find_studies
-from XViewSynthLib.batch_step import Study, is_done, read_record
-from XViewSynthLib.cli import main
+from XViewSynthLib import InputError, Volume, enhance, read_volume, write_volume
+from XViewSynthLib.batch import run as batch
+from XViewSynthLib.batch.run import find_studies
+from XViewSynthLib.batch.step import Study, is_done, read_record
+from XViewSynthLib.batch.summary import Row, counts, write_summary
+from XViewSynthLib.cli.main import main
 from XViewSynthLib.errors import Cancelled
-from XViewSynthLib.fingerprints import files_of_scan, fingerprint_of, fingerprint_of_file, fingerprint_of_scan
-from XViewSynthLib.models import load_model, save_model
-from XViewSynthLib.summary import Row, counts, write_summary
+from XViewSynthLib.io.fingerprints import files_of_scan, fingerprint_of, fingerprint_of_file, fingerprint_of_scan
+from XViewSynthLib.model.catalogue import load_model, save_model
 
 LIBRARY = str(Path(batch.__file__).parents[1])
 BENCHMARKS = Path(__file__).parent / "benchmarks"
@@ -39,7 +40,7 @@ ODD_NAME = "<b>=&'ä.nrrd"
 SITE = """
 import json, os, sys, time
 from pathlib import Path
-if "XViewSynthLib.batch_worker" in sys.orig_argv:
+if "XViewSynthLib.batch.worker" in sys.orig_argv:
     file = Path(next(word for word in sys.orig_argv if word.endswith("task.json")))
     name = json.loads(file.read_text())["name"]
     if name.startswith("crash"):
@@ -552,7 +553,7 @@ class TestOutputFolder:
 import sys
 from pathlib import Path
 from contextlib import suppress
-if "XViewSynthLib.batch_worker" in sys.orig_argv:
+if "XViewSynthLib.batch.worker" in sys.orig_argv:
     file = Path(next(word for word in sys.orig_argv if word.endswith("task.json")))
     with suppress(OSError):
 """

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from XViewSynthLib import batch_process
-from XViewSynthLib.batch_process import _Watch, run_worker
+from XViewSynthLib.batch import process
+from XViewSynthLib.batch.process import _Watch, run_worker
 from XViewSynthLib.errors import Cancelled
 
 GRID = {"shape_ijk": [9, 8, 7], "spacing_mm": [0.8, 0.8, 4.0]}
@@ -21,7 +21,7 @@ ENHANCED = {"status": "enhanced", "report": REPORT, "selfcheck": None}
 START = """
 import json, os, resource, signal, sys, time
 from pathlib import Path
-if "XViewSynthLib.batch_worker" in sys.orig_argv:
+if "XViewSynthLib.batch.worker" in sys.orig_argv:
     folder = Path(next(word for word in sys.orig_argv if word.endswith("task.json"))).parent
     result = folder / "result.json"
 """
@@ -77,7 +77,7 @@ class TestDeath:
 
     @pytest.mark.parametrize(("code", "reason"), [(0xC0000005, "0xc0000005, a crash"), (0xC0000017, "lack of memory")])
     def test_as_windows_tells_it(self, code, reason):
-        assert reason in batch_process._last_words(code, "")
+        assert reason in process._last_words(code, "")
 
     def test_passes_on_the_last_error(self, run):
         said = run("os.write(2, b'error: first\\nerror: There is not enough memory: close others.\\n')\nos._exit(2)")
@@ -142,8 +142,8 @@ class TestNonsense:
 class TestIdleness:
     @pytest.fixture(autouse=True)
     def impatient(self, monkeypatch):
-        monkeypatch.setattr(batch_process, "_IDLE_SECONDS", 2.0)
-        monkeypatch.setattr(batch_process, "_LOOKING_SECONDS", 0.2)
+        monkeypatch.setattr(process, "_IDLE_SECONDS", 2.0)
+        monkeypatch.setattr(process, "_LOOKING_SECONDS", 0.2)
 
     @pytest.mark.parametrize("code", ["time.sleep(600)", "os.kill(os.getpid(), signal.SIGSTOP)"])
     def test_is_told_from_work_and_ended(self, run, code):
@@ -154,7 +154,7 @@ class TestIdleness:
 
     @pytest.mark.skipif(sys.platform == "darwin", reason="macOS does not count bytes")
     def test_reading_is_none(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(batch_process, "_IDLE_CORES", 100.0)
+        monkeypatch.setattr(process, "_IDLE_CORES", 100.0)
         (tmp_path / "data").write_bytes(bytes(1 << 20))
         assert not self.idle_after(lambda passed: len((tmp_path / "data").read_bytes()) and passed, enough=0.0)
 
@@ -169,6 +169,6 @@ class TestIdleness:
 
 
 def test_a_process_decodes_names_as_this_one(tmp_path, monkeypatch):
-    environment = batch_process._environment(None)
+    environment = process._environment(None)
     assert environment["PYTHONUTF8"] == ("1" if sys.getfilesystemencoding() == "utf-8" else "0")
     assert Path(environment["PYTHONPATH"].split(":")[0]).name == "XViewSynth"

@@ -13,7 +13,8 @@ import pytest
 from scans import affine_from, anatomy
 from tiny import DOUBT, NETWORK, make_card, make_network
 from XViewSynthLib import selfcheck
-from XViewSynthLib.bench import (
+from XViewSynthLib.errors import Cancelled, InputError
+from XViewSynthLib.evaluation.benchmark import (
     MEAN,
     METHODS,
     _draw,
@@ -24,12 +25,11 @@ from XViewSynthLib.bench import (
     summarise_ablation,
     to_markdown,
 )
-from XViewSynthLib.errors import Cancelled, InputError
-from XViewSynthLib.models import Model, load_model, save_model
-from XViewSynthLib.reading import read_volume
-from XViewSynthLib.selfcheck import drop_slices, measure_baseline
-from XViewSynthLib.volume import Volume
-from XViewSynthLib.writing import write_volume
+from XViewSynthLib.evaluation.selfcheck import drop_slices, measure_baseline
+from XViewSynthLib.geometry.volume import Volume
+from XViewSynthLib.io.reading import read_volume
+from XViewSynthLib.io.writing import write_volume
+from XViewSynthLib.model.catalogue import Model, load_model, save_model
 
 ARMS = {"level0": (0, 1), "plain": (0, 1), "own": (0,)}
 

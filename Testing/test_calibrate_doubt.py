@@ -11,8 +11,8 @@ from scans import affine_from, anatomy
 from tiny import DOUBT, NETWORK, make_card, make_network
 from tools import calibrate_doubt
 from XViewSynthLib import Volume, enhance, write_volume
-from XViewSynthLib.doubt import TERMS, Calibration
-from XViewSynthLib.models import load_model, save_model
+from XViewSynthLib.inference.uncertainty import TERMS, Calibration
+from XViewSynthLib.model.catalogue import load_model, save_model
 
 WIDE = {"fusion_blocks": 1, "wide_gaps": 4, "specialists": {"4": {"fusion_blocks": 1}}}
 

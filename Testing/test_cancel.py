@@ -15,11 +15,12 @@ import pytest
 
 from scans import affine_from, anatomy
 from tiny import make_card, make_spline_network
-from XViewSynthLib import Volume, job, write_volume
+from XViewSynthLib import Volume, write_volume
 from XViewSynthLib.errors import Cancelled
-from XViewSynthLib.job import run
-from XViewSynthLib.models import save_model
-from XViewSynthLib.stop import StopRequest, stop_signals
+from XViewSynthLib.model.catalogue import save_model
+from XViewSynthLib.system.stop import StopRequest, stop_signals
+from XViewSynthLib.workers import job
+from XViewSynthLib.workers.job import run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals between processes")
 
@@ -52,10 +53,10 @@ sys.exit(__main__.main())
 # up, since nobody reads it.
 SLOW_START = """
 import XViewSynthLib
-del sys.modules["XViewSynthLib.cli"], XViewSynthLib.cli
+del sys.modules["XViewSynthLib.cli.main"], XViewSynthLib.cli.main
 class SlowCli:
     def find_spec(self, name, path=None, target=None):
-        if name == "XViewSynthLib.cli":
+        if name == "XViewSynthLib.cli.main":
             print("starting", flush=True)
             time.sleep(0.5)
 sys.meta_path.insert(0, SlowCli())

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from scans import affine_from, anatomy, layouts
 from XViewSynthLib import InputError, Volume
-from XViewSynthLib.checks import check_enhanceable, check_factor, geometry_notes
-from XViewSynthLib.intensity import hu_offset
-from XViewSynthLib.models import load_model
-from XViewSynthLib.plan import make_plan
+from XViewSynthLib.geometry.checks import check_enhanceable, check_factor, geometry_notes
+from XViewSynthLib.geometry.intensity import hu_offset
+from XViewSynthLib.inference.plan import make_plan
+from XViewSynthLib.model.catalogue import load_model
 
 
 def refused(volume, **request):

@@ -12,11 +12,13 @@ import pytest
 
 from scans import affine_from, write_dicom_series
 from tiny import make_card, make_network
-from XViewSynthLib import Volume, __version__, cli, job, read_volume, write_volume
-from XViewSynthLib.cli import main
+from XViewSynthLib import Volume, __version__, read_volume, write_volume
+from XViewSynthLib.cli import main as cli
+from XViewSynthLib.cli.main import main
 from XViewSynthLib.errors import Cancelled
-from XViewSynthLib.models import export_model, save_model
-from XViewSynthLib.stop import StopRequest
+from XViewSynthLib.model.catalogue import export_model, save_model
+from XViewSynthLib.system.stop import StopRequest
+from XViewSynthLib.workers import job
 
 LIBRARY = str(Path(cli.__file__).parents[1])
 GEOMETRY = {"shape_ijk", "spacing_mm", "slice_thickness_mm", "affine_ijk_to_ras", "scalar_type"}
@@ -117,7 +119,7 @@ class TestEnhance:
     @pytest.mark.parametrize("calibrated", [False, True])
     def test_writes_the_doubt_as_well_as_it_is_known(self, enhance, folder, calibrated):
         from tiny import DOUBT, make_card, make_network
-        from XViewSynthLib.models import save_model
+        from XViewSynthLib.model.catalogue import save_model
 
         model = save_model(folder / "model", make_network(), make_card(**{"doubt": DOUBT} if calibrated else {})).folder
         assert enhance("--model", str(model), "--doubt", "doubt.nrrd", "--disagreement", "views.nrrd") == 0
@@ -126,7 +128,7 @@ class TestEnhance:
 
     def test_writes_the_error_to_expect_and_its_bound(self, enhance, folder):
         from tiny import DOUBT, make_card, make_network
-        from XViewSynthLib.models import save_model
+        from XViewSynthLib.model.catalogue import save_model
 
         calibrated = save_model(folder / "calibrated", make_network(), make_card(doubt=DOUBT)).folder
         options = ("--expected-error", "error.nrrd", "--error-bound", "bound.nii.gz", "--report", "report.json")
@@ -253,7 +255,7 @@ class TestWrongOutputs:
         def fail(*_, **__):
             raise AssertionError("the scan was read")
 
-        monkeypatch.setattr("XViewSynthLib.reading.read_volume", fail)
+        monkeypatch.setattr("XViewSynthLib.io.reading.read_volume", fail)
 
     @pytest.mark.parametrize("output", ["out", "out.png", "out.dcm", "out.nrrd.txt"])
     def test_an_unknown_ending(self, enhance, capsys, output):
@@ -416,7 +418,7 @@ class TestSpeed:
         assert measured == {"device": "cpu", "precision": "bf16", "quality": "standard", "factor": 3, "model": "small"}
 
     def test_of_best_quality_all_passes_count(self, folder, model, capsys, monkeypatch):
-        monkeypatch.setattr("XViewSynthLib.plan.seconds_per_voxel", lambda *_: 1e-6)
+        monkeypatch.setattr("XViewSynthLib.inference.plan.seconds_per_voxel", lambda *_: 1e-6)
         assert main(["speed", "--model", model, "--quality", "best", "--device", "cpu"]) == 0
         measured = json.loads(capsys.readouterr().out)
         assert (measured["quality"], measured["seconds_per_voxel"]) == ("best", pytest.approx(4e-6))
@@ -454,7 +456,7 @@ class TestModels:
         assert json.loads(capsys.readouterr().out) == json.loads(Path(model, "card.json").read_text())
 
     def test_an_empty_list_says_what_to_do(self, folder, capsys, monkeypatch):
-        monkeypatch.setattr("XViewSynthLib.models.shipped_folder", lambda: None)
+        monkeypatch.setattr("XViewSynthLib.model.catalogue.shipped_folder", lambda: None)
         assert main(["models", "list"]) == 0
         assert "xviewsynth models import FILE" in capsys.readouterr().out
 
@@ -479,8 +481,8 @@ class TestBench:
             asked.update(scans=scans, factors=factors, models=models, out_folder=out_folder, **options)
             return "report"
 
-        monkeypatch.setattr("XViewSynthLib.bench.run_bench", run_bench)
-        monkeypatch.setattr("XViewSynthLib.bench.to_markdown", lambda report: f"| the {report} |")
+        monkeypatch.setattr("XViewSynthLib.evaluation.benchmark.run_bench", run_bench)
+        monkeypatch.setattr("XViewSynthLib.evaluation.benchmark.to_markdown", lambda report: f"| the {report} |")
         line = ["bench", "a.nrrd", "b.nrrd", "--factor", "3", "--factor", "2", "--model", model, "--output", "tables"]
         assert main([*line, "--ablation", "arms", "--memory", "2", "--thickness", "1.25", "--thickness", "2"]) == 0
         assert asked["scans"] == [Path("a.nrrd"), Path("b.nrrd")]
@@ -627,7 +629,9 @@ class TestProgram:
         assert read_volume("out.nrrd").shape_ijk == (36, 40, 33)
 
     def test_a_wrong_argument_is_told_without_waiting_for_torch(self):
-        code = "import sys; from XViewSynthLib.cli import main; main(['enhance']); sys.exit('torch' in sys.modules)"
+        code = (
+            "import sys; from XViewSynthLib.cli.main import main; main(['enhance']); sys.exit('torch' in sys.modules)"
+        )
         done = subprocess.run(
             [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": LIBRARY}, capture_output=True
         )

@@ -20,10 +20,11 @@ import pytest
 from dask_cluster import LIBRARY, Cluster, local_cluster
 from scans import affine_from, anatomy
 from test_batch import LIMIT_SECONDS, SITE, enhance_all, hidden, table, wait_until, waiting
-from XViewSynthLib import InputError, Volume, __version__, cluster, write_volume
-from XViewSynthLib.batch_step import Step
-from XViewSynthLib.cli import main
-from XViewSynthLib.models import model_card
+from XViewSynthLib import InputError, Volume, __version__, write_volume
+from XViewSynthLib.batch import cluster
+from XViewSynthLib.batch.step import Step
+from XViewSynthLib.cli.main import main
+from XViewSynthLib.model.catalogue import model_card
 
 distributed = pytest.importorskip("distributed")
 
@@ -46,7 +47,7 @@ def write_scans(folder: Path, *names: str) -> Path:
 
 
 def processes_at_work(worker: subprocess.Popen) -> list[psutil.Process]:
-    return [child for child in psutil.Process(worker.pid).children() if "batch_worker" in " ".join(words_of([child]))]
+    return [child for child in psutil.Process(worker.pid).children() if "batch.worker" in " ".join(words_of([child]))]
 
 
 def words_of(processes: list[psutil.Process]) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 import demo
 from tiny import make_card, make_network
 from XViewSynthLib import Cancelled, InputError, read_volume, write_volume
-from XViewSynthLib.models import save_model
+from XViewSynthLib.model.catalogue import save_model
 
 
 @pytest.fixture

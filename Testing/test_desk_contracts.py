@@ -245,7 +245,7 @@ class TestSamples:
         import numpy as np
 
         from XViewSynthLib import read_volume
-        from XViewSynthLib.acquisition import thin
+        from XViewSynthLib.geometry.acquisition import thin
 
         expected, thick = thin(read_volume(SAMPLES / "ChestCT.nrrd"), 4), read_volume(SAMPLES / "ChestCTThick.nrrd")
         assert np.array_equal(thick.voxels, expected.voxels)

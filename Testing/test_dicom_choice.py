@@ -22,9 +22,9 @@ from pydicom.uid import (
 
 from scans import affine_from, anatomy, write_dicom, write_dicom_series
 from XViewSynthLib import InputError, Volume, read_volume
-from XViewSynthLib.checks import check_enhanceable
-from XViewSynthLib.cli import main
-from XViewSynthLib.finding import find_scans
+from XViewSynthLib.cli.main import main
+from XViewSynthLib.geometry.checks import check_enhanceable
+from XViewSynthLib.io.finding import find_scans
 
 SMALL = Volume(anatomy((8, 12, 10)), affine_from(), slice_thickness=4.0)
 OTHER = Volume(anatomy((5, 12, 10), seed=1), affine_from((0.8, 0.8, 2.5)), slice_thickness=2.5)

@@ -17,11 +17,11 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from scans import affine_from, anatomy, write_dicom, write_dicom_series
 from XViewSynthLib import InputError, Volume, read_volume
-from XViewSynthLib.cli import main
-from XViewSynthLib.dicom import is_dicom
-from XViewSynthLib.dicom_files import read_header
-from XViewSynthLib.dicom_header import number_in
-from XViewSynthLib.finding import find_scans
+from XViewSynthLib.cli.main import main
+from XViewSynthLib.io.dicom.files import read_header
+from XViewSynthLib.io.dicom.header import number_in
+from XViewSynthLib.io.dicom.series import is_dicom
+from XViewSynthLib.io.finding import find_scans
 
 SMALL = Volume(anatomy((5, 12, 10)), affine_from(), slice_thickness=4.0)
 

@@ -19,9 +19,9 @@ from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1
 
 from scans import affine_from, anatomy, write_dicom_series
 from XViewSynthLib import InputError, Volume, read_volume
-from XViewSynthLib.dicom import read_series
-from XViewSynthLib.dicom_jpeg import JpegDecoder
-from XViewSynthLib.reading import read_header
+from XViewSynthLib.io.dicom.jpeg import JpegDecoder
+from XViewSynthLib.io.dicom.series import read_series
+from XViewSynthLib.io.reading import read_header
 
 SMALL = Volume(anatomy((4, 24, 20)), affine_from(), slice_thickness=4.0)
 NAMES = {JPEGLosslessSV1: "JPEG", JPEG2000Lossless: "JPEG2000"}

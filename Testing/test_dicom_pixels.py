@@ -24,7 +24,7 @@ from pydicom.uid import (
 
 from scans import affine_from, anatomy, write_dicom_series
 from XViewSynthLib import InputError, Volume, read_volume
-from XViewSynthLib.reading import read_header
+from XViewSynthLib.io.reading import read_header
 
 SMALL = Volume(anatomy((4, 6, 7)), affine_from(), slice_thickness=4.0)
 
@@ -311,7 +311,7 @@ class TestSizes:
         assert f"{paths[3]} ends within its pixel data" in refused(paths)
 
     def test_a_file_that_gets_shorter_after_its_header_was_read(self, paths):
-        from XViewSynthLib.dicom import open_series
+        from XViewSynthLib.io.dicom.series import open_series
 
         _, load = open_series(paths[0].parent)
         paths[3].write_bytes(paths[3].read_bytes()[:-4])

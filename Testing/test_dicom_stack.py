@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from scans import affine_from, anatomy, directions, shearing, write_dicom_series
 from XViewSynthLib import InputError, Volume, read_volume
-from XViewSynthLib.reading import read_header
+from XViewSynthLib.io.reading import read_header
 
 SMALL = Volume(anatomy((8, 12, 10)), affine_from(), slice_thickness=4.0)
 

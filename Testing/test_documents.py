@@ -33,8 +33,8 @@ from scans import write_dicom_series
 from test_repository import repository_files
 from tiny import DOUBT, make_card, make_network
 from XViewSynthLib import Volume, read_volume, write_volume
-from XViewSynthLib.acquisition import thin
-from XViewSynthLib.models import save_model
+from XViewSynthLib.geometry.acquisition import thin
+from XViewSynthLib.model.catalogue import save_model
 
 DOCUMENTS = [path for path in repository_files() if path.suffix == ".md"]
 DOCS = Path("Resources") / "Docs"

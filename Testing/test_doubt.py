@@ -10,12 +10,12 @@ import pytest
 from scans import affine_from, anatomy
 from tiny import DOUBT, make_card, make_network
 from XViewSynthLib import Volume, enhance
-from XViewSynthLib.calibration import fit
-from XViewSynthLib.doubt import Calibration, expected_error, measure, samples
-from XViewSynthLib.models import card_fault, save_model
-from XViewSynthLib.plan import Plan, make_plan
-from XViewSynthLib.selfcheck import drop_slices
-from XViewSynthLib.slice_profile import SliceProfile
+from XViewSynthLib.evaluation.calibration import fit, measure, samples
+from XViewSynthLib.evaluation.selfcheck import drop_slices
+from XViewSynthLib.geometry.slice_profile import SliceProfile
+from XViewSynthLib.inference.plan import Plan, make_plan
+from XViewSynthLib.inference.uncertainty import Calibration, expected_error
+from XViewSynthLib.model.catalogue import card_fault, save_model
 
 ENTRY = DOUBT["factors"]["2"]
 

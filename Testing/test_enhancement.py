@@ -11,11 +11,12 @@ from hypothesis import given
 
 from scans import affine_from, anatomy, directions, layouts
 from tiny import make_network
-from XViewSynthLib import Cancelled, InputError, Volume, enhance, enhancement
-from XViewSynthLib.baselines import upsample
-from XViewSynthLib.models import load_model
-from XViewSynthLib.networks import ThreeViewNetwork
-from XViewSynthLib.plan import make_plan
+from XViewSynthLib import Cancelled, InputError, Volume, enhance
+from XViewSynthLib.geometry.interpolation import upsample
+from XViewSynthLib.inference import enhancement
+from XViewSynthLib.inference.plan import make_plan
+from XViewSynthLib.model.catalogue import load_model
+from XViewSynthLib.model.network import ThreeViewNetwork
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from scans import affine_from, anatomy
 from tiny import NETWORK, cramped, make_card, make_network
-from XViewSynthLib import InputError, Volume, enhance, plan, selfcheck
-from XViewSynthLib.ensemble import BEST_QUALITY, QUALITIES, STANDARD_QUALITY, Pose, poses
-from XViewSynthLib.models import Model, load_model, save_model
-from XViewSynthLib.networks import ThreeViewNetwork
-from XViewSynthLib.plan import make_plan
+from XViewSynthLib import InputError, Volume, enhance, selfcheck
+from XViewSynthLib.inference import plan
+from XViewSynthLib.inference.plan import make_plan
+from XViewSynthLib.model.catalogue import Model, load_model, save_model
+from XViewSynthLib.model.ensemble import BEST_QUALITY, QUALITIES, STANDARD_QUALITY, Pose, poses
+from XViewSynthLib.model.network import ThreeViewNetwork
 
 #: For each pass, the scan as the networks see it.
 SEEN = (

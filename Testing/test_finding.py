@@ -18,11 +18,11 @@ import SimpleITK as sitk
 
 from scans import affine_from, anatomy, shearing, write_dicom, write_dicom_series
 from XViewSynthLib import InputError, Volume, read_volume, write_volume
-from XViewSynthLib.cli import main
+from XViewSynthLib.cli.main import main
 from XViewSynthLib.errors import Cancelled
-from XViewSynthLib.finding import FoundScan, check_own_files, find_scans, scan_paths
-from XViewSynthLib.reading import read_header
-from XViewSynthLib.sample import first_voxels
+from XViewSynthLib.io.finding import FoundScan, check_own_files, find_scans, scan_paths
+from XViewSynthLib.io.reading import read_header
+from XViewSynthLib.io.sample import first_voxels
 
 STEP = "d"
 ODD_NAMES = (

@@ -12,12 +12,12 @@ from scans import affine_from, anatomy
 from tiny import NETWORK, cramped, make_card, make_network
 from tools import train_fusion
 from XViewSynthLib import Volume, enhance, write_volume
-from XViewSynthLib.enhancement import fuse
-from XViewSynthLib.models import load_model, save_model
-from XViewSynthLib.networks import ScanFacts, ThreeViewNetwork, spline_between, spline_through, to_network_units
-from XViewSynthLib.plan import make_plan
+from XViewSynthLib.geometry.slice_profile import SliceProfile
+from XViewSynthLib.inference.enhancement import fuse
+from XViewSynthLib.inference.plan import make_plan
+from XViewSynthLib.model.catalogue import load_model, save_model
+from XViewSynthLib.model.network import ScanFacts, ThreeViewNetwork, spline_between, spline_through, to_network_units
 from XViewSynthLib.progress import Progress
-from XViewSynthLib.slice_profile import SliceProfile
 from XViewSynthTrainLib.config import TrainingConfig
 from XViewSynthTrainLib.distillation import agreement_terms, restoration_terms
 from XViewSynthTrainLib.regions import middle_of

@@ -11,7 +11,7 @@ import pytest
 
 from scans import affine_from
 from XViewSynthLib import InputError, Volume
-from XViewSynthLib.grid import settle_grid
+from XViewSynthLib.geometry.grid import settle_grid
 
 
 def scan_with(spacing: float, slices: int = 9) -> Volume:
@@ -46,5 +46,6 @@ class TestGrid:
 
     def test_torch_stays_out(self):
         folder = Path(__file__).resolve().parents[1] / "XViewSynth"
-        code = "import sys; sys.path.insert(0, sys.argv[1]); import XViewSynthLib.grid; print('torch' in sys.modules)"
-        assert subprocess.check_output([sys.executable, "-c", code, str(folder)], text=True).strip() == "False"
+        code = "import XViewSynthLib.geometry.grid, sys; print('torch' in sys.modules)"
+        printed = subprocess.check_output([sys.executable, "-c", code], cwd=folder, text=True)
+        assert printed.strip() == "False"

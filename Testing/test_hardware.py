@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from XViewSynthLib import InputError, hardware
+from XViewSynthLib import InputError
+from XViewSynthLib.inference import hardware
 
 
 class TestDevice:

@@ -8,8 +8,8 @@ import pytest
 from scans import affine_from, anatomy
 from tiny import NETWORK, make_card, make_network
 from XViewSynthLib import Cancelled, InputError, Volume, read_volume, selfcheck
-from XViewSynthLib.models import save_model
-from XViewSynthLib.networks import ThreeViewNetwork
+from XViewSynthLib.model.catalogue import save_model
+from XViewSynthLib.model.network import ThreeViewNetwork
 from XViewSynthTrainLib.heldout import Gain, HeldOut, mean_gain, write_example, write_preview
 
 SCAN = Volume(anatomy((21, 48, 52)), affine_from((0.8, 0.8, 1.0)))

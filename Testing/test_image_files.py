@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from scans import affine_from, anatomy
 from XViewSynthLib import InputError, Volume, read_volume, write_volume
-from XViewSynthLib.reading import read_header
+from XViewSynthLib.io.reading import read_header
 
 HU = anatomy((5, 6, 7))
 DIRECTIONS = "space: left-posterior-superior\nspace directions: (0.8,0,0) (0,0.8,0) (0,0,5)\nspace origin: (1,2,3)"

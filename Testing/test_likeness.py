@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from scans import affine_from, anatomy
 from tiny import NETWORK, make_card, make_network
 from XViewSynthLib import Volume, enhance
-from XViewSynthLib.likeness import slice_likeness
-from XViewSynthLib.models import load_model, save_model
-from XViewSynthLib.networks import ScanFacts, to_network_units
-from XViewSynthLib.slice_profile import SliceProfile, averaging_weights
+from XViewSynthLib.geometry.slice_profile import SliceProfile, averaging_weights
+from XViewSynthLib.model.catalogue import load_model, save_model
+from XViewSynthLib.model.network import ScanFacts, to_network_units
+from XViewSynthLib.model.noise import slice_likeness
 from XViewSynthTrainLib.config import TrainingConfig
 from XViewSynthTrainLib.sampling import Sampler
 

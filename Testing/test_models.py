@@ -18,9 +18,10 @@ import torch
 from safetensors.torch import save
 
 from tiny import DOUBT, NETWORK, make_card, make_network
-from XViewSynthLib import cards, model_files, models, regular_files
 from XViewSynthLib.errors import Cancelled, InputError
-from XViewSynthLib.models import (
+from XViewSynthLib.model import cards, catalogue
+from XViewSynthLib.model import files as model_files
+from XViewSynthLib.model.catalogue import (
     card_fault,
     check_new_name,
     export_model,
@@ -34,9 +35,10 @@ from XViewSynthLib.models import (
     unreadable_folder,
     user_folder,
 )
-from XViewSynthLib.networks import ThreeViewNetwork
+from XViewSynthLib.model.network import ThreeViewNetwork
+from XViewSynthLib.system import regular_files
 
-LIBRARY = str(Path(models.__file__).parents[1])
+LIBRARY = str(Path(catalogue.__file__).parents[1])
 
 
 def rewrite_card(folder, **changes):
@@ -63,7 +65,7 @@ def catalogue(tmp_path, monkeypatch):
     monkeypatch.setenv("XVIEWSYNTH_MODELS", str(tmp_path / "mine"))
     shipped = tmp_path / "shipped"
     shipped.mkdir()
-    monkeypatch.setattr(models, "shipped_folder", lambda: shipped)
+    monkeypatch.setattr(catalogue, "shipped_folder", lambda: shipped)
     return shipped
 
 
@@ -110,14 +112,14 @@ class TestSaving:
         assert not (tmp_path / "small").exists()
 
     def test_the_old_model_comes_back_when_the_new_one_cannot_take_its_place(self, folder, monkeypatch):
-        replace = models.os.replace
+        replace = catalogue.os.replace
 
         def replace_but_not_new(source, target):
             if source.parent.name == "new":
                 raise OSError(5, "Input/output error")
             replace(source, target)
 
-        monkeypatch.setattr(models.os, "replace", replace_but_not_new)
+        monkeypatch.setattr(catalogue.os, "replace", replace_but_not_new)
         with pytest.raises(InputError, match="Input/output error"):
             save_model(folder, make_network(), make_card(version="2.0"))
         assert load_model(folder).card["version"] == "1.0"
@@ -140,7 +142,7 @@ class TestLoading:
 
     def test_takes_no_compiler(self, folder):
         # PyTorch's own, which it would import for random numbers that nobody needs, takes several seconds.
-        code = "import sys; from XViewSynthLib.models import load_model; load_model(sys.argv[1]); "
+        code = "import sys; from XViewSynthLib.model.catalogue import load_model; load_model(sys.argv[1]); "
         code += "sys.exit(any(name in sys.modules for name in ('torch._dynamo', 'sympy')))"
         environment = {**os.environ, "PYTHONPATH": LIBRARY}
         assert subprocess.run([sys.executable, "-c", code, str(folder)], env=environment).returncode == 0
@@ -513,7 +515,7 @@ class TestCatalogue:
                 raise PermissionError(13, "Permission denied")
             return listdir(path)
 
-        monkeypatch.setattr(models.os, "listdir", refuse)
+        monkeypatch.setattr(catalogue.os, "listdir", refuse)
         assert [entry.name for entry in list_models()] == ["small"]
         assert "cannot be read (Permission denied)" in unreadable_folder()
         with pytest.raises(InputError, match=r"no model 'mine': .* \(small\).* cannot be read"):
@@ -551,8 +553,8 @@ class TestPlaces:
             monkeypatch.delenv(name, raising=False)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(models.sys, "platform", platform)
-        monkeypatch.setattr(models.Path, "home", classmethod(lambda cls: cls("/home/ada")))
+        monkeypatch.setattr(catalogue.sys, "platform", platform)
+        monkeypatch.setattr(catalogue.Path, "home", classmethod(lambda cls: cls("/home/ada")))
         assert user_folder().as_posix() == expected
 
     @pytest.mark.parametrize("error", [RuntimeError("no home"), KeyError("uid not found")])
@@ -563,7 +565,7 @@ class TestPlaces:
         def no_home(_cls):
             raise error
 
-        monkeypatch.setattr(models.Path, "home", classmethod(no_home))
+        monkeypatch.setattr(catalogue.Path, "home", classmethod(no_home))
         save_model(catalogue / "standard", make_network(), make_card(name="standard"))
         assert user_folder() is None
         assert unreadable_folder() is None
@@ -580,7 +582,7 @@ class TestPlaces:
     def test_shipped_models_are_found_in_repository_module_and_wheel(self, tmp_path, monkeypatch, place):
         library = tmp_path / "root" / "XViewSynth" / "XViewSynthLib"
         library.mkdir(parents=True)
-        monkeypatch.setattr(models, "__file__", str(library / "models.py"))
+        monkeypatch.setattr(catalogue, "__file__", str(library / "models.py"))
         assert shipped_folder() is None
         (tmp_path / "root" / place).mkdir(parents=True)
         assert shipped_folder() == (tmp_path / "root" / place).resolve()
@@ -662,7 +664,7 @@ class TestImport:
     def test_of_several_at_once_one_is_imported(self, folder):
         """Processes that wait for each other right before the model gets its name."""
         program = (
-            "import sys\nfrom XViewSynthLib import InputError\nfrom XViewSynthLib.models import import_model\n"
+            "import sys\nfrom XViewSynthLib import InputError\nfrom XViewSynthLib.model.catalogue import import_model\n"
             "def last(step):\n    print('ready', flush=True)\n    sys.stdin.readline()\n    step()\n"
             "try:\n    import_model(sys.argv[1], last)\n"
             "except InputError as error:\n    print(error)\nelse:\n    print('imported')\n"
@@ -889,7 +891,7 @@ class TestRemove:
         def refuse(*_):
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(models.os, "rename", refuse)
+        monkeypatch.setattr(catalogue.os, "rename", refuse)
         with pytest.raises(InputError, match="Permission denied"):
             remove_model("small")
         assert load_model("small")

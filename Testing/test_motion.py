@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiny import make_network
-from XViewSynthLib.motion import displacement, on_the_way
-from XViewSynthLib.networks import ScanFacts, ThreeViewNetwork
+from XViewSynthLib.model.motion import displacement, on_the_way
+from XViewSynthLib.model.network import ScanFacts, ThreeViewNetwork
 
 ROWS, COLUMNS = 50, 58
 

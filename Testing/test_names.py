@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from XViewSynthLib.names import portable_name, portable_path, same_name_key
+from XViewSynthLib.batch.summary import cell
 from XViewSynthLib.progress import Progress, reporter
-from XViewSynthLib.streams import print_line, visible
-from XViewSynthLib.summary import cell
+from XViewSynthLib.system.names import portable_name, portable_path, same_name_key
+from XViewSynthLib.system.streams import print_line, visible
 
 NOT_UTF8 = os.fsdecode(b"Kn\xf6chel") if sys.platform != "win32" else "Kn\udcf6chel"
 # As on disk, where names are bytes: whatever decodes to text, and no slash.

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tiny import make_network
-from XViewSynthLib.likeness import slice_likeness
-from XViewSynthLib.networks import (
+from XViewSynthLib.geometry.slice_profile import SliceProfile
+from XViewSynthLib.model.network import (
     VIEWS,
     ScanFacts,
     ThreeViewNetwork,
@@ -19,7 +19,7 @@ from XViewSynthLib.networks import (
     to_hu,
     to_network_units,
 )
-from XViewSynthLib.slice_profile import SliceProfile
+from XViewSynthLib.model.noise import slice_likeness
 
 FACTS = ScanFacts(torch.tensor([3.0]))
 SPECIALISTS = {"2": {}, "4": {"fusion_blocks": 2, "likeness": 1}}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from scans import affine_from, anatomy, directions, layouts
 from XViewSynthLib import Volume
-from XViewSynthLib.orientation import to_slices
+from XViewSynthLib.geometry.orientation import to_slices
 
 SMALL = anatomy((4, 6, 5))
 

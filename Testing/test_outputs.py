@@ -8,14 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from XViewSynthLib import outputs as module
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.outputs import (
-    Outputs,
-    output_folder,
-    remove_left_folders,
-    staging_folder,
-)
+from XViewSynthLib.system import outputs as module
+from XViewSynthLib.system.outputs import Outputs, output_folder, remove_left_folders, staging_folder
 
 LIBRARY = str(Path(module.__file__).parents[1])
 
@@ -93,7 +88,7 @@ def process_that(does: str, folder: Path, *arguments: str) -> subprocess.Popen:
 import os, sys, threading, time
 from pathlib import Path
 from XViewSynthLib import outputs
-from XViewSynthLib.outputs import Outputs, staging_folder
+from XViewSynthLib.system.outputs import Outputs, staging_folder
 def wait():
     print("waiting", flush=True)
     sys.stdin.read()

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from scans import affine_from, anatomy
 from tiny import NETWORK, make_card, make_network
 from XViewSynthLib import Volume, enhance, selfcheck
-from XViewSynthLib.acquisition import known_thickness, resolve_overlap
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.models import Model, save_model
-from XViewSynthLib.networks import ScanFacts, ThreeViewNetwork
-from XViewSynthLib.plan import make_plan
-from XViewSynthLib.selfcheck import drop_slices
+from XViewSynthLib.evaluation.selfcheck import drop_slices
+from XViewSynthLib.geometry.acquisition import known_thickness, resolve_overlap
+from XViewSynthLib.inference.plan import make_plan
+from XViewSynthLib.model.catalogue import Model, save_model
+from XViewSynthLib.model.network import ScanFacts, ThreeViewNetwork
 from XViewSynthTrainLib.config import TrainingConfig
 from XViewSynthTrainLib.distillation import agreement_terms, answered
 from XViewSynthTrainLib.sampling import Blocks, Sampler, mixed_with_neighbours

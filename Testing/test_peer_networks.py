@@ -13,9 +13,9 @@ from benchmarks.peers.methods import FourSlice, Ours, Paper, load_method, restor
 from benchmarks.peers.networks import LayerAttention
 from scans import affine_from, anatomy
 from XViewSynthLib import Volume, load_model, read_volume, write_volume
-from XViewSynthLib.acquisition import thin
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.networks import spline_between, to_hu, to_network_units
+from XViewSynthLib.geometry.acquisition import thin
+from XViewSynthLib.model.network import spline_between, to_hu, to_network_units
 from XViewSynthTrainLib.config import TrainingConfig
 from XViewSynthTrainLib.sampling import Sampler
 

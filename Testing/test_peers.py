@@ -10,15 +10,15 @@ import pytest
 from scans import affine_from, anatomy, stored_as
 from tiny import make_card, make_network
 from XViewSynthLib import Volume, read_volume, write_volume
-from XViewSynthLib.acquisition import average, thin
-from XViewSynthLib.baselines import upsample
-from XViewSynthLib.bench import run_bench, to_markdown
-from XViewSynthLib.cli import main
+from XViewSynthLib.cli.main import main
 from XViewSynthLib.errors import Cancelled, InputError
-from XViewSynthLib.models import Model, save_model
-from XViewSynthLib.peers import make_peers, read_restored, thinned_name, write_thinned
-from XViewSynthLib.registration import upsample_by_registration
-from XViewSynthLib.selfcheck import Trial, drop_slices
+from XViewSynthLib.evaluation.benchmark import run_bench, to_markdown
+from XViewSynthLib.evaluation.peers import make_peers, read_restored, thinned_name, write_thinned
+from XViewSynthLib.evaluation.registration import upsample_by_registration
+from XViewSynthLib.evaluation.selfcheck import Trial, drop_slices
+from XViewSynthLib.geometry.acquisition import average, thin
+from XViewSynthLib.geometry.interpolation import upsample
+from XViewSynthLib.model.catalogue import Model, save_model
 
 
 @pytest.fixture(scope="module")
@@ -196,9 +196,9 @@ class TestBench:
             assert theirs["seconds"] is None
 
     def test_registration_is_the_one_of_the_library(self, report, trial):
-        from XViewSynthLib import quality
+        from XViewSynthLib.evaluation import metrics
 
-        by_hand = quality.score(trial.reference, upsample_by_registration(trial.observed, 4, trial.axis))
+        by_hand = metrics.score(trial.reference, upsample_by_registration(trial.observed, 4, trial.axis))
         entry = report["runs"][1]["peers"]["registration"]
         assert entry["psnr_db"] == pytest.approx(by_hand.psnr_db)
         assert entry["seconds"] > 0

@@ -7,13 +7,13 @@ import pytest
 from matplotlib.image import imread
 
 from scans import layouts
-from XViewSynthLib import picture
-from XViewSynthLib.acquisition import cut_to_factor, thin
-from XViewSynthLib.baselines import upsample
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.picture import comparison_png
-from XViewSynthLib.quality import make_reference
-from XViewSynthLib.volume import Volume
+from XViewSynthLib.evaluation import figures
+from XViewSynthLib.evaluation.figures import comparison_png
+from XViewSynthLib.evaluation.metrics import make_reference
+from XViewSynthLib.geometry.acquisition import cut_to_factor, thin
+from XViewSynthLib.geometry.interpolation import upsample
+from XViewSynthLib.geometry.volume import Volume
 
 FACTOR = 4
 
@@ -130,14 +130,14 @@ class TestWindow:
     def test_lungs_have_their_own(self):
         slices = np.full((4, 4, 4), 40)
         everywhere = np.ones((4, 4, 4), bool)
-        assert picture.display_window(slices, everywhere) == picture.SOFT_TISSUE_WINDOW
+        assert figures.display_window(slices, everywhere) == figures.SOFT_TISSUE_WINDOW
         slices[:2] = -850
-        assert picture.display_window(slices, everywhere) == picture.LUNG_WINDOW
+        assert figures.display_window(slices, everywhere) == figures.LUNG_WINDOW
 
     def test_planes_are_where_slices_differ_most(self):
         voxels = np.full((9, 20, 24), 40, np.int16)
         voxels[::2, 7, :] = 140
         voxels[::2, :, 15] = 140
         reference = make_reference(Volume(voxels, np.diag([2.0, 2.0, 2.0, 1.0])), 4, "K")
-        rows, columns = picture.richest_planes(reference, picture.SOFT_TISSUE_WINDOW)
+        rows, columns = figures.richest_planes(reference, figures.SOFT_TISSUE_WINDOW)
         assert (rows.index, columns.index) == (7, 15)

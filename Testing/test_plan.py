@@ -10,10 +10,10 @@ import pytest
 from scans import affine_from, anatomy
 from tiny import NETWORK, make_card, make_network
 from XViewSynthLib import InputError, Volume
-from XViewSynthLib.grid import resampled_positions
-from XViewSynthLib.hardware import process_bytes
-from XViewSynthLib.models import load_model, save_model
-from XViewSynthLib.plan import make_plan
+from XViewSynthLib.geometry.grid import resampled_positions
+from XViewSynthLib.inference.hardware import process_bytes
+from XViewSynthLib.inference.plan import make_plan
+from XViewSynthLib.model.catalogue import load_model, save_model
 
 
 @pytest.fixture(scope="module")

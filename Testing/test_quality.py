@@ -8,11 +8,9 @@ import math
 import numpy as np
 import pytest
 
-from XViewSynthLib import quality
-from XViewSynthLib.acquisition import cut_to_factor, thin
-from XViewSynthLib.baselines import upsample
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.quality import (
+from XViewSynthLib.evaluation import metrics
+from XViewSynthLib.evaluation.metrics import (
     Scores,
     body_mask,
     disagreement_correlation,
@@ -26,7 +24,9 @@ from XViewSynthLib.quality import (
     score_whole_volume,
     ssim,
 )
-from XViewSynthLib.volume import Volume
+from XViewSynthLib.geometry.acquisition import cut_to_factor, thin
+from XViewSynthLib.geometry.interpolation import upsample
+from XViewSynthLib.geometry.volume import Volume
 
 SHAPE = (9, 20, 24)
 EVERYWHERE = np.ones(SHAPE, bool)
@@ -130,7 +130,7 @@ class TestSsim:
     def test_same_however_many_planes_at_once(self, monkeypatch):
         truth, candidate = _noise(0), _noise(1)
         expected = ssim(truth, candidate, EVERYWHERE)
-        monkeypatch.setattr(quality, "_PIXELS_AT_ONCE", 1)
+        monkeypatch.setattr(metrics, "_PIXELS_AT_ONCE", 1)
         assert ssim(truth, candidate, EVERYWHERE) == pytest.approx(expected, abs=1e-6)
 
     def test_check_can_end_it(self):
@@ -303,7 +303,7 @@ class TestDisagreementCorrelation:
         candidate = truth.with_voxels(truth.voxels + np.abs(np.random.default_rng(0).normal(0, 1, doubt.shape)) * doubt)
         reference = make_reference(truth, 2, "K")
         expected = disagreement_correlation(reference, candidate, truth.with_voxels(doubt))
-        monkeypatch.setattr(quality, "_DRAWN_VOXELS", 20_000)
+        monkeypatch.setattr(metrics, "_DRAWN_VOXELS", 20_000)
         found = [disagreement_correlation(reference, candidate, truth.with_voxels(doubt)) for _ in range(2)]
         assert found[0] == found[1]
         assert found[0] == pytest.approx(expected, abs=0.03)

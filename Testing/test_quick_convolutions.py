@@ -10,7 +10,7 @@ from torch import nn
 
 import quick_convolutions
 from quick_convolutions import QuickConv2d, compiler, quicken
-from XViewSynthLib.networks import ScanFacts, ThreeViewNetwork
+from XViewSynthLib.model.network import ScanFacts, ThreeViewNetwork
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
 

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 
 from scans import affine_from, anatomy, shearing, write_dicom, write_dicom_series
 from XViewSynthLib import InputError, Volume, read_volume, write_volume
-from XViewSynthLib.reading import suffix_of
+from XViewSynthLib.io.reading import suffix_of
 
 SCALARS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"]
 
@@ -462,5 +462,5 @@ class TestFoldersThatAreNoSeries:
         def no_permission(_):
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr("XViewSynthLib.dicom.is_dicom", no_permission)
+        monkeypatch.setattr("XViewSynthLib.io.dicom.series.is_dicom", no_permission)
         assert "IM0000.dcm cannot be read (Permission denied)" in refused(folder)

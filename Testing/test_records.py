@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from XViewSynthLib.records import facts_of, read_json, read_record
+from XViewSynthLib.batch.records import facts_of, read_json, read_record
 
 OUTPUTS = ("scan.enhanced.nrrd", "scan.enhanced.mha")
 GRID = {"shape_ijk": [9, 8, 7], "spacing_mm": [0.8, 0.8, 4.0]}

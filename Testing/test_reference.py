@@ -17,8 +17,8 @@ from documents import ROOT, blocks_of, keys_of, section_of
 from scans import affine_from, anatomy
 from tiny import DOUBT, make_card, make_network
 from XViewSynthLib import Volume, write_volume
-from XViewSynthLib.cards import CARD_FIELDS, OPTIONAL_CARD_FIELDS
-from XViewSynthLib.models import save_model
+from XViewSynthLib.model.cards import CARD_FIELDS, OPTIONAL_CARD_FIELDS
+from XViewSynthLib.model.catalogue import save_model
 from XViewSynthTrainLib.config import TrainingConfig
 
 DOCS = Path("Resources") / "Docs"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from scans import affine_from, anatomy, directions, layouts
 from XViewSynthLib import Volume
-from XViewSynthLib.orientation import to_slices
+from XViewSynthLib.geometry.orientation import to_slices
 from XViewSynthTrainLib.regions import middle_of, part_of, split_slices
 
 SCAN = Volume(anatomy((9, 14, 12)), affine_from(), 3.0)

@@ -7,9 +7,9 @@ import pytest
 
 from scans import affine_from, anatomy, layouts
 from XViewSynthLib import Volume
-from XViewSynthLib.baselines import upsample
 from XViewSynthLib.errors import Cancelled, InputError
-from XViewSynthLib.registration import upsample_by_registration
+from XViewSynthLib.evaluation.registration import upsample_by_registration
+from XViewSynthLib.geometry.interpolation import upsample
 
 ROWS = COLUMNS = 48
 

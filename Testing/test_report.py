@@ -13,8 +13,8 @@ import pytest
 
 from scans import affine_from, anatomy, layouts
 from XViewSynthLib import InputError, Volume, write_volume
-from XViewSynthLib.acquisition import thin
-from XViewSynthLib.baselines import upsample
+from XViewSynthLib.geometry.acquisition import thin
+from XViewSynthLib.geometry.interpolation import upsample
 from XViewSynthTrainLib import figures
 from XViewSynthTrainLib.config import TrainingConfig
 from XViewSynthTrainLib.report import write_report

@@ -11,8 +11,8 @@ import torch
 from scans import affine_from, anatomy, write_dicom_series
 from tiny import NETWORK, make_card, make_network, make_spline_network
 from XViewSynthLib import Cancelled, InputError, Volume, enhance, load_model, read_volume, write_volume
-from XViewSynthLib.job import Job
-from XViewSynthLib.models import save_model
+from XViewSynthLib.model.catalogue import save_model
+from XViewSynthLib.workers.job import Job
 from XViewSynthTrainLib.ablation import ARMS, ablate
 from XViewSynthTrainLib.checkpoints import load_checkpoint
 from XViewSynthTrainLib.command import register_ablate, register_train

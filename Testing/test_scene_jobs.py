@@ -20,7 +20,7 @@ import pytest
 from scans import affine_from, anatomy, shearing
 from tiny import DOUBT, make_card, make_network, make_spline_network
 from XViewSynthLib import InputError, Volume, __version__, enhance, selfcheck
-from XViewSynthLib.models import save_model
+from XViewSynthLib.model.catalogue import save_model
 from XViewSynthScene import processes
 from XViewSynthScene.jobs import (
     EnhanceJob,
@@ -411,7 +411,7 @@ class TestFullDisk:
             path.write_bytes(b"half")
             raise RuntimeError("write error")
 
-        monkeypatch.setattr("XViewSynthLib.writing._write", no_space)
+        monkeypatch.setattr("XViewSynthLib.io.writing._write", no_space)
         assert "the disk may be full: free some space" in failure(start(EnhanceJob, scan, EnhanceSettings()), folder)
 
     def test_while_the_result_is_written(self, start, folder, scan, tiny_model, script):
@@ -442,7 +442,7 @@ class TestCancel:
             finally:
                 given_up.set()
 
-        monkeypatch.setattr("XViewSynthLib.writing._write", write_slowly)
+        monkeypatch.setattr("XViewSynthLib.io.writing._write", write_slowly)
         job = start(EnhanceJob, scan, EnhanceSettings())
         writing.wait(TIMEOUT_SECONDS)
         assert_cancelled(job, folder)

@@ -214,7 +214,7 @@ class TestSavedWithTheScene:
 
 @pytest.fixture(scope="module")
 def report(scan, tiny_model, tmp_path_factory):
-    from XViewSynthLib.cli import main
+    from XViewSynthLib.cli.main import main
 
     folder = tmp_path_factory.mktemp("report")
     write_volume(scan, folder / "scan.nrrd")

@@ -12,7 +12,7 @@ pytest.importorskip("slicer", reason="slicer-core is not installed")
 
 from training_runs import LOG, append_log, write_run
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.models import list_models
+from XViewSynthLib.model.catalogue import list_models
 from XViewSynthTrainLib.lock import run_lock
 from XViewSynthTrainScene.folders import RunFolder, RunLog, new_run_folder, take_model
 from XViewSynthTrainScene.sentences import describe_run_folder

@@ -285,8 +285,8 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 import slicer
-import XViewSynthLib.finding
-from XViewSynthLib.reading import read_volume
+import XViewSynthLib.io.finding
+from XViewSynthLib.io.reading import read_volume
 from XViewSynthTrainScene.jobs import StudyScan, TrainingRun, TrainSettings
 from XViewSynthTrainScene.preview import PreviewVolumes
 from XViewSynthTrainScene.study import FolderSearch

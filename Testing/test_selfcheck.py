@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from tiny import make_card, make_network
-from XViewSynthLib import quality, selfcheck
-from XViewSynthLib.acquisition import cut_to_factor, thin
-from XViewSynthLib.baselines import upsample
-from XViewSynthLib.enhancement import enhance
+from XViewSynthLib import selfcheck
 from XViewSynthLib.errors import Cancelled, InputError
-from XViewSynthLib.models import Model, save_model
-from XViewSynthLib.selfcheck import _memory_peak, drop_slices, with_gains
-from XViewSynthLib.volume import Volume
+from XViewSynthLib.evaluation import metrics
+from XViewSynthLib.evaluation.selfcheck import _memory_peak, drop_slices, with_gains
+from XViewSynthLib.geometry.acquisition import cut_to_factor, thin
+from XViewSynthLib.geometry.interpolation import upsample
+from XViewSynthLib.geometry.volume import Volume
+from XViewSynthLib.inference.enhancement import enhance
+from XViewSynthLib.model.catalogue import Model, save_model
 
 METHODS = ["linear", "cubic", "sinc", "enhanced"]
 
@@ -62,15 +63,15 @@ class TestReport:
 
     def test_figures_are_those_of_doing_it_by_hand(self, report, scan, model):
         observed, truth = thin(scan, 2), cut_to_factor(scan, 2)
-        reference = quality.make_reference(truth, 2, "K")
+        reference = metrics.make_reference(truth, 2, "K")
         enhanced = enhance(observed, 2, model=model, device="cpu")
         by_hand = {
-            "cubic": quality.score(reference, upsample(observed, 2, "K", "cubic")),
-            "enhanced": quality.score(reference, enhanced.volume),
+            "cubic": metrics.score(reference, upsample(observed, 2, "K", "cubic")),
+            "enhanced": metrics.score(reference, enhanced.volume),
         }
         for method, scores in by_hand.items():
             assert report["methods"][method].items() >= scores.to_dict().items()
-        correlation = quality.disagreement_correlation(reference, enhanced.volume, enhanced.disagreement)
+        correlation = metrics.disagreement_correlation(reference, enhanced.volume, enhanced.disagreement)
         assert report["rank_correlation"] == pytest.approx(correlation)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from XViewSynthLib import InputError
-from XViewSynthLib.slice_profile import (
+from XViewSynthLib.geometry.slice_profile import (
     SEEN_OVER_THICKNESS,
     SliceProfile,
     averaging_weights,

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from XViewSynthLib import streams
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.streams import mute, prepare_streams, print_line, quiet_libraries
+from XViewSynthLib.system import streams
+from XViewSynthLib.system.streams import mute, prepare_streams, print_line, quiet_libraries
 
 
 class Failing(io.StringIO):

@@ -12,8 +12,9 @@ import pytest
 
 from scans import affine_from, anatomy
 from tiny import make_card, make_network
-from XViewSynthLib import Volume, cli, write_volume
-from XViewSynthLib.models import save_model
+from XViewSynthLib import Volume, write_volume
+from XViewSynthLib.cli import main as cli
+from XViewSynthLib.model.catalogue import save_model
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="about POSIX systems")
 

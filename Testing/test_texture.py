@@ -9,11 +9,11 @@ import pytest
 
 from scans import affine_from, anatomy, layouts
 from XViewSynthLib import InputError, Volume, enhance
-from XViewSynthLib.models import load_model
-from XViewSynthLib.orientation import to_slices
-from XViewSynthLib.plan import make_plan
-from XViewSynthLib.quality import noise_ratio
-from XViewSynthLib.texture import MATCHED_NOTE, match_texture, textured
+from XViewSynthLib.evaluation.metrics import noise_ratio
+from XViewSynthLib.geometry.orientation import to_slices
+from XViewSynthLib.inference.plan import make_plan
+from XViewSynthLib.inference.texture import MATCHED_NOTE, match_texture, textured
+from XViewSynthLib.model.catalogue import load_model
 
 FACTOR = 4
 POSITIONS = np.arange(9) / FACTOR

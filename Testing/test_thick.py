@@ -12,12 +12,12 @@ import torch
 from scans import affine_from, anatomy
 from tiny import NETWORK, make_card, make_network
 from XViewSynthLib import InputError, Volume, enhance
-from XViewSynthLib.acquisition import average
-from XViewSynthLib.models import choose_model, load_model, save_model
-from XViewSynthLib.networks import ScanFacts, ThreeViewNetwork, join_gaps, spline_through
-from XViewSynthLib.plan import make_plan
-from XViewSynthLib.selfcheck import drop_slices, selfcheck
-from XViewSynthLib.slice_profile import SliceProfile, averaging_weights
+from XViewSynthLib.evaluation.selfcheck import drop_slices, selfcheck
+from XViewSynthLib.geometry.acquisition import average
+from XViewSynthLib.geometry.slice_profile import SliceProfile, averaging_weights
+from XViewSynthLib.inference.plan import make_plan
+from XViewSynthLib.model.catalogue import choose_model, load_model, save_model
+from XViewSynthLib.model.network import ScanFacts, ThreeViewNetwork, join_gaps, spline_through
 
 TOUCHING = SliceProfile()
 FACTS = ScanFacts(torch.tensor([5.0]), TOUCHING)

@@ -11,10 +11,10 @@ import torch
 from scans import affine_from, anatomy
 from tiny import NETWORK, make_card, make_network
 from XViewSynthLib import Cancelled, InputError, Volume, enhance, load_model, read_volume, write_volume
-from XViewSynthLib.acquisition import average
-from XViewSynthLib.models import save_model
-from XViewSynthLib.networks import ThreeViewNetwork
-from XViewSynthLib.slice_profile import SliceProfile, averaging_weights
+from XViewSynthLib.geometry.acquisition import average
+from XViewSynthLib.geometry.slice_profile import SliceProfile, averaging_weights
+from XViewSynthLib.model.catalogue import save_model
+from XViewSynthLib.model.network import ThreeViewNetwork
 from XViewSynthTrainLib.config import TrainingConfig
 from XViewSynthTrainLib.distillation import agreement_terms, answered, training_terms
 from XViewSynthTrainLib.heldout import HeldOut, write_example

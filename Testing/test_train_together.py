@@ -17,9 +17,9 @@ from scans import affine_from, anatomy
 from tiny import NETWORK, make_card, make_network, make_spline_network
 from tools import train_together
 from XViewSynthLib import Volume, write_volume
-from XViewSynthLib.models import load_model, save_model
-from XViewSynthLib.networks import ScanFacts
-from XViewSynthLib.slice_profile import SliceProfile, averaging_weights
+from XViewSynthLib.geometry.slice_profile import SliceProfile, averaging_weights
+from XViewSynthLib.model.catalogue import load_model, save_model
+from XViewSynthLib.model.network import ScanFacts
 from XViewSynthTrainLib.sampling import Blocks, Material, Sampler
 
 FACTS = ScanFacts(torch.tensor([3.0]))

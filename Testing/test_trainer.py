@@ -11,7 +11,7 @@ import torch
 from scans import affine_from, anatomy
 from tiny import NETWORK, make_network
 from XViewSynthLib import Cancelled, InputError, Volume
-from XViewSynthLib.networks import ScanFacts, to_network_units
+from XViewSynthLib.model.network import ScanFacts, to_network_units
 from XViewSynthTrainLib.checkpoints import load_checkpoint, save_checkpoint
 from XViewSynthTrainLib.config import LossWeights, TrainingConfig
 from XViewSynthTrainLib.distillation import agreement_terms, answered, cross_view_distillation, restoration_terms

@@ -30,7 +30,7 @@ class TestPublicNames:
 
     @pytest.mark.parametrize("name", ["selfcheck", "enhance", "load_model"])
     def test_importing_modules_does_not_hide_a_function(self, name):
-        importlib.import_module("XViewSynthLib.selfcheck")
+        importlib.import_module("XViewSynthLib.evaluation.selfcheck")
         assert isinstance(getattr(XViewSynthLib, name), FunctionType)
 
     def test_directory_lists_them(self):

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from scans import affine_from, anatomy
 from tiny import NETWORK, make_card, make_network
 from XViewSynthLib import Volume, enhance, selfcheck
-from XViewSynthLib.doubt import TERMS
-from XViewSynthLib.models import Model, card_fault, save_model
-from XViewSynthLib.networks import (
+from XViewSynthLib.inference.plan import make_plan
+from XViewSynthLib.inference.uncertainty import TERMS
+from XViewSynthLib.model.catalogue import Model, card_fault, save_model
+from XViewSynthLib.model.network import (
     ScanFacts,
     ThreeViewNetwork,
     interleave,
@@ -24,7 +25,6 @@ from XViewSynthLib.networks import (
     to_hu,
     to_network_units,
 )
-from XViewSynthLib.plan import make_plan
 from XViewSynthTrainLib.config import TrainingConfig
 from XViewSynthTrainLib.distillation import restoration_terms
 from XViewSynthTrainLib.sampling import Sampler

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from scans import affine_from, anatomy, directions, layouts, shearing
 from XViewSynthLib import InputError, Volume, read_volume, write_volume
-from XViewSynthLib.writing import WRITABLE, check_writable_name
+from XViewSynthLib.io.writing import WRITABLE, check_writable_name
 
 SCALARS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"]
 SMALL = anatomy((4, 6, 5))

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import torch
 
-from XViewSynthLib.doubt import TERMS
-from XViewSynthLib.models import Model
-from XViewSynthLib.networks import ThreeViewNetwork
+from XViewSynthLib.inference.uncertainty import TERMS
+from XViewSynthLib.model.catalogue import Model
+from XViewSynthLib.model.network import ThreeViewNetwork
 
 NETWORK = {"channels": 4, "axial_blocks": 1, "pixel_blocks": 1}
 

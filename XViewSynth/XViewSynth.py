@@ -914,7 +914,7 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
 
     def modelNames(self):
         """Names of the models that are installed."""
-        from XViewSynthLib.models import list_models
+        from XViewSynthLib.model.catalogue import list_models
 
         return [entry.name for entry in list_models()]
 

@@ -848,7 +848,7 @@ class XViewSynthTrainLogic(ScriptedLoadableModuleLogic):
 
     def checkNewRun(self, parameterNode):
         """Raise ValueError with a sentence where a run with the chosen settings cannot begin."""
-        from XViewSynthLib.models import check_new_name
+        from XViewSynthLib.model.catalogue import check_new_name
         from XViewSynthTrainScene.folders import RunFolder
         from XViewSynthTrainScene.jobs import settings_from
 
@@ -884,7 +884,7 @@ class XViewSynthTrainLogic(ScriptedLoadableModuleLogic):
 
     def modelNames(self):
         """Names of the models that are installed."""
-        from XViewSynthLib.models import list_models
+        from XViewSynthLib.model.catalogue import list_models
 
         return [entry.name for entry in list_models()]
 

@@ -378,7 +378,7 @@ def make_scans(folder: Path, slices: int, pixels: int) -> list[Path]:
     """A scan made by formula, and one with twice as many slices."""
     from scans import affine_from, anatomy
     from XViewSynthLib import Volume, write_volume
-    from XViewSynthLib.baselines import upsample
+    from XViewSynthLib.geometry.interpolation import upsample
 
     scan = Volume(anatomy((slices, pixels, pixels)), affine_from(), slice_thickness=4.0)
     paths = [folder / "scan.nrrd", folder / "enhanced.nrrd"]

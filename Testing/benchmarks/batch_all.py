@@ -25,7 +25,7 @@ import SimpleITK as sitk  # noqa: E402
 
 from scans import affine_from, anatomy, shearing, write_dicom_series  # noqa: E402
 from XViewSynthLib import Volume, read_volume, write_volume  # noqa: E402
-from XViewSynthLib.finding import scan_paths  # noqa: E402
+from XViewSynthLib.io.finding import scan_paths  # noqa: E402
 
 SHAPE = (8, 20, 18)
 # Of each broken input, what the reason must say.

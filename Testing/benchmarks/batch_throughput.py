@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT / "XViewSynth"), str(ROOT / "Testing")]
 
 from dask_cluster import local_cluster  # noqa: E402
 from XViewSynthLib import Volume, read_volume, write_volume  # noqa: E402
-from XViewSynthLib.fingerprints import fingerprint_of_file  # noqa: E402
+from XViewSynthLib.io.fingerprints import fingerprint_of_file  # noqa: E402
 
 SCAN = ROOT / "Resources" / "SampleData" / "ChestCT.nrrd"
 WORKERS = (1, 2)

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from XViewSynthLib import Volume, __version__, enhance, load_model, read_volume
-from XViewSynthLib.ensemble import QUALITIES, STANDARD_QUALITY
-from XViewSynthLib.hardware import process_bytes
-from XViewSynthLib.plan import make_plan
+from XViewSynthLib.inference.hardware import process_bytes
+from XViewSynthLib.inference.plan import make_plan
+from XViewSynthLib.model.ensemble import QUALITIES, STANDARD_QUALITY
 from XViewSynthLib.progress import reporter
 
 SAMPLE = "Resources/SampleData/ChestCT.nrrd"

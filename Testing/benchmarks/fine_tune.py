@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "XViewSynth"), str(ROOT / "XViewSynthTrain")]
 
 from XViewSynthLib import read_volume, selfcheck, write_volume  # noqa: E402
-from XViewSynthLib.acquisition import thin  # noqa: E402
+from XViewSynthLib.geometry.acquisition import thin  # noqa: E402
 from XViewSynthLib.progress import reporter  # noqa: E402
 from XViewSynthTrainLib.files import MODEL_FOLDER  # noqa: E402
 from XViewSynthTrainLib.regions import split_slices  # noqa: E402

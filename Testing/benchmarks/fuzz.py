@@ -53,8 +53,8 @@ from pydicom.uid import (  # noqa: E402
 
 from scans import affine_from, anatomy, write_dicom_series  # noqa: E402
 from XViewSynthLib import InputError, Volume, read_volume, write_volume  # noqa: E402
-from XViewSynthLib.checks import check_enhanceable  # noqa: E402
-from XViewSynthLib.finding import DICOM, check_scan, scan_paths  # noqa: E402
+from XViewSynthLib.geometry.checks import check_enhanceable  # noqa: E402
+from XViewSynthLib.io.finding import DICOM, check_scan, scan_paths  # noqa: E402
 
 SCAN = Volume(anatomy((10, 24, 28)), affine_from((0.7, 0.7, 3.0)), slice_thickness=3.0)
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from XViewSynthLib import enhance, load_model, read_volume
-from XViewSynthLib.acquisition import average, thin
+from XViewSynthLib.geometry.acquisition import average, thin
 from XViewSynthTrainLib.regions import middle_of
 
 SAMPLE = Path(__file__).parents[2] / "Resources" / "SampleData" / "ChestCT.nrrd"

@@ -48,7 +48,7 @@ MEASURED = {"seconds", "peak_memory_bytes", "expected_seconds", "expected_peak_b
 SITE = """
 import json, os, signal, sys
 from pathlib import Path
-if "XViewSynthLib.batch_worker" in sys.orig_argv:
+if "XViewSynthLib.batch.worker" in sys.orig_argv:
     task = Path(next(word for word in sys.orig_argv if word.endswith("task.json")))
     name = json.loads(task.read_text())["name"].split("/")[-1]
     if name.startswith("killed"):
@@ -94,7 +94,7 @@ def main() -> int:
 def make_model(folder: Path) -> str:
     """A small model with random weights."""
     from tiny import make_card, make_network
-    from XViewSynthLib.models import save_model
+    from XViewSynthLib.model.catalogue import save_model
 
     return str(save_model(folder / "small", make_network(), make_card()).folder)
 

@@ -55,7 +55,7 @@ def prepare(folder: Path) -> Path:
     from scans import affine_from, anatomy
     from tiny import make_card, make_network
     from XViewSynthLib import Volume, write_volume
-    from XViewSynthLib.models import save_model
+    from XViewSynthLib.model.catalogue import save_model
 
     save_model(folder / "model", make_network(), make_card())
     work = folder / "work"

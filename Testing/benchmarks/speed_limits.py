@@ -25,9 +25,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from XViewSynthLib import load_model
-from XViewSynthLib.hardware import PRECISIONS, resolve_device, resolve_precision
-from XViewSynthLib.networks import VIEWS, ScanFacts, ThreeViewNetwork
-from XViewSynthLib.slice_profile import SliceProfile
+from XViewSynthLib.geometry.slice_profile import SliceProfile
+from XViewSynthLib.inference.hardware import PRECISIONS, resolve_device, resolve_precision
+from XViewSynthLib.model.network import VIEWS, ScanFacts, ThreeViewNetwork
 
 ENHANCE = Path(__file__).with_name("enhance_speed.py")
 FEWEST_SLICES, FEWEST_PIXELS = 16, 256

@@ -2,9 +2,10 @@
 
     python Testing/tools/calibrate_doubt.py MODEL_FOLDER SCAN... [--thickness MM...] [--factor N]... [--rows N]
 
-The scans have thin slices. Of each, slices are left out and restored, and weights and curves of `XViewSynthLib.doubt`
-are fitted to the errors, all scans alike. For each scan it is told how large a share of its errors a calibration by
-the other scans covers, which should be near 0.9. Factors that are not named keep what the card says.
+The scans have thin slices. Of each, slices are left out and restored, and weights and curves of
+`XViewSynthLib.inference.uncertainty` are fitted to the errors, all scans alike. For each scan it prints the share of
+its errors that a calibration by the other scans covers, which should be near 0.9. Factors that are not named keep what
+the card says.
 
 Where slices are so far apart that the network of another factor answers, that has a calibration of its own. The network
 of a factor is calibrated by the scans that it answers for, or by all if there are none.
@@ -23,12 +24,12 @@ from pathlib import Path
 import numpy as np
 
 from XViewSynthLib import InputError, Volume, enhance, load_model, read_volume
-from XViewSynthLib.calibration import fit
-from XViewSynthLib.doubt import CARD_FIELD, COVERAGE, OWN, READ_OFF, TERMS, Calibration, samples
-from XViewSynthLib.models import CARD_FILE, Model, card_fault
-from XViewSynthLib.networks import ThreeViewNetwork
-from XViewSynthLib.plan import gap_ratio
-from XViewSynthLib.selfcheck import Trial, drop_slices
+from XViewSynthLib.evaluation.calibration import fit, samples
+from XViewSynthLib.evaluation.selfcheck import Trial, drop_slices
+from XViewSynthLib.inference.plan import gap_ratio
+from XViewSynthLib.inference.uncertainty import CARD_FIELD, COVERAGE, OWN, READ_OFF, TERMS, Calibration
+from XViewSynthLib.model.catalogue import CARD_FILE, Model, card_fault
+from XViewSynthLib.model.network import ThreeViewNetwork
 
 VOXELS = 60_000
 #: What makes the network of one factor answer for others.

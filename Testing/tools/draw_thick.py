@@ -15,10 +15,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from XViewSynthLib import Volume, enhance, read_volume
-from XViewSynthLib.baselines import upsample
-from XViewSynthLib.grid import settle_grid
-from XViewSynthLib.orientation import to_slices
-from XViewSynthLib.volume import Axis
+from XViewSynthLib.geometry.grid import settle_grid
+from XViewSynthLib.geometry.interpolation import upsample
+from XViewSynthLib.geometry.orientation import to_slices
+from XViewSynthLib.geometry.volume import Axis
 from XViewSynthTrainLib.regions import middle_of
 
 #: HU: lungs and the soft tissue around them.

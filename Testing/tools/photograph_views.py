@@ -24,7 +24,7 @@ sys.path[:0] = [str(REPOSITORY / "XViewSynth"), str(REPOSITORY / "Testing")]
 import offscreen  # noqa: E402
 from scene import make_volume_node, mrml_scene  # noqa: E402
 from XViewSynthLib import Volume, read_volume  # noqa: E402
-from XViewSynthLib.volume import array_axis  # noqa: E402
+from XViewSynthLib.geometry.volume import array_axis  # noqa: E402
 from XViewSynthScene.provenance import Provenance, provenance_from_report, write_provenance  # noqa: E402
 from XViewSynthScene.views import ENHANCED, PLANES, ROWS, LinkedViews, view_name, view_names  # noqa: E402
 

@@ -12,9 +12,9 @@ import argparse
 import json
 from pathlib import Path
 
-from XViewSynthLib.intensity import INTENSITY_RANGE
-from XViewSynthLib.models import save_model
-from XViewSynthLib.networks import ThreeViewNetwork
+from XViewSynthLib.geometry.intensity import INTENSITY_RANGE
+from XViewSynthLib.model.catalogue import save_model
+from XViewSynthLib.model.network import ThreeViewNetwork
 from XViewSynthTrainLib.checkpoints import load_checkpoint
 from XViewSynthTrainLib.files import CHECKPOINT_FILE
 

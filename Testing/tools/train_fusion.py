@@ -26,8 +26,10 @@ from torch import Tensor
 
 from optimizers import MuonAndAdam, follow
 from XViewSynthLib import Volume, load_model, read_volume
-from XViewSynthLib.models import Model, save_model
-from XViewSynthLib.networks import (
+from XViewSynthLib.geometry.orientation import to_slices
+from XViewSynthLib.geometry.slice_profile import SliceProfile, averaging_weights
+from XViewSynthLib.model.catalogue import Model, save_model
+from XViewSynthLib.model.network import (
     INTENSITY_RANGE,
     VIEWS,
     ScanFacts,
@@ -38,8 +40,6 @@ from XViewSynthLib.networks import (
     to_hu,
     to_network_units,
 )
-from XViewSynthLib.orientation import to_slices
-from XViewSynthLib.slice_profile import SliceProfile, averaging_weights
 from XViewSynthTrainLib.losses import restoration_loss
 from XViewSynthTrainLib.regions import middle_of
 from XViewSynthTrainLib.sampling import mixed_with_neighbours

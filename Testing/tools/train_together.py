@@ -38,10 +38,10 @@ from torch.utils.data import DataLoader, Dataset
 from optimizers import MuonAndAdam, follow
 from quick_convolutions import quicken
 from XViewSynthLib import load_model, read_volume
-from XViewSynthLib.ensemble import BEST_QUALITY, STANDARD_QUALITY
-from XViewSynthLib.models import save_model
-from XViewSynthLib.networks import ThreeViewNetwork, spline_between, spline_through, to_network_units
-from XViewSynthLib.slice_profile import SliceProfile, averaging_weights
+from XViewSynthLib.geometry.slice_profile import SliceProfile, averaging_weights
+from XViewSynthLib.model.catalogue import save_model
+from XViewSynthLib.model.ensemble import BEST_QUALITY, STANDARD_QUALITY
+from XViewSynthLib.model.network import ThreeViewNetwork, spline_between, spline_through, to_network_units
 from XViewSynthTrainLib.config import LossWeights, TrainingConfig
 from XViewSynthTrainLib.distillation import restoration_terms
 from XViewSynthTrainLib.sampling import (

@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "XViewSynth"), str(ROOT / "XViewSynthTrain")]
 
-from XViewSynthLib import cli  # noqa: E402
+from XViewSynthLib.cli import main as cli  # noqa: E402
 from XViewSynthTrainLib.command import register_ablate, register_train  # noqa: E402
 from XViewSynthWeb.command import register_view  # noqa: E402
 

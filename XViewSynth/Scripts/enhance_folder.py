@@ -76,7 +76,7 @@ class Line:
 def main(arguments: Sequence[str]) -> int:
     """Enhance what the arguments name, and give the exit code."""
     from XViewSynthLib.errors import InputError
-    from XViewSynthLib.streams import print_line, visible
+    from XViewSynthLib.system.streams import print_line, visible
 
     try:
         options = _parser().parse_args(arguments)
@@ -131,9 +131,9 @@ def find_studies(
         InputError: there is no such folder, or no study in it.
     """
     from XViewSynthLib.errors import InputError
-    from XViewSynthLib.finding import scan_paths
-    from XViewSynthLib.names import portable_name, portable_path
-    from XViewSynthLib.reading import READABLE, suffix_of
+    from XViewSynthLib.io.finding import scan_paths
+    from XViewSynthLib.io.reading import READABLE, suffix_of
+    from XViewSynthLib.system.names import portable_name, portable_path
 
     if not os.path.isdir(input_folder):
         raise InputError(f"{input_folder} is no folder: name the folder that holds the studies.")
@@ -181,7 +181,7 @@ def enhance_study(study: Study, options: argparse.Namespace, asked_to_stop: list
 
 def write_summary(path: Path, lines: Sequence[Line]) -> None:
     """Write the summary so that it is whole at any moment."""
-    from XViewSynthLib.summary import cell
+    from XViewSynthLib.batch.summary import cell
 
     partial = path.with_name(f".{path.name}.partial")
     with open(partial, "w", newline="", encoding="utf-8") as file:
@@ -192,8 +192,8 @@ def write_summary(path: Path, lines: Sequence[Line]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from XViewSynthLib.cli import add_links_option, factor, positive
-    from XViewSynthLib.ensemble import QUALITIES
+    from XViewSynthLib.cli.main import add_links_option, factor, positive
+    from XViewSynthLib.model.ensemble import QUALITIES
 
     parser = argparse.ArgumentParser(
         prog="enhance_folder.py", description="Enhance every study below a folder.", allow_abbrev=False
@@ -237,7 +237,7 @@ def _engine_options(options: argparse.Namespace) -> list[str]:
 
 def _with_targets_of_their_own(studies: list[Study]) -> list[Study]:
     """The same studies; where two would share a result (chest.nrrd beside chest.mha), both keep their whole name."""
-    from XViewSynthLib.names import portable_name
+    from XViewSynthLib.system.names import portable_name
 
     taken = Counter(study.output for study in studies)
     renamed = []
@@ -251,7 +251,7 @@ def _with_targets_of_their_own(studies: list[Study]) -> list[Study]:
 
 def _line(study: Study, status: str) -> Line | None:
     """What the report of a study says, or None where there is none that can be read."""
-    from XViewSynthLib.records import facts_of, read_json
+    from XViewSynthLib.batch.records import facts_of, read_json
 
     try:
         report = read_json(study.report)

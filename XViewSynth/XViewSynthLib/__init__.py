@@ -8,8 +8,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 
 __version__ = "0.18.0"
 
@@ -18,26 +16,26 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .dicom_writing import write_series
-    from .enhancement import Enhanced, enhance
     from .errors import Cancelled, InputError
-    from .models import load_model
-    from .reading import read_volume
-    from .selfcheck import selfcheck
-    from .volume import Volume
-    from .writing import write_volume
+    from .evaluation.selfcheck import selfcheck
+    from .geometry.volume import Volume
+    from .inference.enhancement import Enhanced, enhance
+    from .io.dicom.writing import write_series
+    from .io.reading import read_volume
+    from .io.writing import write_volume
+    from .model.catalogue import load_model
 
 _HOME_OF = {
     "Cancelled": "errors",
-    "Enhanced": "enhancement",
+    "Enhanced": "inference.enhancement",
     "InputError": "errors",
-    "Volume": "volume",
-    "enhance": "enhancement",
-    "load_model": "models",
-    "read_volume": "reading",
-    "selfcheck": "selfcheck",
-    "write_series": "dicom_writing",
-    "write_volume": "writing",
+    "Volume": "geometry.volume",
+    "enhance": "inference.enhancement",
+    "load_model": "model.catalogue",
+    "read_volume": "io.reading",
+    "selfcheck": "evaluation.selfcheck",
+    "write_series": "io.dicom.writing",
+    "write_volume": "io.writing",
 }
 
 __all__ = [
@@ -61,17 +59,6 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(f".{_HOME_OF[name]}", __name__), name)
     globals()[name] = value
     return value
-
-
-class _Package(ModuleType):
-    """Keeps `selfcheck` the function: importing the module of that name would otherwise replace it."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _HOME_OF and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

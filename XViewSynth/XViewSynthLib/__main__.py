@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Callable
 
-from XViewSynthLib.memory import is_hopeless, is_out_of_memory, shortage
-from XViewSynthLib.stop import stop_signals
+from XViewSynthLib.system.memory import is_hopeless, is_out_of_memory, shortage
+from XViewSynthLib.system.stop import stop_signals
 
 _WRONG_INPUT = 2
 
@@ -21,7 +21,7 @@ def main(*registers: Callable) -> int:
             return _refuse()
         try:
             # Takes long enough for a signal to come meanwhile.
-            from XViewSynthLib.cli import run_program
+            from XViewSynthLib.cli.main import run_program
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

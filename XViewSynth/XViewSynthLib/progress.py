@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import TextIO
 
-from .streams import mute, visible
+from .system.streams import mute, visible
 
 KINDS = ("bar", "json", "none")
 

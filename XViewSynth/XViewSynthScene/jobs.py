@@ -29,10 +29,10 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from XViewSynthLib.ensemble import STANDARD_QUALITY
 from XViewSynthLib.errors import Cancelled, InputError
-from XViewSynthLib.models import AUTOMATIC, model_folder
-from XViewSynthLib.volume import Volume, affine_column
+from XViewSynthLib.geometry.volume import Volume, affine_column
+from XViewSynthLib.model.catalogue import AUTOMATIC, model_folder
+from XViewSynthLib.model.ensemble import STANDARD_QUALITY
 
 from .processes import Worker, start_worker, worker_environment
 
@@ -339,7 +339,7 @@ class _ScanJob(_Job[Result]):
 
     def _write_scan(self, folder: Path) -> Path:
         # Takes a second to import, and Slicer need not wait for it.
-        from XViewSynthLib.writing import write_volume
+        from XViewSynthLib.io.writing import write_volume
 
         if self.volume.shear_degrees:
             raise InputError(
@@ -371,7 +371,7 @@ class EnhanceJob(_ScanJob[EnhanceResult]):
         return ["enhance", str(scan), *outputs, *self.settings.arguments(), "--progress", "json"]
 
     def _read(self, folder: Path, printed: dict[str, Any]) -> EnhanceResult:
-        from XViewSynthLib.reading import read_volume
+        from XViewSynthLib.io.reading import read_volume
 
         report = _read_json(folder / _REPORT)
         affine = _exact_affine(self.volume, report)

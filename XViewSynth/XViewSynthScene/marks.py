@@ -7,7 +7,7 @@ import slicer
 import vtk
 from slicer.util import VTKObservationMixin
 
-from XViewSynthLib.volume import AXES, Axis, affine_column
+from XViewSynthLib.geometry.volume import AXES, Axis, affine_column
 
 from .provenance import Provenance
 from .volumes import array_from_matrix, ijk_to_ras

@@ -14,7 +14,7 @@ from functools import cached_property
 
 import slicer
 
-from XViewSynthLib.volume import AXES, Axis, affine_column
+from XViewSynthLib.geometry.volume import AXES, Axis, affine_column
 
 PREFIX = "XViewSynth."
 INPUT_REFERENCE = f"{PREFIX}Input"

@@ -10,7 +10,7 @@ import slicer
 import vtk
 
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.volume import Volume
+from XViewSynthLib.geometry.volume import Volume
 
 from .provenance import (
     DOUBT_REFERENCE,

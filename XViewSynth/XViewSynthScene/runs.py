@@ -20,8 +20,8 @@ from typing import Any
 import slicer
 
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.grid import Grid, settle_grid
-from XViewSynthLib.volume import Volume, array_axis
+from XViewSynthLib.geometry.grid import Grid, settle_grid
+from XViewSynthLib.geometry.volume import Volume, array_axis
 
 from .jobs import (
     CANCELLED,
@@ -314,7 +314,7 @@ def enhance_in_process(
         InputError: as for `EnhanceRun`, or the volume shows a sequence.
     """
     from XViewSynthLib import enhance
-    from XViewSynthLib.cli import describe_enhanced
+    from XViewSynthLib.cli.main import describe_enhanced
 
     check_output_node(output_node, input_node)
     volume = volume_from_node(input_node)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import slicer
 
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.volume import Volume
+from XViewSynthLib.geometry.volume import Volume
 
 from .provenance import DOUBT_REFERENCE, INPUT_REFERENCE, Provenance, write_provenance
 from .results import DOUBT_LOOK, place, remove_volume, set_look, show_like, snapshot, unique_name

@@ -10,7 +10,7 @@ import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.volume import Volume
+from XViewSynthLib.geometry.volume import Volume
 
 SCALAR_VOLUME = "vtkMRMLScalarVolumeNode"
 

@@ -8,13 +8,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from XViewSynthLib.cli import add_device_option, add_model_option, add_stop_option
+from XViewSynthLib.cli.main import add_device_option, add_model_option, add_stop_option
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.models import check_model
-from XViewSynthLib.streams import quiet_libraries
+from XViewSynthLib.model.catalogue import check_model
+from XViewSynthLib.system.streams import quiet_libraries
 
 if TYPE_CHECKING:
-    from XViewSynthLib.job import Job
+    from XViewSynthLib.workers.job import Job
 
 # Of the extra `web`; what these need in turn, pip takes care of.
 PACKAGES = ("slicer-core", "slicer-layer-dm", "trame-slicer")

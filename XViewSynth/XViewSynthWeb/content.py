@@ -11,8 +11,8 @@ import numpy as np
 
 from XViewSynthLib import __version__
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.reading import read_volume
-from XViewSynthLib.volume import AXES, Axis, Volume, affine_column, array_axis
+from XViewSynthLib.geometry.volume import AXES, Axis, Volume, affine_column, array_axis
+from XViewSynthLib.io.reading import read_volume
 from XViewSynthScene.provenance import Provenance, now, provenance_from_report
 
 UNKNOWN_MODEL = "not told"

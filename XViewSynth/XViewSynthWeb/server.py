@@ -15,7 +15,7 @@ import slicer
 import vtk
 
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.job import Job
+from XViewSynthLib.workers.job import Job
 
 from .access import Access, cannot_listen
 from .browser import BrowserFile

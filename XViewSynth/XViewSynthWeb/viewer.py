@@ -18,9 +18,9 @@ import vtk
 from slicer.util import VTKObservationMixin
 
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.models import AUTOMATIC, known_factors
+from XViewSynthLib.geometry.volume import Volume
+from XViewSynthLib.model.catalogue import AUTOMATIC, known_factors
 from XViewSynthLib.progress import describe_stage, describe_time_left
-from XViewSynthLib.volume import Volume
 from XViewSynthScene.jobs import CANCELLED, DONE, EnhanceSettings, JobState
 from XViewSynthScene.marks import BETWEEN, OBSERVED, SYNTHETIC, TEXTS, ijk_to_world
 from XViewSynthScene.overlay import DEFAULT_OPACITY

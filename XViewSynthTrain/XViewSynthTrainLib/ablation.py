@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from XViewSynthLib.bench import run_bench, to_markdown
-from XViewSynthLib.hardware import resolve_device
-from XViewSynthLib.models import WEIGHTS_FILE, load_model, save_model
-from XViewSynthLib.outputs import output_folder
+from XViewSynthLib.evaluation.benchmark import run_bench, to_markdown
+from XViewSynthLib.geometry.volume import Volume
+from XViewSynthLib.inference.hardware import resolve_device
+from XViewSynthLib.io.reading import read_volume
+from XViewSynthLib.io.writing import write_volume
+from XViewSynthLib.model.catalogue import WEIGHTS_FILE, load_model, save_model
 from XViewSynthLib.progress import Progress
-from XViewSynthLib.reading import read_volume
-from XViewSynthLib.volume import Volume
-from XViewSynthLib.writing import write_volume
+from XViewSynthLib.system.outputs import output_folder
 
 from .config import TrainingConfig
 from .files import CONFIG_FILE

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.job import Job
+from XViewSynthLib.workers.job import Job
 
 #: A step with large blocks takes long on a slow machine, and stopping must not lose what was learned.
 _GRACE_SECONDS = 60.0
@@ -74,7 +74,7 @@ def register_train(subparsers: argparse._SubParsersAction) -> None:
 
 def register_ablate(subparsers: argparse._SubParsersAction) -> None:
     """Add `ablate`."""
-    from XViewSynthLib.cli import factor
+    from XViewSynthLib.cli.main import factor
 
     parser = subparsers.add_parser(
         "ablate",
@@ -100,7 +100,7 @@ def _add_scans(parser: argparse.ArgumentParser, count: str) -> None:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    from XViewSynthLib.cli import add_device_option, add_links_option, add_progress_option, add_stop_option
+    from XViewSynthLib.cli.main import add_device_option, add_links_option, add_progress_option, add_stop_option
 
     add_links_option(parser)
     parser.add_argument("--settings", type=Path, metavar="FILE.json", help="any other setting of TrainingConfig")
@@ -159,7 +159,7 @@ def _ablate(arguments: argparse.Namespace, job: Job) -> None:
 
 
 def _check_links(arguments: argparse.Namespace, scans: Sequence[Path]) -> None:
-    from XViewSynthLib.finding import check_own_files
+    from XViewSynthLib.io.finding import check_own_files
 
     for scan in scans:
         if os.path.isdir(scan) and not arguments.follow_links:

@@ -5,8 +5,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from XViewSynthLib.networks import ScanFacts, ThreeViewNetwork, to_network_units
-from XViewSynthLib.slice_profile import SliceProfile
+from XViewSynthLib.geometry.slice_profile import SliceProfile
+from XViewSynthLib.model.network import ScanFacts, ThreeViewNetwork, to_network_units
 
 from .config import TrainingConfig
 from .losses import restoration_loss, selective_distillation, wavelet_loss

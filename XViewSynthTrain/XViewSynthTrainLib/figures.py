@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from XViewSynthLib import picture, quality
-from XViewSynthLib.reading import read_volume
+from XViewSynthLib.evaluation import figures, metrics
+from XViewSynthLib.io.reading import read_volume
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,13 +114,13 @@ def before_and_after(folder: Path, factor: int) -> str | None:
     if "truth" not in volumes or len(volumes) < 2:
         return None
     truth = volumes["truth"]
-    best = quality.make_reference(truth, factor, truth.through_plane_axis)
-    slices = {name: quality.candidate_slices(best, volume) for name, volume in volumes.items()}
-    window = picture.display_window(best.slices, best.body)
-    plane, _ = picture.richest_planes(best, window)
-    detail = picture.richest_part(best, plane, window)
+    best = metrics.make_reference(truth, factor, truth.through_plane_axis)
+    slices = {name: metrics.candidate_slices(best, volume) for name, volume in volumes.items()}
+    window = figures.display_window(best.slices, best.body)
+    plane, _ = figures.richest_planes(best, window)
+    detail = figures.richest_part(best, plane, window)
     errors = {
-        name: np.abs(quality.clip_hu(values) - quality.clip_hu(best.slices))
+        name: np.abs(metrics.clip_hu(values) - metrics.clip_hu(best.slices))
         for name, values in slices.items()
         if name != "truth"
     }
@@ -128,44 +128,44 @@ def before_and_after(folder: Path, factor: int) -> str | None:
 
 
 def _draw_preview(
-    best: quality.Reference,
+    best: metrics.Reference,
     slices: dict[str, np.ndarray],
     errors: dict[str, np.ndarray],
     window: tuple[float, float],
-    plane: picture.Cut,
-    detail: picture.Cut,
+    plane: figures.Cut,
+    detail: figures.Cut,
 ) -> Figure:
     cuts = (plane, detail, detail)
-    heights = [picture.height_over_width(best, cut) for cut in cuts]
+    heights = [figures.height_over_width(best, cut) for cut in cuts]
     size = (_COLUMN_INCHES * len(slices) + 0.5, _COLUMN_INCHES * sum(heights) + 1.0)
     figure = _empty_figure(size)
     axes = figure.subplots(3, len(slices), squeeze=False, height_ratios=heights)
-    names = picture.patient_axes(best)
+    names = figures.patient_axes(best)
     error_window = (0.0, _error_scale(errors))
     for column, (name, values) in enumerate(slices.items()):
-        shown = picture.Column(values, best.spacing[0], PREVIEW[name])
+        shown = figures.Column(values, best.spacing[0], PREVIEW[name])
         axes[0, column].set_title(_title(best, name, values), fontsize=9)
         for row, cut in enumerate((plane, detail)):
-            picture.draw(axes[row, column], shown, cut, best.spacing, window, names)
-        picture.frame(axes[0, column], detail)
+            figures.draw(axes[row, column], shown, cut, best.spacing, window, names)
+        figures.frame(axes[0, column], detail)
         if name in errors:
-            error = picture.Column(errors[name], best.spacing[0], "")
-            image = picture.draw(axes[2, column], error, detail, best.spacing, error_window, names, "inferno")
+            error = figures.Column(errors[name], best.spacing[0], "")
+            image = figures.draw(axes[2, column], error, detail, best.spacing, error_window, names, "inferno")
         else:
             axes[2, column].axis("off")
     of_errors = [axes[2, column] for column, name in enumerate(slices) if name in errors]
     figure.colorbar(image, ax=of_errors, location="bottom", label="absolute error in HU", fraction=0.08, aspect=50)
-    rows = (picture.plane_name(plane, names), "detail", "error of the detail")
+    rows = (figures.plane_name(plane, names), "detail", "error of the detail")
     for row, title in enumerate(rows):
         axes[row, 0].set_ylabel(title, fontsize=9)
     return figure
 
 
-def _title(best: quality.Reference, name: str, values: np.ndarray) -> str:
+def _title(best: metrics.Reference, name: str, values: np.ndarray) -> str:
     if name == "truth":
         return f"{PREVIEW[name]}\nslices {best.spacing[0]:.3g} mm apart"
     counted = best.body & best.is_new[:, None, None]
-    error = quality.mae_hu(best.slices, values, counted)
+    error = metrics.mae_hu(best.slices, values, counted)
     return PREVIEW[name] + (f"\nmean error {error:.1f} HU" if math.isfinite(error) else "")
 
 

@@ -9,17 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from XViewSynthLib import baselines, quality
-from XViewSynthLib.enhancement import enhance
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.models import Model
-from XViewSynthLib.networks import ThreeViewNetwork
-from XViewSynthLib.orientation import to_slices
-from XViewSynthLib.outputs import Outputs
-from XViewSynthLib.plan import Plan, make_plan
-from XViewSynthLib.selfcheck import Trial, drop_slices
-from XViewSynthLib.volume import Volume
-from XViewSynthLib.writing import write_volume
+from XViewSynthLib.evaluation import metrics
+from XViewSynthLib.evaluation.selfcheck import Trial, drop_slices
+from XViewSynthLib.geometry import interpolation
+from XViewSynthLib.geometry.orientation import to_slices
+from XViewSynthLib.geometry.volume import Volume
+from XViewSynthLib.inference.enhancement import enhance
+from XViewSynthLib.inference.plan import Plan, make_plan
+from XViewSynthLib.io.writing import write_volume
+from XViewSynthLib.model.catalogue import Model
+from XViewSynthLib.model.network import ThreeViewNetwork
+from XViewSynthLib.system.outputs import Outputs
 
 from .regions import middle_of
 
@@ -30,7 +31,7 @@ _FEWEST_PIXELS = 32
 
 @dataclass(frozen=True)
 class Gain:
-    """Gain in PSNR on the slices that were left out, dB, mean over the scans, as `quality.score` measures it."""
+    """Gain in PSNR on the slices that were left out, dB, mean over the scans, as `metrics.score` measures it."""
 
     over_linear_db: float
     over_cubic_db: float
@@ -112,7 +113,7 @@ class HeldOut:
         reference = trial.reference
         counted = reference.in_view & reference.is_new[:, None, None]
         linear, cubic = (
-            _psnr(trial, counted, baselines.upsample(trial.observed, trial.factor, trial.axis, method))
+            _psnr(trial, counted, interpolation.upsample(trial.observed, trial.factor, trial.axis, method))
             for method in ("linear", "cubic")
         )
         plan = make_plan(
@@ -177,8 +178,8 @@ def write_preview(volume: Volume, folder: Path, name: str) -> None:
 
 
 def _psnr(trial: Trial, counted: np.ndarray, restored: Volume) -> float:
-    candidate = quality.candidate_slices(trial.reference, restored)
-    return quality.psnr_db(trial.reference.slices, candidate, counted)
+    candidate = metrics.candidate_slices(trial.reference, restored)
+    return metrics.psnr_db(trial.reference.slices, candidate, counted)
 
 
 def _mean(gains: Sequence[Gain]) -> Gain:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.locks import is_at, try_lock
+from XViewSynthLib.system.locks import is_at, try_lock
 
 from .files import LOCK_FILE
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from XViewSynthLib.orientation import to_slices
-from XViewSynthLib.volume import Axis, Volume
+from XViewSynthLib.geometry.orientation import to_slices
+from XViewSynthLib.geometry.volume import Axis, Volume
 
 
 def part_of(

@@ -18,9 +18,9 @@ from typing import Any
 
 from XViewSynthLib import __version__
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.outputs import Outputs
+from XViewSynthLib.io.reading import suffix_of
 from XViewSynthLib.progress import describe_seconds
-from XViewSynthLib.reading import suffix_of
+from XViewSynthLib.system.outputs import Outputs
 
 from . import figures
 from .files import CONFIG_FILE, PREVIEW_FOLDER, REPORT_FILE, REPORT_PAGE, SCANS_FILE

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.quality import finite_or_none
-from XViewSynthLib.regular_files import open_regular
+from XViewSynthLib.evaluation.metrics import finite_or_none
+from XViewSynthLib.system.regular_files import open_regular
 
 from .files import LOG_FILE
 from .heldout import Gain, mean_gain

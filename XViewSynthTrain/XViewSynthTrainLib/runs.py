@@ -15,18 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from XViewSynthLib.checks import check_enhanceable, geometry_notes
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.hardware import resolve_device
-from XViewSynthLib.intensity import INTENSITY_RANGE, in_hu
-from XViewSynthLib.models import AUTOMATIC, Model, check_name, load_model, save_model, shipped_for
-from XViewSynthLib.networks import ThreeViewNetwork
-from XViewSynthLib.outputs import output_folder, remove_left_folders, staging_folder
+from XViewSynthLib.evaluation.selfcheck import cancel_check
+from XViewSynthLib.geometry.checks import check_enhanceable, geometry_notes
+from XViewSynthLib.geometry.intensity import INTENSITY_RANGE, in_hu
+from XViewSynthLib.geometry.volume import Volume
+from XViewSynthLib.inference.hardware import resolve_device
+from XViewSynthLib.io.reading import read_volume
+from XViewSynthLib.model.catalogue import AUTOMATIC, Model, check_name, load_model, save_model, shipped_for
+from XViewSynthLib.model.network import ThreeViewNetwork
+from XViewSynthLib.model.weights import trained_factors
 from XViewSynthLib.progress import Progress
-from XViewSynthLib.reading import read_volume
-from XViewSynthLib.selfcheck import cancel_check
-from XViewSynthLib.volume import Volume
-from XViewSynthLib.weights import trained_factors
+from XViewSynthLib.system.outputs import output_folder, remove_left_folders, staging_folder
 
 from .config import GAP, MOST_STEPS, THICK, TrainingConfig
 from .files import CHECKPOINT_FILE, CONFIG_FILE, MODEL_FOLDER, PREVIEW_FOLDER, SCANS_FILE

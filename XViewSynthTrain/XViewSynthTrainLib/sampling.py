@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.intensity import INTENSITY_RANGE, to_scalar_type
-from XViewSynthLib.likeness import DISTANCES, slice_likeness
-from XViewSynthLib.networks import ScanFacts, to_network_units
-from XViewSynthLib.orientation import to_slices
-from XViewSynthLib.slice_profile import SEEN_OVER_THICKNESS, THICKNESS_RANGE, SliceProfile, averaging_weights
-from XViewSynthLib.volume import Volume
+from XViewSynthLib.geometry.intensity import INTENSITY_RANGE, to_scalar_type
+from XViewSynthLib.geometry.orientation import to_slices
+from XViewSynthLib.geometry.slice_profile import SEEN_OVER_THICKNESS, THICKNESS_RANGE, SliceProfile, averaging_weights
+from XViewSynthLib.geometry.volume import Volume
+from XViewSynthLib.model.network import ScanFacts, to_network_units
+from XViewSynthLib.model.noise import DISTANCES, slice_likeness
 
 from .config import THICK, TrainingConfig
 

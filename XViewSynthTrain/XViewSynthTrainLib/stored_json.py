@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.regular_files import open_regular
+from XViewSynthLib.system.regular_files import open_regular
 
 _MOST_BYTES = 1024**2
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from XViewSynthLib.errors import Cancelled, InputError
-from XViewSynthLib.hardware import total_bytes
-from XViewSynthLib.networks import ThreeViewNetwork
+from XViewSynthLib.geometry.volume import Volume
+from XViewSynthLib.inference.hardware import total_bytes
+from XViewSynthLib.model.network import ThreeViewNetwork
 from XViewSynthLib.progress import Progress
-from XViewSynthLib.volume import Volume
 
 from .checkpoints import (
     check_tensors,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.models import CARD_FILE, import_model, list_models, model_card
+from XViewSynthLib.model.catalogue import CARD_FILE, import_model, list_models, model_card
 from XViewSynthTrainLib.files import CHECKPOINT_FILE, CONFIG_FILE, LOG_FILE, MODEL_FOLDER, REPORT_FILE, REPORT_PAGE
 from XViewSynthTrainLib.lock import is_locked, refuse_locked_run
 

@@ -26,8 +26,8 @@ from typing import Any
 import slicer
 
 from XViewSynthLib.errors import Cancelled, InputError
-from XViewSynthLib.models import AUTOMATIC, model_folder, shipped_for
-from XViewSynthLib.volume import Volume
+from XViewSynthLib.geometry.volume import Volume
+from XViewSynthLib.model.catalogue import AUTOMATIC, model_folder, shipped_for
 from XViewSynthScene.jobs import CANCELLED, DONE, FAILED, PREPARING, RUNNING, JobState, check_exit, temporary_folder
 from XViewSynthScene.processes import Program, Worker, start_worker, worker_environment
 from XViewSynthTrainLib.files import LOCK_FILE, SCANS_FILE
@@ -305,7 +305,7 @@ class TrainingRun:
         if self.stopping or not threading.main_thread().is_alive():
             raise Cancelled
         # Takes a second to import, and Slicer need not wait for it.
-        from XViewSynthLib.writing import write_volume
+        from XViewSynthLib.io.writing import write_volume
 
         place = self.folder.path / SCANS_FOLDER
         place.mkdir(exist_ok=True)

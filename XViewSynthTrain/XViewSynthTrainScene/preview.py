@@ -11,7 +11,7 @@ import vtk
 from slicer.util import VTKObservationMixin
 
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.volume import Volume
+from XViewSynthLib.geometry.volume import Volume
 from XViewSynthScene.views import share_window_level
 from XViewSynthScene.volumes import set_voxels_and_geometry
 from XViewSynthTrainLib.files import PREVIEW_FOLDER
@@ -103,7 +103,7 @@ class PreviewVolumes(VTKObservationMixin):
 
     def _read(self, reading: _Reading) -> None:
         # Takes a second to import, and Slicer need not wait for it.
-        from XViewSynthLib.reading import read_volume
+        from XViewSynthLib.io.reading import read_volume
 
         for role in reading.stamps:
             if not threading.main_thread().is_alive():

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import slicer
 
-from XViewSynthLib.checks import check_geometry
 from XViewSynthLib.errors import Cancelled, InputError
+from XViewSynthLib.geometry.checks import check_geometry
 from XViewSynthLib.progress import Progress
 from XViewSynthScene.provenance import read_provenance
 from XViewSynthScene.volumes import SCALAR_VOLUME, check_volume_node, volume_from_node
@@ -138,8 +138,8 @@ class FolderSearch:
 
     def _search(self) -> None:
         # Takes a second to import, and Slicer need not wait for it.
-        from XViewSynthLib.finding import find_scans
-        from XViewSynthLib.streams import visible
+        from XViewSynthLib.io.finding import find_scans
+        from XViewSynthLib.system.streams import visible
 
         def say(text: str) -> None:
             self._note = text

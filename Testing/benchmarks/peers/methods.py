@@ -19,12 +19,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.models import save_model
-from XViewSynthLib.networks import ThreeViewNetwork, interleave, to_hu, to_network_units
-from XViewSynthLib.orientation import to_slices
-from XViewSynthLib.outputs import Outputs
-from XViewSynthLib.quality import PADDING_BELOW_HU
-from XViewSynthLib.volume import Axis, Volume
+from XViewSynthLib.geometry.intensity import PADDING_BELOW
+from XViewSynthLib.geometry.orientation import to_slices
+from XViewSynthLib.geometry.volume import Axis, Volume
+from XViewSynthLib.model.catalogue import save_model
+from XViewSynthLib.model.network import ThreeViewNetwork, interleave, to_hu, to_network_units
+from XViewSynthLib.system.outputs import Outputs
 from XViewSynthTrainLib.config import NETWORK, TrainingConfig
 from XViewSynthTrainLib.distillation import training_terms
 from XViewSynthTrainLib.losses import selective_distillation, wavelet_loss
@@ -228,7 +228,7 @@ def restore(method: Method, scan: Volume, axis: Axis, device: str = "cpu") -> Vo
     restored = np.empty((method.factor * (len(slices) - 1) + 1, *slices.shape[1:]), scan.voxels.dtype)
     restored[:: method.factor] = slices
     for gap, answers in enumerate(between):
-        padded = (slices[gap] < PADDING_BELOW_HU) & (slices[gap + 1] < PADDING_BELOW_HU)
+        padded = (slices[gap] < PADDING_BELOW) & (slices[gap + 1] < PADDING_BELOW)
         answers = np.rint(answers) if restored.dtype.kind in "iu" else answers
         restored[gap * method.factor + 1 : (gap + 1) * method.factor] = np.where(padded, slices[gap], answers)
     return Volume(order.restore(restored), scan.upsampled_affine(axis, method.factor), scan.slice_thickness)

@@ -18,7 +18,7 @@ sys.path[:0] = [str(ROOT / name) for name in ("XViewSynth", "XViewSynthTrain", "
 from benchmarks.peers.methods import load_method, restore  # noqa: E402
 from XViewSynthLib import read_volume, write_volume  # noqa: E402
 from XViewSynthLib.errors import InputError  # noqa: E402
-from XViewSynthLib.hardware import resolve_device  # noqa: E402
+from XViewSynthLib.inference.hardware import resolve_device  # noqa: E402
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -29,7 +29,7 @@ sys.path[:0] = [str(ROOT / name) for name in ("XViewSynth", "XViewSynthTrain", "
 from benchmarks.peers.methods import METHODS, Method  # noqa: E402
 from XViewSynthLib import Volume, read_volume  # noqa: E402
 from XViewSynthLib.errors import InputError  # noqa: E402
-from XViewSynthLib.hardware import resolve_device  # noqa: E402
+from XViewSynthLib.inference.hardware import resolve_device  # noqa: E402
 from XViewSynthTrainLib.config import TrainingConfig  # noqa: E402
 from XViewSynthTrainLib.sampling import Sampler  # noqa: E402
 from XViewSynthTrainLib.trainer import rate_at  # noqa: E402

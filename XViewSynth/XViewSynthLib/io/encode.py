@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ..volume import AXES, Volume
-from .header import AXIS_FIELD, LPS_TO_RAS, SYNTHETIC_CONTENT, SYNTHETIC_FIELD, THICKNESS_FIELD
+from ..geometry.volume import AXES, LPS_TO_RAS, Volume
+from .header import AXIS_FIELD, SYNTHETIC_CONTENT, SYNTHETIC_FIELD, THICKNESS_FIELD
 from .nifti import SYNTHETIC_DESCRIPTION, TYPES
 
 # Measured on CT: as small as the usual level 6, in three quarters of the time.

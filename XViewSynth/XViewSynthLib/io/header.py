@@ -18,7 +18,7 @@ from typing import BinaryIO, Literal
 import numpy as np
 
 from ..errors import InputError
-from ..volume import AXES, Axis
+from ..geometry.volume import AXES, Axis
 
 Encoding = Literal["raw", "gzip", "zlib", "bzip2", "text", "hex"]
 
@@ -52,7 +52,6 @@ MILLIMETRES = {
 # What programs write where they know no unit.
 _NO_UNIT = {"", "?", "???", "none"}
 
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # Further fields of NRRD and MetaImage: the first named as in DICOM, in mm; the second I, J or K.
 THICKNESS_FIELD, AXIS_FIELD = "SliceThickness", "SliceAxis"
 SYNTHETIC_FIELD, SYNTHETIC_CONTENT = "XViewSynth", "synthetic slices"

@@ -10,9 +10,9 @@ from typing import BinaryIO
 import numpy as np
 
 from ..errors import InputError
+from ..geometry.volume import LPS_TO_RAS
 from .header import (
     AXIS_FIELD,
-    LPS_TO_RAS,
     SYNTHETIC_CONTENT,
     SYNTHETIC_FIELD,
     THICKNESS_FIELD,

@@ -14,9 +14,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import InputError
-from ..volume import AXES, SHEAR_TOLERANCE, Axis, largest_cosine
+from ..geometry.volume import AXES, LPS_TO_RAS, SHEAR_TOLERANCE, Axis, largest_cosine
 from .header import (
-    LPS_TO_RAS,
     SYNTHETIC_CONTENT,
     SYNTHETIC_FIELD,
     Encoding,

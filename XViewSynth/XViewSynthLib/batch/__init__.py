@@ -1,0 +1,1 @@
+"""Many scans, each enhanced in a process of its own."""

@@ -1,0 +1,143 @@
+"""Fitting the calibration of a model's doubt (`doubt`) to errors that are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..inference.enhancement import Enhanced
+from ..inference.uncertainty import COVERAGE, TERMS, Calibration, terms_of
+from . import metrics
+
+_ROUNDS = 200
+_STEP = 0.7
+# Shares of the voxels, from little doubt to much, at which the curves are broken; finer where errors are large.
+_BREAKS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 0.99, 1.0)
+_BINS = 5
+
+
+def samples(reference: metrics.Reference, enhanced: Enhanced, observed: np.ndarray, count: int) -> np.ndarray:
+    """(voxels, 4) float32, of about `count` voxels that count, always the same ones: `TERMS` in HU², absolute error.
+
+    Args:
+        reference: the truth.
+        enhanced: what was made of the scan that lost slices.
+        observed: (observed slices, rows, columns) HU of that scan, in the order of the reference.
+        count: voxels to draw.
+    """
+    found, doubt = (metrics.candidate_slices(reference, grid) for grid in (enhanced.volume, enhanced.disagreement))
+    gap_mm = reference.spacing[0] * enhanced.factor
+    synthetic = np.flatnonzero(reference.is_new)
+    random = np.random.default_rng(0)
+    drawn = []
+    for index, terms, _ in terms_of(doubt, observed, synthetic, gap_mm, enhanced.plan):
+        inside = np.flatnonzero(reference.in_view[index])
+        inside = random.choice(inside, min(inside.size, -(-count // synthetic.size)), replace=False)
+        error = np.abs(metrics.clip_hu(found[index]) - metrics.clip_hu(reference.slices[index]))
+        drawn.append(np.concatenate([terms.reshape(len(TERMS), -1), error.reshape(1, -1)])[:, inside].T)
+    return np.concatenate(drawn).astype(np.float32)
+
+
+def measure(reference: metrics.Reference, enhanced: Enhanced) -> dict[str, Any] | None:
+    """How true the doubt is, on the voxels that count: a report that JSON can hold, None without a calibration.
+
+    "coverage" is the share of voxels whose error lies under the bound, and should be 0.9; "mean_expected_error_hu" and
+    "mean_error_hu" should be equal. "bins" tells the same for each fifth of the voxels, those with the lowest bound
+    first.
+    """
+    expected, bound = enhanced.expected_error, enhanced.error_bound()
+    if expected is None or bound is None:
+        return None
+    truth, found, expected, bound = (
+        np.concatenate([plane[inside] for plane, inside in zip(slices, _counted(reference), strict=True)])
+        for slices in (
+            reference.slices,
+            *(metrics.candidate_slices(reference, grid) for grid in (enhanced.volume, expected, bound)),
+        )
+    )
+    error = np.abs(metrics.clip_hu(found) - metrics.clip_hu(truth))
+    under = error <= bound
+    order = np.argsort(bound, kind="stable")
+    return {
+        **_agreement(under, expected, error),
+        "bins": [
+            {"mean_bound_hu": float(bound[part].mean()), **_agreement(under[part], expected[part], error[part])}
+            for part in np.array_split(order, _BINS)
+            if part.size
+        ],
+    }
+
+
+def _counted(reference: metrics.Reference) -> np.ndarray:
+    return reference.in_view & reference.is_new[:, None, None]
+
+
+def _agreement(under: np.ndarray, expected: np.ndarray, error: np.ndarray) -> dict[str, float]:
+    return {
+        "coverage": float(under.mean()),
+        "mean_expected_error_hu": float(expected.mean(dtype=np.float64)),
+        "mean_error_hu": float(error.mean(dtype=np.float64)),
+    }
+
+
+def fit(scans: Sequence[np.ndarray]) -> Calibration:
+    """The weights and curves that suit scans with a known truth; every scan counts the same.
+
+    Args:
+        scans: for each (voxels, 4) of `samples`: three terms in HU², and the absolute error in HU.
+    """
+    terms = np.concatenate([scan[:, :-1] for scan in scans]).astype(np.float64)
+    errors = np.concatenate([scan[:, -1] for scan in scans]).astype(np.float64)
+    shares = np.concatenate([np.full(len(scan), 1 / (len(scan) * len(scans))) for scan in scans])
+    weights = _fit_weights(terms, errors, shares)
+    scale = np.sqrt(terms @ weights)
+    return Calibration(tuple(weights), *_fit_curves(scale, errors, shares))
+
+
+def _fit_weights(terms: np.ndarray, errors: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Weights of at least 0 under which the errors are likeliest, if they are Laplacian with the scale as deviation.
+
+    Multiplying each weight by what raises the likelihood over what lowers it never makes one negative. A Laplacian
+    bears the few errors of hundreds of HU, which least squares would fit at the cost of all others.
+    """
+    sizes = shares @ terms + 1e-9
+    terms = terms / sizes
+    weights = np.full(terms.shape[1], (shares @ errors) ** 2 / terms.shape[1])
+    for _ in range(_ROUNDS):
+        variance = terms @ weights + 1e-6
+        raising = (shares * np.sqrt(2) * errors * variance**-1.5) @ terms
+        lowering = (shares / variance) @ terms
+        weights = weights * (raising / lowering.clip(min=1e-30)) ** _STEP
+    return weights / sizes
+
+
+def _fit_curves(
+    scale: np.ndarray, errors: np.ndarray, shares: np.ndarray
+) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
+    """Rising points of the curves: scale, mean error and its 90 % quantile in ranges of equal share.
+
+    Neighbouring ranges are joined until both curves rise.
+    """
+    order = np.argsort(scale, kind="stable")
+    reached = np.cumsum(shares[order])
+    ranges = [part for part in np.split(order, np.searchsorted(reached, _BREAKS[1:-1])) if part.size]
+    points = [_point(scale, errors, shares, part) for part in ranges]
+    number = 0
+    while number < len(points) - 1:
+        if all(later > earlier for earlier, later in zip(points[number], points[number + 1], strict=True)):
+            number += 1
+            continue
+        ranges[number : number + 2] = [np.concatenate(ranges[number : number + 2])]
+        points[number : number + 2] = [_point(scale, errors, shares, ranges[number])]
+        number = max(0, number - 1)
+    return tuple(zip(*points, strict=True))
+
+
+def _point(scale: np.ndarray, errors: np.ndarray, shares: np.ndarray, part: np.ndarray) -> tuple[float, float, float]:
+    share, error = shares[part], errors[part]
+    order = np.argsort(error)
+    reached = np.cumsum(share[order])
+    bound = error[order][min(np.searchsorted(reached, COVERAGE * reached[-1]), len(order) - 1)]
+    return float(np.average(scale[part], weights=share)), float(np.average(error, weights=share)), float(bound)

@@ -1,0 +1,103 @@
+"""Interpolation between registered neighbours: structures move from one observed slice to the next, and are not faded.
+
+Two neighbouring slices are registered in plane by symmetric demons (Vercauteren et al., "Diffeomorphic demons",
+NeuroImage 2009), as SimpleITK implements them; both are moved to the position in between and mixed by their nearness
+(Penney et al., "Registration-based interpolation", IEEE TMI 2004).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..errors import InputError
+from ..geometry.orientation import to_slices
+from ..geometry.volume import Axis, Volume
+from .metrics import HIGHEST_HU, LOWEST_HU, PADDING_BELOW
+
+# Chosen on thin chest scans of the training data, thinned by 4. All lengths are in pixels.
+#: What is aligned, HU: between air and contrast, bone would outweigh all else.
+_ALIGNED_HU = (-1000.0, 400.0)
+#: From coarse to fine: every so many pixels are one.
+_SHRINK_FACTORS = (4, 2, 1)
+_ITERATIONS = 20
+#: Gaussian that keeps neighbouring pixels together, in pixels of the level. It copes with noise too: smoothed images
+#: align worse.
+_FIELD_SIGMA = 2.0
+_FEWEST_PIXELS = 16
+
+
+def upsample_by_registration(
+    volume: Volume, factor: int, axis: Axis, check: Callable[[], None] = lambda: None
+) -> Volume:
+    """`volume` with `factor` times the slices along `axis`; float32 voxels.
+
+    Observed slices stay as they are; a voxel between two padded ones is padded, with the value of the nearer. One gap
+    is worked on at a time, by one thread, so that the numbers do not depend on the machine's cores.
+
+    Args:
+        check: called before every gap; what it raises ends the work.
+
+    Raises:
+        InputError: a factor below 2, one slice, or slices of less than 16 x 16 pixels.
+    """
+    slices, order = to_slices(volume, axis)
+    if factor < 2 or len(slices) < 2 or min(slices.shape[1:]) < _FEWEST_PIXELS:
+        rows, columns = slices.shape[1:]
+        raise InputError(
+            f"Registration needs a factor of at least 2, and at least 2 slices of {_FEWEST_PIXELS} x {_FEWEST_PIXELS} "
+            f"pixels: the factor is {factor}, and there are {len(slices)} slices of {columns} x {rows}."
+        )
+    dense = np.empty((factor * (len(slices) - 1) + 1, *slices.shape[1:]), np.float32)
+    dense[::factor] = slices
+    for gap in range(len(slices) - 1):
+        check()
+        between = slice(gap * factor + 1, (gap + 1) * factor)
+        dense[between] = _between(slices[gap], slices[gap + 1], factor)
+    return replace(volume, voxels=order.restore(dense), affine=volume.upsampled_affine(axis, factor))
+
+
+def _between(below: np.ndarray, above: np.ndarray, factor: int) -> np.ndarray:
+    """(s - 1, rows, columns) float32 between two slices (rows, columns), HU."""
+    first, second = (np.clip(plane.astype(np.float32), LOWEST_HU, HIGHEST_HU) for plane in (below, above))
+    # Either direction has its own errors, and what they have in common is the displacement halfway.
+    displacement = (_displacement(first, second) - _displacement(second, first)) / 2
+    padded = (below < PADDING_BELOW) & (above < PADDING_BELOW)
+    slices = []
+    for step in range(1, factor):
+        position = step / factor
+        mixed = (1 - position) * _moved(first, -position * displacement)
+        mixed += position * _moved(second, (1 - position) * displacement)
+        slices.append(np.where(padded, below if position <= 0.5 else above, mixed))
+    return np.stack(slices)
+
+
+def _displacement(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
+    """(rows, columns, 2) float64 d, columns first, with which `fixed` at x looks like `moving` at x + d; pixels."""
+    fixed, moving = (sitk.GetImageFromArray(np.clip(plane, *_ALIGNED_HU)) for plane in (fixed, moving))
+    demons = sitk.FastSymmetricForcesDemonsRegistrationFilter()
+    demons.SetNumberOfThreads(1)
+    demons.SetNumberOfIterations(_ITERATIONS)
+    demons.SetStandardDeviations(_FIELD_SIGMA)
+    field = None
+    for shrink in _SHRINK_FACTORS:
+        images = [sitk.Shrink(image, [shrink] * 2) for image in (fixed, moving)]
+        if field is None:
+            field = demons.Execute(*images)
+        else:
+            finer = sitk.Resample(field, images[0], sitk.Transform(), sitk.sitkLinear, 0.0, field.GetPixelID(), True)
+            field = demons.Execute(*images, finer)
+    return sitk.GetArrayFromImage(field)
+
+
+def _moved(plane: np.ndarray, displacement: np.ndarray) -> np.ndarray:
+    """(rows, columns) float32: the plane's value at x + displacement; beyond the border, that of the border."""
+    field = sitk.GetImageFromArray(displacement, isVector=True)
+    image = sitk.GetImageFromArray(plane)
+    transform = sitk.DisplacementFieldTransform(field)
+    return sitk.GetArrayFromImage(
+        sitk.Resample(image, image, transform, sitk.sitkLinear, LOWEST_HU, sitk.sitkFloat32, True)
+    )

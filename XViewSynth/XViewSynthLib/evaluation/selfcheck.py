@@ -1,0 +1,327 @@
+"""How well a model restores slices of one scan: drop some that are known, predict them, compare."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Cancelled, InputError
+from ..geometry import interpolation
+from ..geometry.acquisition import Acquisition, average, cut_to_factor, remedy_for_too_few, slices_left, thin
+from ..geometry.checks import MINIMUM_SLICES, check_enhanceable
+from ..geometry.intensity import in_hu
+from ..geometry.slice_profile import OVERLAP_RANGE, SliceProfile
+from ..geometry.volume import Axis, Volume
+from ..model.catalogue import AUTOMATIC
+from ..model.ensemble import STANDARD_QUALITY
+from ..progress import Progress, Report
+from .metrics import Reference, disagreement_correlation, finite_or_none, make_reference, score
+
+if TYPE_CHECKING:
+    from ..inference.enhancement import Enhanced
+    from ..inference.plan import Plan
+    from ..model.catalogue import Model
+
+DEFAULT_FACTOR = 2
+ENHANCED, TEXTURED = "enhanced", "textured"
+GAINS = ("gain_over_linear_db", "gain_over_cubic_db", "gain_over_better_db")
+
+# Only for the time left that is told before the first measurement has been timed.
+_MEASURING_SECONDS_PER_VOXEL = 2e-7
+_MEMORY_SAMPLING_SECONDS = 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A scan that lost slices on purpose.
+
+    Attributes:
+        observed: what is left: every `factor`-th slice, or as many averages.
+        reference: the whole, and which voxels of it count.
+        factor: what leads back from the one to the other.
+        axis: along which slices were dropped.
+        acquisition: "gap" or "thick", how what is left is to be taken.
+    """
+
+    observed: Volume
+    reference: Reference
+    factor: int
+    axis: Axis
+    acquisition: Acquisition = "gap"
+
+    def new_thickness(self, model: Model) -> float | None:
+        """What a model is to be told of the slices to be found, mm: how thick they are, as far as networks know such
+        slices. None where nobody said, and of a model that takes what is left to be as thick."""
+        truth = self.reference.volume
+        thickness = truth.thickness_along(self.axis)
+        if model.card["acquisition"] == "gap" or thickness is None:
+            return None
+        distance = truth.spacing_along(self.axis)
+        thinnest, thickest = OVERLAP_RANGE
+        return min(max(thickness, thinnest * distance), thickest * distance)
+
+
+def selfcheck(
+    volume: Volume,
+    factor: int | None = None,
+    *,
+    axis: str = "auto",
+    model: str | Model = AUTOMATIC,
+    acquisition: str = "auto",
+    thickness: float | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    quality: str = STANDARD_QUALITY,
+    memory: int | None = None,
+    progress: Report | None = None,
+    should_cancel: Callable[[], bool] | None = None,
+) -> dict[str, Any]:
+    """Drop slices of `volume`, restore them with the model and by interpolation, and measure all on those slices.
+
+    Where slices are thick, `factor` of them are averaged in place of dropping all but one, and all of them are
+    measured. What is restored is further apart than what the scan really lacks, so the figures are on the careful side.
+
+    Args:
+        volume: the scan.
+        factor: all but every `factor`-th slice are dropped, or so many averaged; 2 by default, which is nearest to the
+            scan as it is.
+        axis: along which to drop, "auto" for the axis of the slices.
+        model: name or folder of a model, a loaded one, or "auto".
+        acquisition, device, precision, quality, memory: as for `enhance`.
+        thickness: of the slices, mm, in place of what the scan says.
+        progress: receives a `Progress` per step.
+        should_cancel: asked several times a second; true ends the work.
+
+    Returns:
+        A report that JSON can hold. "methods" has for "linear", "cubic", "sinc" and "enhanced" the fields of
+        `quality.Scores`, the gains in dB over linear, over cubic and over the better of the two, seconds, and
+        peak_memory_bytes of the process.
+
+    Raises:
+        InputError: the scan or a request is unsuitable, such as a scan with too few slices.
+        Cancelled: `should_cancel` said so.
+    """
+    from ..inference.plan import check_acquisition, make_plan
+    from ..model.catalogue import Model, choose_model
+
+    began = time.perf_counter()
+    if thickness is not None:
+        volume = volume.with_thickness(thickness, volume.resolve_axis(axis))
+    if not isinstance(model, Model):
+        model = choose_model(volume, axis, model, acquisition)
+    acquisition = check_acquisition(model, acquisition)
+    trial = drop_slices(volume, DEFAULT_FACTOR if factor is None else factor, axis, acquisition)
+    plan = make_plan(
+        trial.observed,
+        model,
+        factor=trial.factor,
+        axis=trial.axis,
+        acquisition=acquisition,
+        new_thickness=trial.new_thickness(model),
+        device=device,
+        precision=precision,
+        quality=quality,
+        memory=memory,
+    )
+    check = cancel_check(should_cancel)
+    tell = progress or (lambda step: None)
+    measuring = trial.reference.slices.size * _MEASURING_SECONDS_PER_VOXEL
+    methods = {}
+    for done, method in enumerate(interpolation.METHODS):
+        left = plan.expected_seconds + (len(interpolation.METHODS) - done + 1) * measuring
+        tell(Progress("measuring interpolation", done, len(interpolation.METHODS), left))
+        methods[method], measuring = measure_baseline(trial, method, check)
+    enhanced, result = measure_model(
+        trial,
+        model,
+        plan=plan,
+        progress=lambda step: tell(replace(step, seconds_left=(step.seconds_left or 0.0) + measuring)),
+        should_cancel=should_cancel,
+    )
+    methods |= result
+    return {
+        "factor": trial.factor,
+        "axis": trial.axis,
+        "model": model.name,
+        "model_sha256": model.sha256,
+        "acquisition": enhanced.acquisition,
+        "device": enhanced.plan.device,
+        "precision": enhanced.plan.precision,
+        "quality": enhanced.plan.quality,
+        "seconds": time.perf_counter() - began,
+        "peak_memory_bytes": max(entry["peak_memory_bytes"] for entry in methods.values()),
+        "input": geometry(trial.observed),
+        "output": geometry(enhanced.volume),
+        "synthetic_slices": list(enhanced.synthetic_slices),
+        "notes": list(enhanced.notes),
+        "methods": with_gains(methods),
+        "rank_correlation": methods[ENHANCED]["rank_correlation"],
+    }
+
+
+def drop_slices(volume: Volume, factor: int, axis: str = "auto", acquisition: Acquisition = "gap") -> Trial:
+    """Take slices away from a scan, or average them where they are thick, and remember them; all in HU.
+
+    Raises:
+        InputError: the scan cannot be enhanced, or too few slices would be left.
+    """
+    chosen = volume.resolve_axis(axis)
+    check_enhanceable(volume, chosen, factor, forced=True)
+    volume = in_hu(volume)
+    profile = SliceProfile() if acquisition == "thick" else None
+    left = slices_left(volume.slices(chosen), factor, profile)
+    if left < MINIMUM_SLICES:
+        raise InputError(
+            f"The scan has {volume.slices(chosen)} slices along {chosen}, of which a factor of {factor} leaves {left}, "
+            f"and at least {MINIMUM_SLICES} are needed: use "
+            f"{remedy_for_too_few(volume.slices(chosen), factor, MINIMUM_SLICES, profile)}."
+        )
+    reference = make_reference(cut_to_factor(volume, factor, chosen, profile), factor, chosen, acquisition)
+    observed = average(volume, factor, chosen, profile) if profile else thin(volume, factor, chosen)
+    return Trial(observed, reference, factor, chosen, acquisition)
+
+
+def measure_baseline(
+    trial: Trial, method: interpolation.Method, check: Callable[[], None] | None = None
+) -> tuple[dict[str, Any], float]:
+    """Scores of one interpolation, with its seconds and peak memory, and the seconds the measuring took."""
+    return measure_restored(
+        trial, lambda: interpolation.upsample(trial.observed, trial.factor, trial.axis, method), check
+    )
+
+
+def measure_restored(
+    trial: Trial, restore: Callable[[], Volume], check: Callable[[], None] | None = None
+) -> tuple[dict[str, Any], float]:
+    """Scores of what `restore` makes of a trial, with its seconds and peak memory, and the seconds of measuring."""
+    with _memory_peak() as peak:
+        began = time.perf_counter()
+        restored = restore()
+        seconds = time.perf_counter() - began
+    began = time.perf_counter()
+    scores = score(trial.reference, restored, check)
+    entry = {**scores.to_dict(), "seconds": seconds, "peak_memory_bytes": peak()}
+    return entry, time.perf_counter() - began
+
+
+def measure_model(
+    trial: Trial,
+    model: Model,
+    *,
+    plan: Plan | None = None,
+    views: bool = False,
+    progress: Report | None = None,
+    should_cancel: Callable[[], bool] | None = None,
+    **options: Any,
+) -> tuple[Enhanced, dict[str, dict[str, Any]]]:
+    """Enhance what is left of a scan, and score the answer ("enhanced").
+
+    Args:
+        views: also score each view, by its name, and the answer with the noise of observed slices ("textured").
+        options: for `enhance`, where no plan says the same.
+    """
+    from ..inference.enhancement import enhance
+    from ..inference.texture import textured
+
+    check = cancel_check(should_cancel)
+    with _memory_peak() as peak:
+        enhanced = enhance(
+            trial.observed,
+            trial.factor,
+            axis=trial.axis,
+            model=model,
+            plan=plan,
+            new_thickness=trial.new_thickness(model),
+            keep_views=views,
+            progress=progress,
+            should_cancel=should_cancel,
+            **options,
+        )
+    methods = {
+        view: {**score(trial.reference, answer, check).to_dict(), "seconds": None, "peak_memory_bytes": None}
+        for view, answer in (enhanced.views or {}).items()
+    }
+    if views:
+        began = time.perf_counter()
+        restored = textured(enhanced, trial.observed, check)
+        seconds = enhanced.seconds + time.perf_counter() - began
+        scores = score(trial.reference, restored, check).to_dict()
+        methods[TEXTURED] = {**scores, "seconds": seconds, "peak_memory_bytes": None}
+    correlation = disagreement_correlation(trial.reference, enhanced.volume, enhanced.disagreement)
+    methods[ENHANCED] = {
+        **score(trial.reference, enhanced.volume, check).to_dict(),
+        "seconds": enhanced.seconds,
+        "peak_memory_bytes": peak(),
+        "rank_correlation": finite_or_none(correlation),
+    }
+    return enhanced, methods
+
+
+def with_gains(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Each method with its PSNR gain in dB over linear, over cubic, and over the better of the two.
+
+    None stands where a PSNR is not finite.
+    """
+    linear, cubic = methods["linear"]["psnr_db"], methods["cubic"]["psnr_db"]
+    better = None if linear is None or cubic is None else max(linear, cubic)
+    rivals = dict(zip(GAINS, (linear, cubic, better), strict=True))
+
+    def gain(reached: float | None, rival: float | None) -> float | None:
+        return None if reached is None or rival is None else reached - rival
+
+    return {
+        name: {**entry, **{key: gain(entry["psnr_db"], rival) for key, rival in rivals.items()}}
+        for name, entry in methods.items()
+    }
+
+
+def geometry(volume: Volume) -> dict[str, Any]:
+    """Grid and type of a volume, for a report: sizes and spacings along (I, J, K), affine to RAS in mm, thickness of
+    its slices where that is known."""
+    return {
+        "shape_ijk": list(volume.shape_ijk),
+        "spacing_mm": list(volume.spacing),
+        "slice_thickness_mm": volume.slice_thickness,
+        "affine_ijk_to_ras": volume.affine.tolist(),
+        "scalar_type": volume.voxels.dtype.name,
+    }
+
+
+def cancel_check(should_cancel: Callable[[], bool] | None) -> Callable[[], None]:
+    """A function that raises `Cancelled` once `should_cancel` says so."""
+
+    def check() -> None:
+        if should_cancel is not None and should_cancel():
+            raise Cancelled("Stopped; nothing was written.")
+
+    return check
+
+
+@contextmanager
+def _memory_peak() -> Iterator[Callable[[], int]]:
+    """Watch this process, and give a function that tells the most memory it held meanwhile, in bytes.
+
+    The operating system's own peak is that of the whole life of the process, which may be an earlier method's.
+    """
+    from ..inference.hardware import process_bytes
+
+    highest = process_bytes()
+    ended = threading.Event()
+
+    def watch() -> None:
+        nonlocal highest
+        while not ended.wait(_MEMORY_SAMPLING_SECONDS):
+            highest = max(highest, process_bytes())
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield lambda: highest
+    finally:
+        highest = max(highest, process_bytes())
+        ended.set()
+        watcher.join()

@@ -1,0 +1,259 @@
+"""How a scanner turns the body into slices, and how a thick scan is made from a thin one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal, get_args
+
+import numpy as np
+
+from ..errors import InputError
+from .intensity import LOWEST_HU, PADDING_BELOW, to_scalar_type
+from .orientation import to_slices
+from .slice_profile import OVERLAP_RANGE, THICKNESS_RANGE, Shape, SliceProfile, profile_shares
+from .volume import SPACING_TOLERANCE, Axis, Volume, affine_column, array_axis
+
+#: "gap": slices are thin and far apart. "thick": slices are averages over their thickness.
+Acquisition = Literal["gap", "thick"]
+ACQUISITIONS = ("auto", *get_args(Acquisition))
+
+# Thickness over distance from which slices count as averages.
+_THICK_FROM = 0.6
+
+
+def cut_to_factor(volume: Volume, factor: int, axis: str = "auto", profile: SliceProfile | None = None) -> Volume:
+    """The slices that a scan thinned by `factor` can restore: the first `((D - 1) // factor) * factor + 1` of D.
+
+    "First" is towards left, posterior or inferior, never the start of the array, so that the same slices remain
+    however the scan was stored.
+
+    Args:
+        volume: a scan with thin slices.
+        factor: of which so many become one.
+        axis: "auto" is the axis of the slices.
+        profile: of thick slices that thin ones are averaged to (`average`), so that none reaches beyond the scan; D
+            are then the slices that can be the middle of one. None where slices are dropped.
+
+    Raises:
+        InputError: the scan has no slice to drop.
+    """
+    axis = volume.resolve_axis(axis)
+    start, stop = _kept_range(volume, factor, axis, profile)
+    return _sliced(volume, axis, start, stop, step=1)
+
+
+def slices_left(slices: int, factor: int, profile: SliceProfile | None = None) -> int:
+    """How many of a scan's slices `thin` leaves, or, with the profile of thick slices, `average`; 0 for too few.
+
+    >>> slices_left(13, 4), slices_left(13, 4, SliceProfile())
+    (4, 3)
+    """
+    middles = slices - 2 * _reach(factor, profile)
+    return (middles - 1) // factor + 1 if middles > 0 else 0
+
+
+def remedy_for_too_few(slices: int, factor: int, fewest: int, profile: SliceProfile | None = None) -> str:
+    """What to use where `slices_left` is below `fewest`: another factor helps only if a smaller one leaves enough.
+
+    >>> remedy_for_too_few(7, 3, 4), remedy_for_too_few(6, 2, 4)
+    ('a smaller factor or a longer scan', 'a longer scan')
+    """
+    smaller = any(slices_left(slices, each, profile) >= fewest for each in range(2, factor))
+    return "a smaller factor or a longer scan" if smaller else "a longer scan"
+
+
+def thin(volume: Volume, factor: int, axis: str = "auto") -> Volume:
+    """Every `factor`-th slice: what a scanner with thin slices far apart (the gap model) would have seen.
+
+    Up-sampling the result by `factor` gives the grid of `cut_to_factor(volume, factor, axis)`.
+
+    Raises:
+        InputError: the scan has no slice to drop.
+
+    >>> import numpy as np
+    >>> scan = Volume(np.zeros((10, 8, 9), np.int16), np.diag([0.8, 0.8, 1.0, 1.0]))
+    >>> thin(scan, 4).voxels.shape, thin(scan, 4).spacing[2], cut_to_factor(scan, 4).voxels.shape
+    ((3, 8, 9), 4.0, (9, 8, 9))
+    """
+    axis = volume.resolve_axis(axis)
+    start, stop = _kept_range(volume, factor, axis)
+    return _sliced(volume, axis, start, stop, step=factor)
+
+
+def average(volume: Volume, factor: int, axis: str = "auto", profile: SliceProfile | None = None) -> Volume:
+    """Thick slices as a scanner would have averaged them from thin ones (the thick model), as far apart as `thin`'s.
+
+    Args:
+        volume: a scan with thin slices, HU.
+        factor: distance of the thick slices, in thin ones.
+        axis: "auto" is the axis of the slices.
+        profile: of the thick slices; by default boxes that touch.
+
+    Returns:
+        Slices that are averages of the scan alone: up-sampled by `factor`, they have the grid of
+        `cut_to_factor(volume, factor, axis, profile)`, on either side of which what the outermost ones see is left
+        over. Voxels are rounded to the type of the scan, as a scanner does. Padding, such as -3024, is averaged as
+        air, and stays where the middle of the slice is padded.
+
+    Raises:
+        InputError: the scan has no slice to drop.
+    """
+    profile = profile or SliceProfile()
+    axis = volume.resolve_axis(axis)
+    start, stop = _kept_range(volume, factor, axis, profile)
+    thick = _sliced(volume, axis, start, stop, step=factor)
+    dimension = array_axis(axis)
+    fine, middle = (np.moveaxis(part.voxels, dimension, 0) for part in (volume, thick))
+    shares = profile_shares(factor, profile).astype(np.float32)
+    first = start - len(shares) // 2
+    averaged = np.empty(middle.shape, middle.dtype)
+    for index in range(len(middle)):
+        seen = fine[first + index * factor :][: len(shares)].astype(np.float32).clip(min=LOWEST_HU)
+        averaged[index] = to_scalar_type(np.tensordot(shares, seen, axes=1), averaged.dtype)
+        np.copyto(averaged[index], middle[index], where=middle[index] < PADDING_BELOW)
+    thickness = profile.thickness * thick.spacing_along(axis)
+    return replace(thick, voxels=np.moveaxis(averaged, 0, dimension), slice_thickness=thickness)
+
+
+def resolve_acquisition(
+    volume: Volume, axis: Axis, requested: str = "auto", thickness: float | None = None
+) -> Acquisition:
+    """How the slices along an axis were acquired.
+
+    "auto" believes the scan: slices that are at least 0.6 of their distance thick are averages ("thick"), thinner ones
+    and those of unknown thickness are samples ("gap").
+
+    Args:
+        volume: the scan.
+        axis: along which its slices lie.
+        requested: "auto", "gap" or "thick".
+        thickness: mm, in place of what the scan says.
+
+    Raises:
+        InputError: there is no such acquisition, or the given thickness is not a positive number.
+    """
+    if requested not in ACQUISITIONS:
+        raise InputError(f"Acquisition {requested!r} does not exist: choose {', '.join(ACQUISITIONS)}.")
+    if requested != "auto":
+        return requested
+    thickness = known_thickness(volume, axis, thickness)
+    is_thick = thickness is not None and thickness >= _THICK_FROM * volume.spacing_along(axis)
+    return "thick" if is_thick else "gap"
+
+
+def known_thickness(volume: Volume, axis: Axis, given: float | None = None) -> float | None:
+    """Thickness of the slices along an axis, mm: as given, else that of the scan; None where it is unknown.
+
+    Raises:
+        InputError: the given thickness is not a positive number.
+    """
+    return volume.thickness_along(axis) if given is None else replace(volume, slice_thickness=given).slice_thickness
+
+
+def resolve_overlap(
+    volume: Volume,
+    axis: Axis,
+    factor: int,
+    acquisition: Acquisition,
+    thickness: float | None = None,
+    new_thickness: float | None = None,
+) -> float:
+    """By how much new slices overlap: their thickness over their distance; 1 is to touch, less leaves gaps.
+
+    Slices between thin ones are as thick as those; slices in place of thick ones are as thick as is asked for. Where
+    nobody said, they touch.
+
+    Args:
+        volume: the scan.
+        axis: along which its slices lie.
+        factor: how many times closer the new slices are.
+        acquisition: "gap" or "thick".
+        thickness: of the slices of the scan, mm, in place of what it says.
+        new_thickness: of the new slices, mm, where those of the scan are thick.
+
+    Raises:
+        InputError: the given thickness is not a positive number; the new one is not `OVERLAP_RANGE` times the distance
+            of the new slices, or slices are thin.
+    """
+    distance = volume.spacing_along(axis) / factor
+    if acquisition == "thick":
+        return 1.0 if new_thickness is None else _checked_overlap(new_thickness, distance)
+    if new_thickness is not None:
+        raise InputError(
+            "Slices between thin ones are as thick as those: leave the new thickness out, or say how thick the slices "
+            "of the scan are."
+        )
+    known = known_thickness(volume, axis, thickness)
+    return 1.0 if known is None else known / distance
+
+
+def resolve_profile(volume: Volume, axis: Axis, thickness: float | None = None, shape: Shape = "box") -> SliceProfile:
+    """The slice profile of a thick scan.
+
+    Args:
+        volume: the scan.
+        axis: along which its slices lie.
+        thickness: mm; by default what the scan says, or else the distance of the slices.
+        shape: of the profile.
+
+    Raises:
+        InputError: unknown shape, or a given thickness that is not 0.5 to 2 times the distance.
+    """
+    distance = volume.spacing_along(axis)
+    thinnest, thickest = THICKNESS_RANGE
+    if thickness is None:
+        ratio = min(max((volume.thickness_along(axis) or distance) / distance, thinnest), thickest)
+    else:
+        ratio = thickness / distance
+        if not thinnest <= ratio <= thickest:
+            raise InputError(
+                f"Slices {distance:g} mm apart are {thinnest * distance:g} to {thickest * distance:g} mm thick, not "
+                f"{thickness:g} mm: leave the thickness out, or take the slices as thin and far apart (gap)."
+            )
+    return SliceProfile(ratio, shape)
+
+
+def _checked_overlap(thickness: float, distance: float) -> float:
+    overlap = thickness / distance
+    thinnest, thickest = OVERLAP_RANGE
+    if not thinnest * (1 - SPACING_TOLERANCE) <= overlap <= thickest * (1 + SPACING_TOLERANCE):
+        raise InputError(
+            f"New slices {distance:.4g} mm apart can be {thinnest * distance:.4g} to {thickest * distance:.4g} mm "
+            f"thick, not {thickness:g} mm."
+        )
+    return min(max(overlap, thinnest), thickest)
+
+
+def _reach(factor: int, profile: SliceProfile | None) -> int:
+    """Thin slices that a thick one sees on either side of its middle."""
+    return len(profile_shares(factor, profile)) // 2 if profile else 0
+
+
+def _kept_range(volume: Volume, factor: int, axis: Axis, profile: SliceProfile | None = None) -> tuple[int, int]:
+    if factor < 2:
+        raise InputError(f"A factor of {factor} drops no slice: choose a whole number from 2 to 8.")
+    slices = volume.slices(axis)
+    left = slices_left(slices, factor, profile)
+    if left < 2:
+        task = f"make thick slices {factor} times as far apart" if profile else f"drop all but every {factor}th"
+        remedy = remedy_for_too_few(slices, factor, 2, profile)
+        raise InputError(f"{slices} slices along {axis} are too few to {task}: use {remedy}.")
+    kept, margin = (left - 1) * factor + 1, _reach(factor, profile)
+    runs_backwards = to_slices(volume, axis)[1].reversed[0]
+    return (slices - margin - kept, slices - margin) if runs_backwards else (margin, margin + kept)
+
+
+def _sliced(volume: Volume, axis: Axis, start: int, stop: int, step: int) -> Volume:
+    index = [slice(None)] * 3
+    index[array_axis(axis)] = slice(start, stop, step)
+    affine = volume.affine.copy()
+    column = affine_column(axis)
+    affine[:3, 3] += start * affine[:3, column]
+    affine[:3, column] *= step
+    return replace(
+        volume,
+        voxels=volume.voxels[tuple(index)],
+        affine=affine,
+        slice_thickness=volume.thickness_along(axis),
+        slice_axis=axis,
+    )

@@ -1,0 +1,232 @@
+"""How a thick slice sees the body: as an average over its thickness, and what that says about thinner slices.
+
+An observed thick slice is one equation about the thin slices under it. Everything here is a matrix along the slices:
+the averaging itself, its pseudo-inverse, and a spline that meets every average.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, get_args
+
+import numpy as np
+
+from ..errors import InputError
+
+Shape = Literal["box", "gaussian"]
+SHAPES: tuple[Shape, ...] = get_args(Shape)
+
+#: Thickness over distance of the slices that the thick model is for.
+THICKNESS_RANGE = (0.5, 2.0)
+#: Slices see further than their thickness says. Boxes t wide share 1 - 1 / t of their noise with the next one; in the
+#: middle of scans whose slices are 1 and 1.56 spacings thick (LIDC-IDRI-0314, RIDER) they share 0.34 and 0.57, as boxes
+#: of 1.5 and 2.3.
+SEEN_OVER_THICKNESS = 1.5
+#: Thickness over distance of the new slices that networks can be asked for: from touching on, as far as the training of
+#: the shipped models ranges.
+OVERLAP_RANGE = (1.0, 2.5)
+
+# A Gaussian is cut off at this many times its full width at half maximum (2.4 standard deviations), where it has
+# fallen to 6 % and a margin of one slice distance still holds it.
+_GAUSSIAN_REACH = 1.0
+# Slices that overlap by half hardly see what alternates from slice to slice. Directions that they see more weakly than
+# this, against the strongest, are left to the network: to restore them would amplify noise by more than its inverse.
+_WEAKEST_SEEN = 0.1
+# The share of a thick slice beyond the outermost thin ones from which on these are not held to it. Nearly half of the
+# first and the last one lies there; of their neighbours, that of slices which fade out and overlap by half.
+_MOST_BEYOND = 0.05
+# So many observed slices tell what can be foretold in the middle of them. In the middle of nine that overlap by a
+# third, the ends still count for several per cent.
+_SLICES_FOR_NOISE = 33
+
+
+@dataclass(frozen=True)
+class SliceProfile:
+    """The sensitivity of a slice along its normal.
+
+    Attributes:
+        thickness: in units of the distance between slices: width of a box, full width at half maximum of a Gaussian.
+        shape: "box", or "gaussian" for scanners whose slices fade out.
+
+    Raises:
+        InputError: unknown shape, or a thickness that is not a positive number.
+    """
+
+    thickness: float = 1.0
+    shape: Shape = "box"
+
+    def __post_init__(self) -> None:
+        if self.shape not in SHAPES:
+            raise InputError(f"A slice profile {self.shape!r} does not exist: choose {' or '.join(SHAPES)}.")
+        if not (np.isfinite(self.thickness) and self.thickness > 0):
+            raise InputError(f"The slice thickness must be above 0 slice distances, not {self.thickness}.")
+
+    @property
+    def box_width(self) -> float:
+        """Width of the box that blurs as much, by its variance, in distances between slices."""
+        # A box of width w has the variance w² / 12, a Gaussian of full width f at half maximum f² / (8 ln 2).
+        return self.thickness * (1.0 if self.shape == "box" else math.sqrt(12 / (8 * math.log(2))))
+
+
+@lru_cache(maxsize=64)
+def profile_shares(factor: int, profile: SliceProfile) -> np.ndarray:
+    """The shares of thin slices in a thick one, from as far before its middle as it sees to as far behind.
+
+    Args:
+        factor: distance of the thick slices, in thin ones.
+        profile: of the thick slices.
+
+    Returns:
+        (2 n + 1,) float64; the sum is one.
+
+    >>> profile_shares(4, SliceProfile())
+    array([0.125, 0.25 , 0.25 , 0.25 , 0.125])
+    """
+    width = profile.thickness * factor
+    if profile.shape == "box":
+        reach = int(np.ceil((width - 1) / 2)) if width > 1 else 0
+        offsets = np.arange(-reach, reach + 1)
+        # How much of each thin slice, one wide, lies under the box.
+        shares = np.clip(width / 2 + 0.5 - np.abs(offsets), 0, 1)
+    else:
+        reach = int(np.ceil(_GAUSSIAN_REACH * width))
+        offsets = np.arange(-reach, reach + 1)
+        shares = np.exp2(-4 * (offsets / width) ** 2)
+    shares = shares / shares.sum()
+    shares.flags.writeable = False
+    return shares
+
+
+@lru_cache(maxsize=64)
+def averaging_weights(slices: int, factor: int, profile: SliceProfile) -> np.ndarray:
+    """The share of each thin slice in each thick one.
+
+    Args:
+        slices: number of thick slices.
+        factor: s; thin slice s k lies where thick slice k does, and reaches half a thin distance to either side.
+        profile: of the thick slices.
+
+    Returns:
+        (slices, s (slices - 1) + 1) float32. Every row sums to one. Beyond the first and last slice the body is
+        taken to be mirrored.
+
+    >>> averaging_weights(4, 3, SliceProfile())[1].round(3)
+    array([0.   , 0.   , 0.333, 0.333, 0.333, 0.   , 0.   , 0.   , 0.   , 0.   ], dtype=float32)
+    """
+    thin = factor * (slices - 1) + 1
+    weights = np.zeros((slices, thin))
+    shares = profile_shares(factor, profile)
+    reach = len(shares) // 2
+    for slice_index in range(slices):
+        for offset, share in zip(range(-reach, reach + 1), shares):
+            weights[slice_index, _mirrored(slice_index * factor + offset, thin)] += share
+    return _frozen(weights)
+
+
+@lru_cache(maxsize=64)
+def correcting_weights(slices: int, factor: int, profile: SliceProfile) -> np.ndarray:
+    """The smallest change of the thin slices that changes the averages by given amounts: the pseudo-inverse.
+
+    To take `correcting_weights @ (averaging_weights @ thin - observed)` away from thin slices makes them meet the
+    averages and is the orthogonal projection onto all that do, so it never leads further from the truth where the
+    truth meets them. What overlapping slices hardly see stays unchanged, and so does what the outermost ones see: half
+    of that lies beyond the thin slices, where nobody has looked.
+
+    Returns:
+        (s (slices - 1) + 1, slices) float32; of slices that are not met, 0.
+    """
+    averages = averaging_weights(slices, factor, profile).astype(np.float64)
+    met = met_slices(slices, factor, profile)
+    weights = np.zeros(averages.T.shape)
+    weights[:, met] = np.linalg.pinv(averages[met], rcond=_WEAKEST_SEEN)
+    return _frozen(weights)
+
+
+def met_slices(slices: int, factor: int, profile: SliceProfile) -> np.ndarray:
+    """Which thick slices thin ones can be held to: those of which nothing worth mention lies beyond them.
+
+    Args:
+        slices, factor, profile: as for `averaging_weights`.
+
+    Returns:
+        (slices,) bool.
+
+    >>> met_slices(5, 3, SliceProfile())
+    array([False,  True,  True,  True, False])
+    """
+    shares = profile_shares(factor, profile)
+    places = factor * np.arange(slices)[:, None] + np.arange(len(shares)) - len(shares) // 2
+    beyond = (places < 0) | (places > factor * (slices - 1))
+    return (beyond * shares).sum(axis=1) < _MOST_BEYOND
+
+
+@lru_cache(maxsize=64)
+def preserving_weights(slices: int, factor: int, profile: SliceProfile) -> np.ndarray:
+    """The share of each thick slice in each thin one, for a spline whose averages are the thick slices.
+
+    The cubic spline through the thick slices, taken as samples, is too smooth. Of all splines with its knots this is
+    the one that the scanner would have turned into the observed slices.
+
+    Returns:
+        (s (slices - 1) + 1, slices) float32. Every row sums to one.
+    """
+    from .interpolation import interpolation_weights
+
+    spline = interpolation_weights(slices, factor, "cubic").astype(np.float64)
+    averaged = averaging_weights(slices, factor, profile).astype(np.float64) @ spline
+    # Knots moved by what their averages miss; those that overlapping slices hardly see stay where they are.
+    knots = np.eye(slices) + np.linalg.pinv(averaged, rcond=_WEAKEST_SEEN) @ (np.eye(slices) - averaged)
+    weights = spline @ knots
+    return _frozen(weights / weights.sum(axis=1, keepdims=True))
+
+
+@lru_cache(maxsize=64)
+def noise_left_open(factor: int, overlap: float, profile: SliceProfile | None = None) -> np.ndarray:
+    """The noise of new slices that the observed ones cannot foretell, over the noise of those.
+
+    The noise that slices share falls with their distance as a Gaussian profile has it. Of thin slices that touch, the
+    next one says little about it, and their average as little; the more they overlap, the more.
+
+    Args:
+        factor: s.
+        overlap: thickness of the new slices over their distance.
+        profile: of the observed slices; None where these are as thin as the new ones.
+
+    Returns:
+        (s,) float64 variances, of the best linear estimate, at 0, 1 ... s - 1 new slices after the centre of an
+        observed one that is far from both ends.
+
+    >>> noise_left_open(4, 1.0).round(2)
+    array([0.  , 0.93, 1.  , 0.93])
+    >>> noise_left_open(4, 1.0, SliceProfile()).round(2)
+    array([1.66, 1.92, 2.47, 1.92])
+    """
+    places = np.arange(factor * (_SLICES_FOR_NOISE - 1) + 1)
+    if profile is None:
+        weights = np.eye(len(places))[::factor]
+    else:
+        weights = averaging_weights(_SLICES_FOR_NOISE, factor, profile).astype(np.float64)
+    # Profiles of the variance v share exp(-d² / 4 v) of their noise at the distance d; a box of width w has w² / 12.
+    alike = np.exp(-3 * np.subtract.outer(places, places) ** 2 / (SEEN_OVER_THICKNESS * overlap) ** 2)
+    shared = weights @ alike
+    seen = shared @ weights.T
+    foretold = (shared * (np.linalg.pinv(seen, rcond=_WEAKEST_SEEN**2, hermitian=True) @ shared)).sum(axis=0)
+    middle = _SLICES_FOR_NOISE // 2
+    left = (1 - foretold)[middle * factor : (middle + 1) * factor].clip(min=0) / seen[middle, middle]
+    left.flags.writeable = False
+    return left
+
+
+def _mirrored(index: int, count: int) -> int:
+    """The index within 0 to count - 1 at which a body mirrored at its outermost slices shows the same."""
+    period = 2 * (count - 1)
+    index %= period
+    return min(index, period - index)
+
+
+def _frozen(weights: np.ndarray) -> np.ndarray:
+    weights = weights.astype(np.float32)
+    weights.flags.writeable = False
+    return weights

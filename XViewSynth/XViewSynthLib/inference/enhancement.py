@@ -1,0 +1,774 @@
+"""Enhance a scan: three views predict the missing slices, their fusion is the answer, their spread the doubt."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import Cancelled, InputError, OutOfMemory
+from ..geometry.grid import resampled_positions
+from ..geometry.intensity import INTENSITY_RANGE, PADDING_BELOW, to_scalar_type
+from ..geometry.interpolation import interpolation_weights, slices_used, weights_at
+from ..geometry.orientation import to_slices
+from ..geometry.slice_profile import Shape, SliceProfile, averaging_weights, correcting_weights, preserving_weights
+from ..geometry.volume import Axis, Volume, affine_column, array_axis
+from ..model.catalogue import AUTOMATIC, Model, choose_model
+from ..model.ensemble import STANDARD_QUALITY, Pose, poses
+from ..model.network import VIEWS, ScanFacts, reading_weights, to_hu, to_network_units
+from ..model.noise import slice_likeness
+from ..progress import Progress
+from ..system.memory import is_out_of_memory
+from . import uncertainty
+from .hardware import PRECISIONS, Arrival, memory_kept, peak_bytes, return_freed_memory
+from .plan import Plan, gap_ratio, make_plan
+from .texture import KEEP, MATCH, MATCHED_NOTE, check_texture, textured
+
+# The spline's weights fall by a factor of 3.7 a slice: what lies further away than this changes no HU.
+_SPLINE_REACH = 12
+#: The pass that makes one answer of the views, and their mean, which it starts from.
+FUSION, MEAN = "fusion", "mean"
+# Which view sees what another one would where rows and columns are exchanged.
+_TURNED = {"coronal": "sagittal", "sagittal": "coronal"}
+# While a GPU computes a tile, the one before travels to the CPU and is added up there.
+_TILES_AHEAD = {"cuda": 1}
+# In-plane Gaussian over which the views' variance is averaged, pixels. On scans of the training set, the rank
+# correlation with the true error was highest here.
+_DOUBT_SIGMA = 1.5
+# Network units. What a network adds to the spline of a CT is a thousandth of that.
+_LARGEST_RESIDUAL = 1000.0
+
+
+@dataclass(frozen=True)
+class Enhanced:
+    """What `enhance` returns.
+
+    Attributes:
+        volume: the scan with its synthetic slices, of the input's scalar type.
+        disagreement: float32 HU, on the same grid: standard deviation of the three views, smoothed in plane;
+            0 on slices that are observed ones.
+        expected_error: float32 HU, on the same grid: the absolute error to expect; 0 on observed slices and in padding.
+            None where the model is not calibrated for the factor.
+        axis: the axis that got more slices.
+        factor: how many times more.
+        synthetic_slices: indices along `axis` of the slices that were not observed; all, where slices are thick.
+        plan: what was planned, and done unless `notes` say otherwise.
+        seconds: time taken.
+        peak_memory_bytes: most memory the process has held so far.
+        model: what predicted the slices.
+        acquisition: "gap" or "thick".
+        texture: "keep", or "match" where synthetic slices got the noise of observed ones, which no map of doubt counts.
+        notes: what the user should know, each a sentence.
+        views: float32 volume in HU of each view ("axial", "coronal", "sagittal") when asked for, else None; with them
+            comes their "mean" where the model fuses them into something else.
+    """
+
+    volume: Volume
+    disagreement: Volume
+    expected_error: Volume | None
+    axis: Axis
+    factor: int
+    synthetic_slices: tuple[int, ...]
+    plan: Plan
+    seconds: float
+    peak_memory_bytes: int
+    model: Model
+    acquisition: str
+    texture: str
+    notes: tuple[str, ...]
+    views: dict[str, Volume] | None = None
+
+    @property
+    def doubt(self) -> Volume:
+        """What to show of the doubt, float32 HU on the same grid: the expected error, or where the model is not
+        calibrated for the factor the disagreement, which tells where to doubt but not by how much."""
+        return self.expected_error or self.disagreement
+
+    def error_bound(self) -> Volume | None:
+        """float32 HU, on the same grid: what the absolute error stays under with 90 % probability.
+
+        0 on observed slices and in padding; None where the model is not calibrated for the factor.
+        """
+        return None if self.expected_error is None else error_bound(self.expected_error, self.model, self.plan)
+
+
+def enhance(
+    volume: Volume,
+    factor: int | None = None,
+    *,
+    spacing: float | None = None,
+    isotropic: bool = False,
+    axis: str = "auto",
+    model: str | Model = AUTOMATIC,
+    acquisition: str = "auto",
+    thickness: float | None = None,
+    profile: Shape = "box",
+    new_thickness: float | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    quality: str = STANDARD_QUALITY,
+    memory: int | None = None,
+    texture: str = KEEP,
+    keep_views: bool = False,
+    plan: Plan | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    should_cancel: Callable[[], bool] | None = None,
+) -> Enhanced:
+    """Give a thick scan its missing slices.
+
+    What is not named below is as for `make_plan`.
+
+    Args:
+        model: name or folder of a model, or a loaded one; "auto" is the one that ships for the acquisition.
+        acquisition: "gap" or "thick"; "auto" is that of the model, and for model "auto" what the thickness of the
+            slices says.
+        texture: "keep" leaves synthetic slices as smooth as they were predicted, which is nearest to the truth; "match"
+            gives them the noise of the observed slices beside them, so that nothing flickers when one scrolls.
+        keep_views: also return the answer of each view.
+        plan: carry out this plan, made by `make_plan` for this scan and model, instead of making one.
+        progress: told what is being done, and how many seconds are left.
+        should_cancel: asked several times a second.
+
+    Raises:
+        InputError: the request cannot be met, the scan cannot be enhanced, or there is too little memory.
+        Cancelled: `should_cancel` said so.
+
+    Thin observed slices come out bit for bit, unless the plan resamples. Thick ones are met on average: what the
+    scanner would have made of the result is the input, to within rounding and what overlapping slices hardly see.
+    Padding stays padding: a voxel between two padded ones is padded as well.
+    """
+    began = time.perf_counter()
+    check_texture(texture)
+    if not isinstance(model, Model):
+        model = choose_model(volume, axis, model, acquisition, thickness)
+    if plan is None:
+        plan = make_plan(
+            volume,
+            model,
+            factor=factor,
+            spacing=spacing,
+            isotropic=isotropic,
+            axis=axis,
+            acquisition=acquisition,
+            thickness=thickness,
+            profile=profile,
+            new_thickness=new_thickness,
+            device=device,
+            precision=precision,
+            quality=quality,
+            memory=memory,
+        )
+    report = _Reporter(plan, progress, should_cancel)
+    try:
+        result = _carried_out(plan, volume, model, texture, keep_views, report)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(
+            f"There is not enough memory: enhancing by {plan.factor} takes about "
+            f"{plan.expected_peak_bytes / 1e9:.1f} GB here, so close other programs, or crop the scan."
+        ) from error
+    return replace(result, seconds=time.perf_counter() - began, peak_memory_bytes=peak_bytes())
+
+
+def _carried_out(
+    plan: Plan, volume: Volume, model: Model, texture: str, keep_views: bool, report: _Reporter
+) -> Enhanced:
+    """What `enhance` returns, but for the time and memory that it took."""
+    scan, order = to_slices(volume, plan.axis)
+    with memory_kept():
+        answering = model.at_quality(plan.quality)
+        answer, variance, views = _run_students(scan, _facts(volume, plan), answering, plan, report, keep_views)
+    enhanced = fuse(scan, answer, plan.factor, plan.profile, report, offset=plan.offset)
+    # Each volume goes as soon as it is not needed.
+    del answer
+    observed = _observed(len(enhanced), plan)
+    disagreement = _disagreement(variance, observed, report)
+    del variance
+    synthetic = tuple(index for index in range(len(enhanced)) if index not in observed)
+    expected = _expected_error(disagreement, scan, synthetic, volume.spacing_along(plan.axis), model, plan, report)
+
+    def on_grid(slices: np.ndarray, offset: float = 0.0) -> np.ndarray:
+        """(K, J, I) voxels of the result."""
+        voxels = order.restore(slices)
+        return voxels if plan.resample_to is None else _resampled(voxels, volume, plan, offset)
+
+    enhanced, disagreement = on_grid(enhanced, plan.offset), on_grid(disagreement)
+    expected = None if expected is None else on_grid(expected)
+    grid = replace(
+        volume,
+        voxels=enhanced,
+        affine=_resulting_affine(volume, plan),
+        slice_thickness=_resulting_thickness(volume, plan),
+        slice_axis=volume.through_plane_axis if plan.profile is None else plan.axis,
+        synthetic=True,
+        notes=(),
+    )
+    result = Enhanced(
+        volume=grid,
+        disagreement=grid.with_voxels(disagreement),
+        expected_error=None if expected is None else grid.with_voxels(expected),
+        axis=plan.axis,
+        factor=plan.factor,
+        synthetic_slices=synthetic if plan.resample_to is None else _resampled_synthetic(volume, plan),
+        plan=plan,
+        seconds=0.0,
+        peak_memory_bytes=0,
+        model=model,
+        acquisition=plan.acquisition,
+        texture=texture,
+        notes=plan.notes + report.notes,
+        views={
+            view: grid.with_voxels(
+                on_grid(fuse(scan, residual, plan.factor, plan.profile, report, np.float32, plan.offset), plan.offset)
+            )
+            for view, residual in views.items()
+        }
+        if keep_views
+        else None,
+    )
+    if texture == MATCH:
+        matched = textured(result, volume, report.stop_if_asked)
+        result = replace(result, volume=matched, notes=(*result.notes, MATCHED_NOTE))
+    return result
+
+
+def error_bound(expected_error: Volume, model: Model, plan: Plan) -> Volume | None:
+    """As `Enhanced.error_bound`, of its expected error."""
+    calibration = uncertainty.Calibration.from_card(model.card, plan.factor, plan.asked_factor)
+    if calibration is None:
+        return None
+    bound = np.empty(expected_error.voxels.shape, np.float32)
+    # Plane by plane, as it takes numbers of twice the size.
+    for index, plane in enumerate(expected_error.voxels):
+        bound[index] = _checked_error(calibration.error_bound(plane), model)
+    return expected_error.with_voxels(bound)
+
+
+@dataclass(frozen=True)
+class _Students:
+    """Answers as what the spline misses, in network units: (s gaps + 1, rows, columns) float32.
+
+    0 where thin slices were observed. Of several passes, the mean.
+
+    Attributes:
+        answer: of the fusion, or where there is none the mean of the views.
+        variance: of the views about their mean.
+        views: what each answers, and their mean where the answer is another, when asked for.
+    """
+
+    answer: Tensor
+    variance: Tensor
+    views: dict[str, Tensor]
+
+    @property
+    def volumes(self) -> dict[str, Tensor]:
+        return {"answer": self.answer, "variance": self.variance, **self.views}
+
+    def add(self, others: _Students, pose: Pose, report: _Reporter) -> None:
+        """Add what was answered for the scan in another pose."""
+        exchanged, answers = _TURNED if pose.turned else {}, others.volumes
+        for name, total in self.volumes.items():
+            answer = answers[exchanged.get(name, name)]
+            # Slice by slice, as one more volume would be too many.
+            for index in range(len(total)):
+                total[index] += pose.slice_back(answer, index)
+                report.stop_if_asked()
+
+
+class _Reporter:
+    """Tells how far the work is, stops it when asked, and collects notes."""
+
+    def __init__(self, plan: Plan, progress: Callable | None, should_cancel: Callable | None):
+        self._notes: dict[str, None] = {}
+        self._progress, self._should_cancel = progress, should_cancel
+        self._began, self._expected = time.perf_counter(), plan.expected_seconds
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was noted, each sentence once."""
+        return tuple(self._notes)
+
+    def note(self, sentence: str) -> None:
+        self._notes[sentence] = None
+
+    def stop_if_asked(self) -> None:
+        if self._should_cancel is not None and self._should_cancel():
+            raise Cancelled("Stopped; nothing was written.")
+
+    def __call__(self, stage: str, done: int, total: int, fraction: float) -> None:
+        """`fraction` of the whole work is done, of which this stage is a part."""
+        self.stop_if_asked()
+        if self._progress is not None:
+            elapsed = time.perf_counter() - self._began
+            # The plan's estimate counts until there is enough experience to do better.
+            trust = min(1.0, 5 * fraction)
+            whole = trust * elapsed / fraction + (1 - trust) * self._expected if fraction else self._expected
+            self._progress(Progress(stage, done, total, max(0.0, whole - elapsed)))
+
+
+def _observed(slices: int, plan: Plan) -> range:
+    """Which slices of the result are observed ones."""
+    return range(0, slices, plan.factor) if plan.profile is None else range(0)
+
+
+def _resulting_thickness(volume: Volume, plan: Plan) -> float | None:
+    """Synthetic slices look as thick as the thin ones beside them, and in place of thick ones as was asked for."""
+    if plan.profile is None:
+        return volume.slice_thickness
+    return plan.overlap * volume.spacing_along(plan.axis) / plan.factor
+
+
+def _resulting_affine(volume: Volume, plan: Plan) -> np.ndarray:
+    """(4, 4) voxel indices of the result to RAS in mm."""
+    if plan.resample_to is None:
+        return volume.upsampled_affine(plan.axis, plan.factor)
+    affine = volume.affine.copy()
+    affine[:3, affine_column(plan.axis)] *= plan.resample_to / volume.spacing_along(plan.axis)
+    return affine
+
+
+def _facts(volume: Volume, plan: Plan) -> ScanFacts:
+    return ScanFacts(gap_ratio(volume, plan.axis), plan.profile, overlap=torch.tensor([plan.asked_overlap]))
+
+
+def _run_students(
+    scan: np.ndarray, facts: ScanFacts, model: Model, plan: Plan, report: _Reporter, keep_views: bool
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """What `_Students` hold, read off for the slices that are wanted: the answer, the variance, and the views."""
+    _, rows, columns = scan.shape
+    observed = _in_network_units(scan, plan.offset)
+    if model.network.answering(plan.asked_factor).likeness:
+        facts = replace(facts, likeness=slice_likeness(observed[None]))
+    _, *others = poses(plan.quality)
+    passes = 1 + len(others)
+    students = _run_once(observed, facts, model, plan, report, keep_views, (0, passes))
+    for index, pose in enumerate(others, 1):
+        answers = _run_once(pose.seen(observed), facts, model, plan, report, keep_views, (index, passes))
+        students.add(answers, pose, report)
+        # Nobody needs them while the next pass runs.
+        del answers
+    if passes > 1:
+        for volume in students.volumes.values():
+            volume /= passes
+
+    def wanted(answer: Tensor, linear: bool = False) -> Tensor:
+        return _read_off(answer[:, :rows, :columns], plan, linear, report)
+
+    kept = {name: wanted(view) for name, view in students.views.items()}
+    # No line through variances falls below 0.
+    return wanted(students.answer), wanted(students.variance, linear=True), kept
+
+
+def _in_network_units(scan: np.ndarray, offset: float) -> Tensor:
+    """(slices, even rows, even columns): the networks take pixels two by two."""
+    slices, rows, columns = scan.shape
+    observed = torch.empty(slices, rows + rows % 2, columns + columns % 2)
+    # Slice by slice, as one more volume would be too many.
+    for plane, whole in zip(scan, observed, strict=True):
+        hu = torch.from_numpy(np.array(plane, np.float32, order="C")) - offset
+        padding = (0, columns % 2, 0, rows % 2)
+        whole[:] = torch.nn.functional.pad(to_network_units(hu)[None], padding, mode="replicate")[0]
+    return observed
+
+
+def _read_off(answer: Tensor, plan: Plan, linear: bool, report: _Reporter) -> Tensor:
+    """What was answered for other slices of the gaps than those that are wanted, at these."""
+    asked, factor = plan.asked_factor, plan.factor
+    if asked == factor:
+        return answer
+    gaps = len(answer) // asked
+    weights = torch.from_numpy(reading_weights(asked, factor, linear=linear).copy())
+    result = torch.zeros(gaps * factor + 1, *answer.shape[1:])
+    for gap in range(gaps):
+        answered = answer[gap * asked + 1 : (gap + 1) * asked]
+        result[gap * factor + 1 : (gap + 1) * factor] = torch.tensordot(weights, answered, dims=1)
+        report.stop_if_asked()
+    return result
+
+
+def _run_once(
+    observed: Tensor,
+    facts: ScanFacts,
+    model: Model,
+    plan: Plan,
+    report: _Reporter,
+    keep_views: bool,
+    turn: tuple[int, int],
+) -> _Students:
+    """What the students answer in one pass over the scan; `turn` says how many came before, and how many there are."""
+    answers: dict[str, Tensor] = {}
+    names = VIEWS if model.network.answering(plan.asked_factor).fusion is None else (*VIEWS, FUSION)
+    before, passes = turn
+    which = "" if passes == 1 else f", pass {before + 1} of {passes}"
+    for index, name in enumerate(names):
+        answer = torch.zeros(plan.asked_factor * (len(observed) - 1) + 1, *observed.shape[1:])
+        views = list(answers.values())
+        for part, residual, done, whole in _predict(name, observed, views, facts, model, plan, report):
+            _add(answer, part, residual, plan.asked_factor)
+            report(_title(name) + which, done, whole, (before + (index + done / whole) / len(names)) / passes)
+        if plan.profile is not None:
+            # What lies where two gaps meet has been answered twice.
+            answer[plan.asked_factor : -1 : plan.asked_factor] /= 2
+        answers[name] = answer
+    views = [answers[view] for view in VIEWS]
+    kept = {}
+    if keep_views:
+        kept = dict(zip(VIEWS, (view.clone() for view in views), strict=True))
+        if FUSION in answers:
+            kept[MEAN] = torch.stack(views).mean(dim=0)
+    return _Students(*_joined(views, answers.get(FUSION), report), kept)
+
+
+def _joined(views: list[Tensor], correction: Tensor | None, report: _Reporter) -> tuple[Tensor, Tensor]:
+    """The mean of the views, corrected, and their variance; takes the place of the first two views."""
+    answer, variance = views[:2]
+    # Slice by slice, as one more volume would be too many.
+    for index in range(len(answer)):
+        told = torch.stack([view[index] for view in views])
+        mean = told.mean(dim=0)
+        # torch.var takes 40 times as long over the first dimension.
+        variance[index] = told.sub_(mean).square_().mean(dim=0)
+        answer[index] = mean if correction is None else mean.add_(correction[index])
+        report.stop_if_asked()
+    return answer, variance
+
+
+def _add(slices: Tensor, part: tuple[slice, ...], residual: Tensor, factor: int) -> None:
+    """Add a tile (gaps, s - 1 or s + 1, rows, columns) to what it answers of (s gaps + 1, rows, columns)."""
+    gaps, _, rows, columns = part
+    # Each gap with the observed slice that it begins with, and that one alone with which it ends.
+    begun = slices[:-1].unflatten(0, (-1, factor))[gaps, :, rows, columns]
+    if residual.shape[1] < factor:
+        begun[:, 1:] += residual
+    else:
+        begun += residual[:, :-1]
+        slices[factor::factor][gaps, rows, columns] += residual[:, -1]
+
+
+def _predict(
+    name: str,
+    observed: Tensor,
+    views: list[Tensor],
+    facts: ScanFacts,
+    model: Model,
+    plan: Plan,
+    report: _Reporter,
+) -> Iterator[tuple[tuple[slice, ...], Tensor, int, int]]:
+    """Yield tiles: place in (gaps, positions, rows, columns), the answer on the CPU, planes done, and planes in all.
+
+    `name` is that of a view, or the fusion of all `views`. A GPU that runs out of memory gets smaller tiles; when even
+    the smallest does not fit, the CPU takes over. From a tile on that is no number in reduced precision, it is full.
+
+    Raises:
+        InputError: the model predicts what is no number, or no HU.
+    """
+    slices, rows, columns = observed.shape
+    everything = slice(None)
+    dimension, whole, cost, least = {
+        "axial": (0, slices - 1, rows * columns, 1),
+        FUSION: (0, slices - 1, rows * columns, 1),
+        "coronal": (2, rows, slices * columns, 2),
+        "sagittal": (3, columns, slices * rows, 2),
+    }[name]
+    tile = max(least, plan.tile_voxels // cost // least * least)
+    device, precision = torch.device(plan.device), plan.precision
+    worker = _title(name)
+    placed, done, underway = None, 0, deque()
+    while done < whole:
+        part = slice(done, min(done + tile, whole))
+        report.stop_if_asked()
+        try:
+            with _inference(device, precision):
+                if placed is None:
+                    network = model.network.to(device, memory_format=torch.channels_last)
+                    facts = facts.to(device)
+                    placed = observed[None].to(device)
+                if name == FUSION:
+                    answers = torch.stack([_in_gaps(view, part, plan) for view in views])[:, None].to(device)
+                    residual = network.correction(placed, answers, plan.asked_factor, facts, part)
+                else:
+                    residual = network.residual(name, placed, plan.asked_factor, facts, part)
+                residual = Arrival(residual[0].float())
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if tile > least:
+                tile = max(least, tile // 2 // least * least)
+                report.note(f"The {device.type} device ran out of memory: tiles of the {worker} were halved.")
+            elif device.type != "cpu":
+                device, precision, placed = torch.device("cpu"), "fp32", None
+                report.note(f"The GPU has too little memory for the {worker}: the CPU took over.")
+            else:
+                raise
+            continue
+        done = part.stop
+        place = [everything] * 4
+        place[dimension] = part
+        underway.append((tuple(place), residual, done))
+        while underway and (len(underway) > _TILES_AHEAD.get(device.type, 0) or done == whole):
+            place, residual, arrived = underway.popleft()
+            residual = residual.wait()
+            if not _is_plausible(residual):
+                if precision == "fp32":
+                    raise InputError(
+                        f"Choose another model: {model.name} predicts values that are no HU (NaN, infinite or beyond "
+                        "any tissue)."
+                    )
+                report.note(f"The {worker} was computed in fp32, as {precision} left its range.")
+                precision, done = "fp32", place[dimension].start
+                underway.clear()
+                break
+            yield place, residual, arrived, whole
+            if device.type == "cpu":
+                return_freed_memory()
+
+
+def _is_plausible(residual: Tensor) -> bool:
+    least, greatest = torch.aminmax(residual)  # NaN where there is one, and no comparison with that is true
+    return bool(least >= -_LARGEST_RESIDUAL) and bool(greatest <= _LARGEST_RESIDUAL)
+
+
+def _title(name: str) -> str:
+    """What users are told of a pass."""
+    return name if name == FUSION else f"{name} view"
+
+
+def _in_gaps(answer: Tensor, gaps: slice, plan: Plan) -> Tensor:
+    """What an answer (s gaps + 1, rows, columns) holds of some gaps, as `ThreeViewNetwork.correction` takes it."""
+    if plan.profile is not None:
+        return answer[gaps.start * plan.asked_factor : gaps.stop * plan.asked_factor + 1]
+    return answer[:-1].unflatten(0, (-1, plan.asked_factor))[gaps, 1:]
+
+
+@contextmanager
+def _inference(device: torch.device, precision: str) -> Iterator[None]:
+    reduced = precision != "fp32"
+    with (
+        torch.inference_mode(),
+        torch.autocast(device.type, PRECISIONS[precision] if reduced else None, enabled=reduced),
+    ):
+        yield
+
+
+def fuse(
+    scan: np.ndarray,
+    residual: Tensor,
+    factor: int,
+    profile: SliceProfile | None = None,
+    report: Callable | None = None,
+    dtype: np.dtype | type | None = None,
+    offset: float = 0.0,
+) -> np.ndarray:
+    """Add what the spline misses to the spline, and hold to what was observed.
+
+    Thin observed slices stay as they are; the average of thick ones is met. The spline alone counts between two voxels
+    that both lie at the end of the range of the scalar type or of the networks, or beyond it: what is there, they do
+    not see.
+
+    Args:
+        scan: (slices, rows, columns) observed.
+        residual: (s (slices - 1) + 1, rows, columns) float32, network units; becomes 0 where the spline alone counts.
+        factor: up-sampling factor s.
+        profile: of the slices where they are thick.
+        report: `_Reporter` of the work.
+        dtype: scalar type of the result; default is that of `scan`.
+        offset: by how much the numbers of the scan lie above HU.
+
+    Returns:
+        (s (slices - 1) + 1, rows, columns), as far above HU.
+    """
+    slices, rows, columns = scan.shape
+    result = np.empty(residual.shape, dtype or scan.dtype)
+    _keep_spline(scan, residual, factor, offset)
+    # The spline must not ring at the rim of the padding, nor any answer leave the range of the scan, which of averages
+    # is narrower than that of thin slices.
+    lowest, highest = max(float(scan.min()), INTENSITY_RANGE[0] + offset), float(scan.max())
+    if profile is None:
+        weights, missed = interpolation_weights(slices, factor, "cubic"), None
+    else:
+        weights = preserving_weights(slices, factor, profile)
+        lowest, highest = INTENSITY_RANGE[0] + offset, max(highest, INTENSITY_RANGE[1] + offset)
+        missed = _Missed(scan, residual, factor, profile, weights, lowest)
+
+    @lru_cache(maxsize=1)
+    def around(gap: int) -> tuple[slice, np.ndarray]:
+        """The observed slices that count in a gap and at its ends: which, and as (slices, rows columns)."""
+        near = slices_used(weights[gap * factor : (gap + 1) * factor + 1])
+        return near, _clipped(scan[near], lowest).reshape(-1, rows * columns)
+
+    for index in range(len(result)):
+        below, above, position = index // factor, -(-index // factor), index % factor / factor
+        if profile is None and below == above:
+            result[index] = scan[below]
+            continue
+        near, source = around(min(below, slices - 2))
+        answer = (weights[index, near] @ source).reshape(rows, columns) + to_hu(residual[index]).numpy()
+        if missed is not None:
+            answer -= missed.at(index)
+        answer = answer.clip(lowest, highest)
+        result[index] = _with_padding(answer, scan[below], scan[above], position, result.dtype, offset)
+        if report is not None:
+            report.stop_if_asked()
+    return result
+
+
+def _keep_spline(scan: np.ndarray, residual: Tensor, factor: int, offset: float) -> None:
+    """Set the residual to 0, in place, where both neighbours lie at one end of the range, or beyond it."""
+    limits = np.iinfo(scan.dtype) if scan.dtype.kind in "iu" else np.finfo(scan.dtype)
+    lowest = max(float(limits.min), INTENSITY_RANGE[0] + offset)
+    highest = min(float(limits.max), INTENSITY_RANGE[1] + offset)
+
+    def ends(number: int) -> tuple[np.ndarray, np.ndarray]:
+        return scan[number] <= lowest, scan[number] >= highest
+
+    slices = residual.numpy()
+    below = ends(0)
+    slices[0][below[0] | below[1]] = 0
+    for gap in range(len(scan) - 1):
+        above = ends(gap + 1)
+        outside = (below[0] & above[0]) | (below[1] & above[1])
+        for index in range(gap * factor + 1, (gap + 1) * factor):
+            slices[index][outside] = 0
+        slices[(gap + 1) * factor][above[0] | above[1]] = 0
+        below = above
+
+
+def _clipped(slices: np.ndarray, lowest: float) -> np.ndarray:
+    slices = slices.astype(np.float32)
+    return slices.clip(min=lowest, out=slices)
+
+
+class _Missed:
+    """How much a thin slice must change so that the averages of all are the thick slices.
+
+    Args:
+        scan: (slices, rows, columns) observed.
+        residual: (s (slices - 1) + 1, rows, columns) float32, network units.
+        factor: up-sampling factor s.
+        profile: of the observed slices.
+        spline: (s (slices - 1) + 1, slices), to which the residual is added.
+        lowest: what is lower in the scan counts as this.
+    """
+
+    def __init__(
+        self,
+        scan: np.ndarray,
+        residual: Tensor,
+        factor: int,
+        profile: SliceProfile,
+        spline: np.ndarray,
+        lowest: float,
+    ):
+        slices = len(scan)
+        averages = averaging_weights(slices, factor, profile)
+        self._weights = correcting_weights(slices, factor, profile)
+        # The averages of the spline, which are the scan's but where slices overlap.
+        spline = averages @ spline - np.eye(slices, dtype=np.float32)
+        self._averages = np.empty(scan.shape, np.float32)
+        for index, (row, by_slice) in enumerate(zip(averages, spline)):
+            near, close = slices_used(row), slices_used(by_slice)
+            self._averages[index] = np.tensordot(row[near], to_hu(residual[near]).numpy(), axes=1)
+            self._averages[index] += np.tensordot(by_slice[close], _clipped(scan[close], lowest), axes=1)
+
+    def at(self, index: int) -> np.ndarray:
+        """(rows, columns) HU, to be taken from thin slice `index`."""
+        near = slices_used(self._weights[index])
+        return np.tensordot(self._weights[index, near], self._averages[near], axes=1)
+
+
+def _with_padding(
+    answer: np.ndarray, below: np.ndarray, above: np.ndarray, position: float, dtype: np.dtype, offset: float
+) -> np.ndarray:
+    """The answer in a scalar type; a voxel between two padded ones takes the value of the nearer."""
+    padded = (below < PADDING_BELOW + offset) & (above < PADDING_BELOW + offset)
+    answer = to_scalar_type(answer, dtype)
+    np.copyto(answer, below if position <= 0.5 else above, where=padded, casting="unsafe")
+    return answer
+
+
+def _disagreement(variance: Tensor, observed: range, report: _Reporter) -> np.ndarray:
+    """Standard deviation of the views in HU, the shape of `variance`, float32; 0 on observed slices.
+
+    Three answers say little about the doubt at one voxel, so the variance is averaged over its neighbours in plane.
+    """
+    result = np.zeros(variance.shape, np.float32)
+    for index in (index for index in range(len(result)) if index not in observed):
+        result[index] = to_hu(uncertainty.smoothed(variance[index], _DOUBT_SIGMA).sqrt()).numpy()
+        report.stop_if_asked()
+    return result
+
+
+def _expected_error(
+    disagreement: np.ndarray,
+    scan: np.ndarray,
+    synthetic: tuple[int, ...],
+    gap_mm: float,
+    model: Model,
+    plan: Plan,
+    report: _Reporter,
+) -> np.ndarray | None:
+    calibration = uncertainty.Calibration.from_card(model.card, plan.factor, plan.asked_factor)
+    if calibration is None:
+        return None
+    expected = uncertainty.expected_error(
+        disagreement, scan, synthetic, gap_mm, plan, calibration, report.stop_if_asked
+    )
+    for plane in expected:
+        _checked_error(plane, model)
+    return expected
+
+
+def _checked_error(errors: np.ndarray, model: Model) -> np.ndarray:
+    """The errors, if they are numbers.
+
+    Raises:
+        InputError: the calibration of the model makes none of them.
+    """
+    if not np.isfinite(errors).all():
+        raise InputError(f"Choose another model: the errors on the card of {model.name} are beyond all numbers.")
+    return errors
+
+
+def _resampled_at(volume: Volume, plan: Plan) -> np.ndarray:
+    """Positions of the slices of a resampled result, counted in enhanced slices."""
+    step = volume.spacing_along(plan.axis)
+    return resampled_positions(volume.slices(plan.axis), plan.factor, step, plan.resample_to)
+
+
+def _resampled_synthetic(volume: Volume, plan: Plan) -> tuple[int, ...]:
+    """Indices of the slices of a resampled result that do not lie where thin ones were observed."""
+    observed = _resampled_at(volume, plan) / plan.factor
+    on_observed = np.isclose(observed, np.round(observed), rtol=0, atol=1e-6) & (plan.profile is None)
+    return tuple(int(index) for index in np.flatnonzero(~on_observed))
+
+
+def _resampled(voxels: np.ndarray, volume: Volume, plan: Plan, offset: float) -> np.ndarray:
+    """(K, J, I) voxels on slices `plan.resample_to` mm apart, from enhanced ones that lie `offset` above HU."""
+    dimension = array_axis(plan.axis)
+    slices, positions = np.moveaxis(voxels, dimension, 0), _resampled_at(volume, plan)
+    result = np.empty((len(positions), *slices.shape[1:]), slices.dtype)
+    for index, position in enumerate(positions):
+        result[index] = _slice_at(slices, position, offset)
+    return np.moveaxis(result, 0, dimension)
+
+
+def _slice_at(slices: np.ndarray, position: float, offset: float) -> np.ndarray:
+    """The slice at a fractional position in (slices, rows, columns), by the cubic spline."""
+    nearest = round(position)
+    if abs(position - nearest) < 1e-6:
+        return slices[nearest]
+    below = int(position)
+    first = max(0, below - _SPLINE_REACH)
+    near = slices[first : below + 2 + _SPLINE_REACH]
+    lowest = max(float(near.min()), INTENSITY_RANGE[0] + offset)
+    weights = weights_at(len(near), position - first, "cubic")
+    answer = np.tensordot(weights, _clipped(near, lowest), axes=1).clip(lowest, float(near.max()))
+    return _with_padding(answer, slices[below], slices[below + 1], position - below, slices.dtype, offset)

@@ -1,0 +1,150 @@
+"""Where to compute, and how much memory there is."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import torch
+
+from ..errors import InputError
+from ..system.memory import address_space_left
+
+# Parameters of glibc's mallopt: up to which size memory comes from what the process has, and how much of that may lie
+# idle. The usual values are those that glibc comes to by itself where large arrays come and go.
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
+_KEEPING = {_MMAP_THRESHOLD: 2**30, _TRIM_THRESHOLD: 2**31 - 1}
+_USUAL = {_MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26}
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_device(requested: str = "auto") -> torch.device:
+    """The device meant by `requested`; "auto" takes a GPU when there is one.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    if requested == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(requested)
+    except RuntimeError:
+        raise InputError(f"Device {requested!r} does not exist: choose auto, cpu, cuda, cuda:1 or mps.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("There is no CUDA GPU that PyTorch can use here: choose --device cpu or auto.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"There are only {torch.cuda.device_count()} CUDA GPUs here, counted from 0: choose another.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError("There is no Apple GPU that PyTorch can use here: choose --device cpu or auto.")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise InputError(f"Device {requested!r} is not supported: choose auto, cpu, cuda, cuda:1 or mps.")
+    return device
+
+
+def resolve_precision(requested: str, device: torch.device) -> str:
+    """The arithmetic meant by `requested` on a device.
+
+    "auto" is fp16 on CUDA GPUs, whose matrix units are made for it: the answer changes by 0.01 HU on average, and by
+    less than 0.2 HU anywhere (Testing/benchmarks/half_precision.py). Elsewhere it is fp32, as processors gain nothing.
+
+    Raises:
+        InputError: no such precision.
+    """
+    if requested == "auto":
+        return "fp16" if device.type == "cuda" else "fp32"
+    if requested not in PRECISIONS:
+        raise InputError(f"Precision {requested!r} does not exist: choose auto, {', '.join(PRECISIONS)}.")
+    return requested
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can be had on `device` now, in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return int(min(psutil.virtual_memory().available, address_space_left()))
+
+
+def total_bytes(device: torch.device) -> int:
+    """All memory there is, free or not, for work on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    return psutil.virtual_memory().total
+
+
+def process_bytes() -> int:
+    """Memory this process holds now, in bytes."""
+    return psutil.Process().memory_info().rss
+
+
+def peak_bytes() -> int:
+    """The most memory this process has held so far, in bytes."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class Arrival:
+    """A tensor on its way to the processor. On a CUDA GPU it travels beside what is computed after it."""
+
+    def __init__(self, tensor: torch.Tensor):
+        self._arrived = None
+        if tensor.device.type != "cuda":
+            self._tensor = tensor.cpu()
+            return
+        # Only into memory that the system cannot move, and in a stream of its own, does a copy not wait its turn.
+        self._tensor = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        stream = torch.cuda.Stream(tensor.device)
+        stream.wait_stream(torch.cuda.current_stream(tensor.device))
+        with torch.cuda.stream(stream):
+            self._tensor.copy_(tensor, non_blocking=True)
+            self._arrived = stream.record_event()
+        # Its memory must not be given to another before the copy is made.
+        tensor.record_stream(stream)
+
+    def wait(self) -> torch.Tensor:
+        """The tensor, on the CPU."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._tensor
+
+
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+
+
+def return_freed_memory() -> None:
+    """Give memory that is freed back to the system, where the C library is glibc; others do so by themselves."""
+    libc = _glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
+@contextmanager
+def memory_kept() -> Iterator[None]:
+    """Keep memory that is freed inside for what is needed next; at the end it goes back to the system.
+
+    The feature maps of networks come and go thousands of times. Asking the system each time, which clears what it
+    gives, took a seventh of the time of an enhancement on a processor. Does nothing where the C library is not glibc.
+    """
+    libc = _glibc()
+    if libc is None:
+        yield
+        return
+    for parameter, value in _KEEPING.items():
+        libc.mallopt(parameter, value)
+    try:
+        yield
+    finally:
+        for parameter, value in _USUAL.items():
+            libc.mallopt(parameter, value)
+        return_freed_memory()

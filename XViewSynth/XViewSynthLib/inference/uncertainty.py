@@ -1,0 +1,192 @@
+"""Honest doubt: the absolute error to expect at a voxel, in HU, and a bound that it stays under nine times in ten.
+
+The spread of three views is no error yet: noise that no view can foresee is missing from it, and where gaps are wide
+all three miss the same. So the squared error is taken as a sum of three variances, each with a weight of at least 0:
+the views' spread, that spread for each millimetre of the gap, and the noise that observed slices do not foretell. Its
+root, the scale of doubt, goes through two rising curves to the expected error and to its bound. Weights and curves are
+fitted for each factor on scans with a known truth (`calibration`), and lie on the model's card.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..geometry.intensity import INTENSITY_RANGE, PADDING_BELOW
+from ..geometry.slice_profile import noise_left_open
+from .texture import FINEST_BAND, noise_levels
+
+if TYPE_CHECKING:
+    from .plan import Plan
+
+#: The field of a model's card, and the share of errors that lie under the bound.
+CARD_FIELD, COVERAGE = "doubt", 0.9
+#: What the squared scale of doubt is a sum of. Cards name it, since weights for other terms mean nothing.
+TERMS = ("disagreement", "disagreement for each mm of the gap", "noise that observed slices do not foretell")
+#: The fields of calibrations by factor: for a network that answers for its own factor, and for slices that are read off
+#: from what the network of another one answers.
+OWN, READ_OFF = "factors", "read_off_factors"
+
+# In-plane Gaussian over which noise is averaged, pixels.
+_NOISE_SIGMA = 4.0
+# A second difference along rows and along columns is this often the finest band, squared.
+_CURVATURE_PER_BAND = 256.0
+# Slices looked at for the grain of a scan's noise; the bands that count as noise (up to about 4 pixels); HU below which
+# there is none; and the share of places that hold as little beside noise as they ever do.
+_LOOKED_AT, _GRAIN_BANDS, _FAINT_HU, _CALM = 8, 6, 1.0, 0.25
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """From the scale of doubt to errors in HU, for one model and factor.
+
+    Attributes:
+        weights: of the three `TERMS`.
+        scale: rising HU at which the curves are known; below they run straight to 0, above they grow in proportion.
+        expected: mean absolute error there, HU, rising.
+        bound: HU that 90 % of the errors stay under there, rising.
+    """
+
+    weights: tuple[float, ...]
+    scale: tuple[float, ...]
+    expected: tuple[float, ...]
+    bound: tuple[float, ...]
+
+    @classmethod
+    def from_card(cls, card: Mapping[str, Any], factor: int, asked_factor: int | None = None) -> Calibration | None:
+        """What the card of a model says of a factor; None where it says nothing, or of other terms.
+
+        Args:
+            factor: of the slices wanted.
+            asked_factor: of the network that answers, if another one.
+        """
+        doubt = card.get(CARD_FIELD, {})
+        if doubt.get("terms") != list(TERMS):
+            return None
+        entry = doubt[OWN].get(str(asked_factor or factor))
+        if asked_factor not in (None, factor):
+            entry = doubt.get(READ_OFF, {}).get(str(factor), entry)
+        if entry is None:
+            return None
+        return cls(*(tuple(entry[name]) for name in ("weights", "scale_hu", "expected_error_hu", "error_bound_hu")))
+
+    def to_card(self) -> dict[str, list[float]]:
+        """The entry of a factor on the card."""
+        curves = {"scale_hu": self.scale, "expected_error_hu": self.expected, "error_bound_hu": self.bound}
+        return {
+            "weights": [float(f"{weight:.4g}") for weight in self.weights],
+            **{name: [round(value, 2) for value in curve] for name, curve in curves.items()},
+        }
+
+    def expected_error(self, scale: np.ndarray) -> np.ndarray:
+        """Mean absolute error, HU, for a scale of doubt in HU; float32.
+
+        >>> curve = Calibration((1, 0, 0), (10, 20), (8, 16), (20, 50))
+        >>> curve.expected_error(np.array([0, 5, 15, 40]))
+        array([ 0.,  4., 12., 32.], dtype=float32)
+        """
+        return _along(self.scale, self.expected, scale)
+
+    def error_bound(self, expected: np.ndarray) -> np.ndarray:
+        """HU that the absolute error stays under with 90 % probability, for an expected error in HU; float32."""
+        return _along(self.expected, self.bound, expected)
+
+
+def expected_error(
+    disagreement: np.ndarray,
+    observed: np.ndarray,
+    synthetic: Sequence[int],
+    gap_mm: float,
+    plan: Plan,
+    calibration: Calibration,
+    check: Callable[[], None] | None = None,
+) -> np.ndarray:
+    """Absolute error to expect at each voxel, (slices, rows, columns) float32 HU; 0 in other slices and in padding.
+
+    Args:
+        disagreement: (slices, rows, columns) spread of the views, HU.
+        observed: (observed slices, rows, columns) HU.
+        synthetic: indices of the slices that were predicted.
+        gap_mm: distance of the observed slices.
+        plan: what was done to them.
+        calibration: of the model for this factor.
+        check: called for each slice; what it raises ends the work.
+    """
+    result = np.zeros(disagreement.shape, np.float32)
+    weights = np.asarray(calibration.weights, np.float32)
+    for index, terms, padded in terms_of(disagreement, observed, synthetic, gap_mm, plan):
+        if check is not None:
+            check()
+        scale = np.sqrt(np.tensordot(weights, terms, axes=1))
+        result[index] = np.where(padded, 0, calibration.expected_error(scale))
+    return result
+
+
+def _along(known: Sequence[float], curve: Sequence[float], values: np.ndarray) -> np.ndarray:
+    """The curve at `values`: straight from 0 to its first point, in proportion beyond its last."""
+    inside = np.interp(values, [0.0, *known], [0.0, *curve])
+    return np.where(values > known[-1], values * (curve[-1] / known[-1]), inside).astype(np.float32)
+
+
+def terms_of(
+    disagreement: np.ndarray, observed: np.ndarray, synthetic: Sequence[int], gap_mm: float, plan: Plan
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Index, (3, rows, columns) `TERMS` in HU², and (rows, columns) bool of padding, for each synthetic slice."""
+    noise_at = lru_cache(maxsize=3)(lambda number: _noise(_plane(observed[number], plan.offset)).numpy())
+    padding_below = PADDING_BELOW + plan.offset
+    left_open = _grain(observed, plan.offset) * noise_left_open(plan.factor, plan.overlap, plan.profile)
+    for index in synthetic:
+        # Of a predicted slice in the place of an observed one, the neighbours are those before and after.
+        below = max(-(-index // plan.factor) - 1, 0)
+        above = min(index // plan.factor + 1, len(observed) - 1)
+        noise = (noise_at(below) + noise_at(above)) * np.float32(left_open[index % plan.factor] / 2)
+        spread = np.square(disagreement[index], dtype=np.float32)
+        padded = (observed[below] < padding_below) & (observed[above] < padding_below)
+        yield int(index), np.stack([spread, spread * np.float32(gap_mm), noise]), padded
+
+
+def _grain(observed: np.ndarray, offset: float) -> float:
+    """The variance of a scan's noise over that of its finest band.
+
+    The finest band tells noise from edges, but is a smaller part of it the softer a scan was reconstructed. Places that
+    hold as little beside noise as they ever do, in a few slices, leave anatomy aside.
+    """
+    ratios = []
+    for index in np.unique(np.linspace(0, len(observed) - 1, _LOOKED_AT).astype(int)):
+        levels = noise_levels(_plane(observed[index], offset))[:_GRAIN_BANDS]
+        finest = levels[FINEST_BAND]
+        noisy = finest > _FAINT_HU
+        if noisy.any():
+            ratios.append((levels[:, noisy] / finest[noisy]).quantile(_CALM, dim=1))
+    return float(torch.stack(ratios).mean(dim=0).square().sum()) if ratios else 1.0
+
+
+def _plane(plane: np.ndarray, offset: float) -> Tensor:
+    """A plane in HU, within the range of the networks."""
+    return torch.from_numpy((np.array(plane, np.float32, order="C") - np.float32(offset)).clip(*INTENSITY_RANGE))
+
+
+def _noise(plane: Tensor) -> Tensor:
+    """(rows, columns) variance, HU², that the noise around each pixel of a slice has in the finest band."""
+    curvature = functional.pad(plane[None, None], [1] * 4, mode="replicate")[0, 0]
+    for dimension in (0, 1):
+        curvature = curvature.diff(n=2, dim=dimension)
+    return smoothed(curvature.square(), _NOISE_SIGMA) / _CURVATURE_PER_BAND
+
+
+def smoothed(plane: Tensor, sigma: float) -> Tensor:
+    """A (rows, columns) plane under a Gaussian of `sigma` pixels, the border pixel repeated."""
+    reach = math.ceil(3 * sigma)
+    taps = torch.exp(-torch.arange(-reach, reach + 1.0).square() / (2 * sigma**2))
+    taps = taps / taps.sum()
+    smooth = functional.pad(plane[None, None], [reach] * 4, mode="replicate")
+    smooth = functional.conv2d(smooth, taps.view(1, 1, -1, 1))
+    return functional.conv2d(smooth, taps.view(1, 1, 1, -1))[0, 0]
