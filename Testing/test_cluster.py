@@ -47,7 +47,7 @@ def write_scans(folder: Path, *names: str) -> Path:
 
 
 def processes_at_work(worker: subprocess.Popen) -> list[psutil.Process]:
-    return [child for child in psutil.Process(worker.pid).children() if "batch.worker" in " ".join(words_of([child]))]
+    return [child for child in psutil.Process(worker.pid).children() if "cli.worker" in " ".join(words_of([child]))]
 
 
 def words_of(processes: list[psutil.Process]) -> list[str]:

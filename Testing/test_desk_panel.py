@@ -107,11 +107,11 @@ class TestChoosing:
 
     def test_the_time_of_best_quality_is_measured_for_itself(self, slicer_desk, panel):
         slicer_desk.pump(lambda: "about" in panel.ui.planLabel.text)
-        before = panel.logic.settingsOf(parameters(panel))
+        before = panel.logic.requestOf(parameters(panel))
         panel.ui.qualityComboBox.setCurrentIndex(1)
-        after = panel.logic.settingsOf(parameters(panel))
+        after = panel.logic.requestOf(parameters(panel))
         assert (before.quality, after.quality) == ("standard", "best")
-        assert panel.logic.checkSettingsOf(parameters(panel)).quality == "best"
+        assert panel.logic.checkRequestOf(parameters(panel)).quality == "best"
         outlook = panel.logic.lookAhead(parameters(panel).inputVolume, after)
         assert panel.speed.expectedSeconds(outlook, before) > 0
         assert panel.speed.missing(outlook, after).quality == "best"
@@ -120,10 +120,10 @@ class TestChoosing:
         assert panel.speed.missing(outlook, after) is None
 
     def test_a_thickness_counts_for_enhancing_and_checking(self, panel):
-        assert panel.logic.settingsOf(parameters(panel)).thickness is None
+        assert panel.logic.requestOf(parameters(panel)).thickness is None
         panel.ui.thicknessSpinBox.value = 5
-        assert panel.logic.settingsOf(parameters(panel)).thickness == 5
-        assert panel.logic.checkSettingsOf(parameters(panel)).thickness == 5
+        assert panel.logic.requestOf(parameters(panel)).thickness == 5
+        assert panel.logic.checkRequestOf(parameters(panel)).thickness == 5
 
     def test_a_model_that_is_not_installed_here_stays_chosen(self, panel):
         parameters(panel).model = "elsewhere"

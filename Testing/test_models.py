@@ -38,7 +38,7 @@ from XViewSynthLib.model.catalogue import (
 from XViewSynthLib.model.network import ThreeViewNetwork
 from XViewSynthLib.system import regular_files
 
-LIBRARY = str(Path(catalogue.__file__).parents[1])
+LIBRARY = str(Path(catalogue.__file__).parents[2])
 
 
 def rewrite_card(folder, **changes):

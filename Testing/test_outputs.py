@@ -12,7 +12,7 @@ from XViewSynthLib.errors import InputError
 from XViewSynthLib.system import outputs as module
 from XViewSynthLib.system.outputs import Outputs, output_folder, remove_left_folders, staging_folder
 
-LIBRARY = str(Path(module.__file__).parents[1])
+LIBRARY = str(Path(module.__file__).parents[2])
 
 # What a process does before the test kills it, or lets it go on.
 HALF_WRITTEN = """

@@ -1,4 +1,4 @@
-"""The choices that the panels offer, with the labels that they show. Scenes keep the names of the members."""
+"""Choices that only the panels offer, with their labels. Scenes keep the names of the members."""
 
 import enum
 
@@ -39,46 +39,3 @@ class Device(enum.Enum):
             Device.CUDA: _("NVIDIA GPU (CUDA)"),
             Device.MPS: _("Apple GPU (MPS)"),
         }[self]
-
-
-class Acquisition(enum.Enum):
-    """How the scanner made slices; the values are the engine's words."""
-
-    AUTOMATIC = "auto"
-    GAP = "gap"
-    THICK = "thick"
-
-    def label(self):
-        """What the panel calls it."""
-        return {
-            Acquisition.AUTOMATIC: _("Automatic"),
-            Acquisition.GAP: _("Thin slices far apart"),
-            Acquisition.THICK: _("Averaged over thick slices"),
-        }[self]
-
-
-class Quality(enum.Enum):
-    """How much work the result is worth; the values are the engine's words."""
-
-    STANDARD = "standard"
-    BEST = "best"
-
-    def label(self):
-        """What the panel calls it."""
-        return {
-            Quality.STANDARD: _("Standard"),
-            Quality.BEST: _("Best (takes four to five times as long)"),
-        }[self]
-
-
-class Axis(enum.Enum):
-    """Which axis gets more slices; the values are the engine's words."""
-
-    AUTOMATIC = "auto"
-    I = "I"  # noqa: E741
-    J = "J"
-    K = "K"
-
-    def label(self):
-        """What the panel calls it."""
-        return _("Automatic (the axis of the slices)") if self is Axis.AUTOMATIC else self.value

@@ -1,8 +1,12 @@
 """The logic of the module XViewSynth, which scripts use."""
 
+from dataclasses import replace
+
 import slicer
 from slicer.i18n import tr as _
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
+
+from XViewSynthLib.request import Request
 
 from .choices import Goal
 from .models import modelNames
@@ -35,6 +39,7 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         profile="box",
         newThickness=None,
         quality="standard",
+        texture="keep",
         inProcess=False,
     ):
         """Give a thick scan its missing slices, and wait for them; Slicer's events are processed meanwhile.
@@ -57,6 +62,7 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         :param profile: "box" or "gaussian", how thick slices average.
         :param newThickness: of the new slices, mm, where those of the scan are thick; by default they touch.
         :param quality: "standard", or "best", which is nearer to the truth and takes four to five times as long.
+        :param texture: "keep", or "match" for new slices with the noise of the observed ones.
         :param inProcess: compute in Slicer's own process, which stands still meanwhile.
         :return: the enhanced volume; how it was made is in its attributes "XViewSynth. ...".
         :raises ValueError: with a sentence that says what to do.
@@ -64,29 +70,29 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         >>> logic = slicer.util.getModuleLogic("XViewSynth")  # doctest: +SKIP
         >>> thin = logic.enhance(slicer.util.getNode("Chest"), factor=4)  # doctest: +SKIP
         """
-        from XViewSynthScene.jobs import EnhanceSettings
         from XViewSynthScene.packages import require_packages
         from XViewSynthScene.runs import enhance_in_process
 
         require_packages()
-        settings = EnhanceSettings(
+        request = makeRequest(
+            memory,
             factor=factor,
             spacing=spacing,
             isotropic=isotropic,
-            model=str(model),
+            model=model,
             device=device,
             acquisition=acquisition,
             axis=axis,
-            memory_gb=memory,
             precision=precision,
             thickness=thickness,
             profile=profile,
             new_thickness=newThickness,
             quality=quality,
+            texture=texture,
         )
         if inProcess:
-            return enhance_in_process(inputVolume, settings, outputVolume)
-        return self._wait(self.startEnhancement(inputVolume, settings, outputVolume)).output_node
+            return enhance_in_process(inputVolume, request, outputVolume)
+        return self._wait(self.startEnhancement(inputVolume, request, outputVolume)).output_node
 
     def selfCheck(
         self,
@@ -109,49 +115,48 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         :return: the report of `xviewsynth selfcheck`, as a dictionary; the other parameters are those of `enhance`.
         :raises ValueError: with a sentence that says what to do.
         """
-        from XViewSynthScene.jobs import SelfCheckSettings
         from XViewSynthScene.packages import require_packages
         from XViewSynthScene.runs import selfcheck_in_process
 
         require_packages()
-        settings = SelfCheckSettings(
+        request = makeRequest(
+            memory,
             factor=factor,
-            model=str(model),
+            model=model,
             device=device,
             acquisition=acquisition,
             axis=axis,
-            memory_gb=memory,
             precision=precision,
             thickness=thickness,
             quality=quality,
         )
         if inProcess:
-            return selfcheck_in_process(node, settings)
-        return self._wait(self.startSelfCheck(node, settings)).result
+            return selfcheck_in_process(node, request)
+        return self._wait(self.startSelfCheck(node, request)).result
 
-    def startEnhancement(self, inputVolume, settings, outputVolume=None):
+    def startEnhancement(self, inputVolume, request, outputVolume=None):
         """Begin to enhance, and return at once.
 
-        :param settings: XViewSynthScene.jobs.EnhanceSettings.
+        :param request: XViewSynthLib.request.Request.
         :return: XViewSynthScene.runs.EnhanceRun; poll it.
         :raises ValueError: with a sentence that says what to do.
         """
         from XViewSynthScene.runs import EnhanceRun
 
-        run = EnhanceRun(inputVolume, settings, outputVolume)
+        run = EnhanceRun(inputVolume, request, outputVolume)
         run.start()
         return run
 
-    def startSelfCheck(self, node, settings):
+    def startSelfCheck(self, node, request):
         """Begin to check, and return at once.
 
-        :param settings: XViewSynthScene.jobs.SelfCheckSettings.
+        :param request: XViewSynthLib.request.Request.
         :return: XViewSynthScene.runs.SelfCheckRun; poll it.
         :raises ValueError: with a sentence that says what to do.
         """
         from XViewSynthScene.runs import SelfCheckRun
 
-        run = SelfCheckRun(node, settings)
+        run = SelfCheckRun(node, request)
         run.start()
         return run
 
@@ -168,55 +173,50 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
 
     def firstScan(self):
         """The first volume of the scene that can be enhanced as it is, or None."""
-        from XViewSynthScene.jobs import EnhanceSettings
-
         for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
             try:
-                self.lookAhead(node, EnhanceSettings())
+                self.lookAhead(node, Request())
             except ValueError:
                 continue
             return node
         return None
 
-    def settingsOf(self, parameterNode):
-        """The chosen settings of an enhancement."""
-        from XViewSynthScene.jobs import EnhanceSettings
-
+    def requestOf(self, parameterNode):
+        """The enhancement that the user has chosen."""
         goal = parameterNode.goal
-        return EnhanceSettings(
+        return replace(
+            self.checkRequestOf(parameterNode),
             factor=parameterNode.factor if goal is Goal.FACTOR else None,
             spacing=parameterNode.spacing if goal is Goal.SPACING else None,
             isotropic=goal is Goal.ISOTROPIC,
-            **self._sharedSettingsOf(parameterNode),
         )
 
-    def checkSettingsOf(self, parameterNode):
-        """The chosen settings of a self-check; its factor is its own, see `selfCheck`."""
-        from XViewSynthScene.jobs import SelfCheckSettings
+    def checkRequestOf(self, parameterNode):
+        """The self-check that the user has chosen; its factor is its own, see `selfCheck`."""
+        return makeRequest(
+            parameterNode.memory or None,
+            thickness=parameterNode.thickness or None,
+            model=parameterNode.model,
+            device=parameterNode.device.value,
+            acquisition=parameterNode.acquisition,
+            axis=parameterNode.axis,
+            quality=parameterNode.quality,
+        )
 
-        return SelfCheckSettings(**self._sharedSettingsOf(parameterNode))
-
-    def _sharedSettingsOf(self, parameterNode):
-        """What is chosen for enhancements and self-checks alike."""
-        return {
-            "thickness": parameterNode.thickness or None,
-            "model": parameterNode.model,
-            "device": parameterNode.device.value,
-            "acquisition": parameterNode.acquisition.value,
-            "axis": parameterNode.axis.value,
-            "quality": parameterNode.quality.value,
-            "memory_gb": parameterNode.memory or None,
-        }
-
-    def lookAhead(self, inputVolume, settings, outputVolume=None):
+    def lookAhead(self, inputVolume, request, outputVolume=None):
         """What enhancing would give (XViewSynthScene.runs.Outlook); raises ValueError with a sentence."""
         from XViewSynthScene.results import check_output_node
         from XViewSynthScene.runs import look_ahead
 
-        outlook = look_ahead(inputVolume, settings)
+        outlook = look_ahead(inputVolume, request)
         check_output_node(outputVolume, inputVolume)
         return outlook
 
     def modelNames(self):
         """Names of the models that are installed."""
         return modelNames()
+
+
+def makeRequest(memory, **fields):
+    """A request with memory in GB, or None for what is free."""
+    return Request(memory=memory * 1e9 if isinstance(memory, (int, float)) else memory, **fields)

@@ -5,7 +5,9 @@ from typing import Annotated
 from slicer import vtkMRMLScalarVolumeNode
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
-from .choices import Acquisition, Axis, Device, Goal, Quality
+from XViewSynthLib.request import AcquisitionChoice, AxisChoice, Quality
+
+from .choices import Device, Goal
 
 
 @parameterNodeWrapper
@@ -33,9 +35,9 @@ class XViewSynthParameterNode:
     spacing: Annotated[float, WithinRange(0.1, 10.0)] = 1.0
     model: str = "auto"
     device: Device = Device.AUTOMATIC
-    acquisition: Acquisition = Acquisition.AUTOMATIC
+    acquisition: AcquisitionChoice = AcquisitionChoice.AUTOMATIC
     thickness: Annotated[float, WithinRange(0.0, 50.0)] = 0.0
-    axis: Axis = Axis.AUTOMATIC
+    axis: AxisChoice = AxisChoice.AUTOMATIC
     quality: Quality = Quality.STANDARD
     memory: Annotated[float, WithinRange(0.0, 4096.0)] = 0.0
     showViews: bool = True

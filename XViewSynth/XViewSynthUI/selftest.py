@@ -35,11 +35,11 @@ class XViewSynthTest(ScriptedLoadableModuleTest):
         """What is no CT is refused with a sentence, and no node is made."""
         logic = XViewSynthLogic()
         labelmap = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Labels")
-        settings = logic.settingsOf(logic.getParameterNode())
+        request = logic.requestOf(logic.getParameterNode())
         nodes = slicer.mrmlScene.GetNumberOfNodes()
         refusal = "none"
         try:
-            logic.startEnhancement(labelmap, settings)
+            logic.startEnhancement(labelmap, request)
         except ValueError as problem:
             refusal = str(problem)
         assert "labelmap" in refusal
@@ -48,7 +48,7 @@ class XViewSynthTest(ScriptedLoadableModuleTest):
     def test_outlookIsToldAtOnce(self):
         """What will come out is known before anything is computed."""
         logic = XViewSynthLogic()
-        outlook = logic.lookAhead(self._makeScan(), logic.settingsOf(logic.getParameterNode()))
+        outlook = logic.lookAhead(self._makeScan(), logic.requestOf(logic.getParameterNode()))
         assert (outlook.grid.factor, outlook.grid.slices, outlook.grid.slice_spacing) == (4, 33, 1.25)
 
     def _makeScan(self):

@@ -8,6 +8,7 @@ from typing import Any
 
 import qt
 
+from XViewSynthLib.request import Request
 from XViewSynthScene.desk import make_timer
 
 from .progress import TICK_MILLISECONDS
@@ -33,31 +34,30 @@ class SpeedMeasurement:
         self._settleTimer = make_timer(qt, SETTLED_MILLISECONDS, self._start, single_shot=True)
         self._pollTimer = make_timer(qt, TICK_MILLISECONDS, self._poll)
 
-    def expectedSeconds(self, outlook: Any, settings: Any) -> float | None:
+    def expectedSeconds(self, outlook: Any, request: Any) -> float | None:
         """How long enhancing takes, s; None while that is not known.
 
         Args:
             outlook: XViewSynthScene.runs.Outlook.
-            settings: XViewSynthScene.jobs.EnhanceSettings.
+            request: XViewSynthLib.request.Request.
         """
-        speed = self._speeds.get(_key(settings, outlook.grid.factor))
+        speed = self._speeds.get(_key(request, outlook.grid.factor))
         return None if speed is None else speed[0] * outlook.timed_voxels + speed[1]
 
-    def missing(self, outlook: Any, settings: Any) -> Any | None:
-        """What to measure before the time is known (SpeedSettings); None where nothing more can be learned."""
-        from XViewSynthScene.jobs import SpeedSettings
+    def missing(self, outlook: Any, request: Any) -> Any | None:
+        """What to measure before the time is known (Request); None where nothing more can be learned."""
         from XViewSynthScene.packages import missing_packages
 
-        key = _key(settings, outlook.grid.factor)
+        key = _key(request, outlook.grid.factor)
         if key in self._speeds or missing_packages():
             return None
         model, device, precision, quality, factor = key
-        return SpeedSettings(factor=factor, model=model, device=device, precision=precision, quality=quality)
+        return Request(factor=factor, model=model, device=device, precision=precision, quality=quality)
 
-    def request(self, settings: Any | None) -> None:
-        """Measure this (SpeedSettings) once the user has stopped choosing; None for nothing."""
-        self._requested = settings
-        if settings:
+    def measure(self, request: Any | None) -> None:
+        """Measure this (Request) once the user has stopped choosing; None for nothing."""
+        self._requested = request
+        if request:
             self._settleTimer.start()
 
     def stop(self) -> None:
@@ -91,8 +91,8 @@ class SpeedMeasurement:
         if state.status == "done":
             # It started a worker and read the model, as an enhancement does.
             speed = job.result["seconds_per_voxel"], time.monotonic() - self._began
-        self._speeds[_key(job.settings, job.settings.factor)] = speed
+        self._speeds[_key(job.request, job.request.factor)] = speed
 
 
-def _key(settings: Any, factor: int) -> tuple:
-    return settings.model, settings.device, settings.precision, settings.quality, factor
+def _key(request: Any, factor: int) -> tuple:
+    return request.model, request.device, request.precision, request.quality, factor

@@ -112,20 +112,20 @@ class XViewSynthWidget(Panel):
         """Show what Enhance would do; return why it cannot be done, or None."""
         from XViewSynthScene.sentences import describe_outlook
 
-        self.speed.request(None)
+        self.speed.measure(None)
         parameters = self._parameterNode
         if not parameters:
             self.ui.planLabel.text = ""
             return _("The scene is being closed.")
-        settings = self.logic.settingsOf(parameters)
+        request = self.logic.requestOf(parameters)
         try:
-            outlook = self.logic.lookAhead(parameters.inputVolume, settings, parameters.outputVolume)
+            outlook = self.logic.lookAhead(parameters.inputVolume, request, parameters.outputVolume)
         except ValueError as problem:
             self.ui.planLabel.text = str(problem)
             return None if canHarden(parameters.inputVolume) else str(problem)
-        self.ui.planLabel.text = describe_outlook(outlook, self.speed.expectedSeconds(outlook, settings))
+        self.ui.planLabel.text = describe_outlook(outlook, self.speed.expectedSeconds(outlook, request))
         if not self.work.isRunning:
-            self.speed.request(self.speed.missing(outlook, settings))
+            self.speed.measure(self.speed.missing(outlook, request))
         return None
 
     def _checkRefusal(self) -> str | None:
@@ -157,7 +157,7 @@ class XViewSynthWidget(Panel):
         parameters = self._parameterNode
         self._begin(
             lambda: self.logic.startEnhancement(
-                parameters.inputVolume, self.logic.settingsOf(parameters), parameters.outputVolume
+                parameters.inputVolume, self.logic.requestOf(parameters), parameters.outputVolume
             ),
             self._enhanced,
         )
@@ -176,7 +176,7 @@ class XViewSynthWidget(Panel):
         """Check on the chosen scan how well slices are restored."""
         parameters = self._parameterNode
         self._begin(
-            lambda: self.logic.startSelfCheck(parameters.inputVolume, self.logic.checkSettingsOf(parameters)),
+            lambda: self.logic.startSelfCheck(parameters.inputVolume, self.logic.checkRequestOf(parameters)),
             self._checked,
         )
 

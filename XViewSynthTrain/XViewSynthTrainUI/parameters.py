@@ -6,19 +6,19 @@ from typing import Annotated
 from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
-from XViewSynthUI import choices
+from XViewSynthLib.request import AcquisitionChoice
 from XViewSynthUI.choices import Device
 
 
 class Acquisition(enum.Enum):
     """How the scanner made slices; automatic choice is not possible here."""
 
-    GAP = choices.Acquisition.GAP.value
-    THICK = choices.Acquisition.THICK.value
+    GAP = AcquisitionChoice.GAP.value
+    THICK = AcquisitionChoice.THICK.value
 
     def label(self):
         """What the panel calls it."""
-        return choices.Acquisition(self.value).label()
+        return AcquisitionChoice(self.value).label()
 
 
 class Factors(enum.Enum):
