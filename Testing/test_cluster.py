@@ -25,6 +25,7 @@ from XViewSynthLib.batch import cluster
 from XViewSynthLib.batch.step import Step
 from XViewSynthLib.cli.main import main
 from XViewSynthLib.model.catalogue import model_card
+from XViewSynthLib.request import Request
 
 distributed = pytest.importorskip("distributed")
 
@@ -182,9 +183,7 @@ def step(tmp_path, tiny_model) -> Step:
         root=str(tmp_path / "in"),
         staging=str(tmp_path / "out" / "staging"),
         settings={"model": model_card(tiny_model)["weights_sha256"]},
-        model=str(tiny_model),
-        device="cpu",
-        memory=None,
+        request=Request(model=str(tiny_model), device="cpu").to_json(),
         threads=None,
     )
 
@@ -235,7 +234,7 @@ class TestWorkers:
         monkeypatch.setattr("distributed.get_worker", lambda: worker)
         monkeypatch.setattr(cluster, "_STANDING_BACK_SECONDS", 0.1)
         with pytest.raises(distributed.Reschedule):
-            cluster.take_step_here(asdict(step), model=step.model, token="xyz", version=__version__, topic="topic")
+            cluster.take_step_here(asdict(step), model=step.request["model"], token="xyz", version=__version__, topic="topic")
         ((topic, sentence),) = heard
         assert topic == "topic"
         assert sentence.startswith("The worker tcp://node:1 has another folder")

@@ -18,7 +18,8 @@ from torch import Tensor
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.evaluation.selfcheck import cancel_check
 from XViewSynthLib.geometry.checks import check_enhanceable, geometry_notes
-from XViewSynthLib.geometry.intensity import INTENSITY_RANGE, in_hu
+from XViewSynthLib.geometry.constants import INTENSITY_RANGE
+from XViewSynthLib.geometry.intensity import in_hu
 from XViewSynthLib.geometry.volume import Volume
 from XViewSynthLib.inference.hardware import resolve_device
 from XViewSynthLib.io.reading import read_volume

@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from ..geometry.intensity import HIGHEST_HU, LOWEST_HU, PADDING_BELOW
+from ..geometry.constants import HIGHEST_HU, LOWEST_HU, PADDING_BELOW
 from ..geometry.orientation import SliceOrder, to_slices
 from ..geometry.volume import Axis, Volume
 

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from ..errors import Cancelled, InputError, OutOfMemory
+from ..geometry.constants import INTENSITY_RANGE, PADDING_BELOW
 from ..geometry.grid import resampled_positions
-from ..geometry.intensity import INTENSITY_RANGE, PADDING_BELOW, to_scalar_type
+from ..geometry.intensity import to_scalar_type
 from ..geometry.interpolation import interpolation_weights, slices_used, weights_at
 from ..geometry.orientation import to_slices
 from ..geometry.slice_profile import SliceProfile, averaging_weights, correcting_weights, preserving_weights

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..geometry.intensity import INTENSITY_RANGE, PADDING_BELOW, to_scalar_type
+from ..geometry.constants import INTENSITY_RANGE, PADDING_BELOW
+from ..geometry.intensity import to_scalar_type
 from ..geometry.orientation import to_slices
 from ..geometry.volume import Volume, affine_column
 

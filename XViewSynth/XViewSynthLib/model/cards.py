@@ -11,7 +11,7 @@ from typing import Any
 from unicodedata import category
 
 from ..errors import InputError
-from ..geometry.intensity import INTENSITY_RANGE
+from ..geometry.constants import INTENSITY_RANGE
 from ..request import AUTOMATIC
 
 #: In place of a name: the model that ships for the acquisition of the scan.

@@ -36,7 +36,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..geometry.intensity import INTENSITY_RANGE
+from ..geometry.constants import INTENSITY_RANGE
 from ..geometry.interpolation import interpolation_weights, slices_used
 from ..geometry.slice_profile import OVERLAP_RANGE, SliceProfile, preserving_weights
 from ..request import Quality
