@@ -53,6 +53,7 @@ ENGINE_MAY_IMPORT = {
     "psutil",
     "pydicom",
     "safetensors",
+    "scipy",
     "torch",
     "tqdm",
 }
