@@ -99,6 +99,17 @@ class TestPackaging:
         packages = [path.parent.name for path in module.glob("*/__init__.py")]
         assert sorted(cmake_packages(module)) == sorted(packages)
 
+    @each_module
+    def test_every_file_that_a_package_reads_is_installed(self, module):
+        text = (module / "CMakeLists.txt").read_text(encoding="utf-8")
+        collected = re.search(rf"file\(GLOB_RECURSE {module.name}_LIBRARY_DATA .*?\n(.*?)\)", text, re.S).group(1)
+        patterns = re.findall(r'"(\w+)/(.+?)"', collected)
+        installed = {path for package, pattern in patterns for path in (module / package).rglob(pattern)}
+        packages = [path.parent for path in module.glob("*/__init__.py")]
+        data = {path for package in packages for path in package.rglob("*") if path.is_file()}
+        assert {path for path in data if path.suffix not in (".py", ".pyc")} == installed
+        assert f'RESOURCES "${{{module.name}_LIBRARY_DATA}}"' in text
+
     def test_modules_do_not_overwrite_each_others_files(self):
         # Once installed, the files of all modules lie in one folder.
         installed = []

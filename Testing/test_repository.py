@@ -48,6 +48,7 @@ DESKTOP = {"slicer", "qt", "ctk", "vtk", "mrml"}
 ENGINE_MAY_IMPORT = {
     "XViewSynthLib",
     "SimpleITK",
+    "jinja2",
     "matplotlib",
     "numpy",
     "psutil",
