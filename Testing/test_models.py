@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from jsonschema import Draft202012Validator
 from safetensors.torch import save
 
 from tiny import DOUBT, NETWORK, make_card, make_network
@@ -39,6 +40,8 @@ from XViewSynthLib.model.network import ThreeViewNetwork
 from XViewSynthLib.system import regular_files
 
 LIBRARY = str(Path(catalogue.__file__).parents[2])
+CARD_SCHEMA = json.loads(Path(cards.__file__).with_name("card.schema.json").read_text(encoding="utf-8"))
+in_schema = Draft202012Validator(CARD_SCHEMA).is_valid
 
 
 def rewrite_card(folder, **changes):
@@ -422,6 +425,7 @@ class TestCard:
     def test_a_wrong_value_is_named(self, field, value):
         card = {"schema_version": "1", "weights_sha256": "0" * 64, **make_card(), field: value}
         assert f'"{field}" must be' in card_fault(card)
+        assert not in_schema(card)
 
     @pytest.mark.parametrize(
         ("entry", "value"),
@@ -442,12 +446,15 @@ class TestCard:
         doubt["factors"]["4"][entry] = value
         card = {"schema_version": "1", "weights_sha256": "0" * 64, **make_card(doubt=doubt)}
         assert '"doubt" must be' in card_fault(card)
+        # JSON Schema cannot ask for rising numbers.
+        assert in_schema(card) == (value == [100.0, 9.0])
 
     @pytest.mark.parametrize(("acquisition", "thick"), [("thick", {}), ("gap", {"thick": 1})])
     def test_acquisition_and_network_must_agree(self, acquisition, thick):
         sizes = {"acquisition": acquisition, "network": NETWORK | thick}
         card = {"schema_version": "1", "weights_sha256": "0" * 64, **make_card(**sizes)}
         assert '"acquisition" must be' in card_fault(card)
+        assert not in_schema(card)
 
     @pytest.mark.parametrize("text", ["NaN", "1e400", "[" * 990 + "]" * 990, "1" * 5000])
     def test_what_json_cannot_print_again_is_damaged(self, folder, text):
@@ -461,6 +468,41 @@ class TestCard:
         card = {"schema_version": "1", "weights_sha256": "0" * 64, **make_card()}
         del card[field]
         assert card_fault(card) == f'"{field}" is missing'
+        assert not in_schema(card)
+
+
+class TestCardSchema:
+    """`card.schema.json`, which other programs can check cards with."""
+
+    def test_it_is_a_schema(self):
+        Draft202012Validator.check_schema(CARD_SCHEMA)
+
+    def test_it_has_the_fields_and_the_words_of_the_check(self):
+        fields = {**cards.CARD_FIELDS, **cards.OPTIONAL_CARD_FIELDS}
+        described = {name: field["description"] for name, field in CARD_SCHEMA["properties"].items()}
+        assert described == {name: expected for name, (_, expected) in fields.items()}
+        assert CARD_SCHEMA["required"] == list(cards.CARD_FIELDS)
+
+    @pytest.mark.parametrize("card", sorted(shipped_folder().glob("*/card.json")), ids=lambda path: path.parent.name)
+    def test_shipped_cards_satisfy_it(self, card):
+        assert in_schema(json.loads(card.read_text(encoding="utf-8")))
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"authors": "us"},
+            {"doubt": DOUBT},
+            {"name": "Auto-2"},
+            {"name": "console"},
+            {"description": "two\nlines, größer"},
+            {"acquisition": "thick", "network": NETWORK | {"thick": 1, "specialists": {"4": {"fusion_blocks": 1}}}},
+        ],
+        ids=lambda changes: " ".join(changes),
+    )
+    def test_sound_cards_satisfy_it(self, changes):
+        card = {"schema_version": "1", "weights_sha256": "0" * 64, **make_card(**changes)}
+        assert card_fault(card) is None
+        assert in_schema(card)
 
 
 class TestCatalogue:
