@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,10 +92,3 @@ def workers() -> list[psutil.Process]:
 def volumes() -> list[slicer.vtkMRMLScalarVolumeNode]:
     """The volumes of the scene."""
     return slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-
-
-def seconds_until_gone(process: psutil.Process, limit: float) -> float:
-    """Wait until a process has ended, at most `limit` seconds."""
-    start = time.monotonic()
-    psutil.wait_procs([process], timeout=limit)
-    return time.monotonic() - start

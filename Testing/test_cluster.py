@@ -234,7 +234,9 @@ class TestWorkers:
         monkeypatch.setattr("distributed.get_worker", lambda: worker)
         monkeypatch.setattr(cluster, "_STANDING_BACK_SECONDS", 0.1)
         with pytest.raises(distributed.Reschedule):
-            cluster.take_step_here(asdict(step), model=step.request["model"], token="xyz", version=__version__, topic="topic")
+            cluster.take_step_here(
+                asdict(step), model=step.request["model"], token="xyz", version=__version__, topic="topic"
+            )
         ((topic, sentence),) = heard
         assert topic == "topic"
         assert sentence.startswith("The worker tcp://node:1 has another folder")

@@ -108,6 +108,17 @@ class TestPackaging:
         packages = [path.parent.name for path in module.glob("*/__init__.py")]
         assert sorted(cmake_packages(module)) == sorted(packages)
 
+    @each_module
+    def test_every_other_file_of_a_package_is_installed(self, module):
+        text = (module / "CMakeLists.txt").read_text(encoding="utf-8")
+        collected = re.search(rf"file\(GLOB_RECURSE {module.name}_LIBRARY_DATA .*?\n(.*?)\)", text, re.S).group(1)
+        patterns = re.findall(r'"(\w+)/(.+?)"', collected)
+        installed = {path for package, pattern in patterns for path in (module / package).rglob(pattern)}
+        packages = [path.parent for path in module.glob("*/__init__.py")]
+        data = {path for package in packages for path in package.rglob("*") if path.is_file()}
+        assert {path for path in data if path.suffix not in (".py", ".pyc")} == installed
+        assert f'RESOURCES "${{{module.name}_LIBRARY_DATA}}"' in text
+
     def test_modules_do_not_overwrite_each_others_files(self):
         # Once installed, the files of all modules lie in one folder.
         installed = []
@@ -264,7 +275,7 @@ class TestRequirements:
     def test_what_slicer_brings_is_left_alone(self):
         lines = requirements_of(MODULE / REQUIREMENTS) | requirements_of(TRAINING / TRAINING_REQUIREMENTS)
         asked = {re.match(r"[\w-]+", line).group() for line in lines}
-        assert not asked & {"numpy", "SimpleITK", "pydicom", "vtk"}
+        assert not asked & {"numpy", "scipy", "SimpleITK", "pydicom", "vtk"}
 
 
 class TestSamples:

@@ -10,8 +10,7 @@ import torch
 
 from scans import affine_from, anatomy
 from tiny import NETWORK, cramped, enhance_with_views, make_card, make_network
-from tools import train_fusion
-from XViewSynthLib import Volume, enhance, write_volume
+from XViewSynthLib import Volume, enhance
 from XViewSynthLib.geometry.slice_profile import SliceProfile
 from XViewSynthLib.inference.enhancement import carry_out, fuse
 from XViewSynthLib.inference.plan import make_plan
@@ -20,11 +19,9 @@ from XViewSynthLib.model.network import ScanFacts, ThreeViewNetwork, spline_betw
 from XViewSynthLib.progress import Progress
 from XViewSynthTrainLib.config import TrainingConfig
 from XViewSynthTrainLib.distillation import agreement_terms, restoration_terms
-from XViewSynthTrainLib.regions import middle_of
 from XViewSynthTrainLib.sampling import Blocks
 
 FACTS = ScanFacts(torch.tensor([3.0]))
-NAMES = ("observed", "residuals", "missed")
 FUSED = NETWORK | {"fusion_blocks": 2}
 
 
@@ -189,65 +186,3 @@ class TestTraining:
         answer = network.complete(first, network.fuse(first, forward(first, 2, facts), 2, facts))
         assert torch.allclose(second, answer, atol=1e-5)
         assert not second.requires_grad
-
-
-class TestTool:
-    """`Testing/tools/train_fusion.py`, which trains the fusion of a model that has its views."""
-
-    @pytest.fixture(autouse=True)
-    def _small(self, monkeypatch):
-        for name, value in {"PIXELS": 8, "BATCH": 2, "REPORT_EVERY": 0.0, "SAVE_EVERY": 0.0}.items():
-            monkeypatch.setattr(train_fusion, name, value)
-
-    @pytest.mark.parametrize("acquisition", ["gap", "thick"])
-    def test_trains_the_fusion_and_nothing_else(self, tmp_path, monkeypatch, capsys, acquisition):
-        thick = {"thick": 1} if acquisition == "thick" else {}
-        card = make_card(acquisition=acquisition, network=NETWORK | thick)
-        before = save_model(tmp_path / "views", make_network(**thick), card)
-        write_volume(Volume(anatomy((90, 25, 22)), affine_from((0.8, 0.8, 1.0))), tmp_path / "scan.nrrd")
-        arguments = [tmp_path / "views", tmp_path / "fused", tmp_path / "scan.nrrd"]
-        arguments += ["--minutes", 0.01, "--blocks", 1, "--pixels", 16, "--cache", tmp_path / "cache"]
-        arguments += ["--settings", '{"factor_shares": {"4": 1.0}, "adam_rate": 0.01}']
-        monkeypatch.setattr("sys.argv", ["train_fusion.py", *map(str, arguments)])
-        train_fusion.main()
-        after = load_model(tmp_path / "fused")
-        assert after.card["network"]["fusion_blocks"] == 1
-        assert after.card["training"][-1]["part"] == "fusion"
-        assert after.card["training"][-1]["steps_done"] > 0
-        for name, weight in before.network.state_dict().items():
-            assert torch.equal(after.network.state_dict()[name], weight)
-        assert after.network.fusion.heads["4"].weight.abs().max() > 0
-        assert after.network.fusion.heads["3"].weight.abs().max() == 0
-        assert after.card["training"][-1]["learning_rate"] == 0.01
-        assert "x4" in capsys.readouterr().out
-
-    def test_a_turned_piece_swaps_the_views_across_the_slices(self):
-        """Of a scan with rows and columns exchanged, the coronal view answers what the sagittal one did."""
-        shape = (3, 4, 2, 8, 8)
-        columns = np.arange(8, dtype=np.float16)
-        residuals = np.zeros(shape, np.float16)
-        # The coronal view has erred along the columns, the sagittal one along the rows.
-        residuals[1], residuals[2] = columns, 100 + columns[:, None]
-        scan = train_fusion.Answered(np.zeros((5, 8, 8), np.float16), residuals, residuals[0], 3.0, 3, None)
-        for seed in range(12):
-            _, piece, _ = train_fusion._piece(np.random.default_rng(seed), scan, kept_out=False)
-            assert np.ptp(piece[1], axis=-2).max() == 0
-            assert np.ptp(piece[2], axis=-1).max() == 0
-
-    @pytest.mark.parametrize("acquisition", ["gap", "thick"])
-    def test_exercises_are_what_the_views_answer(self, tmp_path, acquisition):
-        thick = {"thick": 1} if acquisition == "thick" else {}
-        card = make_card(acquisition=acquisition, network=NETWORK | thick)
-        model = save_model(tmp_path / "views", make_network(**thick), card)
-        scan = Volume(anatomy((13, 20, 18)), affine_from((0.8, 0.8, 1.0)))
-        train_fusion.answer(scan, 3, 0, model, 16, tmp_path)
-        kept = {name: torch.from_numpy(np.load(tmp_path / f"{name}.npy")).float() for name in NAMES}
-        facts = ScanFacts(torch.tensor([3 / 0.8]), SliceProfile() if thick else None)
-        with torch.inference_mode():
-            views = model.network(kept["observed"][None], 3, facts)[:, 0]
-        piece = to_network_units(torch.from_numpy(middle_of(scan, "K", 16).voxels.astype(np.float32)))
-        missed = piece - views.mean(dim=0) if thick else piece[:-1].unflatten(0, (4, 3))[:, 1:] - views.mean(dim=0)
-        assert torch.allclose(kept["missed"], missed.unfold(0, 4, 3).movedim(-1, 1) if thick else missed, atol=5e-3)
-        spread = views - views.mean(dim=0)
-        spread = spread.unfold(1, 4, 3).movedim(-1, 2) if thick else spread
-        assert torch.allclose(kept["residuals"] - kept["residuals"].mean(dim=0), spread, atol=5e-3)

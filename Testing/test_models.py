@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from jsonschema import Draft202012Validator
 from safetensors.torch import save
 
 from tiny import DOUBT, NETWORK, make_card, make_network
@@ -39,6 +40,8 @@ from XViewSynthLib.model.network import ThreeViewNetwork
 from XViewSynthLib.system import regular_files
 
 LIBRARY = str(Path(catalogue.__file__).parents[2])
+CARD_SCHEMA = json.loads(Path(cards.__file__).with_name("card.schema.json").read_text(encoding="utf-8"))
+in_schema = Draft202012Validator(CARD_SCHEMA).is_valid
 
 
 def rewrite_card(folder, **changes):
@@ -60,13 +63,13 @@ def make_zip(path, members):
 
 
 @pytest.fixture(autouse=True)
-def catalogue(tmp_path, monkeypatch):
-    """A user's folder and a shipped folder of this test's own."""
+def shipped(tmp_path, monkeypatch):
+    """The folder of shipped models; it and the user's folder are this test's own."""
     monkeypatch.setenv("XVIEWSYNTH_MODELS", str(tmp_path / "mine"))
-    shipped = tmp_path / "shipped"
-    shipped.mkdir()
-    monkeypatch.setattr(catalogue, "shipped_folder", lambda: shipped)
-    return shipped
+    folder = tmp_path / "shipped"
+    folder.mkdir()
+    monkeypatch.setattr(catalogue, "shipped_folder", lambda: folder)
+    return folder
 
 
 @pytest.fixture
@@ -422,6 +425,7 @@ class TestCard:
     def test_a_wrong_value_is_named(self, field, value):
         card = {"schema_version": "1", "weights_sha256": "0" * 64, **make_card(), field: value}
         assert f'"{field}" must be' in card_fault(card)
+        assert not in_schema(card)
 
     @pytest.mark.parametrize(
         ("entry", "value"),
@@ -442,12 +446,15 @@ class TestCard:
         doubt["factors"]["4"][entry] = value
         card = {"schema_version": "1", "weights_sha256": "0" * 64, **make_card(doubt=doubt)}
         assert '"doubt" must be' in card_fault(card)
+        # JSON Schema cannot ask for rising numbers.
+        assert in_schema(card) == (value == [100.0, 9.0])
 
     @pytest.mark.parametrize(("acquisition", "thick"), [("thick", {}), ("gap", {"thick": 1})])
     def test_acquisition_and_network_must_agree(self, acquisition, thick):
         sizes = {"acquisition": acquisition, "network": NETWORK | thick}
         card = {"schema_version": "1", "weights_sha256": "0" * 64, **make_card(**sizes)}
         assert '"acquisition" must be' in card_fault(card)
+        assert not in_schema(card)
 
     @pytest.mark.parametrize("text", ["NaN", "1e400", "[" * 990 + "]" * 990, "1" * 5000])
     def test_what_json_cannot_print_again_is_damaged(self, folder, text):
@@ -461,37 +468,72 @@ class TestCard:
         card = {"schema_version": "1", "weights_sha256": "0" * 64, **make_card()}
         del card[field]
         assert card_fault(card) == f'"{field}" is missing'
+        assert not in_schema(card)
+
+
+class TestCardSchema:
+    """`card.schema.json`, which other programs can check cards with."""
+
+    def test_it_is_a_schema(self):
+        Draft202012Validator.check_schema(CARD_SCHEMA)
+
+    def test_it_has_the_fields_and_the_words_of_the_check(self):
+        fields = {**cards.CARD_FIELDS, **cards.OPTIONAL_CARD_FIELDS}
+        described = {name: field["description"] for name, field in CARD_SCHEMA["properties"].items()}
+        assert described == {name: expected for name, (_, expected) in fields.items()}
+        assert CARD_SCHEMA["required"] == list(cards.CARD_FIELDS)
+
+    @pytest.mark.parametrize("card", sorted(shipped_folder().glob("*/card.json")), ids=lambda path: path.parent.name)
+    def test_shipped_cards_satisfy_it(self, card):
+        assert in_schema(json.loads(card.read_text(encoding="utf-8")))
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"authors": "us"},
+            {"doubt": DOUBT},
+            {"name": "Auto-2"},
+            {"name": "console"},
+            {"description": "two\nlines, größer"},
+            {"acquisition": "thick", "network": NETWORK | {"thick": 1, "specialists": {"4": {"fusion_blocks": 1}}}},
+        ],
+        ids=lambda changes: " ".join(changes),
+    )
+    def test_sound_cards_satisfy_it(self, changes):
+        card = {"schema_version": "1", "weights_sha256": "0" * 64, **make_card(**changes)}
+        assert card_fault(card) is None
+        assert in_schema(card)
 
 
 class TestCatalogue:
     def test_is_empty_at_first(self):
         assert list_models() == []
 
-    def test_a_users_model_comes_before_a_shipped_one_of_the_same_name(self, catalogue):
-        save_model(catalogue / "small", make_network(), make_card(version="shipped"))
+    def test_a_users_model_comes_before_a_shipped_one_of_the_same_name(self, shipped):
+        save_model(shipped / "small", make_network(), make_card(version="shipped"))
         save_model(user_folder() / "small", make_network(), make_card(version="mine"))
         assert load_model("small").card["version"] == "mine"
         assert [(entry.name, entry.shipped) for entry in list_models()] == [("small", False)]
 
-    def test_lists_by_name_and_says_which_ones_shipped(self, catalogue):
-        save_model(catalogue / "zeta", make_network(), make_card(name="zeta"))
+    def test_lists_by_name_and_says_which_ones_shipped(self, shipped):
+        save_model(shipped / "zeta", make_network(), make_card(name="zeta"))
         save_model(user_folder() / "alpha", make_network(), make_card(name="alpha"))
         assert [(entry.name, entry.shipped) for entry in list_models()] == [("alpha", False), ("zeta", True)]
 
-    def test_one_broken_model_does_not_hide_the_others(self, catalogue):
-        save_model(catalogue / "small", make_network(), make_card())
-        (catalogue / "broken").mkdir()
+    def test_one_broken_model_does_not_hide_the_others(self, shipped):
+        save_model(shipped / "small", make_network(), make_card())
+        (shipped / "broken").mkdir()
         broken, small = list_models()
         assert "card.json is missing" in broken.problem
         assert small.problem is None
 
-    def test_passes_over_stray_files_and_hidden_folders(self, catalogue):
-        (catalogue / "README.md").write_text("models")
-        (catalogue / ".staging").mkdir()
+    def test_passes_over_stray_files_and_hidden_folders(self, shipped):
+        (shipped / "README.md").write_text("models")
+        (shipped / ".staging").mkdir()
         assert list_models() == []
 
-    def test_an_unknown_name_is_told_with_those_that_exist(self, catalogue):
-        save_model(catalogue / "small", make_network(), make_card())
+    def test_an_unknown_name_is_told_with_those_that_exist(self, shipped):
+        save_model(shipped / "small", make_network(), make_card())
         with pytest.raises(InputError, match=r"no model 'large': .* \(small\)"):
             load_model("large")
 
@@ -500,13 +542,13 @@ class TestCatalogue:
         with pytest.raises(InputError):
             load_model(name)
 
-    def test_a_name_never_reaches_out_of_the_catalogue(self, catalogue, folder):
+    def test_a_name_never_reaches_out_of_the_catalogue(self, shipped, folder):
         assert model_folder(str(folder)) == folder
         with pytest.raises(InputError, match="There is no model"):
             model_folder("../small/../nothing")
 
-    def test_a_folder_that_cannot_be_read_hides_only_its_own_models(self, catalogue, monkeypatch):
-        save_model(catalogue / "small", make_network(), make_card())
+    def test_a_folder_that_cannot_be_read_hides_only_its_own_models(self, shipped, monkeypatch):
+        save_model(shipped / "small", make_network(), make_card())
         user_folder().mkdir()
         listdir = os.listdir
 
@@ -529,8 +571,8 @@ class TestCatalogue:
         assert list_models() == []
         assert "Not a directory" in unreadable_folder()
 
-    def test_the_shipped_standard_model_is_the_default(self, catalogue):
-        save_model(catalogue / "standard", make_network(), make_card(name="standard"))
+    def test_the_shipped_standard_model_is_the_default(self, shipped):
+        save_model(shipped / "standard", make_network(), make_card(name="standard"))
         assert load_model().name == "standard"
 
 
@@ -558,7 +600,7 @@ class TestPlaces:
         assert user_folder().as_posix() == expected
 
     @pytest.mark.parametrize("error", [RuntimeError("no home"), KeyError("uid not found")])
-    def test_without_a_home_there_are_only_shipped_models(self, monkeypatch, catalogue, folder, error):
+    def test_without_a_home_there_are_only_shipped_models(self, monkeypatch, shipped, folder, error):
         for name in ("XVIEWSYNTH_MODELS", "XDG_DATA_HOME", "LOCALAPPDATA"):
             monkeypatch.delenv(name, raising=False)
 
@@ -566,7 +608,7 @@ class TestPlaces:
             raise error
 
         monkeypatch.setattr(catalogue.Path, "home", classmethod(no_home))
-        save_model(catalogue / "standard", make_network(), make_card(name="standard"))
+        save_model(shipped / "standard", make_network(), make_card(name="standard"))
         assert user_folder() is None
         assert unreadable_folder() is None
         assert [entry.name for entry in list_models()] == ["standard"]
@@ -582,7 +624,7 @@ class TestPlaces:
     def test_shipped_models_are_found_in_repository_module_and_wheel(self, tmp_path, monkeypatch, place):
         library = tmp_path / "root" / "XViewSynth" / "XViewSynthLib"
         library.mkdir(parents=True)
-        monkeypatch.setattr(catalogue, "__file__", str(library / "models.py"))
+        monkeypatch.setattr(catalogue, "__file__", str(library / "model" / "catalogue.py"))
         assert shipped_folder() is None
         (tmp_path / "root" / place).mkdir(parents=True)
         assert shipped_folder() == (tmp_path / "root" / place).resolve()
@@ -636,8 +678,8 @@ class TestImport:
         members = {"anything/": b"", **{f"anything/{name}": content for name, content in parts.items()}}
         assert import_model(make_zip(tmp_path / "m.zip", members)).name == "small"
 
-    def test_a_name_that_is_taken_is_refused(self, folder, catalogue):
-        save_model(catalogue / "small", make_network(), make_card())
+    def test_a_name_that_is_taken_is_refused(self, folder, shipped):
+        save_model(shipped / "small", make_network(), make_card())
         with pytest.raises(InputError, match="'small' is installed already"):
             import_model(folder)
 
@@ -873,8 +915,8 @@ class TestRemove:
         remove_model("broken")
         assert list_models() == []
 
-    def test_a_shipped_model_stays(self, catalogue):
-        save_model(catalogue / "small", make_network(), make_card())
+    def test_a_shipped_model_stays(self, shipped):
+        save_model(shipped / "small", make_network(), make_card())
         with pytest.raises(InputError, match="cannot be removed"):
             remove_model("small")
         assert load_model("small")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from XViewSynthLib.errors import InputError
+from XViewSynthLib.system import locks
 from XViewSynthLib.system import outputs as module
 from XViewSynthLib.system.outputs import Outputs, output_folder, remove_left_folders, staging_folder
 
@@ -87,7 +88,7 @@ def process_that(does: str, folder: Path, *arguments: str) -> subprocess.Popen:
     program = f"""
 import os, sys, threading, time
 from pathlib import Path
-from XViewSynthLib import outputs
+from XViewSynthLib.system import outputs
 from XViewSynthLib.system.outputs import Outputs, staging_folder
 def wait():
     print("waiting", flush=True)
@@ -554,6 +555,6 @@ class TestNewNames:
         def no_locks(*_):
             raise OSError(95, "Operation not supported")
 
-        monkeypatch.setattr(module, "try_lock", no_locks)
+        monkeypatch.setattr(locks, "_lock", no_locks)
         write_all([tmp_path / "a.txt"])
         assert os.listdir(tmp_path) == ["a.txt"]

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from commands import run_command
 from documents import ROOT, blocks_of, keys_of, section_of
@@ -24,6 +25,7 @@ from XViewSynthTrainLib.config import TrainingConfig
 DOCS = Path("Resources") / "Docs"
 FILES, CARD = DOCS / "reference" / "files.md", DOCS / "reference" / "model-card.md"
 SLICER = DOCS / "reference" / "slicer-scripts.md"
+REPORT_SCHEMA = json.loads((ROOT / "XViewSynth" / "XViewSynthLib" / "report.schema.json").read_text(encoding="utf-8"))
 
 
 class TestCommandLine:
@@ -79,6 +81,35 @@ class TestFiles:
         assert keys_of(FILES, "Report") == list(report)
         assert keys_of(FILES, "Geometry") == list(report["input"]) == list(report["output"])
         assert keys_of(FILES, "Plan") == list(report["plan"])
+
+    def test_the_report_satisfies_its_schema(self, made):
+        Draft202012Validator.check_schema(REPORT_SCHEMA)
+        Draft202012Validator(REPORT_SCHEMA).validate(self.read(made / "report.json"))
+
+    def test_the_schema_of_the_report_has_the_keys_of_the_tables(self):
+        definitions = REPORT_SCHEMA["$defs"]
+        for title, schema in (
+            ("Report", REPORT_SCHEMA),
+            ("Geometry", definitions["geometry"]),
+            ("Plan", definitions["plan"]),
+        ):
+            assert keys_of(FILES, title) == list(schema["properties"]) == schema["required"]
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("factor", 2.5),
+            ("axis", "L"),
+            ("model_sha256", "0" * 63),
+            ("seconds", -1),
+            ("input", {}),
+            ("synthetic_slices", [-1]),
+            ("plan", None),
+            ("notes", "none"),
+        ],
+    )
+    def test_the_schema_of_the_report_refuses_other_types(self, made, key, value):
+        assert not Draft202012Validator(REPORT_SCHEMA).is_valid(self.read(made / "report.json") | {key: value})
 
     def test_the_report_of_a_self_check(self, made):
         check = self.read(made / "check.json")

@@ -49,11 +49,13 @@ DESKTOP = {"slicer", "qt", "ctk", "vtk", "mrml"}
 ENGINE_MAY_IMPORT = {
     "XViewSynthLib",
     "SimpleITK",
+    "jinja2",
     "matplotlib",
     "numpy",
     "psutil",
     "pydicom",
     "safetensors",
+    "scipy",
     "torch",
     "tqdm",
 }

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from optimizers import MuonAndAdam, orthogonal
-from quick_convolutions import compiler
 from scans import affine_from, anatomy
-from tiny import NETWORK, make_card, make_network, make_spline_network
+from tiny import NETWORK, make_card, make_network
 from tools import train_together
 from XViewSynthLib import Volume, write_volume
 from XViewSynthLib.geometry.slice_profile import SliceProfile, averaging_weights
@@ -250,19 +249,6 @@ class TestTool:
         assert not torch.equal(
             after.network.state_dict()["axial.trunk.head.weight"], before.state_dict()["axial.trunk.head.weight"]
         )
-
-    @pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
-    def test_trains_with_quick_convolutions(self, tool, observed, tmp_path):
-        sizes = FUSED | {"channels": 8}
-        model = save_model(tmp_path / "model", make_spline_network(**sizes), make_card(network=sizes))
-        write_volume(Volume(anatomy((60, 25, 22)), affine_from((0.8, 0.8, 1.0))), tmp_path / "scan.nrrd")
-        small = '{"batch": 1, "slices": 4, "pixels": 8, "adam_rate": 0.01, "factor_shares": {"4": 1.0}}'
-        arguments = [model.folder, tmp_path / "all.safetensors", tmp_path / "scan.nrrd", "--minutes", 0.01]
-        tool("train", *arguments, "--settings", small, "--quick-convolutions")
-        tool("join", model.folder, tmp_path / "joined", tmp_path / "all.safetensors")
-        change = answer(load_model(tmp_path / "joined").network, observed, 4) - answer(model.network, observed, 4)
-        # An untrained network answers with the spline; one step is all that a slow machine may have time for.
-        assert change.abs().max() > 0
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
     def test_trains_on_a_gpu(self, tool, model, observed, tmp_path):

@@ -97,17 +97,10 @@ class TestNetworks:
         assert network.asked(2, torch.tensor([3.0, 9.0])) == 2
         assert network.asked(2, torch.tensor([5.0, 9.0])) == 4
 
-    @pytest.mark.parametrize(
-        "sizes", [{"wide_gaps": 10}, {"wide_doubling": 10}, {"wide_gaps": 4, "thick": 1}],
-        ids=["unknown", "unknown by its former name", "thick"],
-    )  # fmt: skip
+    @pytest.mark.parametrize("sizes", [{"wide_gaps": 10}, {"wide_gaps": 4, "thick": 1}], ids=["unknown", "thick"])
     def test_what_cannot_answer_is_refused(self, sizes):
         with pytest.raises(ValueError, match="a factor that is known"):
             make_network(**sizes)
-
-    def test_cards_may_call_it_by_its_former_name(self):
-        network = make_network(wide_doubling=4)
-        assert [network.asked(factor, WIDE.gap_ratio) for factor in (2, 3)] == [4, 4]
 
     def test_a_fusion_that_is_not_to_be_trained_has_no_gradient(self, observed):
         views, answer = make_network(**SIZES).answer(observed, 2, WIDE, trains_fusion=False)

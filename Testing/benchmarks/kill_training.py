@@ -29,8 +29,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SCAN = ROOT / "Resources" / "SampleData" / "ChestCT.nrrd"
-# Judged every 5th of the lines of the log, so that the log tells when a judgement is due.
-LOG_EVERY, JUDGED_EVERY = 20, 100
+# A multiple of the 20 steps between lines of the log, so that the log shows when an evaluation is due.
+JUDGED_EVERY = 100
 SETTINGS = {
     "slices": 5,
     "pixels": 32,

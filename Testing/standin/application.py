@@ -126,9 +126,6 @@ class ModuleManager(QObject):
     def module(self, name: str) -> qSlicerScriptedLoadableModule | None:
         return self._modules.get(name)
 
-    def modulesNames(self) -> list[str]:
-        return list(self._modules)
-
     def loadedModuleNames(self) -> list[str]:
         return list(self._modules)
 
@@ -216,9 +213,6 @@ class SliceView(QObject):
     def mrmlSliceNode(self) -> slicer.vtkMRMLSliceNode:
         return self._node
 
-    def scheduleRender(self) -> None:
-        self.renders += 1
-
     def forceRender(self) -> None:
         self.renders += 1
 
@@ -241,9 +235,6 @@ class SliceWidget(QObject):
 
     def sliceView(self) -> SliceView:
         return self._view
-
-    def fitSliceToBackground(self) -> None:
-        self._logic.FitSliceToBackground()
 
 
 class LayoutManager(QObject):
@@ -411,9 +402,6 @@ class qSlicerApplication(QApplication):
 
     def settings(self) -> QSettings:
         return QSettings(str(self._folder / "settings" / "application.ini"), QSettings.Format.IniFormat)
-
-    def userSettings(self) -> QSettings:
-        return QSettings(str(self._folder / "settings" / "user.ini"), QSettings.Format.IniFormat)
 
     def startupEnvironment(self) -> QProcessEnvironment:
         return QProcessEnvironment.systemEnvironment()

@@ -301,9 +301,6 @@ class ctkPathLineEdit(QWidget):
     def setCurrentPath(self, path: str) -> None:
         self._line.setText(path)
 
-    def addCurrentPathToHistory(self) -> None:
-        """CTK remembers paths between sessions; a stand-in has one session."""
-
     currentPath = Property(str, lambda self: self._line.text(), setCurrentPath)
     filters = Property(int, lambda self: self._filters, lambda self, value: setattr(self, "_filters", value))
     nameFilters = Property(

@@ -106,11 +106,6 @@ class _SampleDataLogic:
     """Where modules register their sample data."""
 
     @staticmethod
-    def registerCustomSampleDataCategory(category: str, title: str) -> None:
-        known = vars(slicer.modules).setdefault("sampleDataSourceCategories", {})
-        known.setdefault(category, {})["title"] = title
-
-    @staticmethod
     def registerCustomSampleDataSource(category: str = "Custom", **source: Any) -> None:
         allowed = {
             "sampleName",
@@ -166,8 +161,5 @@ def pytorch_module() -> types.ModuleType:
         ) -> types.ModuleType | None:
             self.installations.append({"ask": askConfirmation, "version": torchVersionRequirement})
             return self.torch if self.torchInstalled() else None
-
-        def getDevice(self) -> Any:
-            return self.torch.device("cuda" if self.torch.cuda.is_available() else "cpu")
 
     return _module("PyTorchUtils", PyTorchUtilsLogic=PyTorchUtilsLogic)

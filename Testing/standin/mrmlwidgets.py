@@ -216,15 +216,8 @@ class qMRMLNodeComboBox(QWidget):
         self.nodeAddedByUser.emit(node)
         return node
 
-    def removeCurrentNode(self) -> None:
-        self._scene.RemoveNode(self._node)
-
     def nodeCount(self) -> int:
         return len(self._nodes())
-
-    def nodeFromIndex(self, index: int) -> slicer.vtkMRMLNode | None:
-        nodes = self._nodes()
-        return nodes[index] if 0 <= index < len(nodes) else None
 
     def comboBox(self) -> QComboBox:
         return self._box
@@ -232,11 +225,6 @@ class qMRMLNodeComboBox(QWidget):
     def addAttribute(self, kind: str, name: str, value: str | None = None) -> None:
         """Offer of that class only nodes with this attribute, and with this value of it where one is given."""
         self._attributes.append((kind, name, value))
-        self._refresh()
-
-    def removeAttribute(self, kind: str, name: str) -> None:
-        """Undo `addAttribute`."""
-        self._attributes = [item for item in self._attributes if item[:2] != (kind, name)]
         self._refresh()
 
     def _lacks_attribute(self, node: slicer.vtkMRMLNode) -> bool:

@@ -39,13 +39,6 @@ class ScriptedLoadableModule:
         """The path of a file of the module's Resources folder."""
         return str(Path(self.parent.path).parent / "Resources" / filename)
 
-    def getDefaultModuleDocumentationLink(self, docPage: str | None = None) -> str:
-        """A sentence with a link to the documentation."""
-        url = (
-            slicer.app.documentationBaseUrl + docPage if docPage else slicer.app.moduleDocumentationUrl(self.moduleName)
-        )
-        return f'<p>For more information, see the <a href="{url}">online documentation</a>.</p>'
-
     def runTest(self, msec: int = 100, **keywords: Any) -> None:
         """Run the module's own test case."""
         module = importlib.import_module(self.__module__)

@@ -48,9 +48,6 @@ class _Plugin:
         node = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene).GetItemDataNode(item)
         return 0.5 if node is not None and node.GetClassName() in self._classes else 0.0
 
-    def switchToModule(self, name: str) -> None:
-        slicer.util.selectModule(name)
-
 
 _OWN_PLUGINS = {
     "Volumes": ("vtkMRMLScalarVolumeNode", "vtkMRMLVectorVolumeNode", "vtkMRMLLabelMapVolumeNode"),
@@ -84,9 +81,6 @@ class PluginHandler(QObject):
 
     def currentItem(self) -> int:
         return self._items[0] if len(self._items) == 1 else 0
-
-    def currentItems(self) -> list[int]:
-        return list(self._items)
 
     def right_click(self, *items: int) -> list[Any]:
         """What the user sees after a right click on items of the tree: the visible actions of scripted plugins."""

@@ -32,8 +32,6 @@ from XViewSynthLib.model.catalogue import CARD_FILE, Model, card_fault
 from XViewSynthLib.model.network import ThreeViewNetwork
 
 VOXELS = 60_000
-#: What makes the network of one factor answer for others.
-WIDE = ("wide_gaps", "wide_doubling")
 
 
 def main() -> None:
@@ -75,7 +73,7 @@ def is_read_off(trial: Trial, model: Model) -> bool:
 
 def with_own_networks(model: Model) -> Model:
     """The model, in which every factor is answered by its own network."""
-    sizes = {name: number for name, number in model.card["network"].items() if name not in WIDE}
+    sizes = {name: number for name, number in model.card["network"].items() if name != "wide_gaps"}
     network = ThreeViewNetwork(**sizes)
     network.load_state_dict(model.network.state_dict())
     return replace(model, network=network.eval())

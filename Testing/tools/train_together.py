@@ -2,7 +2,7 @@
 
     python Testing/tools/train_together.py train MODEL FILE.safetensors SCAN... --minutes M [--factor S [--best]]
         [--halved SCAN...] [--thickness MM...] [--network '{"fusion_blocks": 3, "overlap": 1}']
-        [--settings '{"muon_rate": 0.001}'] [--threads N] [--quick-convolutions] [--device cuda] [--workers N]
+        [--settings '{"muon_rate": 0.001}'] [--threads N] [--device cuda] [--workers N]
     python Testing/tools/train_together.py join MODEL OUTPUT_FOLDER [FILE.safetensors...] [--share S] [--half]
 
 Training begins with what the model answers now, and with the truth of thinned scans alone, half of them made to
@@ -36,7 +36,6 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from optimizers import MuonAndAdam, follow
-from quick_convolutions import quicken
 from XViewSynthLib import load_model, read_volume
 from XViewSynthLib.geometry.slice_profile import SliceProfile, averaging_weights
 from XViewSynthLib.model.catalogue import save_model
@@ -63,7 +62,7 @@ WEIGHTS = (0.0, 0.28)
 #: has no others.
 FIELDS = {Quality.STANDARD: "specialists", Quality.BEST: "best_specialists"}
 #: What a specialist has no part in.
-OF_THE_WHOLE = (*FIELDS.values(), "wide_gaps", "wide_doubling")
+OF_THE_WHOLE = (*FIELDS.values(), "wide_gaps")
 #: What a specialist has from the model unless it says otherwise.
 SHARED = ("channels", "axial_blocks", "pixel_blocks", "thick")
 #: Names the stream of random numbers by which blocks are varied; those of `Sampler` have lower ones.
@@ -148,7 +147,6 @@ def main() -> None:
     command.add_argument("--halved", nargs="+", type=Path, default=[], metavar="SCAN", help="of bodies half as large")
     command.add_argument("--thickness", nargs="+", type=float, metavar="MM", help="of each scan's slices, halved last")
     command.add_argument("--threads", type=int, help="cores to use")
-    command.add_argument("--quick-convolutions", action="store_true", help="twice as fast, on one core")
     command.add_argument("--device", type=torch.device, default="cpu", help="where to compute; cuda in bfloat16")
     command.add_argument("--workers", type=int, default=0, help="processes that draw exercises ahead")
     command.add_argument("--seed", type=int, default=0)
@@ -184,8 +182,6 @@ def train(arguments: argparse.Namespace) -> None:
     torch.backends.cudnn.benchmark = True
     device = arguments.device
     network = beginning(model.network, sizes, factor).to(device, memory_format=torch.channels_last)
-    if arguments.quick_convolutions:
-        quicken(network)
     averaged = deepcopy(network).requires_grad_(False)
     config = settings.config(model.card, arguments.seed, sizes)
     sampler, first = scans_of(arguments, settings, config)

@@ -51,7 +51,7 @@ _BELOW_1 = ("rehearsal_share", "average_decay")
 #: Sizes of `ThreeViewNetwork`, and those that are sizes of further networks by their factor.
 _SIZES = (
     *("channels", "axial_blocks", "pixel_blocks", "thick", "fusion_blocks", "likeness", "overlap", "aligned"),
-    *("wide_gaps", "wide_doubling"),
+    "wide_gaps",
 )
 _SIZES_BY_FACTOR = ("specialists", "best_specialists")
 _LARGEST_SIZE, _LARGEST_SHARE = 4096, 10**6

@@ -10,9 +10,9 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from html import escape
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from XViewSynthLib.errors import InputError
 from XViewSynthLib.io.reading import suffix_of
 from XViewSynthLib.progress import describe_seconds
 from XViewSynthLib.system.outputs import Outputs
+from XViewSynthLib.system.pages import render
 
 from . import figures
 from .files import CONFIG_FILE, PREVIEW_FOLDER, REPORT_FILE, REPORT_PAGE, SCANS_FILE
@@ -39,19 +40,16 @@ _SETTINGS = {
     "weights": "weights of the loss terms",
 }
 _SHORTEST_NAME = 3
+_TEMPLATE = Path(__file__).with_name("report.html.j2")
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c2733; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-.verdict { border-left: 5px solid #7a8794; background: #f3f5f7; padding: .8rem 1rem; font-size: 1.05rem; }
-.verdict.better { border-color: #2e8b57; } .verdict.not-better { border-color: #c77700; }
-table { border-collapse: collapse; margin: .6rem 0; } caption { text-align: left; color: #5a6672; }
-th, td { padding: .25rem .8rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #dde2e7; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-figure { margin: 1rem 0; break-inside: avoid; } figure img { max-width: 100%; height: auto; }
-figcaption, .small { color: #5a6672; font-size: .9rem; }
-@media print { body { margin: 0; max-width: none; font-size: 11pt; } h2 { break-after: avoid; } }
-"""
+
+@dataclass(frozen=True)
+class _Figure:
+    """A picture of the page: its address (`data:image/...`), its name for those who do not see it, and its caption."""
+
+    address: str
+    about: str
+    caption: str
 
 
 def write_report(run_folder: Path, report: dict[str, Any]) -> None:
@@ -84,70 +82,55 @@ def write_report(run_folder: Path, report: dict[str, Any]) -> None:
 def _page(folder: Path, report: dict[str, Any]) -> str:
     hide = _hiding_names(folder)
     log = read_log(folder)
-    name = hide(str(report.get("model", {}).get("name", "model")))
-    sections = [
-        _heading(report, name),
-        f'<p class="verdict{_verdict_class(report)}">{escape(hide(str(report.get("message", ""))))}</p>',
-        _meaning(report, _is_one_scan(folder)),
-        _gains(report),
-        _pictures(folder, report, log),
-        _curves(report, log),
-        _notes(log, hide),
-        _scans("Scans it was trained on", report.get("training_scans")),
-        _scans("Scans it was judged on, and not trained on", report.get("held_out_scans")),
-        _settings(folder, hide),
-        _facts(report),
-    ]
-    body = "\n".join(section for section in sections if section)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        "style-src 'unsafe-inline'\">\n"
-        f"<title>Training of {escape(name)}</title>\n<style>{_STYLE}</style>\n</head>\n"
-        f"<body>\n{body}\n</body>\n</html>\n"
+    settings, other_settings = _settings(folder, hide)
+    return render(
+        _TEMPLATE,
+        name=hide(str(report.get("model", {}).get("name", "model"))),
+        extent=_extent(report),
+        beats_start=report.get("beats_start"),
+        message=hide(str(report.get("message", ""))),
+        meaning=_meaning(report, _is_one_scan(folder)),
+        gains=_gains(report),
+        picture=_picture(folder, report, log),
+        curves=_curves(report, log),
+        notes=[(entry["step"], hide(str(entry["message"]))) for entry in log if entry["kind"] == "note"],
+        training_scans=_scans(report.get("training_scans")),
+        held_out_scans=_scans(report.get("held_out_scans")),
+        settings=settings,
+        other_settings=other_settings,
+        particulars=_particulars(report),
     )
 
 
-def _heading(report: dict[str, Any], name: str) -> str:
-    told = []
+def _extent(report: dict[str, Any]) -> list[str]:
+    """How many steps and how long the run was, and how it ended."""
+    extent = []
     if "steps" in report:
-        told.append(f"{report['steps']} steps")
+        extent.append(f"{report['steps']} steps")
     if "seconds" in report:
-        told.append(describe_seconds(report["seconds"]))
+        extent.append(describe_seconds(report["seconds"]))
     if "status" in report:
-        told.append(str(report["status"]))
-    return f'<h1>Training of {escape(name)}</h1>\n<p class="small">{escape(", ".join(told))}</p>'
+        extent.append(str(report["status"]))
+    return extent
 
 
-def _verdict_class(report: dict[str, Any]) -> str:
-    return {True: " better", False: " not-better"}.get(report.get("beats_start"), "")
-
-
-def _meaning(report: dict[str, Any], is_one_scan: bool) -> str:
-    """What a clinician may conclude, and may not."""
-    sentences = []
+def _meaning(report: dict[str, Any], is_one_scan: bool) -> list[str]:
+    """Sentences on what a clinician may conclude, and may not."""
     reached, had = (_mean_gain(report.get(key)) for key in ("after", "before"))
     if reached is None:
-        sentences.append(
+        return [
             "No scans were kept from training, so this page cannot say how good the model is. Check it on your own "
             "scan before you rely on it."
-        )
-    else:
-        sentences.append(
-            "Parts of scans that the model was not trained on lost slices on purpose, and it restored them. "
-            f"{_error_sentence('The delivered model', reached)}"
-        )
-        if report.get("beats_start") and had is not None:
-            sentences.append(_error_sentence("The model that training started from", had))
-        sentences.append(_advice(report.get("beats_start"), reached))
-        sentences.append(_reservation(is_one_scan, len(report.get("held_out_scans") or [])))
-    paragraphs = "\n".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
-    return (
-        f"<h2>What this means</h2>\n{paragraphs}\n"
-        "<p><strong>Synthetic slices are predictions and not a diagnosis.</strong> They can miss what lies between two "
-        "observed slices, and show what is not there. Decide on observed slices.</p>"
-    )
+        ]
+    sentences = [
+        "Parts of scans that the model was not trained on lost slices on purpose, and it restored them. "
+        f"{_error_sentence('The delivered model', reached)}"
+    ]
+    if report.get("beats_start") and had is not None:
+        sentences.append(_error_sentence("The model that training started from", had))
+    sentences.append(_advice(report.get("beats_start"), reached))
+    sentences.append(_reservation(is_one_scan, len(report.get("held_out_scans") or [])))
+    return sentences
 
 
 def _reservation(is_one_scan: bool, count: int) -> str:
@@ -187,27 +170,19 @@ def _advice(beats_start: bool | None, reached: float) -> str:
     return "It can be used for scans like these."
 
 
-def _gains(report: dict[str, Any]) -> str:
+def _gains(report: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Rows of factor, other method, gain before, gain after and change."""
     before, after = report.get("before") or {}, report.get("after") or {}
-    factors = sorted({*before, *after}, key=int)
-    if not factors:
-        return ""
     rows = []
-    for factor in factors:
+    for factor in sorted({*before, *after}, key=int):
         for key, rival in _GAINS.items():
             had, has = (gains.get(factor, {}).get(key) for gains in (before, after))
             change = None if had is None or has is None else has - had
             rows.append((f"x{factor}", rival, _decibels(had), _decibels(has), _decibels(change)))
-    head = ("factor", "gain", "before", "after", "change")
-    return "<h2>Gain on held-out slices</h2>\n" + _table(
-        head,
-        rows,
-        numbers=(2, 3, 4),
-        caption="Gain in PSNR over interpolation of the same slices, mean over the scans.",
-    )
+    return rows
 
 
-def _pictures(folder: Path, report: dict[str, Any], log: Sequence[dict[str, Any]]) -> str:
+def _picture(folder: Path, report: dict[str, Any], log: Sequence[dict[str, Any]]) -> _Figure | None:
     factors = {int(factor) for factor in report.get("after") or {}}
     factors |= {int(factor) for entry in log if entry["kind"] == "gain" for factor in entry["gain"]}
     address = None
@@ -216,56 +191,49 @@ def _pictures(folder: Path, report: dict[str, Any], log: Sequence[dict[str, Any]
         with suppress(InputError, ImportError):
             address = figures.before_and_after(folder / PREVIEW_FOLDER, min(factors))
     if address is None:
-        return '<h2>Before and after</h2>\n<p class="small">There is no preview of held-out slices to show.</p>'
+        return None
     caption = (
         f"A held-out region of which one slice in {min(factors)} was left. Below: a part of it, and how far each is "
         "from the truth. Where slices were left, predictions have no error."
     )
-    return "<h2>Before and after</h2>\n" + _figure(address, "Held-out slices before and after training", caption)
+    return _Figure(address, "Held-out slices before and after training", caption)
 
 
-def _curves(report: dict[str, Any], log: Sequence[dict[str, Any]]) -> str:
+def _curves(report: dict[str, Any], log: Sequence[dict[str, Any]]) -> list[_Figure]:
     draw: list[tuple[str, Callable[[], str | None], str]] = [
         ("Held-out gain", lambda: figures.gain_curves(log, report.get("best_step")), "Step 0 is before training."),
         ("Loss", lambda: figures.loss_curves(log), "Terms that start later belong to later stages."),
         ("Learning rate", lambda: figures.rate_curve(log), ""),
     ]
-    parts = []
+    curves = []
     for title, make, caption in draw:
         address = None
         with suppress(ImportError):
             address = make()
         if address is not None:
-            parts.append(_figure(address, title, f"{title} over the steps. {caption}".strip()))
-    return "<h2>How it learned</h2>\n" + ("\n".join(parts) or '<p class="small">Nothing was logged.</p>')
+            curves.append(_Figure(address, title, f"{title} over the steps. {caption}".strip()))
+    return curves
 
 
-def _notes(log: Sequence[dict[str, Any]], hide: Callable[[str], str]) -> str:
-    notes = [(entry["step"], hide(str(entry["message"]))) for entry in log if entry["kind"] == "note"]
-    return "<h2>Notes</h2>\n" + _table(("step", "what happened"), notes, numbers=(0,)) if notes else ""
-
-
-def _scans(title: str, scans: Sequence[dict[str, Any]] | None) -> str:
-    if not scans:
-        return ""
+def _scans(scans: Sequence[dict[str, Any]] | None) -> list[tuple[int | str, ...]]:
+    """Rows of the number of scans that are alike, their slices and the distance of slices in mm."""
     # Numbers alone, whatever else the run may have noted of a scan.
-    alike = Counter((scan.get("slices"), scan.get("slice_spacing_mm")) for scan in scans)
-    rows = [(count, *(_number(value) for value in facts)) for facts, count in alike.items()]
-    return f"<h2>{escape(title)}</h2>\n" + _table(("scans", "slices", "mm apart"), rows, numbers=(0, 1, 2))
+    alike = Counter((scan.get("slices"), scan.get("slice_spacing_mm")) for scan in scans or [])
+    return [(count, *(_number(value) for value in facts)) for facts, count in alike.items()]
 
 
-def _settings(folder: Path, hide: Callable[[str], str]) -> str:
+def _settings(folder: Path, hide: Callable[[str], str]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Names and values of the settings that matter most, and of all others."""
     try:
         settings = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        rows = [(told, hide(_setting(settings[key]))) for key, told in _SETTINGS.items() if key in settings]
+        rows = [(meaning, hide(_setting(settings[key]))) for key, meaning in _SETTINGS.items() if key in settings]
         others = [(key, hide(_setting(value))) for key, value in settings.items() if key not in _SETTINGS]
     except (OSError, ValueError, TypeError, AttributeError):
-        return ""
-    more = f"<details><summary>All others</summary>\n{_table((), others)}\n</details>" if others else ""
-    return f"<h2>Settings</h2>\n{_table((), rows)}\n{more}"
+        return [], []
+    return rows, others
 
 
-def _facts(report: dict[str, Any]) -> str:
+def _particulars(report: dict[str, Any]) -> list[tuple[str, Any]]:
     model = report.get("model", {})
     rows = [
         ("model version", model.get("version")),
@@ -275,23 +243,7 @@ def _facts(report: dict[str, Any]) -> str:
         ("best step", report.get("best_step")),
         ("program", f"XViewSynth {__version__}"),
     ]
-    return "<h2>Particulars</h2>\n" + _table((), [row for row in rows if row[1] is not None])
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Sequence[int] = (), caption: str = "") -> str:
-    def line(cells: Sequence[Any], tag: str) -> str:
-        kinds = [' class="number"' if column in numbers else "" for column in range(len(cells))]
-        made = (f"<{tag}{kind}>{escape(str(cell))}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
-        return f"<tr>{''.join(made)}</tr>"
-
-    lines = [f"<caption>{escape(caption)}</caption>"] if caption else []
-    lines += [f"<thead>{line(head, 'th')}</thead>"] if head else []
-    return "\n".join(["<table>", *lines, "<tbody>", *(line(row, "td") for row in rows), "</tbody>", "</table>"])
-
-
-def _figure(address: str, about: str, caption: str) -> str:
-    image = f'<img src="{address}" alt="{escape(about)}">'
-    return f"<figure>\n{image}\n<figcaption>{escape(caption)}</figcaption>\n</figure>"
+    return [row for row in rows if row[1] is not None]
 
 
 def _mean_gain(gains: dict[str, dict[str, float | None]] | None) -> float | None:

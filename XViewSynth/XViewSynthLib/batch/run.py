@@ -11,7 +11,6 @@ import math
 import os
 import queue
 import shutil
-import sys
 import threading
 import time
 from bisect import insort
@@ -27,8 +26,9 @@ from ..io.finding import check_folder, scan_paths
 from ..model.catalogue import known_factors, model_folder, model_identity
 from ..progress import Progress, Report
 from ..request import AUTOMATIC, Request
+from ..system.locks import LockHeld
 from ..system.names import portable_path, same_name_key
-from ..system.outputs import STAGING_PREFIX, named_staging_folder
+from ..system.outputs import STAGING_PREFIX, held_staging_folder
 from ..system.streams import visible
 from .cluster import check_address, cluster_crew
 from .records import facts_of
@@ -42,7 +42,6 @@ _ENDINGS = (*(f".{ending}" for ending in FORMATS), ".json", ".png")
 SOME_FAILED = 4
 
 _STAGING = f"{STAGING_PREFIX}batch"
-_LOCK_FILE = f"{STAGING_PREFIX}lock"
 _POLL_SECONDS = 0.05
 # What a batch that was killed has left running ends within a second, or a few on a busy machine.
 _LOCK_SECONDS = 20.0
@@ -413,51 +412,18 @@ def _cores() -> int:
 def _output_folder(target: Path) -> Iterator[tuple[Path, int | None]]:
     """Make the output folder where missing, and hold it for this batch alone.
 
-    Gives a hidden folder in it, empty whatever a batch that was killed has left there, and what holds the lock.
+    Gives a hidden folder in it, empty whatever a batch that was killed has left there, and the descriptor of its lock.
     """
     with ExitStack() as stack:
         try:
             target.mkdir(parents=True, exist_ok=True)
-            lock = _lock(target)
-            if lock is not None:
-                stack.callback(os.close, lock)
             staging = target / _STAGING
             if os.path.lexists(staging) and (os.path.islink(staging) or not os.path.isdir(staging)):
                 os.unlink(staging)
-            stack.enter_context(named_staging_folder(staging))
+            lock = stack.enter_context(held_staging_folder(staging, _LOCK_SECONDS))
+        except LockHeld as error:
+            raise InputError(f"Another batch works in {target}: wait for its end, or choose another folder.") from error
         except OSError as error:
             reason = error.strerror or error
             raise InputError(f"{target} cannot be used ({reason}): choose another folder for the outputs.") from error
-        yield staging, lock
-
-
-def _lock(target: Path) -> int | None:
-    """Hold a folder until this process and those it has started have ended; None where that cannot be had."""
-    until = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            return _try_lock(target)
-        except (BlockingIOError, FileExistsError) as error:
-            if time.monotonic() > until:
-                raise InputError(
-                    f"Another batch works in {target}: wait for its end, or choose another folder."
-                ) from error
-        time.sleep(_POLL_SECONDS)
-
-
-def _try_lock(target: Path) -> int | None:
-    if sys.platform == "win32":
-        # Windows removes the file with the last process that has it open, however that ends.
-        return os.open(target / _LOCK_FILE, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_TEMPORARY | os.O_NOINHERIT)
-    import fcntl
-
-    descriptor = os.open(target, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise
-    except OSError:  # a network drive that knows no locks
-        os.close(descriptor)
-        return None
-    return descriptor
+        yield staging, None if lock is None else lock.descriptor

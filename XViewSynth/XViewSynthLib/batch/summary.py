@@ -7,12 +7,12 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
 from .. import __version__
 from ..progress import describe_seconds
+from ..system.pages import render
 from ..system.streams import visible
 
 TABLE, PAGE = "summary.csv", "summary.html"
@@ -25,16 +25,7 @@ _COLUMNS = {
     "gain_over_cubic_db": "dB over cubic",
     "seconds": "seconds",
 }
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c2733; max-width: 80rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; margin-bottom: 0; } .small { color: #5a6672; font-size: .9rem; }
-table { border-collapse: collapse; width: 100%; } thead { position: sticky; top: 0; background: #fff; }
-th, td { padding: .35rem .8rem .35rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #dde2e7; }
-td.name { overflow-wrap: anywhere; } td img { display: block; max-height: 11rem; background: #000; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.refused { color: #7a5a00; } .failed { color: #a3182b; font-weight: 600; }
-@media print { body { margin: 0; max-width: none; font-size: 10pt; } tr { break-inside: avoid; } }
-"""
+_TEMPLATE = Path(__file__).with_name("summary.html.j2")
 
 
 @dataclass(frozen=True)
@@ -116,35 +107,25 @@ def cell(value: object) -> object:
 
 
 def _page(rows: Sequence[Row], total: int) -> str:
-    heads = "".join(f'<th class="number">{escape(title)}</th>' for title in _COLUMNS.values())
-    body = "\n".join(_line(row) for row in rows)
-    seconds = sum(row.seconds or 0 for row in rows)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src 'self' file:; "
-        "style-src 'unsafe-inline'\">\n"
-        f"<title>Enhanced scans</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>Enhanced scans</h1>\n<p>{escape(counts(rows, total))}</p>\n"
-        f'<p class="small">xviewsynth {__version__}, {escape(describe_seconds(seconds))} of computing. Pictures: the '
-        "middle plane across the slices, observed on the left, enhanced on the right. Gains: on slices of the same "
-        "scan that were left out and restored. Synthetic slices are predictions, not for diagnosis.</p>\n"
-        f"<table>\n<thead><tr><th>picture</th><th>scan</th><th>result</th>{heads}<th>notes</th></tr></thead>\n"
-        f"<tbody>\n{body}\n</tbody>\n</table>\n</body>\n</html>\n"
+    return render(
+        _TEMPLATE,
+        version=__version__,
+        counts=counts(rows, total),
+        seconds=describe_seconds(sum(row.seconds or 0 for row in rows)),
+        titles=list(_COLUMNS.values()),
+        rows=[_line(row) for row in rows],
     )
 
 
-def _line(row: Row) -> str:
-    picture = ""
-    if row.thumbnail:
+def _line(row: Row) -> dict[str, object]:
+    return {
         # A name is bytes, and need not be text.
-        picture = f'<img loading="lazy" alt="before and after" src="{escape(quote(os.fsencode(row.thumbnail)))}">'
-    numbers = "".join(f'<td class="number">{_shown(name, getattr(row, name))}</td>' for name in _COLUMNS)
-    kind = row.status.split()[0]
-    return (
-        f'<tr><td>{picture}</td><td class="name">{escape(visible(row.scan))}</td><td class="{escape(kind)}">'
-        f"{escape(row.status)}</td>{numbers}<td>{escape(visible(row.message))}</td></tr>"
-    )
+        "picture": quote(os.fsencode(row.thumbnail)) if row.thumbnail else None,
+        "scan": visible(row.scan),
+        "status": row.status,
+        "numbers": [_shown(name, getattr(row, name)) for name in _COLUMNS],
+        "message": visible(row.message),
+    }
 
 
 def _shown(name: str, value: float | None) -> str:

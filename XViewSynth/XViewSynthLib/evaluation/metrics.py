@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import SimpleITK as sitk
+from scipy import ndimage
 
 from ..errors import InputError
 from ..geometry.constants import HIGHEST_HU, LOWEST_HU, PADDING_BELOW
@@ -222,10 +223,12 @@ def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
     >>> rank_correlation(np.array([1, 2, 3, 4]), np.array([10, 20, 40, 30])).__round__(6)
     0.8
     """
-    ranks = [_ranks(values) for values in (first, second)]
-    if any(r.size == 0 or np.ptp(r) == 0 for r in ranks):
+    # Loading scipy.stats takes seconds on a slow disk, and most commands do not need it.
+    from scipy.stats import rankdata
+
+    if any(values.size == 0 or np.ptp(values) == 0 for values in (first, second)):
         return math.nan
-    return float(np.corrcoef(ranks)[0, 1])
+    return float(np.corrcoef(rankdata(first), rankdata(second))[0, 1])
 
 
 def field_of_view(slices: np.ndarray) -> np.ndarray:
@@ -318,36 +321,8 @@ def _similarity(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _blur(planes: np.ndarray) -> np.ndarray:
-    return _blur_along(_blur_along(planes, 1), 2)
-
-
-def _blur_along(planes: np.ndarray, dimension: int) -> np.ndarray:
-    """Gaussian of 11 taps along one dimension, mirrored at the borders (the border pixel repeated)."""
-    length = planes.shape[dimension]
-    padding = [(0, 0)] * planes.ndim
-    padding[dimension] = (_SSIM_RADIUS, _SSIM_RADIUS)
-    padded = np.pad(planes, padding, mode="symmetric")
-
-    def shifted(offset: int) -> np.ndarray:
-        index = [slice(None)] * planes.ndim
-        index[dimension] = slice(_SSIM_RADIUS + offset, _SSIM_RADIUS + offset + length)
-        return padded[tuple(index)]
-
-    taps = _gaussian_taps()
-    result = shifted(0) * taps[0]
-    pair = np.empty_like(result)
-    for offset in range(1, _SSIM_RADIUS + 1):
-        np.add(shifted(-offset), shifted(offset), out=pair)
-        pair *= taps[offset]
-        result += pair
-    return result
-
-
-def _gaussian_taps() -> np.ndarray:
-    """Weights at distances 0 to 5; with those on the other side they sum to one."""
-    distances = np.arange(_SSIM_RADIUS + 1)
-    taps = np.exp(-0.5 * (distances / _SSIM_SIGMA) ** 2)
-    return (taps / (taps[0] + 2 * taps[1:].sum())).astype(np.float32)
+    """(planes, height, width) under a Gaussian of 11 x 11 pixels, mirrored at the borders, border pixels repeated."""
+    return ndimage.gaussian_filter(planes, (0, _SSIM_SIGMA, _SSIM_SIGMA), mode="reflect", radius=_SSIM_RADIUS)
 
 
 def _noise(plane: np.ndarray, inside: np.ndarray) -> float | None:
@@ -367,10 +342,3 @@ def _draw_counted(counted: np.ndarray) -> tuple[np.ndarray, ...]:
     index = np.unravel_index(drawn, counted.shape)
     chosen = counted[index]
     return tuple(i[chosen] for i in index)
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 0; equal values share the mean of theirs."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts + 1) / 2)[inverse]

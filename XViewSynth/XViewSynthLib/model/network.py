@@ -203,7 +203,6 @@ class ThreeViewNetwork(nn.Module):
             does not.
         wide_gaps: of thin slices, the factor whose network answers for all factors where gaps are wide; with 0 each has
             its own.
-        wide_doubling: the name of `wide_gaps` on the cards of models before 0.13.0, which knew it for x2 alone.
         specialists: factors that have a network of their own, and what it is made with where that differs.
         best_specialists: the same, of networks that answer at best quality alone (`at_quality`).
 
@@ -223,7 +222,6 @@ class ThreeViewNetwork(nn.Module):
         overlap: int = 0,
         aligned: int = 0,
         wide_gaps: int = 0,
-        wide_doubling: int = 0,
         specialists: Mapping[str, Mapping[str, int]] | None = None,
         best_specialists: Mapping[str, Mapping[str, int]] | None = None,
     ):
@@ -237,8 +235,8 @@ class ThreeViewNetwork(nn.Module):
             raise ValueError("only what is seen in thin slices can be moved: what moves is blurred in thick ones")
         own = specialists or {}
         known = {*map(str, factors), *own}
-        self._wide_gaps = wide_gaps or wide_doubling
-        if self._wide_gaps and (thick or str(self._wide_gaps) not in known):
+        self._wide_gaps = wide_gaps
+        if wide_gaps and (thick or str(wide_gaps) not in known):
             raise ValueError("wide gaps can only be answered by a network for thin slices and a factor that is known")
         factors = [factor for factor in factors if str(factor) not in own]
         sizes = (factors, self.thick, len(self.told))

@@ -1,19 +1,27 @@
-"""Locks on open files, which the operating system itself gives back when a process ends, however it ends."""
+"""Locks on files, which the operating system itself gives back when a process ends, however it ends.
+
+The library filelock is not used. Its locks on paths cannot be passed on to child processes (release takes the lock from
+them too), and where the system has no locks it takes the existence of a file for one, which outlives a killed process.
+Its locks on descriptors cannot be shared.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import sys
+import time
 from pathlib import Path
 
-# What systems report where another process holds a lock; anything else means that the disk has no locks.
+# Reported where another process holds a lock; anything else means that the disk has no locks.
 _HELD = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK)
+_POLL_SECONDS = 0.05
 
-if os.name == "nt":
+if sys.platform == "win32":
     import msvcrt
 
     def _lock(file: int, shared: bool) -> None:
-        # Windows locks bytes; those of a lock file are never read, so the first will do.
+        # Windows locks bytes; those of a lock file are never read, so the first will do. It has no shared locks.
         os.lseek(file, 0, os.SEEK_SET)
         msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
 
@@ -24,28 +32,88 @@ else:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
 
-def try_lock(file: int, shared: bool = False) -> bool:
-    """Take the lock of an open file and return True, or return False where another process holds it.
+class LockHeld(OSError):
+    """Another process holds the lock."""
+
+
+class LocksMissing(OSError):
+    """The disk has no locks."""
+
+
+class FileLock:
+    """The lock of a file, taken on construction.
+
+    On POSIX, processes that inherit `descriptor` hold the lock too, until the last of them has ended.
 
     Args:
-        file: descriptor; closing it gives the lock back.
-        shared: whether others may hold the lock in the same way; Windows has no such locks.
+        path: the lock file. It stays when the lock is given back with `release`, and goes with `remove`.
+        create: whether to make the file where it is missing.
+        shared: whether others may hold the lock in the same way. Windows has no shared locks.
+        seconds: how long to wait for another process to give the lock back.
 
     Raises:
-        OSError: the disk has no locks.
+        LockHeld: another process holds the lock, or has removed the file meanwhile.
+        LocksMissing: the disk has no locks; the file stays.
+        OSError: the file cannot be opened, for example a FileNotFoundError.
     """
+
+    def __init__(self, path: Path, *, create: bool = True, shared: bool = False, seconds: float = 0.0):
+        self.path = path
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                self.descriptor = _locked(path, create, shared)
+                return
+            except LockHeld:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(_POLL_SECONDS)
+
+    def release(self) -> None:
+        """Give the lock back, unless a child process has inherited it; the file stays."""
+        os.close(self.descriptor)
+
+    def remove(self) -> None:
+        """Remove the file and give the lock back."""
+        if sys.platform == "win32":
+            # An open file cannot be removed there. It stays where another process has opened it meanwhile.
+            self.release()
+            _unlink(self.path)
+            return
+        # Before the lock goes: afterwards the file may be the lock of another process.
+        _unlink(self.path)
+        self.release()
+
+
+def _locked(path: Path, create: bool, shared: bool) -> int:
+    """Open a file and take its lock; return the descriptor."""
+    # A shared lock is for looking, also in folders of others. A pipe must not be waited for, nor a link followed.
+    access = os.O_RDONLY if shared else os.O_RDWR
+    access |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    file = os.open(path, access | (os.O_CREAT if create else 0), 0o666)
     try:
         _lock(file, shared)
     except OSError as problem:
+        os.close(file)
         if problem.errno in _HELD:
-            return False
-        raise
-    return True
+            raise LockHeld(problem.errno, problem.strerror) from problem
+        raise LocksMissing(problem.errno, problem.strerror) from problem
+    # A lock on a file that was removed meanwhile keeps no other process out.
+    if not _is_at(file, path):
+        os.close(file)
+        raise LockHeld(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return file
 
 
-def is_at(file: int, path: Path) -> bool:
-    """Whether an open file is the one at `path`; a lock on a file that was removed meanwhile keeps nobody out."""
+def _is_at(file: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(file), os.stat(path))
     except OSError:
         return False
+
+
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink()
+    except OSError:  # gone, or open in another process on Windows
+        return

@@ -17,6 +17,7 @@ import socket
 import stat
 import tempfile
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -25,16 +26,17 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..errors import InputError
-from .locks import is_at, try_lock
+from .locks import FileLock, LockHeld, LocksMissing
 
 STAGING_PREFIX = ".xviewsynth-"
 _LOCK_FILE = ".lock"
+_POLL_SECONDS = 0.05
 #: In a staging folder: what gets its final name, and what had that name before.
 _NEW, _OLD = "new", "old"
 
-# The staging folders of this process, with the descriptors of their locks (None where the disk has no locks). A process
-# that must leave at once removes them all; threads share the dictionary.
-_staging_folders: dict[Path, int | None] = {}
+# The staging folders of this process, with their locks (None where the disk has no locks). A process that must leave at
+# once removes them all; threads share the dictionary.
+_staging_folders: dict[Path, FileLock | None] = {}
 # Folders that were made for outputs, and are removed where they stay empty.
 _made_folders: list[Path] = []
 # Held while files get their final names, which must not be cut short.
@@ -55,14 +57,32 @@ def staging_folder(parent: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def named_staging_folder(folder: Path) -> Iterator[Path]:
-    """As `staging_folder`, with a fixed name, for a caller that keeps all other processes away from it."""
-    _remove(folder)
-    with _committing:
-        folder.mkdir(exist_ok=True)
-        _staging_folders[folder] = _lock(folder)
+def held_staging_folder(folder: Path, seconds: float) -> Iterator[FileLock | None]:
+    """As `staging_folder`, with a fixed name, so that only one process has it; what a killed one has left in it goes.
+
+    Gives the lock of the folder, or None where the disk has no locks. Child processes that inherit it hold it too.
+
+    Args:
+        folder: its parent exists.
+        seconds: how long to wait for another process to end.
+
+    Raises:
+        LockHeld: another process has the folder.
+        OSError: the folder cannot be made.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            with _committing:
+                lock = _staging_folders[folder] = _held(folder)
+            break
+        except LockHeld:
+            if time.monotonic() > until:
+                raise
+        time.sleep(_POLL_SECONDS)
     try:
-        yield folder
+        _empty(folder)
+        yield lock
     finally:
         _remove(folder)
 
@@ -150,28 +170,33 @@ def _make_staging_folder(parent: Path) -> Path:
                 return folder
 
 
-def _lock(folder: Path) -> int | None:
+def _lock(folder: Path) -> FileLock | None:
     """Hold the lock of a new staging folder; None where the disk has no locks.
 
     Raises:
         FileNotFoundError: another process has removed the folder.
         OSError: the folder cannot be written to; it is removed.
     """
-    path = folder / _LOCK_FILE
     try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        return FileLock(folder / _LOCK_FILE)
+    except LocksMissing:
+        return None
+    except LockHeld as held:
+        raise FileNotFoundError(folder) from held
     except OSError:
         with suppress(OSError):
             folder.rmdir()
         raise
+
+
+def _held(folder: Path) -> FileLock | None:
+    folder.mkdir(exist_ok=True)
     try:
-        if try_lock(file) and is_at(file, path):
-            return file
-    except OSError:
-        os.close(file)
+        return FileLock(folder / _LOCK_FILE)
+    except LocksMissing:
         return None
-    os.close(file)
-    raise FileNotFoundError(folder)
+    except FileNotFoundError as error:
+        raise LockHeld(f"{folder} is being removed") from error
 
 
 def _remove(folder: Path) -> None:
@@ -189,7 +214,7 @@ def _remove(folder: Path) -> None:
 
 def _remove_left(folder: Path, is_alone: bool) -> None:
     try:
-        lock = os.open(folder / _LOCK_FILE, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        lock = FileLock(folder / _LOCK_FILE, create=False)
     except FileNotFoundError:
         if is_alone:
             _clear(folder, None)
@@ -197,36 +222,37 @@ def _remove_left(folder: Path, is_alone: bool) -> None:
             # Its process was killed before it made the lock, or after it had removed everything. One that is just being
             # made is empty as well: its process makes another.
             folder.rmdir()
+    except OSError:  # its process is at work, or the disk has no locks, so that nothing shows whether it is
         return
-    try:
-        ended = try_lock(lock) and is_at(lock, folder / _LOCK_FILE)
-    except OSError:  # the disk has no locks, so nothing tells
-        ended = False
-    if ended:
-        _clear(folder, lock)
     else:
-        os.close(lock)
+        _clear(folder, lock)
 
 
-def _clear(folder: Path, lock: int | None) -> None:
+def _clear(folder: Path, lock: FileLock | None) -> None:
     """Remove a staging folder whose lock is held; the lock last, so that what is left of it can be told from others.
 
     One whose former outputs cannot be put back stays, for the next process to try.
     """
     try:
         _put_back(folder)
-        for _ in range(3):
-            with suppress(OSError), os.scandir(folder) as entries:
-                for entry in [entry for entry in entries if entry.name != _LOCK_FILE]:
-                    _delete(Path(entry.path), _is_folder(entry))
+        _empty(folder)
     except OSError:
         return
     finally:
         if lock is not None:
-            os.close(lock)
+            lock.release()
     with suppress(OSError):
         (folder / _LOCK_FILE).unlink(missing_ok=True)
         folder.rmdir()
+
+
+def _empty(folder: Path) -> None:
+    """Remove what is in a staging folder, except its lock."""
+    # A thread that still writes may add files meanwhile.
+    for _ in range(3):
+        with suppress(OSError), os.scandir(folder) as entries:
+            for entry in [entry for entry in entries if entry.name != _LOCK_FILE]:
+                _delete(Path(entry.path), _is_folder(entry))
 
 
 def _put_back(folder: Path) -> None:
