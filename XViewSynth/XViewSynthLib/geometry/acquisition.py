@@ -134,8 +134,9 @@ def resolve_acquisition(
     """
     if requested not in ACQUISITIONS:
         raise InputError(f"Acquisition {requested!r} does not exist: choose {', '.join(ACQUISITIONS)}.")
-    if requested != "auto":
-        return requested
+    for acquisition in get_args(Acquisition):
+        if requested == acquisition:
+            return acquisition
     thickness = known_thickness(volume, axis, thickness)
     is_thick = thickness is not None and thickness >= _THICK_FROM * volume.spacing_along(axis)
     return "thick" if is_thick else "gap"
