@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from XViewSynthLib import load_model, read_volume, write_volume
-from XViewSynthLib.cli.main import describe_enhanced
 from XViewSynthLib.evaluation.figures import comparison_png
 from XViewSynthLib.evaluation.selfcheck import (
     ENHANCED,
@@ -29,6 +28,7 @@ from XViewSynthLib.evaluation.selfcheck import (
 from XViewSynthLib.geometry.interpolation import METHODS
 from XViewSynthLib.inference.hardware import peak_bytes
 from XViewSynthLib.progress import Progress, reporter
+from XViewSynthLib.report import describe_enhanced
 from XViewSynthLib.system.outputs import Outputs, output_folder
 from XViewSynthLib.system.stop import LastStep, at_once, stop_signals
 from XViewSynthLib.workers.job import run

@@ -30,7 +30,7 @@ from XViewSynthLib.errors import Cancelled
 from XViewSynthLib.io.fingerprints import files_of_scan, fingerprint_of, fingerprint_of_file, fingerprint_of_scan
 from XViewSynthLib.model.catalogue import load_model, save_model
 
-LIBRARY = str(Path(batch.__file__).parents[1])
+LIBRARY = str(Path(batch.__file__).parents[2])
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 LIMIT_SECONDS = 2.0
 ODD_NAME = "<b>=&'ä.nrrd"
@@ -40,7 +40,7 @@ ODD_NAME = "<b>=&'ä.nrrd"
 SITE = """
 import json, os, sys, time
 from pathlib import Path
-if "XViewSynthLib.batch.worker" in sys.orig_argv:
+if "XViewSynthLib.cli.worker" in sys.orig_argv:
     file = Path(next(word for word in sys.orig_argv if word.endswith("task.json")))
     name = json.loads(file.read_text())["name"]
     if name.startswith("crash"):
@@ -553,7 +553,7 @@ class TestOutputFolder:
 import sys
 from pathlib import Path
 from contextlib import suppress
-if "XViewSynthLib.batch.worker" in sys.orig_argv:
+if "XViewSynthLib.cli.worker" in sys.orig_argv:
     file = Path(next(word for word in sys.orig_argv if word.endswith("task.json")))
     with suppress(OSError):
 """

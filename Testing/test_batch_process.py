@@ -21,7 +21,7 @@ ENHANCED = {"status": "enhanced", "report": REPORT, "selfcheck": None}
 START = """
 import json, os, resource, signal, sys, time
 from pathlib import Path
-if "XViewSynthLib.batch.worker" in sys.orig_argv:
+if "XViewSynthLib.cli.worker" in sys.orig_argv:
     folder = Path(next(word for word in sys.orig_argv if word.endswith("task.json"))).parent
     result = folder / "result.json"
 """

@@ -127,7 +127,7 @@ class TestThickSlices:
         }
 
     def test_an_unknown_acquisition(self, scans, model, tmp_path):
-        with pytest.raises(InputError, match="'box' does not exist"):
+        with pytest.raises(InputError, match="The acquisition must be auto, gap or thick, not 'box'"):
             run_bench(scans, [2], [model], tmp_path, acquisition="box")
 
 
@@ -213,7 +213,7 @@ class TestQuality:
         assert answers[0] != answers[1]
 
     def test_that_does_not_exist(self, scans, model, tmp_path):
-        with pytest.raises(InputError, match="The quality 'perfect' does not exist"):
+        with pytest.raises(InputError, match="The quality must be standard or best, not 'perfect'"):
             run_bench(scans[:1], [2], [model], tmp_path, quality="perfect")
 
 

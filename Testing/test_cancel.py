@@ -36,7 +36,7 @@ def heard_hang_up():
     signal.signal(signal.SIGHUP, former)
 
 
-LIBRARY = str(Path(job.__file__).parents[1])
+LIBRARY = str(Path(job.__file__).parents[2])
 # What a test lets a process wait for lasts longer than this.
 TIMEOUT_SECONDS = 300
 OUTPUTS = ["doubt.nii.gz", "out.nrrd", "report.json"]

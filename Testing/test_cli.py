@@ -15,12 +15,14 @@ from tiny import make_card, make_network
 from XViewSynthLib import Volume, __version__, read_volume, write_volume
 from XViewSynthLib.cli import main as cli
 from XViewSynthLib.cli.main import main
+from XViewSynthLib.cli.selfcheck import _describe_selfcheck as describe
 from XViewSynthLib.errors import Cancelled
 from XViewSynthLib.model.catalogue import export_model, save_model
+from XViewSynthLib.request import Request
 from XViewSynthLib.system.stop import StopRequest
 from XViewSynthLib.workers import job
 
-LIBRARY = str(Path(cli.__file__).parents[1])
+LIBRARY = str(Path(cli.__file__).parents[2])
 GEOMETRY = {"shape_ijk", "spacing_mm", "slice_thickness_mm", "affine_ijk_to_ras", "scalar_type"}
 
 
@@ -402,7 +404,7 @@ class TestSelfcheck:
     def test_what_could_not_be_measured_is_a_dash(self):
         scores = dict.fromkeys(("psnr_db", "gain_over_better_db", "mae_hu", "ssim", "noise_ratio", "seconds"))
         report = {"methods": {"linear": scores}, "factor": 2, "axis": "K", "notes": []}
-        assert cli._describe_selfcheck(report).splitlines()[1].split() == ["linear"] + ["-"] * 6
+        assert describe(report).splitlines()[1].split() == ["linear"] + ["-"] * 6
 
     def test_a_report_that_exists_is_kept(self, folder, model, capsys):
         (folder / "report.json").write_text("mine")
@@ -490,7 +492,7 @@ class TestBench:
         assert asked["models"] == [model]
         assert asked["out_folder"] == Path("tables")
         assert asked["ablation"] == Path("arms")
-        assert asked["memory"] == 2_000_000_000
+        assert asked["request"] == Request(memory=2_000_000_000)
         assert asked["thicknesses"] == [1.25, 2.0]
         assert capsys.readouterr().out == "| the report |\nWrote tables.\n"
 
@@ -550,7 +552,7 @@ class TestExitCodes:
             def fail(*_):
                 raise error
 
-            monkeypatch.setattr(cli, "list_models", fail)
+            monkeypatch.setattr("XViewSynthLib.cli.models.list_models", fail)
             return main(["models", "list"])
 
         return arrange

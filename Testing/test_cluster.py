@@ -25,6 +25,7 @@ from XViewSynthLib.batch import cluster
 from XViewSynthLib.batch.step import Step
 from XViewSynthLib.cli.main import main
 from XViewSynthLib.model.catalogue import model_card
+from XViewSynthLib.request import Request
 
 distributed = pytest.importorskip("distributed")
 
@@ -47,7 +48,7 @@ def write_scans(folder: Path, *names: str) -> Path:
 
 
 def processes_at_work(worker: subprocess.Popen) -> list[psutil.Process]:
-    return [child for child in psutil.Process(worker.pid).children() if "batch.worker" in " ".join(words_of([child]))]
+    return [child for child in psutil.Process(worker.pid).children() if "cli.worker" in " ".join(words_of([child]))]
 
 
 def words_of(processes: list[psutil.Process]) -> list[str]:
@@ -182,9 +183,7 @@ def step(tmp_path, tiny_model) -> Step:
         root=str(tmp_path / "in"),
         staging=str(tmp_path / "out" / "staging"),
         settings={"model": model_card(tiny_model)["weights_sha256"]},
-        model=str(tiny_model),
-        device="cpu",
-        memory=None,
+        request=Request(model=str(tiny_model), device="cpu").to_json(),
         threads=None,
     )
 
@@ -235,7 +234,9 @@ class TestWorkers:
         monkeypatch.setattr("distributed.get_worker", lambda: worker)
         monkeypatch.setattr(cluster, "_STANDING_BACK_SECONDS", 0.1)
         with pytest.raises(distributed.Reschedule):
-            cluster.take_step_here(asdict(step), model=step.model, token="xyz", version=__version__, topic="topic")
+            cluster.take_step_here(
+                asdict(step), model=step.request["model"], token="xyz", version=__version__, topic="topic"
+            )
         ((topic, sentence),) = heard
         assert topic == "topic"
         assert sentence.startswith("The worker tcp://node:1 has another folder")

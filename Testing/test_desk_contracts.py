@@ -15,7 +15,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULE, TRAINING = MODULES = (ROOT / "XViewSynth", ROOT / "XViewSynthTrain")
-DESK = MODULE / "XViewSynth.py"
 PLUGIN = MODULE / "SubjectHierarchyPlugins" / "XViewSynthSubjectHierarchyPlugin.py"
 REQUIREMENTS = Path("Resources") / "requirements.txt"
 TRAINING_REQUIREMENTS = Path("Resources") / "requirements-training.txt"
@@ -24,12 +23,14 @@ IMPORT_LIMIT_SECONDS = 0.3
 # Parameters that the panel binds by hand, since their widgets show other things than their values.
 BOUND_BY_HAND = {MODULE: set(), TRAINING: {"studyFolder", "studyChoices", "startModel", "runFolder"}}
 SCENE_FILES = [path for module in MODULES for path in sorted((module / f"{module.name}Scene").glob("*.py"))]
+UI_FILES = [path for module in MODULES for path in sorted((module / f"{module.name}UI").glob("*.py"))]
 
 each_module = pytest.mark.parametrize("module", MODULES, ids=lambda module: module.name)
 
 
-def desk_of(module: Path) -> str:
-    return (module / f"{module.name}.py").read_text(encoding="utf-8")
+def panel_file(module: Path, name: str) -> str:
+    """The text of a file of the module's package for its panel."""
+    return (module / f"{module.name}UI" / name).read_text(encoding="utf-8")
 
 
 def ui_of(module: Path) -> ElementTree.ElementTree:
@@ -59,17 +60,25 @@ def requirements_of(file: Path) -> set[str]:
 
 
 def imports(nodes) -> set[str]:
+    return {name.split(".")[0] for name in modules_in(nodes)}
+
+
+def modules_in(nodes) -> set[str]:
     names = set()
     for node in nodes:
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            names.add(node.module.split(".")[0])
+            names.add(node.module)
     return names
 
 
 def imports_at_file_scope(path: Path) -> set[str]:
     """Top-level names of all that is imported when the file is, which is all but what stands in functions."""
+    return {name.split(".")[0] for name in modules_at_file_scope(path)}
+
+
+def modules_at_file_scope(path: Path) -> set[str]:
     waiting, found = list(ast.parse(path.read_text(encoding="utf-8")).body), []
     while waiting:
         node = waiting.pop()
@@ -77,7 +86,7 @@ def imports_at_file_scope(path: Path) -> set[str]:
         if not isinstance(node, (ast.FunctionDef, ast.Lambda)) and not is_for_checkers:
             found.append(node)
             waiting.extend(ast.iter_child_nodes(node))
-    return imports(found)
+    return modules_in(found)
 
 
 def all_imports(path: Path) -> set[str]:
@@ -127,7 +136,7 @@ class TestPanelFile:
     def test_parameters_and_widgets_know_each_other(self, module):
         properties = ui_of(module).iter("property")
         bound = [item.findtext("string") for item in properties if item.get("name") == "SlicerParameterName"]
-        tree = ast.parse(desk_of(module))
+        tree = ast.parse(panel_file(module, "parameters.py"))
         node = next(item for item in tree.body if getattr(item, "name", "") == f"{module.name}ParameterNode")
         parameters = [item.target.id for item in node.body if isinstance(item, ast.AnnAssign)]
         assert sorted([*bound, *BOUND_BY_HAND[module]]) == sorted(parameters)
@@ -135,7 +144,9 @@ class TestPanelFile:
     @each_module
     def test_every_widget_that_is_used_exists(self, module):
         made = {widget.get("name") for widget in ui_of(module).iter("widget")}
-        used = set(re.findall(r"self\.ui\.(\w+)", desk_of(module)))
+        files = (module / f"{module.name}UI").glob("*.py")
+        used = {name for path in files for name in re.findall(r"\bui\.(\w+)", path.read_text(encoding="utf-8"))}
+        assert used
         assert used <= made
 
     @each_module
@@ -159,18 +170,39 @@ class TestPanelFile:
         expected = {"gamma": config.gamma, "seed": config.seed}
         expected |= {name: getattr(config.weights, name) for name in ("distillation", "wavelet")}
         for name, value in expected.items():
-            told = re.search(rf"^    {name}: .* = (\S+)$", desk_of(TRAINING), re.M).group(1)
+            told = re.search(rf"^    {name}: .* = (\S+)$", panel_file(TRAINING, "parameters.py"), re.M).group(1)
             assert float(told) == value
 
 
 class TestImports:
     @each_module
-    def test_the_desk_imports_nothing_slow_or_foreign_at_file_scope(self, module):
-        assert imports_at_file_scope(module / f"{module.name}.py") - sys.stdlib_module_names <= {
+    def test_the_modules_file_has_the_classes_that_slicer_looks_up(self, module):
+        tree = ast.parse((module / f"{module.name}.py").read_text(encoding="utf-8"))
+        imported = {alias.asname or alias.name for node in tree.body for alias in getattr(node, "names", ())}
+        defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+        assert {
+            f"{module.name}{kind}" for kind in ("", "Widget", "Logic", "ParameterNode", "Test")
+        } <= imported | defined
+
+    @each_module
+    def test_the_modules_file_imports_slicer_and_its_own_package_alone(self, module):
+        assert imports_at_file_scope(module / f"{module.name}.py") - sys.stdlib_module_names == {
             "slicer",
-            "vtk",
-            "numpy",
+            f"{module.name}UI",
         }
+
+    @pytest.mark.parametrize("path", UI_FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+    def test_the_panel_imports_nothing_slow_or_foreign_at_file_scope(self, path):
+        names = {name for name in modules_at_file_scope(path) if name.split(".")[0] not in sys.stdlib_module_names}
+        allowed = {"slicer", "vtk", "qt", "ctk", "XViewSynthUI"}
+        assert {name.split(".")[0] for name in names - {"XViewSynthScene.desk", "XViewSynthLib.request"}} <= allowed
+        assert not all_imports(path) & {"torch", "SimpleITK"}
+
+    @pytest.mark.parametrize("path", UI_FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+    def test_the_panel_knows_neither_the_browser_nor_how_to_train(self, path):
+        ours = {name for name in all_imports(path) if name.startswith("XViewSynth")}
+        allowed = {"XViewSynthLib", "XViewSynthScene", "XViewSynthUI"}
+        assert ours <= (allowed | {"XViewSynthTrainScene"} if path.is_relative_to(TRAINING) else allowed)
 
     def test_the_plugin_imports_what_slicer_has(self):
         allowed = {"slicer", "vtk", "numpy", "qt", "AbstractScriptedSubjectHierarchyPlugin"}
@@ -248,7 +280,7 @@ class TestRequirements:
 
 class TestSamples:
     def test_the_checksums_are_those_of_the_files(self):
-        told = dict(re.findall(r'"(\w+\.nrrd)",\s+"([0-9a-f]{64})"', DESK.read_text(encoding="utf-8")))
+        told = dict(re.findall(r'"(\w+\.nrrd)",\s+"([0-9a-f]{64})"', panel_file(MODULE, "sampledata.py")))
         found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in SAMPLES.glob("*.nrrd")}
         assert told == found
 

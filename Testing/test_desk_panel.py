@@ -107,23 +107,23 @@ class TestChoosing:
 
     def test_the_time_of_best_quality_is_measured_for_itself(self, slicer_desk, panel):
         slicer_desk.pump(lambda: "about" in panel.ui.planLabel.text)
-        before = panel.logic.settingsOf(parameters(panel))
+        before = panel.logic.requestOf(parameters(panel))
         panel.ui.qualityComboBox.setCurrentIndex(1)
-        after = panel.logic.settingsOf(parameters(panel))
+        after = panel.logic.requestOf(parameters(panel))
         assert (before.quality, after.quality) == ("standard", "best")
-        assert panel.logic.checkSettingsOf(parameters(panel)).quality == "best"
+        assert panel.logic.checkRequestOf(parameters(panel)).quality == "best"
         outlook = panel.logic.lookAhead(parameters(panel).inputVolume, after)
-        assert panel.logic.expectedSeconds(outlook, before) > 0
-        assert panel.logic.missingSpeed(outlook, after).quality == "best"
+        assert panel.speed.expectedSeconds(outlook, before) > 0
+        assert panel.speed.missing(outlook, after).quality == "best"
         slicer_desk.pump(lambda: "about" in panel.ui.planLabel.text)
-        assert panel.logic.expectedSeconds(outlook, after) > 0
-        assert panel.logic.missingSpeed(outlook, after) is None
+        assert panel.speed.expectedSeconds(outlook, after) > 0
+        assert panel.speed.missing(outlook, after) is None
 
     def test_a_thickness_counts_for_enhancing_and_checking(self, panel):
-        assert panel.logic.settingsOf(parameters(panel)).thickness is None
+        assert panel.logic.requestOf(parameters(panel)).thickness is None
         panel.ui.thicknessSpinBox.value = 5
-        assert panel.logic.settingsOf(parameters(panel)).thickness == 5
-        assert panel.logic.checkSettingsOf(parameters(panel)).thickness == 5
+        assert panel.logic.requestOf(parameters(panel)).thickness == 5
+        assert panel.logic.checkRequestOf(parameters(panel)).thickness == 5
 
     def test_a_model_that_is_not_installed_here_stays_chosen(self, panel):
         parameters(panel).model = "elsewhere"
@@ -322,8 +322,11 @@ class TestInterrupted:
         sys.modules.update(before)
 
     def test_reloading_reads_the_libraries_anew(self, slicer_desk, panel, libraries):
+        former = sys.modules["XViewSynthUI.widget"]
         panel.onReload()
         assert sys.modules["XViewSynthScene.packages"] is not libraries["XViewSynthScene.packages"]
+        assert sys.modules["XViewSynthUI.widget"] is not former
+        assert type(slicer.util.getModuleWidget("XViewSynth")) is sys.modules["XViewSynthUI.widget"].XViewSynthWidget
 
     def test_reloading_the_module_ends_it(self, slicer_desk, panel, libraries):
         panel.ui.enhanceButton.click()
@@ -488,7 +491,7 @@ class TestViews:
         assert not panel.ui.swapButton.enabled
 
     def test_swap_puts_the_original_in_place_of_the_enhanced(self, compared):
-        composite = compared._views.composite_node("Enhanced", "Axial")
+        composite = compared.comparison.views.composite_node("Enhanced", "Axial")
         assert composite.GetForegroundOpacity() == 0
         compared.ui.swapButton.click()
         assert composite.GetForegroundOpacity() == 1
@@ -498,18 +501,18 @@ class TestViews:
 
     def test_the_slider_fades(self, compared):
         compared.ui.fadeSlider.value = 0.25
-        assert compared._views.composite_node("Enhanced", "Coronal").GetForegroundOpacity() == 0.25
+        assert compared.comparison.views.composite_node("Enhanced", "Coronal").GetForegroundOpacity() == 0.25
 
     def test_blinking_goes_to_and_fro_until_it_is_switched_off(self, slicer_desk, compared):
-        composite = compared._views.composite_node("Enhanced", "Axial")
+        composite = compared.comparison.views.composite_node("Enhanced", "Axial")
         compared.ui.blinkCheckBox.checked = True
         slicer_desk.pump(lambda: composite.GetForegroundOpacity() == 1, 5)
         slicer_desk.pump(lambda: composite.GetForegroundOpacity() == 0, 5)
         compared.ui.blinkCheckBox.checked = False
-        assert not compared._blinkTimer.active
+        assert not compared.comparison.blinkTimer.active
 
     def test_doubt_is_shown_with_the_opacity_that_is_chosen(self, compared, enhanced):
-        composite = compared._views.composite_node("Enhanced", "Axial")
+        composite = compared.comparison.views.composite_node("Enhanced", "Axial")
         assert composite.GetLabelOpacity() == 0
         compared.ui.doubtCheckBox.checked = True
         compared.ui.doubtSlider.value = 0.75
@@ -517,10 +520,10 @@ class TestViews:
         assert composite.GetLabelOpacity() == 0.75
 
     def test_every_axial_slice_tells_whether_it_was_observed(self, compared):
-        mark = compared._views.marks["XVSEnhancedAxial"]
+        mark = compared.comparison.views.marks["XVSEnhancedAxial"]
         seen = set()
         for offset in (90.0, 91.0):
-            compared._views.slice_node("Enhanced", "Axial").SetSliceOffset(offset)
+            compared.comparison.views.slice_node("Enhanced", "Axial").SetSliceOffset(offset)
             seen.add(mark.text.split(" - ")[-1])
         assert seen == {"observed slice", "synthetic slice"}
 
@@ -533,7 +536,7 @@ class TestViews:
     def test_closing_the_scene_closes_them(self, slicer_desk, compared):
         slicer.mrmlScene.Clear(False)
         assert not compared.ui.swapButton.enabled
-        assert compared._views is None
+        assert compared.comparison.views is None
 
 
 class TestWithoutAWindow:

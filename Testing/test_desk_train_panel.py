@@ -128,7 +128,8 @@ def texts(panel, row):
 
 def search(opened, panel, folder):
     panel.ui.folderSelector.currentPath = str(folder)
-    opened.pump(lambda: panel._search and panel._search.ended and not panel.ui.searchLabel.text.startswith("Searching"))
+    opened.pump(lambda: panel.study.search and panel.study.search.ended)
+    opened.pump(lambda: not panel.ui.searchLabel.text.startswith("Searching"))
 
 
 class TestStudySet:
@@ -274,8 +275,8 @@ class TestTraining:
         assert "Step 0: held-out gain x2" in panel.ui.logText.plainText
         assert "<td>x2</td>" in panel.ui.resultLabel.text
         assert not (run / "scans" / "volume-1.nrrd").read_bytes().count(b"Chest")
-        slicer_desk.pump(lambda: len(panel._live.preview.nodes) == 4)
-        assert panel._live.plots.gain_chart.GetNumberOfPlotSeriesNodes() >= 2
+        slicer_desk.pump(lambda: len(panel.views.live.preview.nodes) == 4)
+        assert panel.views.live.plots.gain_chart.GetNumberOfPlotSeriesNodes() >= 2
 
         panel.ui.useModelButton.click()
         chosen = slicer.util.getModuleLogic(ENHANCING).getParameterNode().model
@@ -412,8 +413,8 @@ class TestFinishedRun:
 
     def test_its_plots_and_preview_can_be_shown_and_follow_what_comes(self, slicer_desk, panel, run):
         panel.ui.showButton.click()
-        slicer_desk.pump(lambda: len(panel._live.preview.nodes) == 4)
-        for role, node in panel._live.preview.nodes.items():
+        slicer_desk.pump(lambda: len(panel.views.live.preview.nodes) == 4)
+        for role, node in panel.views.live.preview.nodes.items():
             view = slicer.app.layoutManager().sliceWidget(f"XVSTrain{role.capitalize()}")
             slicer_desk.pump(
                 lambda view=view, node=node: view.mrmlSliceCompositeNode().GetBackgroundVolumeID() == node.GetID()

@@ -256,9 +256,9 @@ class TestTutorials:
         assert {label for label in labels if f"<string>{label}</string>" not in panel} == set()
 
     def test_the_sample_scans_have_the_names_that_slicer_shows(self):
-        desk = (ROOT / "XViewSynth" / "XViewSynth.py").read_text(encoding="utf-8")
+        samples = (ROOT / "XViewSynth" / "XViewSynthUI" / "sampledata.py").read_text(encoding="utf-8")
         for page, name in (("slicer", "ChestCTThick"), ("fine-tuning", "ChestCTThin")):
-            assert f'"{name}"' in desk
+            assert f'"{name}"' in samples
             assert f"*{name}*" in (ROOT / DOCS / "tutorials" / f"{page}.md").read_text(encoding="utf-8")
 
 

@@ -10,10 +10,11 @@ import torch
 from hypothesis import given
 
 from scans import affine_from, anatomy, directions, layouts
-from tiny import make_network
+from tiny import enhance_with_views, make_network
 from XViewSynthLib import Cancelled, InputError, Volume, enhance
 from XViewSynthLib.geometry.interpolation import upsample
 from XViewSynthLib.inference import enhancement
+from XViewSynthLib.inference.enhancement import carry_out
 from XViewSynthLib.inference.plan import make_plan
 from XViewSynthLib.model.catalogue import load_model
 from XViewSynthLib.model.network import ThreeViewNetwork
@@ -26,7 +27,7 @@ def model(tiny_model):
 
 @pytest.fixture(scope="module")
 def enhanced(scan, model):
-    return enhance(scan, 4, model=model, keep_views=True)
+    return enhance_with_views(scan, 4, model=model)
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +113,8 @@ class TestAnswer:
 
     def test_does_not_depend_on_the_size_of_tiles(self, few_slices, model):
         plan = make_plan(few_slices, model, factor=3)
-        whole = enhance(few_slices, model=model, plan=plan)
-        tiles = enhance(few_slices, model=model, plan=replace(plan, tile_voxels=1))
+        whole = carry_out(plan, few_slices, model)
+        tiles = carry_out(replace(plan, tile_voxels=1), few_slices, model)
         assert np.abs(whole.volume.voxels - tiles.volume.voxels).max() <= 1
         assert np.allclose(whole.disagreement.voxels, tiles.disagreement.voxels, atol=0.01)
 
@@ -179,7 +180,7 @@ class TestDisagreement:
 
 @pytest.fixture(scope="module")
 def resampled(scan, model):
-    return enhance(scan, spacing=1.5, model=model, keep_views=True)
+    return enhance_with_views(scan, spacing=1.5, model=model)
 
 
 class TestResampling:
@@ -301,5 +302,5 @@ class TestBadInput:
             enhance(scan, 2, model=model, acquisition="thick")
 
     def test_an_unknown_acquisition(self, scan, model):
-        with pytest.raises(InputError, match="'box' does not exist: choose auto, gap, thick"):
+        with pytest.raises(InputError, match="The acquisition must be auto, gap or thick, not 'box'"):
             enhance(scan, 2, model=model, acquisition="box")

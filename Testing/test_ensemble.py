@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scans import affine_from, anatomy
-from tiny import NETWORK, cramped, make_card, make_network
+from tiny import NETWORK, cramped, enhance_with_views, make_card, make_network
 from XViewSynthLib import InputError, Volume, enhance, selfcheck
 from XViewSynthLib.inference import plan
 from XViewSynthLib.inference.plan import make_plan
 from XViewSynthLib.model.catalogue import Model, load_model, save_model
-from XViewSynthLib.model.ensemble import BEST_QUALITY, QUALITIES, STANDARD_QUALITY, Pose, poses
+from XViewSynthLib.model.ensemble import Pose, poses
 from XViewSynthLib.model.network import ThreeViewNetwork
+from XViewSynthLib.request import Quality
 
 #: For each pass, the scan as the networks see it.
 SEEN = (
@@ -53,7 +54,7 @@ def scan() -> Volume:
 
 @pytest.fixture(scope="module")
 def best(scan, model):
-    return enhance(scan, 3, model=model, quality=BEST_QUALITY, device="cpu", keep_views=True)
+    return enhance_with_views(scan, 3, model=model, quality=Quality.BEST, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def alone(scan, model):
     found = []
     for index, (see, unsee) in enumerate(zip(SEEN, UNSEEN, strict=True)):
         seen = scan.with_voxels(np.ascontiguousarray(see(scan.voxels)))
-        answer = enhance(seen, 3, model=model, device="cpu", keep_views=True)
+        answer = enhance_with_views(seen, 3, model=model, device="cpu")
         grids = {"enhanced": answer.volume, "disagreement": answer.disagreement, **answer.views}
         renamed = TURNED if index > 1 else {}
         found.append({renamed.get(name, name): unsee(grid.voxels) for name, grid in grids.items()})
@@ -97,14 +98,14 @@ class TestAnswer:
 
     def test_of_an_odd_scan(self, scan, model):
         odd = scan.with_voxels(scan.voxels[:, :-1, :-1])
-        answer = enhance(odd, 2, model=model, quality=BEST_QUALITY, device="cpu")
+        answer = enhance(odd, 2, model=model, quality=Quality.BEST, device="cpu")
         assert answer.volume.voxels.shape == (11, 23, 19)
 
     @pytest.mark.parametrize("factor", [2, 3])
     def test_reads_off_the_answer_of_another_factor(self, scan, tmp_path, factor):
         network = make_network(wide_gaps=4)
         small = Model("small", tmp_path, make_card(), "0" * 64, network)
-        best = enhance(scan, factor, model=small, quality=BEST_QUALITY, device="cpu")
+        best = enhance(scan, factor, model=small, quality=Quality.BEST, device="cpu")
         assert best.plan.asked_factor == 4
         np.testing.assert_array_equal(best.volume.voxels[::factor], scan.voxels)
 
@@ -115,7 +116,7 @@ class TestPlan:
         monkeypatch.setattr(plan, "process_bytes", lambda: 10**8)
         one, four = (
             make_plan(scan, model, factor=3, device="cpu", quality=quality)
-            for quality in (STANDARD_QUALITY, BEST_QUALITY)
+            for quality in (Quality.STANDARD, Quality.BEST)
         )
         assert four.expected_seconds == pytest.approx(4 * one.expected_seconds)
         more = four.expected_peak_bytes - one.expected_peak_bytes
@@ -124,18 +125,18 @@ class TestPlan:
 
     def test_is_told_pass_by_pass(self, scan, model):
         steps = []
-        enhance(scan, 2, model=model, quality=BEST_QUALITY, device="cpu", progress=steps.append)
+        enhance(scan, 2, model=model, quality=Quality.BEST, device="cpu", progress=steps.append)
         stages = list(dict.fromkeys(step.stage for step in steps))
         assert len(stages) == 16
         assert (stages[0], stages[-1]) == ("axial view, pass 1 of 4", "fusion, pass 4 of 4")
         assert steps[-1].seconds_left == 0
 
     def test_what_happens_in_every_pass_is_noted_once(self, scan, model):
-        notes = enhance(scan, 3, model=cramped(model), quality=BEST_QUALITY, device="cpu").notes
+        notes = enhance(scan, 3, model=cramped(model), quality=Quality.BEST, device="cpu").notes
         assert sum("halved" in note for note in notes) == 1
 
     def test_a_quality_that_does_not_exist(self, scan, model):
-        with pytest.raises(InputError, match="'perfect' does not exist: choose standard or best"):
+        with pytest.raises(InputError, match="The quality must be standard or best, not 'perfect'"):
             enhance(scan, 2, model=model, quality="perfect", device="cpu")
 
 
@@ -157,23 +158,23 @@ class TestBestSpecialists:
         return load_model(save_model(tmp_path / "larger", make_network(**sizes), card).folder)
 
     def test_answer_at_best_quality_alone(self, scan, larger):
-        without, with_them = (larger.at_quality(quality) for quality in (STANDARD_QUALITY, BEST_QUALITY))
+        without, with_them = (larger.at_quality(quality) for quality in (Quality.STANDARD, Quality.BEST))
         for factor in (2, 3, 4):
-            one, best = (enhance(scan, factor, model=larger, quality=quality, device="cpu") for quality in QUALITIES)
+            one, best = (enhance(scan, factor, model=larger, quality=quality, device="cpu") for quality in Quality)
             same = enhance(scan, factor, model=without, device="cpu")
             np.testing.assert_array_equal(one.volume.voxels, same.volume.voxels)
             of_all, of_others = (
-                enhance(scan, factor, model=each, quality=BEST_QUALITY, device="cpu") for each in (with_them, without)
+                enhance(scan, factor, model=each, quality=Quality.BEST, device="cpu") for each in (with_them, without)
             )
             np.testing.assert_array_equal(best.volume.voxels, of_all.volume.voxels)
             assert np.array_equal(best.volume.voxels, of_others.volume.voxels) == (factor == 3)
 
     def test_are_chosen_and_not_copied(self, larger):
         before = list(larger.network.state_dict())
-        best = larger.at_quality(BEST_QUALITY)
+        best = larger.at_quality(Quality.BEST)
         assert best.network.answering(4) is larger.network.best_specialists["4"]
         assert best.network.axial is larger.network.axial
-        assert best.at_quality(BEST_QUALITY).network.answering(4) is best.network.answering(4)
+        assert best.at_quality(Quality.BEST).network.answering(4) is best.network.answering(4)
         assert list(larger.network.state_dict()) == before
 
     def test_are_not_in_what_is_trained(self, sizes, larger):
@@ -182,7 +183,7 @@ class TestBestSpecialists:
         expected = ThreeViewNetwork(**model.card["network"])
         assert model.network.state_dict().keys() == expected.state_dict().keys()
 
-    @pytest.mark.parametrize("quality", QUALITIES)
+    @pytest.mark.parametrize("quality", Quality)
     def test_time_and_memory_are_those_of_what_answers(self, scan, larger, monkeypatch, quality):
         expected = larger.network.at_quality(quality).answering(4)
         asked = []

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from scans import affine_from, anatomy
-from tiny import NETWORK, cramped, make_card, make_network
+from tiny import NETWORK, cramped, enhance_with_views, make_card, make_network
 from XViewSynthLib import Volume, enhance
 from XViewSynthLib.geometry.slice_profile import SliceProfile
-from XViewSynthLib.inference.enhancement import fuse
+from XViewSynthLib.inference.enhancement import carry_out, fuse
 from XViewSynthLib.inference.plan import make_plan
 from XViewSynthLib.model.catalogue import load_model, save_model
 from XViewSynthLib.model.network import ScanFacts, ThreeViewNetwork, spline_between, spline_through, to_network_units
@@ -121,7 +121,7 @@ class TestEnhancement:
         assert np.abs(expected.astype(int) - enhanced.volume.voxels).max() <= 1
 
     def test_the_mean_of_the_views_is_told_beside_it(self, scan, model):
-        views = enhance(scan, 3, model=model, keep_views=True).views
+        views = enhance_with_views(scan, 3, model=model).views
         assert list(views) == ["axial", "coronal", "sagittal", "mean"]
         three = np.array([views[view].voxels for view in ("axial", "coronal", "sagittal")])
         inside = (three > three.min()).all(axis=0) & (three < three.max()).all(axis=0)
@@ -137,8 +137,8 @@ class TestEnhancement:
 
     def test_does_not_depend_on_the_size_of_tiles(self, scan, model):
         plan = make_plan(scan, model, factor=3)
-        whole = enhance(scan, model=model, plan=plan)
-        tiles = enhance(scan, model=model, plan=replace(plan, tile_voxels=1))
+        whole = carry_out(plan, scan, model)
+        tiles = carry_out(replace(plan, tile_voxels=1), scan, model)
         assert np.abs(whole.volume.voxels.astype(int) - tiles.volume.voxels).max() <= 1
 
     def test_progress_ends_with_it(self, scan, model):

@@ -168,7 +168,7 @@ class TestModelCard:
 
 class TestSlicerScripts:
     def parameters(self, method: str) -> list[str]:
-        tree = ast.parse((ROOT / "XViewSynth" / "XViewSynth.py").read_text(encoding="utf-8"))
+        tree = ast.parse((ROOT / "XViewSynth" / "XViewSynthUI" / "logic.py").read_text(encoding="utf-8"))
         (logic,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name.endswith("Logic"))
         (function,) = (node for node in logic.body if isinstance(node, ast.FunctionDef) and node.name == method)
         return [argument.arg for argument in function.args.args[1:]]

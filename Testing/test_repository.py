@@ -25,6 +25,7 @@ ENGINE = ROOT / "XViewSynth" / "XViewSynthLib"
 SCENE = ROOT / "XViewSynth" / "XViewSynthScene"
 WEB = ROOT / "XViewSynth" / "XViewSynthWeb"
 TRAINING = ROOT / "XViewSynthTrain" / "XViewSynthTrainLib"
+PANELS = (ROOT / "XViewSynth" / "XViewSynthUI", ROOT / "XViewSynthTrain" / "XViewSynthTrainUI")
 WEB_LOCK = ROOT / "Testing" / "requirements-web.lock"
 LOCK = ROOT / "Testing" / "requirements.lock"
 LOCKS = sorted(LOCK.parent.glob("requirements*.lock"))
@@ -102,7 +103,7 @@ def run_python(code: str) -> str:
 
 
 def ours() -> Iterator[tuple[Path, ast.Module]]:
-    libraries = (ENGINE, SCENE, WEB, TRAINING)
+    libraries = (ENGINE, SCENE, WEB, TRAINING, *PANELS)
     for file in [
         *(file for library in libraries for file in modules_of(library)),
         ROOT / "run.py",

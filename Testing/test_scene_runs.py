@@ -17,7 +17,7 @@ import slicer
 from scans import affine_from, anatomy
 from scene import make_bent_transform, make_volume_node
 from XViewSynthLib import InputError, Volume, enhance, selfcheck
-from XViewSynthScene.jobs import EnhanceSettings, SelfCheckSettings
+from XViewSynthLib.request import Request
 from XViewSynthScene.provenance import input_node, read_provenance
 from XViewSynthScene.results import remove_volume
 from XViewSynthScene.runs import EnhanceRun, SelfCheckRun, enhance_in_process, look_ahead, selfcheck_in_process
@@ -34,7 +34,7 @@ def node(scene, scan):
 
 @pytest.fixture
 def settings(tiny_model):
-    return EnhanceSettings(factor=2, model=str(tiny_model), device="cpu")
+    return Request(factor=2, model=str(tiny_model), device="cpu")
 
 
 @pytest.fixture
@@ -223,7 +223,7 @@ class TestSequence:
 
 class TestSelfCheck:
     def test_gives_the_report_of_the_engine(self, node, scan, tiny_model, tmp_path):
-        settings = SelfCheckSettings(model=str(tiny_model), device="cpu")
+        settings = Request(model=str(tiny_model), device="cpu")
         run = SelfCheckRun(node, settings, folder=tmp_path)
         run.start()
         assert finish(run).status == "done"
@@ -234,7 +234,7 @@ class TestSelfCheck:
 
     def test_a_scan_that_is_too_short_gets_a_sentence(self, scene, tiny_model, tmp_path):
         node = make_volume_node(scene, Volume(anatomy((5, 20, 20)), affine_from()), "Short")
-        run = SelfCheckRun(node, SelfCheckSettings(model=str(tiny_model), device="cpu"), folder=tmp_path)
+        run = SelfCheckRun(node, Request(model=str(tiny_model), device="cpu"), folder=tmp_path)
         run.start()
         state = finish(run)
         assert state.status == "failed"

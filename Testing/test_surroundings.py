@@ -18,7 +18,7 @@ from XViewSynthLib.model.catalogue import save_model
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="about POSIX systems")
 
-LIBRARY = str(Path(cli.__file__).parents[1])
+LIBRARY = str(Path(cli.__file__).parents[2])
 # No number of a user in any system's list.
 UNKNOWN_USER = 1_234_567_891
 # All that the work needs is imported first: an unknown user may not be allowed to read where Python lies.

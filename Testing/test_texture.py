@@ -11,6 +11,7 @@ from scans import affine_from, anatomy, layouts
 from XViewSynthLib import InputError, Volume, enhance
 from XViewSynthLib.evaluation.metrics import noise_ratio
 from XViewSynthLib.geometry.orientation import to_slices
+from XViewSynthLib.inference.enhancement import carry_out
 from XViewSynthLib.inference.plan import make_plan
 from XViewSynthLib.inference.texture import MATCHED_NOTE, match_texture, textured
 from XViewSynthLib.model.catalogue import load_model
@@ -138,19 +139,19 @@ def small() -> Volume:
 class TestEnhance:
     def test_keeps_the_texture_unless_asked(self, small, model):
         plain = enhance(small, 3, model=model)
-        assert plain.texture == "keep"
+        assert plain.plan.texture == "keep"
         assert np.array_equal(enhance(small, 3, model=model, texture="keep").volume.voxels, plain.volume.voxels)
 
     def test_matches_it_when_asked_and_says_so(self, small, model):
         plain, found = enhance(small, 3, model=model), enhance(small, 3, model=model, texture="match")
-        assert (found.texture, found.notes[-1]) == ("match", MATCHED_NOTE)
+        assert (found.plan.texture, found.notes[-1]) == ("match", MATCHED_NOTE)
         assert np.array_equal(found.volume.voxels, textured(plain, small).voxels)
         assert np.array_equal(found.volume.voxels[::3], small.voxels)
         assert not np.array_equal(found.volume.voxels, plain.volume.voxels)
         assert np.array_equal(found.disagreement.voxels, plain.disagreement.voxels)
 
     def test_refuses_another(self, small, model):
-        with pytest.raises(InputError, match="Texture 'smooth' does not exist: choose keep or match"):
+        with pytest.raises(InputError, match="The texture must be keep or match, not 'smooth'"):
             enhance(small, 3, model=model, texture="smooth")
 
     def test_how_a_scan_is_stored_does_not_matter(self, small, model):
@@ -161,9 +162,9 @@ class TestEnhance:
             assert np.array_equal(to_slices(result, stored.through_plane_axis)[0], expected)
 
     def test_nor_how_it_is_cut_into_tiles(self, small, model):
-        plan = make_plan(small, model, factor=3)
-        whole = enhance(small, model=model, plan=plan, texture="match").volume.voxels
-        tiles = enhance(small, model=model, plan=replace(plan, tile_voxels=1), texture="match").volume.voxels
+        plan = make_plan(small, model, factor=3, texture="match")
+        whole = carry_out(plan, small, model).volume.voxels
+        tiles = carry_out(replace(plan, tile_voxels=1), small, model).volume.voxels
         assert np.abs(whole.astype(int) - tiles).max() <= 1
 
     def test_of_a_resampled_grid(self, small, model):

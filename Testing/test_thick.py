@@ -10,14 +10,16 @@ import pytest
 import torch
 
 from scans import affine_from, anatomy
-from tiny import NETWORK, make_card, make_network
+from tiny import NETWORK, enhance_with_views, make_card, make_network
 from XViewSynthLib import InputError, Volume, enhance
 from XViewSynthLib.evaluation.selfcheck import drop_slices, selfcheck
 from XViewSynthLib.geometry.acquisition import average
 from XViewSynthLib.geometry.slice_profile import SliceProfile, averaging_weights
+from XViewSynthLib.inference.enhancement import carry_out
 from XViewSynthLib.inference.plan import make_plan
 from XViewSynthLib.model.catalogue import choose_model, load_model, save_model
 from XViewSynthLib.model.network import ScanFacts, ThreeViewNetwork, join_gaps, spline_through
+from XViewSynthLib.request import Request
 
 TOUCHING = SliceProfile()
 FACTS = ScanFacts(torch.tensor([5.0]), TOUCHING)
@@ -38,7 +40,7 @@ def thick_scan() -> Volume:
 
 @pytest.fixture(scope="module")
 def enhanced(thick_scan, thick_model):
-    return enhance(thick_scan, 4, model=thick_model, keep_views=True)
+    return enhance_with_views(thick_scan, 4, model=thick_model)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +120,7 @@ class TestEnhance:
 
     def test_tiles_do_not_show(self, thick_scan, thick_model, enhanced):
         plan = replace(enhanced.plan, tile_voxels=1)
-        tiled = enhance(thick_scan, model=thick_model, plan=plan).volume.voxels
+        tiled = carry_out(plan, thick_scan, thick_model).volume.voxels
         assert np.abs(tiled.astype(int) - enhanced.volume.voxels).max() <= 1
 
     def test_a_scan_stored_backwards_gives_the_same_answer(self, thick_scan, thick_model, enhanced):
@@ -167,8 +169,8 @@ class TestPlan:
 
     def test_a_given_thickness_decides_which_model_is_taken(self, thick_scan, tiny_model):
         thin = replace(thick_scan, slice_thickness=0.5)
-        assert choose_model(thin).card["acquisition"] == "gap"
-        assert choose_model(thin, thickness=4.0).card["acquisition"] == "thick"
+        assert choose_model(thin, Request()).card["acquisition"] == "gap"
+        assert choose_model(thin, Request(thickness=4.0)).card["acquisition"] == "thick"
         (note,) = make_plan(thin, load_model(tiny_model), thickness=4.0).notes
         assert "but are 4 mm thick and 4 mm apart" in note
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scans import affine_from, anatomy
-from tiny import NETWORK, make_card, make_network
+from tiny import NETWORK, enhance_with_views, make_card, make_network
 from XViewSynthLib import Volume, enhance, selfcheck
 from XViewSynthLib.inference.plan import make_plan
 from XViewSynthLib.inference.uncertainty import TERMS
@@ -162,7 +162,7 @@ class TestEnhancing:
 
     def test_every_second_slice_is_that_of_the_finer_scan(self, model):
         wide, finer = (
-            enhance(scan(4.0, 2.2), factor, model=model, axis="K", acquisition="gap", keep_views=True, precision="fp32")
+            enhance_with_views(scan(4.0, 2.2), factor, model=model, axis="K", acquisition="gap", precision="fp32")
             for factor in (2, 4)
         )
         assert (wide.plan.asked_factor, wide.plan.asked_overlap) == (4, pytest.approx(2.2))

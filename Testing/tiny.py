@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
+from XViewSynthLib.geometry.volume import Volume
+from XViewSynthLib.inference.enhancement import Enhanced, carry_out
+from XViewSynthLib.inference.plan import make_plan
 from XViewSynthLib.inference.uncertainty import TERMS
 from XViewSynthLib.model.catalogue import Model
 from XViewSynthLib.model.network import ThreeViewNetwork
+from XViewSynthLib.request import make_request
 
 NETWORK = {"channels": 4, "axial_blocks": 1, "pixel_blocks": 1}
 
@@ -85,3 +90,9 @@ def cramped(model: Model) -> Model:
     network = Cramped(**model.card["network"]).eval()
     network.load_state_dict(model.network.state_dict())
     return replace(model, network=network)
+
+
+def enhance_with_views(scan: Volume, factor: int | None = None, *, model: Model, **options: Any) -> Enhanced:
+    """The enhanced scan, and what each view predicts."""
+    plan = make_plan(scan, model, make_request(None, factor, **options))
+    return carry_out(plan, scan, model, keep_views=True)

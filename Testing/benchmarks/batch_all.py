@@ -40,7 +40,7 @@ REASONS = {
     "text.nii.gz": "damaged",
     "tilted-gantry": "tilt",
     "truncated.nrrd": "damaged",
-    "two-series": "holds 2 series",
+    "two-series": "holds 2 CT series",
     "zero-bytes.mha": "damaged",
 }
 

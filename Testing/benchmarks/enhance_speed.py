@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from XViewSynthLib import Volume, __version__, enhance, load_model, read_volume
+from XViewSynthLib import Volume, __version__, load_model, read_volume
+from XViewSynthLib.inference.enhancement import carry_out
 from XViewSynthLib.inference.hardware import process_bytes
 from XViewSynthLib.inference.plan import make_plan
-from XViewSynthLib.model.ensemble import QUALITIES, STANDARD_QUALITY
 from XViewSynthLib.progress import reporter
+from XViewSynthLib.request import Quality
 
 SAMPLE = "Resources/SampleData/ChestCT.nrrd"
 RECORDS = Path(__file__).parent / "results" / "speed.jsonl"
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("--factor", type=int, default=2)
     parser.add_argument("--model", default="standard")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--quality", choices=QUALITIES, default=STANDARD_QUALITY)
+    parser.add_argument("--quality", choices=[*Quality], default=Quality.STANDARD)
     parser.add_argument("--memory", type=float, metavar="GB")
     parser.add_argument("--record", metavar="MACHINE", help="keep the measurement, made on a machine of this kind")
     arguments = parser.parse_args()
@@ -64,7 +65,7 @@ def main() -> None:
         memory=memory,
     )
     with reporter("bar") as progress:
-        enhanced = enhance(scan, model=model, plan=plan, progress=progress)
+        enhanced = carry_out(plan, scan, model, progress=progress)
     volumes = scan.voxels.nbytes + enhanced.volume.voxels.nbytes
     result = {
         "size": list(scan.shape_ijk),

@@ -48,7 +48,7 @@ MEASURED = {"seconds", "peak_memory_bytes", "expected_seconds", "expected_peak_b
 SITE = """
 import json, os, signal, sys
 from pathlib import Path
-if "XViewSynthLib.batch.worker" in sys.orig_argv:
+if "XViewSynthLib.cli.worker" in sys.orig_argv:
     task = Path(next(word for word in sys.orig_argv if word.endswith("task.json")))
     name = json.loads(task.read_text())["name"].split("/")[-1]
     if name.startswith("killed"):

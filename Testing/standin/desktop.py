@@ -36,7 +36,13 @@ SLICER_PYTHON_DIR = "SLICER_PYTHON_DIR"
 
 _HEARTBEAT_MILLISECONDS = 10
 _LOOK_MILLISECONDS = 5
-_SEEN_BY_SCRIPTS = ("qt", "ctk", "ScriptedLoadableModule", "AbstractScriptedSubjectHierarchyPlugin")
+_SEEN_BY_SCRIPTS = (
+    "qt",
+    "ctk",
+    "parameterNodeWrapper",
+    "ScriptedLoadableModule",
+    "AbstractScriptedSubjectHierarchyPlugin",
+)
 _PARTS = ("i18n", "ScriptedLoadableModule", "parameterNodeWrapper", "packaging")
 
 
@@ -330,9 +336,11 @@ def _noting(messages: list[str]) -> Callable:
 
 
 def _forget_modules(names: set[str]) -> None:
-    """Scripted modules and plugins saw this desktop at their import, so the next one has to import them anew."""
+    """Forget scripted modules and plugins, with their packages: they hold this desktop's modules from their import."""
+    holders = {name for name in names if any(shown in vars(sys.modules[name]) for shown in _SEEN_BY_SCRIPTS)}
+    packages = {name.split(".")[0] for name in holders}
     for name in names:
-        if any(shown in vars(sys.modules[name]) for shown in _SEEN_BY_SCRIPTS):
+        if name.split(".")[0] in packages:
             del sys.modules[name]
 
 

@@ -57,6 +57,8 @@ def photograph(scans: Sequence[Path], output: Path, model: str, minutes: float, 
     with desk(folder / "slicer", TRAINING) as opened:
         for scan in scans:
             make_volume_node(slicer.mrmlScene, read_volume(scan), scan.name.split(".")[0])
+        import qt
+
         panel = opened.panel()
         # The panel scrolls in a window that is too low for it, and so takes no more room than it needs.
         slicer.util.mainWindow().resize(WIDTH, HEIGHT)
@@ -68,7 +70,7 @@ def photograph(scans: Sequence[Path], output: Path, model: str, minutes: float, 
         parameters.runFolder = str(folder / time.strftime("%Y-%m-%d %H.%M"))
 
         def take(name: str) -> None:
-            panel.ui.logText.moveCursor(panel._qt.QTextCursor.End)
+            panel.ui.logText.moveCursor(qt.QTextCursor.End)
             pictures.append(opened.desktop.photograph(panel.parent, output / f"train_{name}.png"))
 
         take("idle")

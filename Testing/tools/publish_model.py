@@ -12,7 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
-from XViewSynthLib.geometry.intensity import INTENSITY_RANGE
+from XViewSynthLib.geometry.constants import INTENSITY_RANGE
 from XViewSynthLib.model.catalogue import save_model
 from XViewSynthLib.model.network import ThreeViewNetwork
 from XViewSynthTrainLib.checkpoints import load_checkpoint

@@ -39,8 +39,8 @@ from optimizers import MuonAndAdam, follow
 from XViewSynthLib import load_model, read_volume
 from XViewSynthLib.geometry.slice_profile import SliceProfile, averaging_weights
 from XViewSynthLib.model.catalogue import save_model
-from XViewSynthLib.model.ensemble import BEST_QUALITY, STANDARD_QUALITY
 from XViewSynthLib.model.network import ThreeViewNetwork, spline_between, spline_through, to_network_units
+from XViewSynthLib.request import Quality
 from XViewSynthTrainLib.config import LossWeights, TrainingConfig
 from XViewSynthTrainLib.distillation import restoration_terms
 from XViewSynthTrainLib.sampling import (
@@ -60,7 +60,7 @@ KEPT_SLICES, KEPT_PIXELS = 41, 320
 WEIGHTS = (0.0, 0.28)
 #: Where a card has the specialists that answer at each quality; those at standard quality do at best as well, where it
 #: has no others.
-FIELDS = {STANDARD_QUALITY: "specialists", BEST_QUALITY: "best_specialists"}
+FIELDS = {Quality.STANDARD: "specialists", Quality.BEST: "best_specialists"}
 #: What a specialist has no part in.
 OF_THE_WHOLE = (*FIELDS.values(), "wide_gaps")
 #: What a specialist has from the model unless it says otherwise.
@@ -170,7 +170,7 @@ def train(arguments: argparse.Namespace) -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     settings, factor, model = Settings(**arguments.settings), arguments.factor, load_model(arguments.model)
-    quality = BEST_QUALITY if arguments.best else STANDARD_QUALITY
+    quality = Quality.BEST if arguments.best else Quality.STANDARD
     sizes = model.card["network"]
     if factor is not None:
         model = model.at_quality(quality)
@@ -358,7 +358,7 @@ def write(
     factor: int | None,
     sizes: dict,
     record: dict,
-    quality: str = STANDARD_QUALITY,
+    quality: str = Quality.STANDARD,
 ) -> None:
     """Write a network, what it is made with and for, and what its training was like."""
     told = {"factor": factor, "network": sizes, "record": record, "quality": quality}

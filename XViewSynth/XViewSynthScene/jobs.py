@@ -1,6 +1,6 @@
 """Enhancing and checking a scan in the background: start, look, cancel, take the result.
 
-    job = EnhanceJob(volume, EnhanceSettings(factor=4))
+    job = EnhanceJob(volume, Request(factor=4))
     job.start()
     while not (state := job.poll()).ended: ...     # from a timer, every 100 ms
     job.result.enhanced
@@ -31,8 +31,8 @@ import numpy as np
 
 from XViewSynthLib.errors import Cancelled, InputError
 from XViewSynthLib.geometry.volume import Volume, affine_column
-from XViewSynthLib.model.catalogue import AUTOMATIC, model_folder
-from XViewSynthLib.model.ensemble import STANDARD_QUALITY
+from XViewSynthLib.model.catalogue import model_folder
+from XViewSynthLib.request import AUTOMATIC, Request
 
 from .processes import Worker, start_worker, worker_environment
 
@@ -78,67 +78,6 @@ class JobState:
     def ended(self) -> bool:
         """Whether this is the last state."""
         return self.status in _ENDS
-
-
-@dataclass(frozen=True)
-class SpeedSettings:
-    """What to measure; every field as the option of ``xviewsynth speed`` of that name."""
-
-    factor: int | None = None
-    model: str = AUTOMATIC
-    device: str = "auto"
-    precision: str = "auto"
-    quality: str = STANDARD_QUALITY
-
-    def arguments(self) -> list[str]:
-        """The options for the command line.
-
-        Raises:
-            InputError: there is no such model.
-        """
-        # The worker has another working folder.
-        model = AUTOMATIC if self.model == AUTOMATIC else str(model_folder(self.model).absolute())
-        options = ["--model", model, "--device", self.device, "--precision", self.precision, "--quality", self.quality]
-        return options if self.factor is None else [*options, "--factor", str(self.factor)]
-
-
-@dataclass(frozen=True)
-class SelfCheckSettings(SpeedSettings):
-    """How to check; every field as the option of ``xviewsynth selfcheck`` of that name, memory in GB."""
-
-    acquisition: str = "auto"
-    axis: str = "auto"
-    memory_gb: float | None = None
-    thickness: float | None = None
-
-    def arguments(self) -> list[str]:
-        """The options for the command line."""
-        options = [*super().arguments(), "--acquisition", self.acquisition, "--axis", self.axis]
-        return options + _given({"--memory": self.memory_gb, "--thickness": self.thickness})
-
-
-@dataclass(frozen=True)
-class EnhanceSettings(SelfCheckSettings):
-    """What to reach and how; every field as the option of ``xviewsynth enhance`` of that name, memory in GB.
-
-    Raises:
-        InputError: more than one of factor, spacing and isotropic.
-    """
-
-    spacing: float | None = None
-    isotropic: bool = False
-    profile: str = "box"
-    new_thickness: float | None = None
-
-    def __post_init__(self) -> None:
-        if (self.factor is not None) + (self.spacing is not None) + self.isotropic > 1:
-            raise InputError("Choose one of factor, spacing and isotropic, not several.")
-
-    def arguments(self) -> list[str]:
-        """The options for the command line."""
-        options = [*super().arguments(), "--profile", self.profile]
-        options += _given({"--spacing": self.spacing, "--new-thickness": self.new_thickness})
-        return [*options, "--isotropic"] if self.isotropic else options
 
 
 @dataclass(frozen=True)
@@ -328,14 +267,14 @@ class _ScanJob(_Job[Result]):
     def __init__(
         self,
         volume: Volume,
-        settings: SelfCheckSettings,
+        request: Request,
         folder: str | os.PathLike[str] | None = None,
         python: str | None = None,
     ):
         super().__init__(folder, python)
         self.volume = volume
         self._scan_file = ""
-        self.settings = settings
+        self.request = request
 
     def _write_scan(self, folder: Path) -> Path:
         # Takes a second to import, and Slicer need not wait for it.
@@ -368,7 +307,7 @@ class EnhanceJob(_ScanJob[EnhanceResult]):
     def _prepare(self, folder: Path) -> list[str]:
         scan = self._write_scan(folder)
         outputs = [str(folder / _ENHANCED), "--doubt", str(folder / _DOUBT), "--report", str(folder / _REPORT)]
-        return ["enhance", str(scan), *outputs, *self.settings.arguments(), "--progress", "json"]
+        return ["enhance", str(scan), *outputs, *_options(self.request), "--progress", "json"]
 
     def _read(self, folder: Path, printed: dict[str, Any]) -> EnhanceResult:
         from XViewSynthLib.io.reading import read_volume
@@ -389,7 +328,7 @@ class SelfCheckJob(_ScanJob[dict[str, Any]]):
 
     def _prepare(self, folder: Path) -> list[str]:
         scan, report = self._write_scan(folder), folder / _REPORT
-        return ["selfcheck", str(scan), "--report", str(report), *self.settings.arguments(), "--progress", "json"]
+        return ["selfcheck", str(scan), "--report", str(report), *_options(self.request), "--progress", "json"]
 
     def _read(self, folder: Path, printed: dict[str, Any]) -> dict[str, Any]:
         return _read_json(folder / _REPORT)
@@ -400,14 +339,12 @@ class SpeedJob(_Job[dict[str, Any]]):
 
     name = "The measurement"
 
-    def __init__(
-        self, settings: SpeedSettings, folder: str | os.PathLike[str] | None = None, python: str | None = None
-    ):
+    def __init__(self, request: Request, folder: str | os.PathLike[str] | None = None, python: str | None = None):
         super().__init__(folder, python)
-        self.settings = settings
+        self.request = request
 
     def _prepare(self, folder: Path) -> list[str]:
-        return ["speed", *self.settings.arguments()]
+        return ["speed", *_options(self.request)]
 
     def _read(self, folder: Path, printed: dict[str, Any]) -> dict[str, Any]:
         return printed
@@ -444,9 +381,15 @@ def temporary_folder() -> str:
     return getattr(getattr(slicer, "app", None), "temporaryPath", None) or tempfile.gettempdir()
 
 
-def _given(numbers: dict[str, float | None]) -> list[str]:
-    """Options of the command line with their values, as far as they have one."""
-    return [word for name, value in numbers.items() if value is not None for word in (name, repr(float(value)))]
+def _options(request: Request) -> list[str]:
+    """The options of the command line for a worker, which has another working folder.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    if request.model == AUTOMATIC:
+        return request.to_argv()
+    return replace(request, model=str(model_folder(request.model).absolute())).to_argv()
 
 
 @contextmanager

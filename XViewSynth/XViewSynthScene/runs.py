@@ -1,6 +1,6 @@
 """From a node to a node: enhancing or checking a volume of the scene in the background.
 
-    run = EnhanceRun(input_node, EnhanceSettings(factor=4))
+    run = EnhanceRun(input_node, Request(factor=4))
     run.start()
     while not run.poll().ended: ...     # from a timer, every 100 ms
     run.output_node
@@ -22,6 +22,8 @@ import slicer
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.geometry.grid import Grid, settle_grid
 from XViewSynthLib.geometry.volume import Volume, array_axis
+from XViewSynthLib.report import describe_enhanced
+from XViewSynthLib.request import Request
 
 from .jobs import (
     CANCELLED,
@@ -29,10 +31,8 @@ from .jobs import (
     FAILED,
     EnhanceJob,
     EnhanceResult,
-    EnhanceSettings,
     JobState,
     SelfCheckJob,
-    SelfCheckSettings,
 )
 from .provenance import Provenance, provenance_from_report
 from .results import check_output_node, create_output, snapshot
@@ -61,16 +61,14 @@ class Outlook:
     timed_voxels: int
 
 
-def look_ahead(node: slicer.vtkMRMLScalarVolumeNode | None, settings: EnhanceSettings) -> Outlook:
+def look_ahead(node: slicer.vtkMRMLScalarVolumeNode | None, request: Request) -> Outlook:
     """What enhancing `node` would give.
 
     Raises:
         InputError: it cannot be enhanced like that.
     """
     volume = volume_from_node(node)
-    grid = settle_grid(
-        volume, factor=settings.factor, spacing=settings.spacing, isotropic=settings.isotropic, axis=settings.axis
-    )
+    grid = settle_grid(volume, axis=request.axis, **request.target)
     sequence = sequence_of(node)
     count = 1 if sequence is None else sequence.GetNumberOfDataNodes()
     k, j, i = grid.shape
@@ -148,7 +146,7 @@ class EnhanceRun(_Run):
 
     Args:
         input_node: the volume; it is not changed.
-        settings: what to reach and how.
+        request: what to reach and how.
         output_node: gets the result of a single volume; a new node unless given.
         folder, python: as for `EnhanceJob`.
 
@@ -159,11 +157,11 @@ class EnhanceRun(_Run):
     def __init__(
         self,
         input_node: slicer.vtkMRMLScalarVolumeNode | None,
-        settings: EnhanceSettings,
+        request: Request,
         output_node: slicer.vtkMRMLScalarVolumeNode | None = None,
         **job_options: Any,
     ):
-        look_ahead(input_node, settings)
+        look_ahead(input_node, request)
         check_output_node(output_node, input_node)
         self._sequence = sequence_of(input_node)
         if self._sequence is not None and output_node is not None:
@@ -179,7 +177,7 @@ class EnhanceRun(_Run):
             if self._sequence is None
             else [volume_from_node(frame.node) for frame in frames(self._sequence)]
         )
-        self._settings, self._job_options = settings, job_options
+        self._request, self._job_options = request, job_options
         self._results: Sequence[EnhanceResult] = []
         self._reports: list[dict[str, Any]] = []
         self._began = monotonic()
@@ -206,7 +204,7 @@ class EnhanceRun(_Run):
         self._start_next()
 
     def _start_next(self) -> None:
-        self._job = EnhanceJob(self._volumes[len(self._results)], self._settings, **self._job_options)
+        self._job = EnhanceJob(self._volumes[len(self._results)], self._request, **self._job_options)
         self._job.start()
 
     def _look(self) -> JobState:
@@ -278,17 +276,17 @@ class SelfCheckRun(_Run):
 
     Args:
         node: the volume; it is not changed.
-        settings: what to check and how.
+        request: what to check and how.
         folder, python: as for `SelfCheckJob`.
 
     Raises:
         InputError: the volume cannot be checked.
     """
 
-    def __init__(self, node: slicer.vtkMRMLScalarVolumeNode | None, settings: SelfCheckSettings, **job_options: Any):
+    def __init__(self, node: slicer.vtkMRMLScalarVolumeNode | None, request: Request, **job_options: Any):
         volume = volume_from_node(node)
         super().__init__(node)
-        self._job = SelfCheckJob(volume, settings, **job_options)
+        self._job = SelfCheckJob(volume, request, **job_options)
 
     @property
     def result(self) -> dict[str, Any]:
@@ -305,7 +303,7 @@ class SelfCheckRun(_Run):
 
 def enhance_in_process(
     input_node: slicer.vtkMRMLScalarVolumeNode | None,
-    settings: EnhanceSettings,
+    request: Request,
     output_node: slicer.vtkMRMLScalarVolumeNode | None = None,
 ) -> slicer.vtkMRMLScalarVolumeNode:
     """Enhance a single volume in this very process, which waits for it.
@@ -314,29 +312,20 @@ def enhance_in_process(
         InputError: as for `EnhanceRun`, or the volume shows a sequence.
     """
     from XViewSynthLib import enhance
-    from XViewSynthLib.cli.main import describe_enhanced
 
     check_output_node(output_node, input_node)
     volume = volume_from_node(input_node)
     if sequence_of(input_node) is not None:
         raise InputError(f"{input_node.GetName()!r} shows a sequence: enhance it in a process of its own.")
     before = snapshot(input_node)
-    enhanced = enhance(
-        volume,
-        factor=settings.factor,
-        spacing=settings.spacing,
-        isotropic=settings.isotropic,
-        profile=settings.profile,
-        new_thickness=settings.new_thickness,
-        **_common_options(settings),
-    )
+    enhanced = enhance(volume, request=request)
     report = describe_enhanced(before.name, "", volume, enhanced)
     provenance = provenance_from_report(report, input_node_id=before.node_id, input_name=before.name)
     output, _ = create_output(input_node, enhanced.volume, enhanced.doubt, provenance, output_node)
     return output
 
 
-def selfcheck_in_process(node: slicer.vtkMRMLScalarVolumeNode | None, settings: SelfCheckSettings) -> dict[str, Any]:
+def selfcheck_in_process(node: slicer.vtkMRMLScalarVolumeNode | None, request: Request) -> dict[str, Any]:
     """Check a volume in this very process, which waits for it.
 
     Raises:
@@ -344,21 +333,7 @@ def selfcheck_in_process(node: slicer.vtkMRMLScalarVolumeNode | None, settings: 
     """
     from XViewSynthLib import selfcheck
 
-    return selfcheck(volume_from_node(node), settings.factor, **_common_options(settings))
-
-
-def _common_options(settings: EnhanceSettings | SelfCheckSettings) -> dict[str, Any]:
-    """What `enhance` and `selfcheck` are told alike."""
-    return {
-        "axis": settings.axis,
-        "model": settings.model,
-        "acquisition": settings.acquisition,
-        "thickness": settings.thickness,
-        "device": settings.device,
-        "precision": settings.precision,
-        "quality": settings.quality,
-        "memory": None if settings.memory_gb is None else round(settings.memory_gb * 1e9),
-    }
+    return selfcheck(volume_from_node(node), request=request)
 
 
 def _if_in_scene(node: slicer.vtkMRMLNode | None) -> slicer.vtkMRMLNode | None:

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from XViewSynthLib.cli.main import add_device_option, add_model_option, add_stop_option
+from XViewSynthLib.cli.options import add_device_option, add_model_option, add_stop_option
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.model.catalogue import check_model
 from XViewSynthLib.system.streams import quiet_libraries

@@ -19,9 +19,10 @@ from slicer.util import VTKObservationMixin
 
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.geometry.volume import Volume
-from XViewSynthLib.model.catalogue import AUTOMATIC, known_factors
+from XViewSynthLib.model.catalogue import known_factors
 from XViewSynthLib.progress import describe_stage, describe_time_left
-from XViewSynthScene.jobs import CANCELLED, DONE, EnhanceSettings, JobState
+from XViewSynthLib.request import AUTOMATIC, Request
+from XViewSynthScene.jobs import CANCELLED, DONE, JobState
 from XViewSynthScene.marks import BETWEEN, OBSERVED, SYNTHETIC, TEXTS, ijk_to_world
 from XViewSynthScene.overlay import DEFAULT_OPACITY
 from XViewSynthScene.provenance import Provenance, read_provenance
@@ -201,7 +202,7 @@ class Viewer(VTKObservationMixin):
             return
         self._said = ""
         try:
-            run = EnhanceRun(self._scan, self._settings())
+            run = EnhanceRun(self._scan, self._request())
             run.start()
         except InputError as error:
             self._said = str(error)
@@ -279,12 +280,12 @@ class Viewer(VTKObservationMixin):
 
     def _look_ahead(self) -> dict[str, Any]:
         try:
-            return {"outlook": describe_outlook(look_ahead(self._scan, self._settings())), "possible": True}
+            return {"outlook": describe_outlook(look_ahead(self._scan, self._request())), "possible": True}
         except InputError as error:
             return {"outlook": str(error), "possible": False}
 
-    def _settings(self) -> EnhanceSettings:
-        return EnhanceSettings(factor=self._factor or None, model=self._model, device=self._device)
+    def _request(self) -> Request:
+        return Request(factor=self._factor or None, model=self._model, device=self._device)
 
     def _end_run(self) -> None:
         run, self._run = self._run, None

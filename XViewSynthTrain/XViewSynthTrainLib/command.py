@@ -74,7 +74,7 @@ def register_train(subparsers: argparse._SubParsersAction) -> None:
 
 def register_ablate(subparsers: argparse._SubParsersAction) -> None:
     """Add `ablate`."""
-    from XViewSynthLib.cli.main import factor
+    from XViewSynthLib.cli.options import factor
 
     parser = subparsers.add_parser(
         "ablate",
@@ -100,7 +100,7 @@ def _add_scans(parser: argparse.ArgumentParser, count: str) -> None:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    from XViewSynthLib.cli.main import add_device_option, add_links_option, add_progress_option, add_stop_option
+    from XViewSynthLib.cli.options import add_device_option, add_links_option, add_progress_option, add_stop_option
 
     add_links_option(parser)
     parser.add_argument("--settings", type=Path, metavar="FILE.json", help="any other setting of TrainingConfig")

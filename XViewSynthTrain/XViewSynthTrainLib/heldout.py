@@ -15,7 +15,7 @@ from XViewSynthLib.evaluation.selfcheck import Trial, drop_slices
 from XViewSynthLib.geometry import interpolation
 from XViewSynthLib.geometry.orientation import to_slices
 from XViewSynthLib.geometry.volume import Volume
-from XViewSynthLib.inference.enhancement import enhance
+from XViewSynthLib.inference.enhancement import carry_out
 from XViewSynthLib.inference.plan import Plan, make_plan
 from XViewSynthLib.io.writing import write_volume
 from XViewSynthLib.model.catalogue import Model
@@ -146,7 +146,7 @@ class HeldOut:
 
     def _restore(self, task: _Task, network: ThreeViewNetwork, should_cancel: Callable[[], bool] | None) -> Volume:
         model = self._model(network)
-        return enhance(task.trial.observed, model=model, plan=task.plan, should_cancel=should_cancel).volume
+        return carry_out(task.plan, task.trial.observed, model, should_cancel=should_cancel).volume
 
 
 def write_example(held_out: HeldOut, folder: Path) -> None:

@@ -19,14 +19,16 @@ from torch import Tensor
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.evaluation.selfcheck import cancel_check
 from XViewSynthLib.geometry.checks import check_enhanceable, geometry_notes
-from XViewSynthLib.geometry.intensity import INTENSITY_RANGE, in_hu
+from XViewSynthLib.geometry.constants import INTENSITY_RANGE
+from XViewSynthLib.geometry.intensity import in_hu
 from XViewSynthLib.geometry.volume import Volume
 from XViewSynthLib.inference.hardware import resolve_device
 from XViewSynthLib.io.reading import read_volume
-from XViewSynthLib.model.catalogue import AUTOMATIC, Model, check_name, load_model, save_model, shipped_for
+from XViewSynthLib.model.catalogue import Model, check_name, load_model, save_model, shipped_for
 from XViewSynthLib.model.network import ThreeViewNetwork
 from XViewSynthLib.model.weights import trained_factors
 from XViewSynthLib.progress import Progress
+from XViewSynthLib.request import AUTOMATIC
 from XViewSynthLib.system.outputs import output_folder, remove_left_folders, staging_folder
 
 from .config import GAP, MOST_STEPS, THICK, TrainingConfig

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.geometry.intensity import INTENSITY_RANGE, to_scalar_type
+from XViewSynthLib.geometry.constants import INTENSITY_RANGE
+from XViewSynthLib.geometry.intensity import to_scalar_type
 from XViewSynthLib.geometry.orientation import to_slices
 from XViewSynthLib.geometry.slice_profile import SEEN_OVER_THICKNESS, THICKNESS_RANGE, SliceProfile, averaging_weights
 from XViewSynthLib.geometry.volume import Volume

@@ -27,7 +27,8 @@ import slicer
 
 from XViewSynthLib.errors import Cancelled, InputError
 from XViewSynthLib.geometry.volume import Volume
-from XViewSynthLib.model.catalogue import AUTOMATIC, model_folder, shipped_for
+from XViewSynthLib.model.catalogue import model_folder, shipped_for
+from XViewSynthLib.request import AUTOMATIC
 from XViewSynthScene.jobs import CANCELLED, DONE, FAILED, PREPARING, RUNNING, JobState, check_exit, temporary_folder
 from XViewSynthScene.processes import Program, Worker, start_worker, worker_environment
 from XViewSynthTrainLib.files import LOCK_FILE, SCANS_FILE

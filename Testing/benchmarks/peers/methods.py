@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.geometry.intensity import PADDING_BELOW
+from XViewSynthLib.geometry.constants import PADDING_BELOW
 from XViewSynthLib.geometry.orientation import to_slices
 from XViewSynthLib.geometry.volume import Axis, Volume
 from XViewSynthLib.model.catalogue import save_model

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import Cancelled, InputError
-from ..model.catalogue import AUTOMATIC, model_folder, model_identity
+from ..model.catalogue import model_folder, model_identity
+from ..request import AUTOMATIC
 from .step import Outcome, Outcomes, Step, defect, take_step
-from .worker import FAILED
+from .task import FAILED
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -131,7 +132,7 @@ def take_step_here(step: dict[str, Any], *, model: str, token: str, version: str
             worker.log_event(topic, f"The worker {worker.address} {problem}")
             _stand_back(stop_if_asked)
             raise Reschedule
-        return take_step(replace(order, model=_model_here(order, model)), stop_if_asked)
+        return take_step(replace(order, request=order.request | {"model": _model_here(order, model)}), stop_if_asked)
     except Cancelled:
         return {"status": FAILED, "message": "It was stopped."}  # which nobody hears
 
@@ -168,7 +169,7 @@ def look(step: dict[str, Any], *, model: str, token: str, version: str) -> str |
 
 
 def _model_here(step: Step, name: str) -> str:
-    for model in (step.model, name):
+    for model in (step.request["model"], name):
         with suppress(InputError):
             if model_identity(model) == step.settings["model"]:
                 return model if model == AUTOMATIC else str(model_folder(model))

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from .records import facts_of, read_json
-from .worker import COMMAND, ENHANCED, FAILED, REFUSED, RESULT
+from .task import COMMAND, ENHANCED, FAILED, REFUSED, RESULT
 
 TASK = "task.json"
 
-_WORKER = f"{__package__}.worker"
+_WORKER = "XViewSynthLib.cli.worker"
 _LIBRARY = Path(__file__).resolve().parents[2]
 _POLL_SECONDS = 0.05
 # A process that was killed does nothing more; only its memory takes a while to be given back.

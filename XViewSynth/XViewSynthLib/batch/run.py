@@ -16,16 +16,16 @@ import time
 from bisect import insort
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
 from ..errors import Cancelled, InputError
 from ..io.finding import check_folder, scan_paths
-from ..model.catalogue import AUTOMATIC, known_factors, model_folder, model_identity
-from ..model.ensemble import STANDARD_QUALITY
+from ..model.catalogue import known_factors, model_folder, model_identity
 from ..progress import Progress, Report
+from ..request import AUTOMATIC, Request
 from ..system.locks import LockHeld
 from ..system.names import portable_path, same_name_key
 from ..system.outputs import STAGING_PREFIX, held_staging_folder
@@ -34,7 +34,7 @@ from .cluster import check_address, cluster_crew
 from .records import facts_of
 from .step import ENHANCED_BEFORE, Outcome, Outcomes, Step, Study, defect, read_record, take_step, unwritable_message
 from .summary import PAGE, TABLE, Row, write_summary
-from .worker import ENHANCED, FAILED, FORMATS
+from .task import ENHANCED, FAILED, FORMATS
 
 # Of all that may lie beside each other for one scan.
 _ENDINGS = (*(f".{ending}" for ending in FORMATS), ".json", ".png")
@@ -50,41 +50,14 @@ _SUMMARY_SHARE = 0.05
 _MEMORY_SHARE = 0.8
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What is done to every scan.
-
-    Attributes:
-        factor, spacing, isotropic, axis, model, acquisition, thickness, profile, new_thickness, device, precision,
-            quality, texture: as for `enhance`; "auto" as device shares the scans out among all GPUs.
-        selfcheck: whether to measure on each scan how well slices of it are restored.
-        format: ending of the outputs, one of `FORMATS`.
-    """
-
-    factor: int | None = None
-    spacing: float | None = None
-    isotropic: bool = False
-    axis: str = "auto"
-    model: str = AUTOMATIC
-    acquisition: str = "auto"
-    thickness: float | None = None
-    profile: str = "box"
-    new_thickness: float | None = None
-    device: str = "auto"
-    precision: str = "auto"
-    quality: str = STANDARD_QUALITY
-    texture: str = "keep"
-    selfcheck: bool = False
-    format: str = "nrrd"
-
-
 def run_batch(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    settings: Settings,
+    request: Request,
     *,
+    format: str = FORMATS[0],
+    selfcheck: bool = False,
     jobs: int | None = None,
-    memory: int | None = None,
     resume: bool = False,
     follow_links: bool = False,
     dask: str | None = None,
@@ -100,9 +73,11 @@ def run_batch(
     Args:
         source: folder with scans, at any depth.
         target: folder for the outputs; made where missing.
-        settings: what to do.
+        request: what to do to every scan. "auto" as device shares the scans out among all GPUs. Memory is what all may
+            take together, on a cluster each; default is most of what is free.
+        format: ending of the outputs, one of `FORMATS`.
+        selfcheck: whether to measure on each scan how well slices of it are restored.
         jobs: how many scans at once; one a device by default. Not for a cluster, whose workers know.
-        memory: bytes that all may take together, on a cluster each; default is most of what is free.
         resume: pass over the scans that an earlier batch has done with the same settings, and replace the outputs of
             those that have changed, or were done with others.
         follow_links: also enhance what links lead to that point out of `source`.
@@ -128,36 +103,35 @@ def run_batch(
             )
     tell = progress or (lambda step: None)
     tell(Progress("searching", 0, 1))
-    model = settings.model if settings.model == AUTOMATIC else str(model_folder(settings.model).resolve())
+    model = request.model if request.model == AUTOMATIC else str(model_folder(request.model).resolve())
     identity, factors = model_identity(model), known_factors(model)
-    if settings.factor is not None and settings.factor not in factors:
+    if request.factor is not None and request.factor not in factors:
         known = ", ".join(str(factor) for factor in factors)
-        raise InputError(f"{settings.model} was trained for factors {known}: choose one of these or another model.")
+        raise InputError(f"{request.model} was trained for factors {known}: choose one of these or another model.")
     source, target = Path(os.path.abspath(source)), Path(os.path.abspath(target))
     studies = find_studies(source, target, should_cancel, follow_links=follow_links, say=say)
     with _output_folder(target) as (staging, lock):
-        _check_outputs(studies, target, settings, resume)
+        _check_outputs(studies, target, format, resume)
         should_cancel = should_cancel or (lambda: False)
         done: Outcomes = queue.SimpleQueue()
         step = {
             "root": str(source),
             "staging": str(staging),
-            # Where the model lies, and whose computer that is, does not change the result; its weights do.
-            "settings": {**asdict(settings), "model": identity, "program": __version__},
-            "model": model,
-            "device": settings.device,
-            "memory": memory,
+            "settings": _recorded(request, identity) | {"selfcheck": selfcheck, "format": format},
             "threads": None,
         }
+        memory = request.memory
         if dask is None:
-            devices = _devices(settings.device)
+            devices = _devices(request.device)
             jobs = jobs or len(devices)
-            step |= {"memory": _share(memory, jobs), "threads": max(1, _cores() // jobs) if jobs > 1 else None}
+            memory = _share(memory, jobs)
+            step["threads"] = max(1, _cores() // jobs) if jobs > 1 else None
+        step["request"] = replace(request, model=model, memory=memory).to_json()
         steps = [Step(study.name, str(study.source), str(study.place), **step) for study in studies]
         if dask is None:
             crew = _local_crew(steps, devices, jobs, lock, done)
         else:
-            crew = cluster_crew(dask, steps, settings.model, done, say, should_cancel)
+            crew = cluster_crew(dask, steps, request.model, done, say, should_cancel)
         return _Batch(target, staging, studies, done).run(crew, say, tell, should_cancel)
 
 
@@ -210,10 +184,16 @@ def _free_place(wanted: str, taken: set[str]) -> str:
     return place
 
 
-def _check_outputs(studies: Sequence[Study], target: Path, settings: Settings, resume: bool) -> None:
+def _recorded(request: Request, model: str) -> dict[str, Any]:
+    """What decides on the result: where the model lies and how much memory there is do not, the weights do."""
+    settings = {name: value for name, value in request.to_json().items() if name != "memory"}
+    return settings | {"model": model, "program": __version__}
+
+
+def _check_outputs(studies: Sequence[Study], target: Path, format: str, resume: bool) -> None:
     if resume:
         return
-    ours = [file for study in studies for file in (study.file(settings.format), study.file("png"), study.record)]
+    ours = [file for study in studies for file in (study.file(format), study.file("png"), study.record)]
     for file in (target / TABLE, target / PAGE, *ours):
         if os.path.lexists(file):
             raise InputError(f"{file} exists already: add --resume to go on there, or choose another folder.")
@@ -261,7 +241,8 @@ def _local_crew(
         with suppress(queue.Empty, Cancelled):
             while not stopping.is_set():
                 number = waiting.get_nowait()
-                step = replace(steps[number], device=device)
+                step = steps[number]
+                step = replace(step, request=step.request | {"device": device})
                 try:
                     done.put((number, take_step(step, stop_if_asked, lock)))
                 except Cancelled:

@@ -24,7 +24,7 @@ from ..system.outputs import STAGING_PREFIX
 from ..system.streams import visible
 from .process import TASK, run_worker
 from .records import read_record as read_record_file
-from .worker import DICOM, ENHANCED, FAILED, FORMATS, REFUSED, Task
+from .task import DICOM, ENHANCED, FAILED, FORMATS, REFUSED, Task
 
 ENHANCED_BEFORE = "enhanced before"
 _ADVICE = {
@@ -75,10 +75,8 @@ class Step:
         name, source, place: of the `Study`.
         root: the input folder, which no message names.
         staging: the batch's hidden folder.
-        settings: as they are put on record: what decides on the result, with the weights' checksum as "model".
-        model: folder of the model, or "auto".
-        device: what it is enhanced on.
-        memory: bytes that it may take, or None for what is free.
+        settings: for the record: all that decides on the result, with the weights' checksum as "model".
+        request: as `Request.to_json` gives it, for this computer: folder of the model, device, memory.
         threads: CPU threads that it may use unless the environment says so, or None for all.
     """
 
@@ -88,9 +86,7 @@ class Step:
     root: str
     staging: str
     settings: dict[str, Any]
-    model: str
-    device: str
-    memory: int | None
+    request: dict[str, Any]
     threads: int | None
 
     @property
@@ -229,18 +225,7 @@ def _write_task(step: Step, folder: Path) -> None:
         output=study.file(settings["format"]).name,
         dicom=settings["format"] == DICOM,
         thumbnail=study.file("png").name,
-        model=step.model,
-        goal={name: settings[name] for name in ("factor", "spacing", "isotropic")},
-        axis=settings["axis"],
-        acquisition=settings["acquisition"],
-        thickness=settings["thickness"],
-        profile=settings["profile"],
-        new_thickness=settings["new_thickness"],
-        device=step.device,
-        precision=settings["precision"],
-        quality=settings["quality"],
-        texture=settings["texture"],
-        memory=step.memory,
+        request=step.request,
         selfcheck=settings["selfcheck"],
     )
     (folder / TASK).write_text(json.dumps(asdict(task)), encoding="utf-8")

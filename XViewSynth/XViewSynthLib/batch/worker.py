@@ -1,72 +1,26 @@
-"""One scan of a batch, enhanced in a process of its own: ``python -m XViewSynthLib.batch.worker one TASK.json``.
+"""Enhance one scan of a batch: what its process does.
 
-What comes out lies beside the task, in the batch's own folder: the output, its thumbnail, and `RESULT`. The batch puts
-it in its place, so that a process which ends halfway, for whatever reason, leaves nothing there.
+The output and its thumbnail lie in the batch's own folder. The batch moves them to their place, so that a process which
+ends halfway, for whatever reason, leaves nothing there.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..report import describe_enhanced
+from ..request import SELF_CHECK, Request
+from .task import ENHANCED, FAILED, REFUSED, Task
 
 if TYPE_CHECKING:
     from ..geometry.volume import Volume
     from ..inference.enhancement import Enhanced
     from ..io.dicom.writing import Source
     from ..model.catalogue import Model
-    from ..workers.job import Job
-
-COMMAND = "one"
-RESULT = "result.json"
-ENHANCED, REFUSED, FAILED = "enhanced", "refused", "failed"
-# A folder with a series; its name ends so.
-DICOM = "dicom"
-# Endings of what can be written; not .mhd, which would be two files.
-FORMATS = ("nrrd", "nii.gz", "nii", "mha", DICOM)
-
-
-@dataclass(frozen=True)
-class Task:
-    """What the process is told, as JSON.
-
-    Attributes:
-        name: of the scan, relative to the folder that is searched: the only name that is told on.
-        source: the scan.
-        output: name of the file, or of the DICOM folder, to write.
-        dicom: whether it is a DICOM series, for which the scan must be one.
-        thumbnail: file name of its picture.
-        model: folder of the model.
-        goal: "factor", "spacing" and "isotropic", as for `enhance`.
-        axis, acquisition, thickness, profile, new_thickness, device, precision, quality, texture, memory: as for
-            `enhance`.
-        selfcheck: whether to measure on this scan how well slices are restored.
-    """
-
-    name: str
-    source: str
-    output: str
-    dicom: bool
-    thumbnail: str
-    model: str
-    goal: dict[str, Any]
-    axis: str
-    acquisition: str
-    thickness: float | None
-    profile: str
-    new_thickness: float | None
-    device: str
-    precision: str
-    quality: str
-    texture: str
-    memory: int | None
-    selfcheck: bool
 
 
 def enhance_one(task: Task, folder: Path, should_cancel: Callable[[], bool] | None = None) -> dict[str, Any]:
@@ -79,37 +33,18 @@ def enhance_one(task: Task, folder: Path, should_cancel: Callable[[], bool] | No
     Raises:
         Cancelled: `should_cancel` said so.
     """
+    request = Request.from_json(task.request)
     try:
-        scan, series, model = _qualified(task)
+        scan, series, model = _qualified(task, request)
     except InputError as problem:
         return {"status": REFUSED, "message": str(problem)}
     try:
-        return _enhanced(task, folder, scan, series, model, should_cancel)
+        return _enhanced(task, request, folder, scan, series, model, should_cancel)
     except InputError as problem:
         return {"status": FAILED, "message": str(problem)}
 
 
-def register(subparsers: argparse._SubParsersAction) -> None:
-    """Add the command to the program's own."""
-    from ..cli.main import add_stop_option
-
-    parser = subparsers.add_parser(COMMAND)
-    parser.add_argument("task", type=Path)
-    add_stop_option(parser)
-    parser.set_defaults(run=_run)
-
-
-def _run(arguments: argparse.Namespace, job: Job) -> None:
-    task = Task(**json.loads(arguments.task.read_text(encoding="utf-8")))
-    folder = arguments.task.parent
-    result = enhance_one(task, folder, job.should_cancel)
-    try:
-        (folder / RESULT).write_text(json.dumps(result, allow_nan=False), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"Its result cannot be written ({error.strerror or error}): make room for it.") from error
-
-
-def _qualified(task: Task) -> tuple[Volume, Source | None, Model]:
+def _qualified(task: Task, request: Request) -> tuple[Volume, Source | None, Model]:
     """The scan, if nothing in it or about it speaks against enhancing it, and for DICOM output the series it is.
 
     Raises:
@@ -123,19 +58,19 @@ def _qualified(task: Task) -> tuple[Volume, Source | None, Model]:
 
     series = _open_source(task.source) if task.dicom else None
     with quiet_libraries():
-        scan = read_volume(task.source, memory=task.memory)
-    grid = settle_grid(scan, axis=task.axis, **task.goal)
+        scan = read_volume(task.source, memory=request.memory)
+    grid = settle_grid(scan, axis=request.axis, **request.target)
     check_values(scan.voxels)
 
     # Takes seconds, which a scan that is refused need not wait for.
     from ..inference.plan import check_acquisition, check_known_factor
     from ..model.catalogue import choose_model
 
-    model = choose_model(scan, grid.axis, task.model, task.acquisition, task.thickness)
-    acquisition = check_acquisition(model, task.acquisition)
+    model = choose_model(scan, request)
+    acquisition = check_acquisition(model, request.acquisition)
     if acquisition == "thick":
-        resolve_profile(scan, grid.axis, task.thickness, task.profile)
-    resolve_overlap(scan, grid.axis, grid.factor, acquisition, task.thickness, task.new_thickness)
+        resolve_profile(scan, grid.axis, request.thickness, request.profile)
+    resolve_overlap(scan, grid.axis, grid.factor, acquisition, request.thickness, request.new_thickness)
     check_known_factor(model, grid.factor)
     return scan, series, model
 
@@ -148,37 +83,19 @@ def _open_source(source: str) -> Source:
 
 def _enhanced(
     task: Task,
+    request: Request,
     folder: Path,
     scan: Volume,
     series: Source | None,
     model: Model,
     should_cancel: Callable[[], bool] | None,
 ) -> dict[str, Any]:
-    from ..cli.main import describe_enhanced
     from ..inference.enhancement import enhance
     from ..io.writing import write_volume
     from ..system.streams import quiet_libraries
     from .thumbnails import write_thumbnail
 
-    settings = {
-        "axis": task.axis,
-        "model": model,
-        "acquisition": task.acquisition,
-        "thickness": task.thickness,
-        "device": task.device,
-        "precision": task.precision,
-        "quality": task.quality,
-        "memory": task.memory,
-        "should_cancel": should_cancel,
-    }
-    enhanced: Enhanced = enhance(
-        scan,
-        texture=task.texture,
-        profile=task.profile,
-        new_thickness=task.new_thickness,
-        **task.goal,
-        **settings,
-    )
+    enhanced = enhance(scan, model=model, request=request, should_cancel=should_cancel)
     with quiet_libraries():
         if series:
             _write_series(enhanced, series, folder / task.output)
@@ -187,7 +104,11 @@ def _enhanced(
         write_thumbnail(folder / task.thumbnail, scan, enhanced.volume, enhanced.axis)
     report = describe_enhanced(task.name, task.output, scan, enhanced)
     del enhanced
-    return {"status": ENHANCED, "report": report, "selfcheck": _check(scan, settings) if task.selfcheck else None}
+    return {
+        "status": ENHANCED,
+        "report": report,
+        "selfcheck": _check(scan, model, request, should_cancel) if task.selfcheck else None,
+    }
 
 
 def _write_series(enhanced: Enhanced, series: Source, folder: Path) -> None:
@@ -197,16 +118,12 @@ def _write_series(enhanced: Enhanced, series: Source, folder: Path) -> None:
     write_files(enhanced, series, folder)
 
 
-def _check(scan: Volume, settings: dict[str, Any]) -> dict[str, Any]:
+def _check(scan: Volume, model: Model, request: Request, should_cancel: Callable[[], bool] | None) -> dict[str, Any]:
     from ..evaluation.selfcheck import selfcheck
 
+    # Twice as many slices are the nearest to the scan, whatever the batch makes of it.
+    measured = replace(request.limited_to(SELF_CHECK), factor=None)
     try:
-        return selfcheck(scan, **settings)
+        return selfcheck(scan, model=model, request=measured, should_cancel=should_cancel)
     except InputError as problem:  # such as too few slices to leave some out, which takes nothing from the result
         return {"problem": str(problem)}
-
-
-if __name__ == "__main__":
-    from XViewSynthLib.__main__ import main
-
-    sys.exit(main(register))

@@ -17,10 +17,11 @@ import numpy as np
 
 from ..errors import InputError
 from ..geometry import interpolation
-from ..geometry.acquisition import ACQUISITIONS, Acquisition
+from ..geometry.acquisition import Acquisition
 from ..geometry.checks import check_factor
-from ..model.ensemble import STANDARD_QUALITY, poses
+from ..model.ensemble import poses
 from ..progress import Progress, Report
+from ..request import BENCHMARK, AcquisitionChoice, Request, make_request
 from ..system.outputs import Outputs, output_folder
 from ..system.stop import LastStep, at_once
 from ..system.streams import visible
@@ -90,21 +91,17 @@ def run_bench(
     factors: Sequence[int],
     models: Sequence[str | Model],
     out_folder: Path,
-    axis: str = "auto",
-    ablation: Path | None = None,
     *,
+    request: Request | None = None,
+    ablation: Path | None = None,
     peers: Sequence[str] = (),
     volumes: Mapping[str, Path] | None = None,
     thicknesses: Sequence[float] = (),
-    acquisition: str = "auto",
-    device: str = "auto",
-    precision: str = "auto",
-    quality: str = STANDARD_QUALITY,
-    memory: int | None = None,
     overwrite: bool = False,
     progress: Report | None = None,
     should_cancel: Callable[[], bool] | None = None,
     last_step: LastStep = at_once,
+    **options: Any,
 ) -> dict[str, Any]:
     """Thin each scan by each factor, restore it by every method, and measure all on the same voxels.
 
@@ -116,19 +113,19 @@ def run_bench(
         factors: 2 to 8.
         models: names or folders of models, or loaded ones; may be empty with `ablation`.
         out_folder: made if missing.
-        axis: along which slices are dropped, "auto" for the axis they were acquired along.
+        request: how to measure; the fields named by `request.BENCHMARK`. Slices are dropped along its axis; its
+            acquisition is "gap" to drop slices, "thick" to average them, and "auto" as the first model was trained. A
+            model for the other one takes what is left for what it knows.
         ablation: a folder with model folders <arm>/seed<k>/, measured on the same voxels.
         peers: slower methods to measure as well, of `peers.PEERS`.
         volumes: by the name of another method, the volume that it made of the thinned scan, or a folder with one for
             each scan and factor; see `peers.VolumeOfOthers`.
         thicknesses: of the slices of each scan, mm, in place of what the scans say.
-        acquisition: "gap" to drop slices, "thick" to average them; "auto" as the first model was trained. A model for
-            the other one takes what is left for what it knows.
-        device, precision, quality, memory: as for `enhance`.
         overwrite: whether files of an earlier run may be replaced.
         progress: receives a `Progress` per measurement.
         should_cancel: asked several times a second.
         last_step: gives all files their names; see `StopRequest.last_step`.
+        options: further fields of `Request`, in place of the request's.
 
     Returns:
         What bench.json holds: "runs" (scan by factor), "summary" (mean over scans of the gains), "ablation".
@@ -137,12 +134,12 @@ def run_bench(
         InputError: a scan, model or request is unsuitable.
         Cancelled: `should_cancel` said so; nothing has been written.
     """
-    from ..inference.hardware import resolve_device, resolve_precision
+    from ..inference.hardware import resolve_device
 
     scans, out_folder = [Path(scan) for scan in scans], Path(out_folder)
     factors = [check_factor(factor) for factor in factors]
-    if acquisition not in ACQUISITIONS:
-        raise InputError(f"Acquisition {acquisition!r} does not exist: choose {', '.join(ACQUISITIONS)}.")
+    request = make_request(request, **options)
+    request.require_only(BENCHMARK, "a benchmark")
     if not (scans and factors and (models or ablation)):
         raise InputError("There is nothing to measure: name at least one scan, one factor and one model.")
     if thicknesses and len(thicknesses) != len(scans):
@@ -151,27 +148,27 @@ def run_bench(
             f"{len(thicknesses)} thicknesses."
         )
     _check_writable(out_folder, scans, overwrite)
-    resolve_precision(precision, resolve_device(device))
-    passes = len(poses(quality))
-    answered = "in one pass" if passes == 1 else f"at {quality} quality: the mean of {passes} passes"
+    resolve_device(request.device)
+    passes = len(poses(request.quality))
+    answered = "in one pass" if passes == 1 else f"at {request.quality} quality: the mean of {passes} passes"
     loaded = _load_models(models)
     arms = _load_arms(Path(ablation)) if ablation is not None else {}
     _check_factors([*loaded, *(model for seeds in arms.values() for model in seeds.values())], factors)
-    if acquisition == "auto":
+    acquisition = request.acquisition
+    if acquisition is AcquisitionChoice.AUTOMATIC:
         acquisition = [*loaded, *(model for seeds in arms.values() for model in seeds.values())][0].card["acquisition"]
     others = make_peers(peers, volumes or {}, scans, factors, acquisition, taken=METHODS)
-    options = {"device": device, "precision": precision, "quality": quality, "memory": memory}
     trained = sum(len(seeds) for seeds in arms.values())
     methods = len(interpolation.METHODS) + len(others) + len(loaded) + trained
     tell = _teller(progress, len(scans) * len(factors) * methods + 1)
     runs, ablation_runs = [], []
-    for scan, trial in _trials(scans, thicknesses, factors, axis, acquisition):
-        run, better = _run(scan, trial, others, loaded, options, tell, should_cancel)
+    for scan, trial in _trials(scans, thicknesses, factors, request.axis, acquisition):
+        run, better = _run(scan, trial, others, loaded, request, tell, should_cancel)
         runs.append(run)
-        ablation_runs += _run_arms(scan, trial, arms, better, options, tell, should_cancel)
+        ablation_runs += _run_arms(scan, trial, arms, better, request, tell, should_cancel)
     report = {
         "acquisition": acquisition,
-        "quality": quality,
+        "quality": request.quality,
         "protocol": [_DEGRADATIONS[acquisition], *_PROTOCOL, f"Models answered {answered}."],
         "machine": _machine(),
         "runs": runs,
@@ -350,11 +347,12 @@ def _run(
     trial: Trial,
     peers: Sequence[Peer],
     models: Sequence[Model],
-    options: Mapping[str, Any],
+    request: Request,
     tell: Callable[[str], None],
     should_cancel: Callable[[], bool] | None,
 ) -> tuple[dict[str, Any], float | None]:
     """All figures of one scan at one factor, and the PSNR of the better of linear and cubic."""
+    from ..inference.plan import make_plan
     from . import calibration
 
     check = cancel_check(should_cancel)
@@ -371,7 +369,13 @@ def _run(
     results = {}
     for model in models:
         tell(f"{title}: {model.name}")
-        enhanced, methods = measure_model(trial, model, views=True, should_cancel=should_cancel, **options)
+        enhanced, methods = measure_model(
+            trial,
+            model,
+            make_plan(trial.observed, model, trial.request(model, request)),
+            views=True,
+            should_cancel=should_cancel,
+        )
         gains = with_gains({**interpolated, **methods})
         results[model.name] = {
             "sha256": model.sha256,
@@ -406,12 +410,13 @@ def _run_arms(
     trial: Trial,
     arms: Mapping[str, Mapping[int, Model]],
     better: float | None,
-    options: Mapping[str, Any],
+    request: Request,
     tell: Callable[[str], None],
     should_cancel: Callable[[], bool] | None,
 ) -> list[dict[str, Any]]:
     """PSNR gains of every arm and seed over the better baseline, in dB; of the first arm those of its views too."""
-    from ..inference.enhancement import enhance
+    from ..inference.enhancement import carry_out
+    from ..inference.plan import make_plan
 
     reference = trial.reference
     counted = reference.in_view & reference.is_new[:, None, None]
@@ -419,15 +424,12 @@ def _run_arms(
     for arm, seeds in arms.items():
         for seed, model in seeds.items():
             tell(f"{_name_of(scan)} x{trial.factor}: {arm}, seed {seed}")
-            enhanced = enhance(
+            enhanced = carry_out(
+                make_plan(trial.observed, model, trial.request(model, request)),
                 trial.observed,
-                trial.factor,
-                axis=trial.axis,
-                model=model,
-                new_thickness=trial.new_thickness(model),
+                model,
                 keep_views=arm == BASELINE_ARM,
                 should_cancel=should_cancel,
-                **options,
             )
             gains = {}
             for name, answer in {**(enhanced.views or {}), ENHANCED: enhanced.volume}.items():

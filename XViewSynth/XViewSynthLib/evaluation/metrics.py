@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from ..errors import InputError
-from ..geometry.intensity import HIGHEST_HU, LOWEST_HU, PADDING_BELOW
+from ..geometry.constants import HIGHEST_HU, LOWEST_HU, PADDING_BELOW
 from ..geometry.orientation import SliceOrder, to_slices
 from ..geometry.volume import Axis, Volume
 

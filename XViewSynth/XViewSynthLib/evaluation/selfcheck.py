@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,9 +17,9 @@ from ..geometry.checks import MINIMUM_SLICES, check_enhanceable
 from ..geometry.intensity import in_hu
 from ..geometry.slice_profile import OVERLAP_RANGE, SliceProfile
 from ..geometry.volume import Axis, Volume
-from ..model.catalogue import AUTOMATIC
-from ..model.ensemble import STANDARD_QUALITY
 from ..progress import Progress, Report
+from ..report import describe_geometry
+from ..request import SELF_CHECK, AcquisitionChoice, Request, make_request
 from .metrics import Reference, disagreement_correlation, finite_or_none, make_reference, score
 
 if TYPE_CHECKING:
@@ -64,21 +65,27 @@ class Trial:
         thinnest, thickest = OVERLAP_RANGE
         return min(max(thickness, thinnest * distance), thickest * distance)
 
+    def request(self, model: Model, request: Request) -> Request:
+        """What to request of a model that restores the slices, computed as in another request."""
+        return replace(
+            request,
+            factor=self.factor,
+            axis=self.axis,
+            acquisition=AcquisitionChoice.AUTOMATIC,
+            thickness=None,
+            new_thickness=self.new_thickness(model),
+        )
+
 
 def selfcheck(
     volume: Volume,
     factor: int | None = None,
     *,
-    axis: str = "auto",
-    model: str | Model = AUTOMATIC,
-    acquisition: str = "auto",
-    thickness: float | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    quality: str = STANDARD_QUALITY,
-    memory: int | None = None,
+    model: str | os.PathLike[str] | Model | None = None,
+    request: Request | None = None,
     progress: Report | None = None,
     should_cancel: Callable[[], bool] | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Drop slices of `volume`, restore them with the model and by interpolation, and measure all on those slices.
 
@@ -87,46 +94,36 @@ def selfcheck(
 
     Args:
         volume: the scan.
-        factor: all but every `factor`-th slice are dropped, or so many averaged; 2 by default, which is nearest to the
-            scan as it is.
-        axis: along which to drop, "auto" for the axis of the slices.
-        model: name or folder of a model, a loaded one, or "auto".
-        acquisition, device, precision, quality, memory: as for `enhance`.
-        thickness: of the slices, mm, in place of what the scan says.
+        factor: all but every `factor`-th slice are dropped, or so many averaged, in place of the request's; 2 by
+            default, which is nearest to the scan as it is.
+        model: name or folder of a model, or a loaded one, in place of the request's.
+        request: how to check; the fields named by `request.SELF_CHECK`.
         progress: receives a `Progress` per step.
         should_cancel: asked several times a second; true ends the work.
+        options: further fields of `Request`, in place of the request's.
 
     Returns:
         A report that JSON can hold. "methods" has for "linear", "cubic", "sinc" and "enhanced" the fields of
-        `quality.Scores`, the gains in dB over linear, over cubic and over the better of the two, seconds, and
+        `metrics.Scores`, the gains in dB over linear, over cubic and over the better of the two, seconds, and
         peak_memory_bytes of the process.
 
     Raises:
         InputError: the scan or a request is unsuitable, such as a scan with too few slices.
-        Cancelled: `should_cancel` said so.
+        Cancelled: `should_cancel` returned true.
+        TypeError: an option is no field of `Request`.
     """
     from ..inference.plan import check_acquisition, make_plan
-    from ..model.catalogue import Model, choose_model
+    from ..model.catalogue import choose_model
 
     began = time.perf_counter()
-    if thickness is not None:
-        volume = volume.with_thickness(thickness, volume.resolve_axis(axis))
-    if not isinstance(model, Model):
-        model = choose_model(volume, axis, model, acquisition)
-    acquisition = check_acquisition(model, acquisition)
-    trial = drop_slices(volume, DEFAULT_FACTOR if factor is None else factor, axis, acquisition)
-    plan = make_plan(
-        trial.observed,
-        model,
-        factor=trial.factor,
-        axis=trial.axis,
-        acquisition=acquisition,
-        new_thickness=trial.new_thickness(model),
-        device=device,
-        precision=precision,
-        quality=quality,
-        memory=memory,
-    )
+    request = make_request(request, factor, model, **options)
+    request.require_only(SELF_CHECK, "a self-check")
+    if request.thickness is not None:
+        volume = volume.with_thickness(request.thickness, volume.resolve_axis(request.axis))
+    chosen = choose_model(volume, request, model)
+    acquisition = check_acquisition(chosen, request.acquisition)
+    trial = drop_slices(volume, request.factor or DEFAULT_FACTOR, request.axis, acquisition)
+    plan = make_plan(trial.observed, chosen, trial.request(chosen, request))
     check = cancel_check(should_cancel)
     tell = progress or (lambda step: None)
     measuring = trial.reference.slices.size * _MEASURING_SECONDS_PER_VOXEL
@@ -137,8 +134,8 @@ def selfcheck(
         methods[method], measuring = measure_baseline(trial, method, check)
     enhanced, result = measure_model(
         trial,
-        model,
-        plan=plan,
+        chosen,
+        plan,
         progress=lambda step: tell(replace(step, seconds_left=(step.seconds_left or 0.0) + measuring)),
         should_cancel=should_cancel,
     )
@@ -146,16 +143,16 @@ def selfcheck(
     return {
         "factor": trial.factor,
         "axis": trial.axis,
-        "model": model.name,
-        "model_sha256": model.sha256,
+        "model": chosen.name,
+        "model_sha256": chosen.sha256,
         "acquisition": enhanced.acquisition,
         "device": enhanced.plan.device,
         "precision": enhanced.plan.precision,
         "quality": enhanced.plan.quality,
         "seconds": time.perf_counter() - began,
         "peak_memory_bytes": max(entry["peak_memory_bytes"] for entry in methods.values()),
-        "input": geometry(trial.observed),
-        "output": geometry(enhanced.volume),
+        "input": describe_geometry(trial.observed),
+        "output": describe_geometry(enhanced.volume),
         "synthetic_slices": list(enhanced.synthetic_slices),
         "notes": list(enhanced.notes),
         "methods": with_gains(methods),
@@ -211,35 +208,24 @@ def measure_restored(
 def measure_model(
     trial: Trial,
     model: Model,
+    plan: Plan,
     *,
-    plan: Plan | None = None,
     views: bool = False,
     progress: Report | None = None,
     should_cancel: Callable[[], bool] | None = None,
-    **options: Any,
 ) -> tuple[Enhanced, dict[str, dict[str, Any]]]:
-    """Enhance what is left of a scan, and score the answer ("enhanced").
+    """Enhance what is left of a scan, and score the result ("enhanced").
 
     Args:
-        views: also score each view, by its name, and the answer with the noise of observed slices ("textured").
-        options: for `enhance`, where no plan says the same.
+        views: also score each view, by its name, and the result with the noise of observed slices ("textured").
     """
-    from ..inference.enhancement import enhance
+    from ..inference.enhancement import carry_out
     from ..inference.texture import textured
 
     check = cancel_check(should_cancel)
     with _memory_peak() as peak:
-        enhanced = enhance(
-            trial.observed,
-            trial.factor,
-            axis=trial.axis,
-            model=model,
-            plan=plan,
-            new_thickness=trial.new_thickness(model),
-            keep_views=views,
-            progress=progress,
-            should_cancel=should_cancel,
-            **options,
+        enhanced = carry_out(
+            plan, trial.observed, model, keep_views=views, progress=progress, should_cancel=should_cancel
         )
     methods = {
         view: {**score(trial.reference, answer, check).to_dict(), "seconds": None, "peak_memory_bytes": None}
@@ -276,18 +262,6 @@ def with_gains(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, 
     return {
         name: {**entry, **{key: gain(entry["psnr_db"], rival) for key, rival in rivals.items()}}
         for name, entry in methods.items()
-    }
-
-
-def geometry(volume: Volume) -> dict[str, Any]:
-    """Grid and type of a volume, for a report: sizes and spacings along (I, J, K), affine to RAS in mm, thickness of
-    its slices where that is known."""
-    return {
-        "shape_ijk": list(volume.shape_ijk),
-        "spacing_mm": list(volume.spacing),
-        "slice_thickness_mm": volume.slice_thickness,
-        "affine_ijk_to_ras": volume.affine.tolist(),
-        "scalar_type": volume.voxels.dtype.name,
     }
 
 

@@ -8,7 +8,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from ..errors import InputError
-from .intensity import LOWEST_HU, PADDING_BELOW, to_scalar_type
+from .constants import LOWEST_HU, PADDING_BELOW
+from .intensity import to_scalar_type
 from .orientation import to_slices
 from .slice_profile import OVERLAP_RANGE, THICKNESS_RANGE, Shape, SliceProfile, profile_shares
 from .volume import SPACING_TOLERANCE, Axis, Volume, affine_column, array_axis

@@ -7,7 +7,8 @@ from numbers import Integral
 import numpy as np
 
 from ..errors import InputError
-from .intensity import INTENSITY_RANGE, hu_offset, sampled
+from .constants import INTENSITY_RANGE
+from .intensity import hu_offset, sampled
 from .volume import AXES, Axis, Volume
 
 FACTORS = range(2, 9)

@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import Cancelled, InputError, OutOfMemory
+from ..geometry.constants import INTENSITY_RANGE, PADDING_BELOW
 from ..geometry.grid import resampled_positions
-from ..geometry.intensity import INTENSITY_RANGE, PADDING_BELOW, to_scalar_type
+from ..geometry.intensity import to_scalar_type
 from ..geometry.interpolation import interpolation_weights, slices_used, weights_at
 from ..geometry.orientation import to_slices
-from ..geometry.slice_profile import Shape, SliceProfile, averaging_weights, correcting_weights, preserving_weights
+from ..geometry.slice_profile import SliceProfile, averaging_weights, correcting_weights, preserving_weights
 from ..geometry.volume import Axis, Volume, affine_column, array_axis
-from ..model.catalogue import AUTOMATIC, Model, choose_model
-from ..model.ensemble import STANDARD_QUALITY, Pose, poses
+from ..model.catalogue import Model, choose_model
+from ..model.ensemble import Pose, poses
 from ..model.network import VIEWS, ScanFacts, reading_weights, to_hu, to_network_units
 from ..model.noise import slice_likeness
 from ..progress import Progress
+from ..request import Request, Texture, make_request
 from ..system.memory import is_out_of_memory
 from . import uncertainty
 from .hardware import PRECISIONS, Arrival, memory_kept, peak_bytes, return_freed_memory
 from .plan import Plan, gap_ratio, make_plan
-from .texture import KEEP, MATCH, MATCHED_NOTE, check_texture, textured
+from .texture import MATCHED_NOTE, textured
 
 # The spline's weights fall by a factor of 3.7 a slice: what lies further away than this changes no HU.
 _SPLINE_REACH = 12
@@ -63,8 +67,6 @@ class Enhanced:
         seconds: time taken.
         peak_memory_bytes: most memory the process has held so far.
         model: what predicted the slices.
-        acquisition: "gap" or "thick".
-        texture: "keep", or "match" where synthetic slices got the noise of observed ones, which no map of doubt counts.
         notes: what the user should know, each a sentence.
         views: float32 volume in HU of each view ("axial", "coronal", "sagittal") when asked for, else None; with them
             comes their "mean" where the model fuses them into something else.
@@ -80,10 +82,13 @@ class Enhanced:
     seconds: float
     peak_memory_bytes: int
     model: Model
-    acquisition: str
-    texture: str
     notes: tuple[str, ...]
     views: dict[str, Volume] | None = None
+
+    @property
+    def acquisition(self) -> str:
+        """How the slices were taken: "gap" or "thick"."""
+        return self.plan.acquisition
 
     @property
     def doubt(self) -> Volume:
@@ -103,71 +108,64 @@ def enhance(
     volume: Volume,
     factor: int | None = None,
     *,
-    spacing: float | None = None,
-    isotropic: bool = False,
-    axis: str = "auto",
-    model: str | Model = AUTOMATIC,
-    acquisition: str = "auto",
-    thickness: float | None = None,
-    profile: Shape = "box",
-    new_thickness: float | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    quality: str = STANDARD_QUALITY,
-    memory: int | None = None,
-    texture: str = KEEP,
-    keep_views: bool = False,
-    plan: Plan | None = None,
+    model: str | os.PathLike[str] | Model | None = None,
+    request: Request | None = None,
     progress: Callable[[Progress], None] | None = None,
     should_cancel: Callable[[], bool] | None = None,
+    **options: Any,
 ) -> Enhanced:
     """Give a thick scan its missing slices.
 
-    What is not named below is as for `make_plan`.
-
     Args:
-        model: name or folder of a model, or a loaded one; "auto" is the one that ships for the acquisition.
-        acquisition: "gap" or "thick"; "auto" is that of the model, and for model "auto" what the thickness of the
-            slices says.
-        texture: "keep" leaves synthetic slices as smooth as they were predicted, which is nearest to the truth; "match"
-            gives them the noise of the observed slices beside them, so that nothing flickers when one scrolls.
-        keep_views: also return the answer of each view.
-        plan: carry out this plan, made by `make_plan` for this scan and model, instead of making one.
-        progress: told what is being done, and how many seconds are left.
-        should_cancel: asked several times a second.
+        volume: the scan.
+        factor: how many times closer the slices get, 2 to 8, in place of the request's.
+        model: name or folder of a model, or a loaded one, in place of the request's.
+        request: what to reach and how.
+        progress: receives a `Progress` per step.
+        should_cancel: asked several times a second; true ends the work.
+        options: further fields of `Request`, in place of the request's.
 
     Raises:
         InputError: the request cannot be met, the scan cannot be enhanced, or there is too little memory.
-        Cancelled: `should_cancel` said so.
+        Cancelled: `should_cancel` returned true.
+        TypeError: an option is no field of `Request`.
 
     Thin observed slices come out bit for bit, unless the plan resamples. Thick ones are met on average: what the
     scanner would have made of the result is the input, to within rounding and what overlapping slices hardly see.
     Padding stays padding: a voxel between two padded ones is padded as well.
     """
+    request = make_request(request, factor, model, **options)
+    chosen = choose_model(volume, request, model)
+    plan = make_plan(volume, chosen, request)
+    return carry_out(plan, volume, chosen, progress=progress, should_cancel=should_cancel)
+
+
+def carry_out(
+    plan: Plan,
+    volume: Volume,
+    model: Model,
+    *,
+    keep_views: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    should_cancel: Callable[[], bool] | None = None,
+) -> Enhanced:
+    """Enhance a scan as planned.
+
+    Args:
+        plan: made by `make_plan` for this scan and model.
+        volume: the scan.
+        model: what predicts the new slices.
+        keep_views: also return the prediction of each view.
+        progress, should_cancel: as for `enhance`.
+
+    Raises:
+        InputError: there is too little memory, or a prediction is not finite.
+        Cancelled: `should_cancel` returned true.
+    """
     began = time.perf_counter()
-    check_texture(texture)
-    if not isinstance(model, Model):
-        model = choose_model(volume, axis, model, acquisition, thickness)
-    if plan is None:
-        plan = make_plan(
-            volume,
-            model,
-            factor=factor,
-            spacing=spacing,
-            isotropic=isotropic,
-            axis=axis,
-            acquisition=acquisition,
-            thickness=thickness,
-            profile=profile,
-            new_thickness=new_thickness,
-            device=device,
-            precision=precision,
-            quality=quality,
-            memory=memory,
-        )
     report = _Reporter(plan, progress, should_cancel)
     try:
-        result = _carried_out(plan, volume, model, texture, keep_views, report)
+        result = _carried_out(plan, volume, model, keep_views, report)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -178,10 +176,8 @@ def enhance(
     return replace(result, seconds=time.perf_counter() - began, peak_memory_bytes=peak_bytes())
 
 
-def _carried_out(
-    plan: Plan, volume: Volume, model: Model, texture: str, keep_views: bool, report: _Reporter
-) -> Enhanced:
-    """What `enhance` returns, but for the time and memory that it took."""
+def _carried_out(plan: Plan, volume: Volume, model: Model, keep_views: bool, report: _Reporter) -> Enhanced:
+    """What `carry_out` returns, without its time and memory."""
     scan, order = to_slices(volume, plan.axis)
     with memory_kept():
         answering = model.at_quality(plan.quality)
@@ -222,8 +218,6 @@ def _carried_out(
         seconds=0.0,
         peak_memory_bytes=0,
         model=model,
-        acquisition=plan.acquisition,
-        texture=texture,
         notes=plan.notes + report.notes,
         views={
             view: grid.with_voxels(
@@ -234,7 +228,7 @@ def _carried_out(
         if keep_views
         else None,
     )
-    if texture == MATCH:
+    if plan.texture is Texture.MATCH:
         matched = textured(result, volume, report.stop_if_asked)
         result = replace(result, volume=matched, notes=(*result.notes, MATCHED_NOTE))
     return result

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
 from ..errors import InputError
 from ..geometry.acquisition import (
-    ACQUISITIONS,
     Acquisition,
     known_thickness,
     resolve_acquisition,
@@ -20,11 +20,12 @@ from ..geometry.acquisition import (
 from ..geometry.checks import check_values, geometry_notes
 from ..geometry.grid import settle_grid
 from ..geometry.intensity import hu_offset, offset_note
-from ..geometry.slice_profile import Shape, SliceProfile
+from ..geometry.slice_profile import SliceProfile
 from ..geometry.volume import Axis, Volume
 from ..model.catalogue import Model
-from ..model.ensemble import STANDARD_QUALITY, poses
+from ..model.ensemble import poses
 from ..model.network import ScanFacts
+from ..request import Quality, Request, Texture, make_request
 from ..system.memory import address_space_left
 from .hardware import PRECISIONS, free_bytes, process_bytes, resolve_device, resolve_precision
 
@@ -61,6 +62,7 @@ class Plan:
         precision: their arithmetic.
         quality: "standard", or "best" for the mean of several passes, over the scan, its mirror image and both turned,
             by larger networks where the model has some.
+        texture: whether synthetic slices get the noise of observed ones.
         tile_voxels: observed voxels computed at once.
         expected_seconds: measured on this machine with a small piece, extrapolated.
         expected_peak_bytes: of the whole process.
@@ -80,7 +82,8 @@ class Plan:
     asked_overlap: float
     device: str
     precision: str
-    quality: str
+    quality: Quality
+    texture: Texture
     tile_voxels: int
     expected_seconds: float
     expected_peak_bytes: int
@@ -92,59 +95,31 @@ class Plan:
         return asdict(self)
 
 
-def make_plan(
-    volume: Volume,
-    model: Model,
-    *,
-    factor: int | None = None,
-    spacing: float | None = None,
-    isotropic: bool = False,
-    axis: str = "auto",
-    acquisition: str = "auto",
-    thickness: float | None = None,
-    profile: Shape = "box",
-    new_thickness: float | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    quality: str = STANDARD_QUALITY,
-    memory: int | None = None,
-) -> Plan:
-    """Settle what to do.
-
-    Without `factor`, `spacing` or `isotropic`: the smallest factor that brings the slices to 1.25 mm or less, at most
-    8.
+def make_plan(volume: Volume, model: Model, request: Request | None = None, **options: Any) -> Plan:
+    """Decide what to do.
 
     Args:
         volume: the scan.
-        model: what predicts the new slices.
-        factor: 2 to 8.
-        spacing: distance of slices to reach, mm.
-        isotropic: reach the in-plane pixel spacing.
-        axis: "auto" is the axis of the slices (`Volume.through_plane_axis`).
-        acquisition: "auto" is that of the model; "gap" or "thick" must be.
-        thickness: of the slices, mm; by default what the scan says, or else, of thick ones, their distance.
-        profile: shape of thick slices, "box" or "gaussian".
-        new_thickness: of the new slices, mm, where slices are thick; by default they touch. Between thin slices, new
-            ones are as thick as those.
-        device, precision: as in `hardware`.
-        quality: "standard", or "best", which takes four to five times as long (`ensemble`).
-        memory: bytes the whole process may take; default is what is free.
+        model: what predicts the new slices, in place of the request's.
+        request: what to reach and how.
+        options: fields of `Request`, in place of the request's.
 
     Raises:
         InputError: the request cannot be met, or the scan cannot be enhanced.
     """
-    grid = settle_grid(volume, factor=factor, spacing=spacing, isotropic=isotropic, axis=axis)
+    request = make_request(request, **options)
+    thickness, new_thickness = request.thickness, request.new_thickness
+    grid = settle_grid(volume, axis=request.axis, **request.target)
     chosen_axis, factor, resample_to = grid.axis, grid.factor, grid.resample_to
-    acquisition = check_acquisition(model, acquisition)
-    thick = resolve_profile(volume, chosen_axis, thickness, profile) if acquisition == "thick" else None
+    acquisition = check_acquisition(model, request.acquisition)
+    thick = resolve_profile(volume, chosen_axis, thickness, request.profile) if acquisition == "thick" else None
     check_values(volume.voxels)
     offset = hu_offset(volume.voxels)
     notes = [*volume.notes, *geometry_notes(volume), *([offset_note(offset)] if offset else [])]
     notes += _acquisition_notes(volume, chosen_axis, acquisition, thick, thickness)
     check_known_factor(model, factor)
-    # Refuses what does not exist, before a network is asked for it.
-    passes = len(poses(quality))
-    model = model.at_quality(quality)
+    passes = len(poses(request.quality))
+    model = model.at_quality(request.quality)
     if resample_to is not None:
         step = volume.spacing_along(chosen_axis)
         notes.append(
@@ -159,11 +134,11 @@ def make_plan(
     if new_thickness is not None and not model.network.answering(asked).overlap:
         overlap = asked_overlap = 1.0
         notes.append(f"The model {model.name} cannot be told how thick new slices are to be: they touch.")
-    where = resolve_device(device)
-    arithmetic = resolve_precision(precision, where)
+    where = resolve_device(request.device)
+    arithmetic = resolve_precision(request.precision, where)
     # First, as libraries need memory of their own from their first use on.
     seconds = passes * _expected_seconds(volume, chosen_axis, asked, model, where, arithmetic)
-    tile, peak = _fit_memory(volume, chosen_axis, factor, asked, model, where, memory, passes)
+    tile, peak = _fit_memory(volume, chosen_axis, factor, asked, model, where, request.memory, passes)
     return Plan(
         axis=chosen_axis,
         factor=factor,
@@ -177,7 +152,8 @@ def make_plan(
         asked_overlap=asked_overlap,
         device=str(where),
         precision=arithmetic,
-        quality=quality,
+        quality=request.quality,
+        texture=request.texture,
         tile_voxels=tile,
         expected_seconds=seconds,
         expected_peak_bytes=peak,
@@ -211,11 +187,9 @@ def check_acquisition(model: Model, requested: str = "auto") -> Acquisition:
     """The acquisition that a model was trained for.
 
     Raises:
-        InputError: another one is requested, or one that does not exist.
+        InputError: another one is requested.
     """
     trained = model.card["acquisition"]
-    if requested not in ACQUISITIONS:
-        raise InputError(f"Acquisition {requested!r} does not exist: choose {', '.join(ACQUISITIONS)}.")
     if requested not in ("auto", trained):
         raise InputError(
             f"Choose another model: {model.name} was trained for {_IN_WORDS[trained]} ({trained}), not for "

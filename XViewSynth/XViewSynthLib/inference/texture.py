@@ -19,17 +19,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..errors import InputError
-from ..geometry.intensity import INTENSITY_RANGE, PADDING_BELOW, to_scalar_type
+from ..geometry.constants import INTENSITY_RANGE, PADDING_BELOW
+from ..geometry.intensity import to_scalar_type
 from ..geometry.orientation import to_slices
 from ..geometry.volume import Volume, affine_column
 
 if TYPE_CHECKING:
     from .enhancement import Enhanced
 
-KEEP, MATCH = "keep", "match"
-#: Leave synthetic slices as they were predicted, or give them the noise of their neighbours.
-TEXTURES = (KEEP, MATCH)
 #: What the user should know about a matched texture.
 MATCHED_NOTE = (
     "Synthetic slices were given noise like that of the observed ones: they look alike, but lie further from the truth "
@@ -52,17 +49,6 @@ _MEASURE_EVERY = 2
 _MEDIAN_TO_SIGMA = 0.6745
 # The bands overlap, so the gains that give each its strength are found by approaching them.
 _ROUNDS = 12
-
-
-def check_texture(texture: str) -> str:
-    """`texture`, if it is one of `TEXTURES`.
-
-    Raises:
-        InputError: it is not.
-    """
-    if texture not in TEXTURES:
-        raise InputError(f"Texture {texture!r} does not exist: choose {' or '.join(TEXTURES)}.")
-    return texture
 
 
 def textured(enhanced: Enhanced, scan: Volume, check: Callable[[], None] | None = None) -> Volume:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..geometry.intensity import INTENSITY_RANGE, PADDING_BELOW
+from ..geometry.constants import INTENSITY_RANGE, PADDING_BELOW
 from ..geometry.slice_profile import noise_left_open
 from .texture import FINEST_BAND, noise_levels
 

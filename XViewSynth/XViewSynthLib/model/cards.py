@@ -11,10 +11,10 @@ from typing import Any
 from unicodedata import category
 
 from ..errors import InputError
-from ..geometry.intensity import INTENSITY_RANGE
+from ..geometry.constants import INTENSITY_RANGE
+from ..request import AUTOMATIC
 
 #: In place of a name: the model that ships for the acquisition of the scan.
-AUTOMATIC = "auto"
 SCHEMA_VERSION = "1"
 SPECIALISTS, BEST_SPECIALISTS = "specialists", "best_specialists"
 

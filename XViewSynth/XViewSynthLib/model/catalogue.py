@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..request import AUTOMATIC, Quality, Request
 from ..system.outputs import Outputs, staging_folder
 from ..system.stop import LastStep, at_once
-from .cards import AUTOMATIC, BEST_SPECIALISTS, NAME_PATTERN, NAME_RULE, SCHEMA_VERSION, is_name, parse_card
+from .cards import BEST_SPECIALISTS, NAME_PATTERN, NAME_RULE, SCHEMA_VERSION, is_name, parse_card
 from .cards import card_fault as card_fault
-from .ensemble import STANDARD_QUALITY
 from .files import CARD_FILE, WEIGHTS_FILE, read_file, read_folder, read_zip
 
 if TYPE_CHECKING:
@@ -56,13 +56,13 @@ class Model:
     network: ThreeViewNetwork
 
     def at_quality(self, quality: str) -> Model:
-        """The same model with the network that answers at a quality (`ensemble.QUALITIES`); the card is that of all."""
+        """The same model with the network that answers at a quality; the card is that of all."""
         return replace(self, network=self.network.at_quality(quality))
 
     def trainable(self) -> Model:
         """The same model without what answers at best quality alone, which would not learn what the others do."""
         sizes = {name: value for name, value in self.card["network"].items() if name != BEST_SPECIALISTS}
-        return replace(self.at_quality(STANDARD_QUALITY), card=self.card | {"network": sizes})
+        return replace(self.at_quality(Quality.STANDARD), card=self.card | {"network": sizes})
 
 
 @dataclass(frozen=True)
@@ -110,30 +110,26 @@ def model_folder(model: str | os.PathLike[str]) -> Path:
     raise InputError(missing + _hidden_models())
 
 
-def choose_model(
-    volume: Volume,
-    axis: str = "auto",
-    model: str | os.PathLike[str] = AUTOMATIC,
-    acquisition: str = "auto",
-    thickness: float | None = None,
-) -> Model:
-    """Read the model that is asked for, or the one that ships for the acquisition of a scan.
+def choose_model(volume: Volume, request: Request, model: object = None) -> Model:
+    """Read the requested model, or the one that ships for the acquisition of a scan.
 
     Args:
         volume: the scan.
-        axis: "auto" or the axis to enhance along.
-        model: "auto", or name or folder of a model.
-        acquisition: "auto" for what the thickness of the slices says, "gap" or "thick".
-        thickness: mm, in place of what the scan says.
+        request: names the model.
+        model: a loaded model, which is returned; anything else is ignored.
 
     Raises:
         InputError: as for `load_model`.
     """
+    # Commands that only look at models need no numpy.
     from ..geometry.acquisition import resolve_acquisition
 
-    if model == AUTOMATIC:
-        model = shipped_for(resolve_acquisition(volume, volume.resolve_axis(axis), acquisition, thickness))
-    return load_model(model)
+    if isinstance(model, Model):
+        return model
+    if request.model != AUTOMATIC:
+        return load_model(request.model)
+    axis = volume.resolve_axis(request.axis)
+    return load_model(shipped_for(resolve_acquisition(volume, axis, request.acquisition, request.thickness)))
 
 
 def shipped_for(acquisition: str) -> str:

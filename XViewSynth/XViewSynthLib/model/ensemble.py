@@ -11,12 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import InputError
+from ..request import Quality
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-STANDARD_QUALITY, BEST_QUALITY = "standard", "best"
 
 
 @dataclass(frozen=True)
@@ -44,21 +42,15 @@ class Pose:
 # On the kept slices of LIDC-IDRI-0314 at x4, the best four of all sixteen poses but for 0.003 dB; all sixteen together
 # gain no more.
 _POSES = {
-    STANDARD_QUALITY: (Pose(),),
-    BEST_QUALITY: (Pose(), Pose((0,)), Pose((2,), turned=True), Pose((0, 1), turned=True)),
+    Quality.STANDARD: (Pose(),),
+    Quality.BEST: (Pose(), Pose((0,)), Pose((2,), turned=True), Pose((0, 1), turned=True)),
 }
-QUALITIES = tuple(_POSES)
 
 
 def poses(quality: str) -> tuple[Pose, ...]:
     """How networks see the scan in each pass, the first as it is; the time taken grows with their number.
 
-    Raises:
-        InputError: there is no such quality.
-
     >>> len(poses("best"))
     4
     """
-    if quality not in _POSES:
-        raise InputError(f"The quality {quality!r} does not exist: choose {' or '.join(QUALITIES)}.")
     return _POSES[quality]

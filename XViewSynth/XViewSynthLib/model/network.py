@@ -37,10 +37,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..geometry.intensity import INTENSITY_RANGE
+from ..geometry.constants import INTENSITY_RANGE
 from ..geometry.interpolation import interpolation_weights, slices_used
 from ..geometry.slice_profile import OVERLAP_RANGE, SliceProfile, preserving_weights
-from .ensemble import BEST_QUALITY
+from ..request import Quality
 from .motion import on_the_way
 from .noise import DISTANCES, slice_likeness
 
@@ -267,9 +267,9 @@ class ThreeViewNetwork(nn.Module):
         self.best_specialists = each_on_its_own(best_specialists or {})
 
     def at_quality(self, quality: str) -> "ThreeViewNetwork":
-        """The network that answers at a quality (`ensemble.QUALITIES`), made of layers of this one."""
+        """The network that answers at a quality, made of layers of this one."""
         specialists = dict(self.specialists)
-        if quality == BEST_QUALITY:
+        if quality == Quality.BEST:
             specialists |= self.best_specialists
         network = copy(self)
         # A copy has the layers of the original until it is given a list of its own.

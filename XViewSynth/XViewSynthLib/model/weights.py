@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..geometry.slice_profile import SliceProfile
-from .ensemble import BEST_QUALITY, STANDARD_QUALITY
+from ..request import Quality
 from .network import ScanFacts, ThreeViewNetwork
 
 # The header of the shipped models is 64 KB long.
@@ -94,7 +94,7 @@ def trained_factors(network: ThreeViewNetwork, factors: Iterable[int]) -> list[i
 
 def _networks(network: ThreeViewNetwork, factor: int) -> list[ThreeViewNetwork]:
     """The networks that predict for a factor, one for each quality that has its own."""
-    qualities = (STANDARD_QUALITY, BEST_QUALITY) if str(factor) in network.best_specialists else (STANDARD_QUALITY,)
+    qualities = (Quality.STANDARD, Quality.BEST) if str(factor) in network.best_specialists else (Quality.STANDARD,)
     return [network.at_quality(quality) for quality in qualities]
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from ... import __version__
 from ...errors import InputError
 from ...geometry.volume import AXES, LPS_TO_RAS, Axis, Volume, affine_column, array_axis
+from ...request import Texture
 from ...system.outputs import Outputs
 from .choice import OBSERVED, PROGRAM, SYNTHETIC
 from .files import is_explicit_little, read_header
@@ -477,13 +478,11 @@ def _code(meaning: str) -> Dataset:
 
 
 def _tell_kind(header: Dataset, kind: str, comment: str, enhanced: Enhanced) -> None:
-    from ...inference.texture import MATCH
-
     header.ImageType = ["DERIVED", "SECONDARY", "AXIAL", kind]
     header.ImageComments = f"{COMMENTS[kind]} {comment}".strip()
     by = f"{PROGRAM} {__version__} ({_named(enhanced)})"
     if kind == SYNTHETIC:
-        noise = " and given noise like its neighbours'" if enhanced.texture == MATCH else ""
+        noise = " and given noise like its neighbours'" if enhanced.plan.texture is Texture.MATCH else ""
         header.DerivationDescription = f"Synthetic slice, predicted from the source series{noise} by {by}."
         header.DerivationCodeSequence = [_code("Spatial resampling")]
     else:

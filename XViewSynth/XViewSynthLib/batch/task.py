@@ -1,0 +1,37 @@
+"""One scan of a batch as its process gets it, and what the process can answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+COMMAND = "one"
+RESULT = "result.json"
+ENHANCED, REFUSED, FAILED = "enhanced", "refused", "failed"
+# A folder with a series; its name ends so.
+DICOM = "dicom"
+# Endings of what can be written; not .mhd, which would be two files.
+FORMATS = ("nrrd", "nii.gz", "nii", "mha", DICOM)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a process enhances, as plain values that JSON can hold.
+
+    Attributes:
+        name: of the scan, relative to the folder that is searched; the only name that reports contain.
+        source: the scan.
+        output: name of the file, or of the DICOM folder, to write.
+        dicom: whether it is a DICOM series, for which the scan must be one.
+        thumbnail: file name of its picture.
+        request: a `Request`, as `Request.to_json` gives it.
+        selfcheck: whether to measure on this scan how well slices are restored.
+    """
+
+    name: str
+    source: str
+    output: str
+    dicom: bool
+    thumbnail: str
+    request: dict[str, Any]
+    selfcheck: bool

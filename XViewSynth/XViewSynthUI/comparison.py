@@ -1,0 +1,111 @@
+"""Original and enhanced volume side by side in linked views."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from XViewSynthScene.desk import allow, make_timer
+
+BLINK_MILLISECONDS = 600
+
+
+class Comparison:
+    """The linked views and the widgets that control them.
+
+    Args:
+        ui: the widgets of the panel.
+    """
+
+    def __init__(self, ui: Any) -> None:
+        self.ui = ui
+        self.views: Any | None = None
+        self.blinkTimer = make_timer(qt, BLINK_MILLISECONDS, self._blink)
+
+    def show(self, parameters: Any, enhancedVolume: Any | None) -> None:
+        """Compare an enhanced volume with its original.
+
+        Raises:
+            ValueError: that is not possible; no linked views are shown then.
+        """
+        try:
+            self.views = self.views or _makeViews()
+            # What was compared before says nothing about how to begin with these.
+            parameters.fade = 0.0
+            self.views.show(*_comparedVolumes(enhancedVolume))
+        except ValueError:
+            self.close()
+            raise
+
+    def swap(self, parameters: Any) -> None:
+        """In the lower views, show what is not shown there now."""
+        parameters.fade = 0.0 if parameters.fade >= 0.5 else 1.0
+
+    def close(self) -> None:
+        """Go back to the layout that was there before the linked views."""
+        self.blinkTimer.stop()
+        views, self.views = self.views, None
+        if views:
+            views.close()
+
+    def update(self, parameters: Any | None) -> None:
+        """Bring views and widgets in line with the parameters; None while the scene is being closed."""
+        self._updateWidgets(parameters)
+        if self.views and parameters:
+            self.views.set_fade(parameters.fade)
+            if self.views.overlay:
+                self.views.overlay.set_opacity(parameters.doubtOpacity if parameters.showDoubt else 0.0)
+        blinks = bool(self.views and parameters and parameters.blink)
+        if blinks != self.blinkTimer.active:
+            self.blinkTimer.start() if blinks else self.blinkTimer.stop()
+
+    def _updateWidgets(self, parameters: Any | None) -> None:
+        enhanced = parameters.enhancedVolume if parameters else None
+        hidden = None if self.views else _("Show the linked views first.")
+        undoubted = hidden or (None if self.views.overlay else _("This volume has no map of doubt."))
+        allow(
+            self.ui.showViewsButton,
+            None if enhanced else _("Choose an enhanced volume first."),
+            _("Original above, enhanced below, in three directions; scrolling, zoom and window together."),
+        )
+        allow(self.ui.swapButton, hidden, _("In the lower views, show the original in place of the enhanced."))
+        allow(self.ui.formerLayoutButton, hidden, _("Go back to the layout before the linked views."))
+        allow(self.ui.fadeSlider, hidden, _("In the lower views: 0 is the enhanced volume, 1 the original."))
+        allow(self.ui.blinkCheckBox, hidden, _("Original and enhanced take turns in the lower views."))
+        allow(
+            self.ui.doubtCheckBox,
+            undoubted,
+            _("Colour the places where the new slices may be wrong, by the error to expect in HU."),
+        )
+        allow(self.ui.doubtSlider, undoubted, _("How strongly the colours of doubt cover the picture."))
+
+    def _blink(self) -> None:
+        if self.views:
+            self.views.toggle()
+
+
+def _makeViews() -> Any:
+    """Linked views for this application, not yet shown."""
+    from XViewSynthScene.desk import renderer_of
+    from XViewSynthScene.views import LinkedViews
+
+    layoutManager = slicer.app.layoutManager()
+    layoutNode = layoutManager.layoutLogic().GetLayoutNode() if layoutManager else None
+    return LinkedViews(slicer.mrmlScene, layoutNode, slicer.app.applicationLogic(), renderer_of)
+
+
+def _comparedVolumes(enhancedVolume: Any) -> tuple[Any, Any, Any | None]:
+    """Original, enhanced and map of doubt (or None); raises ValueError where the original has gone."""
+    from XViewSynthScene.provenance import doubt_node, input_node
+
+    original = input_node(enhancedVolume)
+    if original is None:
+        raise ValueError(
+            _("The scan that '{name}' was made from is no longer in the scene: load it again.").format(
+                name=enhancedVolume.GetName()
+            )
+        )
+    return original, enhancedVolume, doubt_node(enhancedVolume)

@@ -1,0 +1,103 @@
+"""What the panels of both modules share: the .ui file, the parameter node, the scene's life and reloading."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import slicer
+import vtk
+from slicer.ScriptedLoadableModule import ScriptedLoadableModuleWidget
+from slicer.util import VTKObservationMixin
+
+
+class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """A panel that is bound to its parameter node while the user has its module open.
+
+    A subclass sets `logic`, calls `initializeParameterNode` at the end of `setup`, and overrides what is below
+    "For subclasses".
+    """
+
+    # Packages that are read anew when the module is reloaded.
+    packages: tuple[str, ...] = ()
+
+    def __init__(self, parent: Any = None) -> None:
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic: Any = None
+        self._parameterNode: Any = None
+        self._parameterNodeGuiTag: int | None = None
+
+    # Life cycle
+
+    def setup(self) -> None:
+        """Load the .ui file and observe the scene."""
+        ScriptedLoadableModuleWidget.setup(self)
+        uiWidget = slicer.util.loadUI(self.resourcePath(f"UI/{self.moduleName}.ui"))
+        self.layout.addWidget(uiWidget)
+        self.ui = slicer.util.childWidgetVariables(uiWidget)
+        uiWidget.setMRMLScene(slicer.mrmlScene)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+
+    def cleanup(self) -> None:
+        """The panel goes away, because the application closes or the module is reloaded: end what runs."""
+        self.endWork()
+        self.setParameterNode(None)
+        self.removeObservers()
+
+    def enter(self) -> None:
+        """The user opens the module."""
+        self.initializeParameterNode()
+
+    def exit(self) -> None:
+        """The user opens another module; a run and its views go on."""
+        self.setParameterNode(None)
+
+    def onReload(self) -> None:
+        """Reload the module together with its packages, which Slicer by itself would keep."""
+        self.endWork()
+        for name in [name for name in sys.modules if name.split(".")[0] in self.packages]:
+            del sys.modules[name]
+        ScriptedLoadableModuleWidget.onReload(self)
+
+    def onSceneStartClose(self, caller: Any, event: str) -> None:
+        """The scene is about to be closed: let go of its nodes. A run notices that by itself."""
+        self.releaseScene()
+        self.setParameterNode(None)
+
+    def onSceneEndClose(self, caller: Any, event: str) -> None:
+        """The scene was closed."""
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    def initializeParameterNode(self) -> None:
+        """Make sure that there is a parameter node."""
+        self.setParameterNode(self.logic.getParameterNode())
+
+    def setParameterNode(self, parameterNode: Any | None) -> None:
+        """Bind the panel to a parameter node, or to none."""
+        if self._parameterNode:
+            self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
+            self.removeObserver(self._parameterNode.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParameters)
+        self._parameterNode = parameterNode
+        self._parameterNodeGuiTag = None
+        if self._parameterNode:
+            self.fillSelectors()
+            self._parameterNodeGuiTag = self._parameterNode.connectGui(self.ui)
+            self.addObserver(self._parameterNode.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParameters)
+        self.onParameters()
+
+    # For subclasses
+
+    def fillSelectors(self) -> None:
+        """Bring the lists that the user selects from up to date, before they are bound."""
+
+    def onParameters(self, caller: Any = None, event: str | None = None) -> None:
+        """Bring everything in line with the parameters and with what runs."""
+
+    def releaseScene(self) -> None:
+        """Let go of all nodes."""
+
+    def endWork(self) -> None:
+        """End what runs, and stop every timer."""

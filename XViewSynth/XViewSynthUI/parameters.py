@@ -1,0 +1,48 @@
+"""The parameter node of the module XViewSynth."""
+
+from typing import Annotated
+
+from slicer import vtkMRMLScalarVolumeNode
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
+
+from XViewSynthLib.request import AcquisitionChoice, AxisChoice, Quality
+
+from .choices import Device, Goal
+
+
+@parameterNodeWrapper
+class XViewSynthParameterNode:
+    """What the user has chosen in the panel; saved and loaded with the scene.
+
+    inputVolume - The scan to enhance.
+    outputVolume - Gets the result; None for a new volume.
+    goal, factor, spacing - How many slices to make; spacing in mm.
+    model - Name or folder of the model, or "auto" for the one that ships for the acquisition.
+    device, acquisition, axis, quality - As the command line's options of these names.
+    thickness - Of the observed slices, mm; 0 for what the scan says.
+    memory - The most memory to take, GB; 0 for what is free.
+    showViews - Whether the linked views open when a result is there.
+    enhancedVolume - The result that is compared with its original.
+    fade - What the lower views show: 0 the enhanced volume, 1 the original.
+    blink - Whether original and enhanced take turns there.
+    showDoubt, doubtOpacity - The map of doubt as a coloured overlay.
+    """
+
+    inputVolume: vtkMRMLScalarVolumeNode
+    outputVolume: vtkMRMLScalarVolumeNode
+    goal: Goal = Goal.AUTOMATIC
+    factor: Annotated[int, WithinRange(2, 8)] = 4
+    spacing: Annotated[float, WithinRange(0.1, 10.0)] = 1.0
+    model: str = "auto"
+    device: Device = Device.AUTOMATIC
+    acquisition: AcquisitionChoice = AcquisitionChoice.AUTOMATIC
+    thickness: Annotated[float, WithinRange(0.0, 50.0)] = 0.0
+    axis: AxisChoice = AxisChoice.AUTOMATIC
+    quality: Quality = Quality.STANDARD
+    memory: Annotated[float, WithinRange(0.0, 4096.0)] = 0.0
+    showViews: bool = True
+    enhancedVolume: vtkMRMLScalarVolumeNode
+    fade: Annotated[float, WithinRange(0.0, 1.0)] = 0.0
+    blink: bool = False
+    showDoubt: bool = False
+    doubtOpacity: Annotated[float, WithinRange(0.0, 1.0)] = 0.5

@@ -1,0 +1,227 @@
+"""The panel of the module XViewSynth. It starts runs and polls them from a timer; nothing here waits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import vtk
+from slicer import vtkMRMLScalarVolumeNode
+from slicer.i18n import tr as _
+
+from XViewSynthScene.desk import allow
+
+from .choices import Goal
+from .comparison import Comparison
+from .logic import XViewSynthLogic
+from .messages import Messages
+from .models import ModelSelector
+from .panel import Panel
+from .scan import canHarden, scanRefusal
+from .speed import SpeedMeasurement
+from .work import Work
+
+# Voxels, geometry, and the transform above a scan.
+_INPUT_EVENTS = (
+    vtkMRMLScalarVolumeNode.ImageDataModifiedEvent,
+    vtkMRMLScalarVolumeNode.TransformModifiedEvent,
+    vtk.vtkCommand.ModifiedEvent,
+)
+
+
+class XViewSynthWidget(Panel):
+    """Binds the parts of the panel to the parameter node and to each other."""
+
+    packages = ("XViewSynthLib", "XViewSynthScene", "XViewSynthUI")
+
+    def __init__(self, parent: Any = None) -> None:
+        Panel.__init__(self, parent)
+        self._observedInput = None
+
+    # Life cycle
+
+    def setup(self) -> None:
+        """Build the panel from its .ui file and connect it."""
+        Panel.setup(self)
+        self.ui.enhancedSelector.addAttribute("vtkMRMLScalarVolumeNode", "XViewSynth.Model")
+        self.logic = XViewSynthLogic()
+        self.messages = Messages(self.ui.messageLabel, self.ui.logText)
+        self.work = Work(self.ui, self.messages, self.onParameters)
+        self.speed = SpeedMeasurement(self.onParameters)
+        self.comparison = Comparison(self.ui)
+        self.models = ModelSelector(self.ui.modelSelector, self.onModelSelected)
+        self.ui.enhanceButton.connect("clicked(bool)", self.onEnhance)
+        self.ui.selfCheckButton.connect("clicked(bool)", self.onSelfCheck)
+        self.ui.cancelButton.connect("clicked(bool)", self.onCancel)
+        self.ui.showViewsButton.connect("clicked(bool)", self.onShowViews)
+        self.ui.swapButton.connect("clicked(bool)", self.onSwap)
+        self.ui.formerLayoutButton.connect("clicked(bool)", self.onFormerLayout)
+        self.initializeParameterNode()
+
+    def exit(self) -> None:
+        """The user opens another module; a run and the linked views go on."""
+        self.speed.stop()
+        Panel.exit(self)
+
+    def initializeParameterNode(self) -> None:
+        """Make sure that there is a parameter node, and that a scan is chosen where there is one."""
+        Panel.initializeParameterNode(self)
+        if not self._parameterNode.inputVolume:
+            self._parameterNode.inputVolume = self.logic.firstScan()
+
+    def fillSelectors(self) -> None:
+        """Offer the installed models."""
+        self.models.offer(["auto", *self.logic.modelNames()])
+
+    def releaseScene(self) -> None:
+        """Let go of all nodes."""
+        self.speed.stop()
+        self.comparison.close()
+
+    def endWork(self) -> None:
+        """End every process of the panel, stop its timers, and close its views."""
+        self.speed.stop()
+        self.work.close()
+        self.comparison.close()
+
+    # What is shown
+
+    def onParameters(self, caller: Any = None, event: str | None = None) -> None:
+        """Bring everything in line with what is chosen and with what runs."""
+        self._observeInput()
+        parameters = self._parameterNode
+        self.ui.factorSpinBox.visible = bool(parameters) and parameters.goal is Goal.FACTOR
+        self.ui.spacingSpinBox.visible = bool(parameters) and parameters.goal is Goal.SPACING
+        if parameters:
+            self.models.select(parameters.model)
+        refusal = self._showPlan()
+        running = _("Something runs already: wait, or cancel it.") if self.work.isRunning else None
+        allow(
+            self.ui.enhanceButton,
+            running or refusal,
+            _("Make the slices that are missing; Slicer stays usable meanwhile."),
+        )
+        allow(
+            self.ui.selfCheckButton,
+            running or self._checkRefusal(),
+            _("Leave out slices of this scan, restore them, and compare with linear and cubic interpolation."),
+        )
+        self.work.update()
+        self.comparison.update(parameters)
+
+    def _showPlan(self) -> str | None:
+        """Show what Enhance would do; return why it cannot be done, or None."""
+        from XViewSynthScene.sentences import describe_outlook
+
+        self.speed.measure(None)
+        parameters = self._parameterNode
+        if not parameters:
+            self.ui.planLabel.text = ""
+            return _("The scene is being closed.")
+        request = self.logic.requestOf(parameters)
+        try:
+            outlook = self.logic.lookAhead(parameters.inputVolume, request, parameters.outputVolume)
+        except ValueError as problem:
+            self.ui.planLabel.text = str(problem)
+            return None if canHarden(parameters.inputVolume) else str(problem)
+        self.ui.planLabel.text = describe_outlook(outlook, self.speed.expectedSeconds(outlook, request))
+        if not self.work.isRunning:
+            self.speed.measure(self.speed.missing(outlook, request))
+        return None
+
+    def _checkRefusal(self) -> str | None:
+        if not self._parameterNode:
+            return _("The scene is being closed.")
+        return scanRefusal(self._parameterNode.inputVolume)
+
+    def _observeInput(self) -> None:
+        """Observe the scan itself: other voxels, a transform."""
+        node = self._parameterNode.inputVolume if self._parameterNode else None
+        if node is self._observedInput:
+            return
+        for event in _INPUT_EVENTS:
+            if self._observedInput:
+                self.removeObserver(self._observedInput, event, self.onParameters)
+            if node:
+                self.addObserver(node, event, self.onParameters)
+        self._observedInput = node
+
+    # What the user does
+
+    def onModelSelected(self, model: str) -> None:
+        """Choose another model."""
+        if self._parameterNode:
+            self._parameterNode.model = model
+
+    def onEnhance(self) -> None:
+        """Enhance the chosen scan."""
+        parameters = self._parameterNode
+        self._begin(
+            lambda: self.logic.startEnhancement(
+                parameters.inputVolume, self.logic.requestOf(parameters), parameters.outputVolume
+            ),
+            self._enhanced,
+        )
+
+    def enhanceVolume(self, node: Any) -> None:
+        """Choose a volume and enhance it into a new one; the panel shows why that is not possible."""
+        self.initializeParameterNode()
+        self._parameterNode.inputVolume = node
+        self._parameterNode.outputVolume = None
+        if self.ui.enhanceButton.enabled:
+            self.onEnhance()
+        else:
+            self.messages.show(self.ui.enhanceButton.toolTip)
+
+    def onSelfCheck(self) -> None:
+        """Check on the chosen scan how well slices are restored."""
+        parameters = self._parameterNode
+        self._begin(
+            lambda: self.logic.startSelfCheck(parameters.inputVolume, self.logic.checkRequestOf(parameters)),
+            self._checked,
+        )
+
+    def onCancel(self) -> None:
+        """End what runs."""
+        self.work.cancel()
+
+    def onShowViews(self) -> None:
+        """Show original and enhanced in linked views."""
+        self._showViews(self._parameterNode.enhancedVolume)
+
+    def onSwap(self) -> None:
+        """In the lower views, show what is not shown there now."""
+        self.comparison.swap(self._parameterNode)
+
+    def onFormerLayout(self) -> None:
+        """Go back to the layout that was there before the linked views."""
+        self.comparison.close()
+        self.onParameters()
+
+    # What follows from it
+
+    def _begin(self, start: Any, whenDone: Any) -> None:
+        self.speed.stop()
+        self.ui.selfCheckLabel.visible = False
+        self.work.begin(self._parameterNode.inputVolume, start, whenDone)
+
+    def _enhanced(self, run: Any) -> None:
+        from XViewSynthScene.sentences import describe_result
+
+        parameters = self.logic.getParameterNode()
+        parameters.enhancedVolume = run.output_node
+        self.messages.show(describe_result(run.output_node.GetName(), run.report))
+        if parameters.showViews:
+            self._showViews(run.output_node)
+
+    def _checked(self, run: Any) -> None:
+        from XViewSynthScene.sentences import describe_selfcheck
+
+        self.ui.selfCheckLabel.text = describe_selfcheck(run.result)
+        self.ui.selfCheckLabel.visible = True
+
+    def _showViews(self, enhancedVolume: Any) -> None:
+        try:
+            self.comparison.show(self.logic.getParameterNode(), enhancedVolume)
+        except ValueError as problem:
+            self.messages.show(str(problem))
+        self.onParameters()

@@ -1,0 +1,94 @@
+"""What a click on Enhance or Check starts: preparing the scan, running, and reporting the end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from slicer.i18n import tr as _
+
+from XViewSynthScene.desk import allow
+
+from .messages import Messages
+from .progress import RunProgress
+from .scan import canHarden, hardenAfterQuestion
+
+
+class Work:
+    """One run at a time, with its progress, its messages and its cancel button.
+
+    Args:
+        ui: the widgets of the panel.
+        messages: of the panel.
+        changed: called after a run has started or ended.
+    """
+
+    def __init__(self, ui: Any, messages: Messages, changed: Callable[[], None]) -> None:
+        self.ui = ui
+        self._messages, self._changed = messages, changed
+        self._progress = RunProgress(ui.progressBar, ui.stageLabel, self._ended)
+        self._whenDone: Callable[[Any], None] | None = None
+
+    @property
+    def isRunning(self) -> bool:
+        """Whether a run goes on."""
+        return self._progress.run is not None
+
+    def begin(self, scan: Any, start: Callable[[], Any], whenDone: Callable[[Any], None]) -> None:
+        """Install what is missing, straighten the scan where that is needed and wanted, and start.
+
+        Args:
+            scan: the node.
+            start: starts a run and returns it, or raises ValueError.
+            whenDone: called with the run once it has succeeded.
+        """
+        self._messages.show("")
+        try:
+            run = start() if self._prepare(scan) else None
+        except ValueError as problem:
+            self._messages.show(str(problem))
+        else:
+            if run is None:
+                return
+            self._whenDone = whenDone
+            self._progress.watch(run)
+        self._changed()
+
+    def cancel(self) -> None:
+        """End the run; nothing is left behind."""
+        if self._progress.run:
+            self._progress.run.cancel()
+            allow(self.ui.cancelButton, _("It is ending."), "")
+
+    def close(self) -> None:
+        """End the run at once, without a message."""
+        self._progress.close()
+
+    def update(self) -> None:
+        """Bring the cancel button in line with what runs."""
+        allow(
+            self.ui.cancelButton,
+            None if self.isRunning else _("Nothing runs."),
+            _("End what runs; nothing is left behind."),
+        )
+
+    def _prepare(self, scan: Any) -> bool:
+        from XViewSynthScene.packages import install_packages
+
+        install_packages()
+        if not canHarden(scan) or hardenAfterQuestion(scan):
+            return True
+        self._messages.show(_("Nothing was done: the volume still has its non-linear transform."))
+        return False
+
+    def _ended(self, run: Any, state: Any) -> None:
+        if state.status == "done":
+            self._whenDone(run)
+        elif state.status == "cancelled":
+            self._messages.show(state.message or _("Cancelled; nothing was changed."))
+        else:
+            logging.error(f"XViewSynth: {state.message}\n{run.log}")
+            self._messages.show(state.message, run.log)
+        run.close()
+        self._changed()

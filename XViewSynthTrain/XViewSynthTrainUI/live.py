@@ -1,0 +1,66 @@
+"""Plots and preview of a run, in the views or as nodes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import qt
+import slicer
+
+from XViewSynthScene.desk import make_timer
+
+LOOK_MILLISECONDS = 1000
+
+
+class LiveViews:
+    """Shows what is new in a run folder, from a timer.
+
+    Args:
+        appendLog: called with a line for each new entry of the run's log.
+    """
+
+    def __init__(self, appendLog: Callable[[str], None]) -> None:
+        self._appendLog = appendLog
+        self._timer = make_timer(qt, LOOK_MILLISECONDS, self.look)
+        # XViewSynthTrainScene.live.LiveRun, or None.
+        self.live: Any | None = None
+
+    def show(self, folder: Path, inViews: bool) -> None:
+        """Show a run in place of the former one, in this application's views or as nodes alone."""
+        self.close()
+        self.live = _watch(folder, inViews)
+        self._timer.start()
+
+    def look(self) -> None:
+        """Show what is new."""
+        if self.live:
+            self.live.update(self._report)
+
+    def close(self) -> None:
+        """Remove plots and preview, and go back to the layout before them."""
+        self._timer.stop()
+        live, self.live = self.live, None
+        if live:
+            live.close()
+
+    def _report(self, entry: dict) -> None:
+        from XViewSynthTrainScene.sentences import describe_entry
+
+        line = describe_entry(entry)
+        if line:
+            self._appendLog(line)
+
+
+def _watch(folder: Path, inViews: bool) -> Any:
+    from XViewSynthScene.desk import renderer_of
+    from XViewSynthTrainScene.layout import TrainingViews
+    from XViewSynthTrainScene.live import LiveRun
+
+    layoutManager = slicer.app.layoutManager()
+    views = None
+    if layoutManager and inViews:
+        layoutNode = layoutManager.layoutLogic().GetLayoutNode()
+        views = TrainingViews(slicer.mrmlScene, layoutNode, slicer.app.applicationLogic(), renderer_of)
+    return LiveRun(slicer.mrmlScene, Path(folder), views)

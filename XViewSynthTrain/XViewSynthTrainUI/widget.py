@@ -1,0 +1,289 @@
+"""The panel of the module XViewSynthTrain. It starts runs and polls them from timers; nothing here waits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from XViewSynthScene.desk import allow, make_timer
+from XViewSynthUI.messages import Messages
+from XViewSynthUI.models import ModelSelector
+from XViewSynthUI.panel import Panel
+from XViewSynthUI.progress import RunProgress
+
+from .live import LiveViews
+from .logic import XViewSynthTrainLogic
+from .parameters import Factors
+from .paths import FolderSelector
+from .requirements import installPackages
+from .result import RunResult, resumeRefusal
+from .study import StudySet, choose
+from .table import HOLD_OUT, TRAIN
+
+# How often the volumes that are offered are looked at.
+LOOK_MILLISECONDS = 1000
+
+
+class XViewSynthTrainWidget(Panel):
+    """Binds the parts of the panel to the parameter node and to each other."""
+
+    packages = ("XViewSynthTrainLib", "XViewSynthTrainScene", "XViewSynthTrainUI")
+
+    # Life cycle
+
+    def setup(self) -> None:
+        """Build the panel from its .ui file and connect it."""
+        Panel.setup(self)
+        self.logic = XViewSynthTrainLogic()
+        self.messages = Messages(self.ui.messageLabel, self.ui.logText)
+        self.progress = RunProgress(self.ui.progressBar, self.ui.stageLabel, self._ended)
+        self.study = StudySet(self.ui, self.onSearch, self.onTicked)
+        self.views = LiveViews(self.messages.appendLog)
+        self.result = RunResult(self.ui)
+        self.studyFolderSelector = FolderSelector(self.ui.folderSelector, self.onFolderSelected)
+        self.runFolderSelector = FolderSelector(self.ui.runFolderSelector, self.onRunFolderSelected)
+        self.models = ModelSelector(self.ui.modelSelector, self.onModelSelected)
+        self._studyTimer = make_timer(qt, LOOK_MILLISECONDS, self.onLookAtStudy)
+        self.ui.newFolderButton.connect("clicked(bool)", self.onNewFolder)
+        self.ui.trainButton.connect("clicked(bool)", self.onTrain)
+        self.ui.stopButton.connect("clicked(bool)", self.onStop)
+        self.ui.resumeButton.connect("clicked(bool)", self.onResume)
+        self.ui.useModelButton.connect("clicked(bool)", self.onUseModel)
+        self.ui.reportButton.connect("clicked(bool)", self.onReport)
+        self.ui.showButton.connect("clicked(bool)", self.onShow)
+        self.ui.clearButton.connect("clicked(bool)", self.onClear)
+        self.initializeParameterNode()
+
+    def enter(self) -> None:
+        """The user opens the module."""
+        Panel.enter(self)
+        self._studyTimer.start()
+
+    def exit(self) -> None:
+        """The user opens another module; a run, its plots and its preview go on."""
+        self._studyTimer.stop()
+        Panel.exit(self)
+
+    def initializeParameterNode(self) -> None:
+        """Make sure that there is a parameter node, with a folder for the run and a name for the model."""
+        Panel.initializeParameterNode(self)
+        if not self._parameterNode.runFolder:
+            self.onNewFolder()
+        if not self._parameterNode.modelName:
+            self._parameterNode.modelName = self.logic.freeModelName()
+
+    def setParameterNode(self, parameterNode: Any | None) -> None:
+        """Bind the panel to a parameter node, or to none; the study set is that of its scene."""
+        self.study.gather(withScene=bool(parameterNode))
+        Panel.setParameterNode(self, parameterNode)
+
+    def fillSelectors(self) -> None:
+        """Offer the installed models, and to start from scratch."""
+        self.models.offer(["auto", *self.logic.modelNames(), ""])
+
+    def releaseScene(self) -> None:
+        """Let go of all nodes."""
+        self.views.close()
+
+    def endWork(self) -> None:
+        """Let what runs save and end by itself, and stop looking."""
+        self.study.stop()
+        self.progress.close()
+        self.views.close()
+        self._studyTimer.stop()
+
+    # What is shown
+
+    def onParameters(self, caller: Any = None, event: str | None = None) -> None:
+        """Bring everything in line with what is chosen and with what runs."""
+        parameters, folder, isRunning = self._parameterNode, self._runFolder(), self.progress.run is not None
+        for spinBox in (self.ui.lowestSpinBox, self.ui.highestSpinBox):
+            spinBox.visible = bool(parameters) and parameters.factorGoal is Factors.RANGE
+        self.result.showFolder(folder, isRunning)
+        if parameters:
+            self.studyFolderSelector.show(parameters.studyFolder)
+            self.runFolderSelector.show(parameters.runFolder)
+            self.models.select(parameters.startModel)
+            self.study.update(parameters)
+        refusal = self._showPlan()
+        running = _("A training runs already: wait, or stop it.") if isRunning else None
+        allow(
+            self.ui.trainButton,
+            running or refusal,
+            _("Train on the chosen scans; Slicer stays usable meanwhile."),
+        )
+        allow(
+            self.ui.stopButton,
+            self._stopRefusal(),
+            _("Finish the step and save what was learned, so that the run can be resumed."),
+        )
+        allow(
+            self.ui.resumeButton,
+            running or resumeRefusal(folder),
+            _("Go on with the run that was stopped in the run folder, with its own settings."),
+        )
+        self.result.update(folder, isRunning, self.views.live is not None)
+
+    def _showPlan(self) -> str | None:
+        """Show what Fine-tune would do; return why it cannot be done, or None."""
+        from XViewSynthTrainScene.sentences import describe_study
+
+        parameters = self._parameterNode
+        if not parameters:
+            self.ui.planLabel.text = ""
+            return _("The scene is being closed.")
+        training, heldOut = (self.study.chosen(parameters, use) for use in (TRAIN, HOLD_OUT))
+        if not training:
+            self.ui.planLabel.text = _("Load a CT scan, or choose a folder with scans, and tick what to train on.")
+            return _("Tick at least one scan to train on.")
+        self.ui.planLabel.text = describe_study(training, heldOut, parameters.holdOutPercent / 100)
+        if self.study.isSearching:
+            return _("The folder is still being searched: wait a moment.")
+        try:
+            self.logic.checkNewRun(parameters)
+        except ValueError as problem:
+            return str(problem)
+        return None
+
+    def _stopRefusal(self) -> str | None:
+        if not self.progress.run:
+            return _("Nothing runs.")
+        return _("It is stopping, and saves what was learned.") if self.progress.run.stopping else None
+
+    def _runFolder(self) -> Any | None:
+        """The chosen folder; None while the scene is being closed."""
+        from XViewSynthTrainScene.folders import RunFolder
+
+        return RunFolder(Path(self._parameterNode.runFolder)) if self._parameterNode else None
+
+    # Study set
+
+    def onFolderSelected(self, path: str) -> None:
+        """The user has chosen, or is typing, another folder with scans."""
+        if self._parameterNode and path != self._parameterNode.studyFolder:
+            self._parameterNode.studyFolder = path
+            self.study.requestSearch()
+
+    def onSearch(self) -> None:
+        """The user has stopped typing: look for scans there."""
+        self.study.searchFolder(self._parameterNode.studyFolder if self._parameterNode else "")
+        self.onLookAtStudy()
+
+    def onLookAtStudy(self) -> None:
+        """Look whether volumes were loaded or removed, what the search has found, and who is in the run folder."""
+        if self._parameterNode and self._parameterNode.studyFolder and not self.study.search:
+            self.study.requestSearch()
+        begunOrEnded = self.result.hasBegunOrEnded(self._runFolder())
+        if self.study.gather(withScene=bool(self._parameterNode)) or begunOrEnded:
+            self.onParameters()
+
+    def onTicked(self, candidate: Any, use: str) -> None:
+        """The user has ticked a box of the table."""
+        if self._parameterNode:
+            choose(self._parameterNode, candidate, use)
+
+    # Work
+
+    def onTrain(self) -> None:
+        """Train on the chosen scans."""
+        parameters = self._parameterNode
+        self._begin(
+            lambda: self.logic.startTraining(
+                [candidate.source for candidate in self.study.chosen(parameters, TRAIN)],
+                parameters.runFolder,
+                [candidate.source for candidate in self.study.chosen(parameters, HOLD_OUT)],
+                **self.logic.settingsOf(parameters),
+            )
+        )
+
+    def onResume(self) -> None:
+        """Go on with the run that was stopped in the run folder."""
+        parameters = self._parameterNode
+        self._begin(lambda: self.logic.startResuming(parameters.runFolder, parameters.device.value))
+
+    def onStop(self) -> None:
+        """Let the run save what it has learned, and end."""
+        if self.progress.run:
+            self.progress.run.stop()
+            self.onParameters()
+
+    def _begin(self, start: Callable[[], Any]) -> None:
+        """Install what is missing, forget what is shown of another run, and start."""
+        self.messages.show("")
+        try:
+            installPackages()
+            run = start()
+        except ValueError as problem:
+            self.messages.showText(str(problem))
+        else:
+            self.progress.watch(run)
+            self.views.show(run.folder.path, self._parameterNode.showViews)
+        self.onParameters()
+
+    def _ended(self, run: Any, state: Any) -> None:
+        self.views.look()
+        # What a run has found is shown as its result.
+        self.messages.showText("" if state.status == "done" else state.message)
+        if state.status == "failed":
+            logging.error(f"XViewSynthTrain: {state.message}\n{run.log}")
+            self.messages.showLog(run.log)
+        run.close()
+        self.onParameters()
+
+    # Result
+
+    def onShow(self) -> None:
+        """Show the run that lies in the run folder."""
+        self.messages.showLog("")
+        self.views.show(self._runFolder().path, True)
+        self.views.look()
+        self.onParameters()
+
+    def onClear(self) -> None:
+        """Remove plots and preview, and go back to the layout before them."""
+        self.views.close()
+        self.onParameters()
+
+    def onUseModel(self) -> None:
+        """Put the model into XViewSynth's list."""
+        try:
+            with slicer.util.WaitCursor():
+                name = self.logic.useModel(self._parameterNode.runFolder)
+        except ValueError as problem:
+            self.messages.showText(str(problem))
+            return
+        self.fillSelectors()
+        self._parameterNode.modelName = self.logic.freeModelName()
+        self.messages.showText(_("The model '{name}' is chosen in the module XViewSynth now.").format(name=name))
+
+    def onReport(self) -> None:
+        """Show the report in the browser."""
+        self.openPage(self._runFolder().report_page)
+
+    def openPage(self, path: Path) -> None:
+        """Show a file in the browser."""
+        qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(path)))
+
+    # Folders and models
+
+    def onRunFolderSelected(self, path: str) -> None:
+        """The user has chosen, or is typing, another folder for the run."""
+        if self._parameterNode and path != self._parameterNode.runFolder:
+            self._parameterNode.runFolder = path
+
+    def onNewFolder(self) -> None:
+        """Choose a folder that there is not yet."""
+        if self._parameterNode:
+            documents = qt.QStandardPaths.writableLocation(qt.QStandardPaths.DocumentsLocation)
+            self._parameterNode.runFolder = self.logic.newRunFolder(documents)
+
+    def onModelSelected(self, model: str) -> None:
+        """Choose another model to start from."""
+        if self._parameterNode:
+            self._parameterNode.startModel = model
