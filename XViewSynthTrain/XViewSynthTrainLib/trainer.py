@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -106,9 +105,7 @@ class Trainer:
         self.network = new_network(config)
         if start is not None:
             self.network.load_state_dict(start)
-        # PyTorch's annotations lack this option.
-        layout: dict[str, Any] = {"memory_format": torch.channels_last}
-        self.network.to(self.device, **layout)
+        self.network.placed_on(self.device)
         self._teacher = self._frozen_start(start)
         self.average = deepcopy(self.network).requires_grad_(False).eval()
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))

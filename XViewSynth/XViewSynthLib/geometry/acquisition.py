@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from ..errors import InputError
+from ..request import ProfileShape
 from .constants import LOWEST_HU, PADDING_BELOW
 from .intensity import to_scalar_type
 from .orientation import to_slices
@@ -189,7 +190,9 @@ def resolve_overlap(
     return 1.0 if known is None else known / distance
 
 
-def resolve_profile(volume: Volume, axis: Axis, thickness: float | None = None, shape: Shape = "box") -> SliceProfile:
+def resolve_profile(
+    volume: Volume, axis: Axis, thickness: float | None = None, shape: Shape | ProfileShape = "box"
+) -> SliceProfile:
     """The slice profile of a thick scan.
 
     Args:
