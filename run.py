@@ -2,7 +2,7 @@
 
     python3 run.py demo           enhance the bundled CT and print the gain over interpolation
     python3 run.py demo --view    then show the result in the browser
-    python3 run.py test           check the style and run every test
+    python3 run.py test           check style, types and imports, and run every test
     python3 run.py docs           build the documentation in build/site; every warning is an error
 
 Only the standard library is needed. The first start installs the exact versions of Testing/requirements.lock, which
@@ -28,6 +28,7 @@ if not OLDEST_PYTHON <= sys.version_info[:2] <= NEWEST_PYTHON:
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+LINT_IMPORTS = PYTHON.with_name("lint-imports.exe" if os.name == "nt" else "lint-imports")
 STAMP = VENV / "set-up-by-run.py"
 LOG = VENV / "set-up.log"
 LOCK = ROOT / "Testing" / "requirements.lock"
@@ -90,7 +91,7 @@ def main() -> int:
     demo = commands.add_parser("demo", help="enhance the bundled CT; write volumes, a picture and a report")
     demo.add_argument("--view", action="store_true", help="then show the result in the browser, until Ctrl-C")
     demo.set_defaults(run=run_demo, locks=lambda: (LOCK,))
-    test = commands.add_parser("test", help="check the style, run every test")
+    test = commands.add_parser("test", help="check style, types and imports, run every test")
     test.set_defaults(run=run_tests, locks=lambda: (LOCK, SLICER_LOCK, WEB_LOCK, CLUSTER_LOCK, DOCS_LOCK))
     docs = commands.add_parser("docs", help="build the documentation in build/site")
     docs.set_defaults(run=build_docs, locks=lambda: (LOCK, DOCS_LOCK))
@@ -123,10 +124,13 @@ def run_demo_and_view() -> int:
 
 
 def run_tests() -> int:
-    """Lint, check the format, run every test with the engine's coverage gate; return the first bad exit code, or 0."""
-    style = call(PYTHON, "-m", "ruff", "check") or call(PYTHON, "-m", "ruff", "format", "--check")
+    """Check style, types and imports, run every test with the engine's coverage gate; return a bad exit code, or 0."""
+    checks = ((PYTHON, "-m", "ruff", "check"), (PYTHON, "-m", "ruff", "format", "--check"), (PYTHON, "-m", "mypy"))
+    # The training scene is in no wheel, so that its package is found in its folder alone.
+    folders = {"PYTHONPATH": os.pathsep.join(str(ROOT / name) for name in ("XViewSynth", "XViewSynthTrain"))}
+    style = max(call(*check, variables=folders) for check in (*checks, (LINT_IMPORTS, "--no-cache")))
     if style:
-        print("error: mend what ruff found above; the tests run all the same", file=sys.stderr, flush=True)
+        print("error: fix what the checks found above; the tests run all the same", file=sys.stderr, flush=True)
     # What a file of tests sets up serves all of its tests, so that files are shared out as a whole.
     shared_out = ("--numprocesses", TEST_PROCESSES, "--dist", "loadfile")
     # Processes that take all cores each would get in each other's way.

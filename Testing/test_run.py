@@ -155,7 +155,11 @@ class TestCommand:
         [
             (["demo"], ["LOCK"], ["demo.py"]),
             (["demo", "--view"], ["LOCK", "WEB_LOCK"], ["demo.py", "view"]),
-            (["test"], ["LOCK", "SLICER_LOCK", "WEB_LOCK", "CLUSTER_LOCK", "DOCS_LOCK"], ["check", "format", "pytest"]),
+            (
+                ["test"],
+                ["LOCK", "SLICER_LOCK", "WEB_LOCK", "CLUSTER_LOCK", "DOCS_LOCK"],
+                ["check", "format", "mypy", "lint-imports", "pytest"],
+            ),
             (["docs"], ["LOCK", "DOCS_LOCK"], ["mkdocs build --strict"]),
         ],
         ids=" ".join,

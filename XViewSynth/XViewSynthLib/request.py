@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from numbers import Integral, Real
@@ -125,10 +125,11 @@ class Option:
         Raises:
             ValueError: it is not allowed.
         """
+        read: Callable[[Any], Any] = self.kind
         if issubclass(self.kind, Choice):
-            return self.kind(value)
+            return read(value)
         if self.unit:
-            return self.kind(_number(value))
+            return read(_number(value))
         if self.kind is int:
             return _whole(value, self.lowest, self.highest)
         if self.kind is str:
@@ -370,12 +371,18 @@ def option_name(name: str) -> str:
 
 
 def _whole(value: Any, lowest: int, highest: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral) or not lowest <= value <= highest:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not lowest <= int(value) <= highest:
         raise ValueError
     return int(value)
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise ValueError
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError as error:
+        raise ValueError from error
+    if not 0 < number < math.inf:
+        raise ValueError
+    return number

@@ -76,7 +76,7 @@ class LossWeights:
     #: High wavelet bands of the answer made of the views against those of the dropped slices (level 0).
     wavelet: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, weight in vars(self).items():
             sound = is_number(weight) and weight >= 0
             _require(sound, f'the weight "{name}" must be a number from 0, not {_short(weight)}')
@@ -138,9 +138,9 @@ class TrainingConfig:
     #: How often the state is saved: no more than this is lost when the process is killed.
     checkpoint_seconds: float = 45.0
     #: Keyword arguments of `ThreeViewNetwork`; written out, so that a model's card does not depend on its defaults.
-    network: dict[str, int] = field(default_factory=lambda: dict(NETWORK))
+    network: dict[str, Any] = field(default_factory=lambda: dict(NETWORK))
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._check_numbers()
         _require(self.pixels % 2 == 0, "the block size must be an even number of pixels")
         _require(2 * self.rim < self.pixels, "the rim must be narrower than half a block")
@@ -166,12 +166,12 @@ class TrainingConfig:
             _require(
                 is_whole(value, low, high), f'"{name}" must be a whole number from {low} to {high}, not {_short(value)}'
             )
-        for name, (low, high) in _NUMBERS.items():
+        for name, (least, most) in _NUMBERS.items():
             value = getattr(self, name)
-            sound = is_number(value) and low <= value <= high
+            sound = is_number(value) and least <= value <= most
             excluded = (value == 0 and name in _ABOVE_0) or (value == 1 and name in _BELOW_1)
             limits = f"{'above' if name in _ABOVE_0 else 'from'} 0"
-            limits += "" if high == math.inf else f" {'to below' if name in _BELOW_1 else 'to'} {high}"
+            limits += "" if most == math.inf else f" {'to below' if name in _BELOW_1 else 'to'} {most}"
             _require(sound and not excluded, f'"{name}" must be a number {limits}, not {_short(value)}')
 
     def to_dict(self) -> dict:
@@ -197,14 +197,14 @@ class TrainingConfig:
         return cls(**values)
 
 
-def _weights(values: object) -> LossWeights:
+def _weights(values: Any) -> LossWeights:
     _require(isinstance(values, dict), '"weights" must be an object with named weights')
     unknown = set(values) - {entry.name for entry in fields(LossWeights)}
     _require(not unknown, f"unknown weights: {', '.join(sorted(unknown))}")
     return LossWeights(**values)
 
 
-def _factor_shares(values: object) -> dict[int, Any]:
+def _factor_shares(values: Any) -> dict[int, Any]:
     _require(isinstance(values, dict), '"factor_shares" must be an object with a share for each factor')
     _require(all(str(factor) in map(str, range(2, 9)) for factor in values), "factors must lie between 2 and 8")
     return {int(factor): share for factor, share in values.items()}

@@ -1,5 +1,6 @@
 """The three levels of incremental cross-view mutual distillation (Fang et al., CVPR 2022) as one loss."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -20,15 +21,19 @@ def restoration_terms(network: ThreeViewNetwork, blocks: Blocks, config: Trainin
     within = slice(config.rim, -config.rim or None)
     views, answer, truth = (images[..., within, within] for images in (views, answer, blocks.truth))
     # Without the first and the last gap: of thick slices, all are answered, and of thin ones what lies in the gaps.
-    inner = (..., slice(1, -1), *[slice(None)] * 3)
-    if blocks.profile is not None:
-        inner = (..., slice(blocks.factor, -blocks.factor), *[slice(None)] * 2)
-    parts = ((..., config.ends_share), (inner, 1 - config.ends_share))
+    dimension, ends = (-4, 1) if blocks.profile is None else (-3, blocks.factor)
+
+    def inner(images: Tensor) -> Tensor:
+        return images.narrow(dimension, ends, images.shape[dimension] - 2 * ends)
+
+    parts: tuple[tuple[float, Callable[[Tensor], Tensor]], ...]
+    parts = ((config.ends_share, lambda images: images), (1 - config.ends_share, inner))
 
     def missed(predicted: Tensor) -> Tensor:
-        return sum(
-            share * restoration_loss(predicted[part], truth[part], weights.squared) for part, share in parts if share
-        )
+        losses = [
+            share * restoration_loss(part(predicted), part(truth), weights.squared) for share, part in parts if share
+        ]
+        return torch.stack(losses).sum()
 
     terms = {}
     if weights.views:

@@ -54,7 +54,7 @@ def wavelet_filters() -> Tensor:
     Closed form of the scaling filter from I. Daubechies, "Ten Lectures on Wavelets", SIAM 1992.
     """
     a, b = 10**0.5, (5 + 2 * 10**0.5) ** 0.5
-    low = [1 + a + b, 5 + a + 3 * b, 10 - 2 * a + 2 * b, 10 - 2 * a - 2 * b, 5 + a - 3 * b, 1 + a - b]
-    low = torch.tensor(low, dtype=torch.float64) * 2**0.5 / 32
+    taps = [1 + a + b, 5 + a + 3 * b, 10 - 2 * a + 2 * b, 10 - 2 * a - 2 * b, 5 + a - 3 * b, 1 + a - b]
+    low = torch.tensor(taps, dtype=torch.float64) * 2**0.5 / 32
     high = low.flip(0) * torch.tensor([1, -1, 1, -1, 1, -1])
     return torch.stack([torch.outer(x, y) for x in (low, high) for y in (low, high)]).unsqueeze(1).float()

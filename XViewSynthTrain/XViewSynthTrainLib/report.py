@@ -173,7 +173,7 @@ def _advice(beats_start: bool | None, reached: float) -> str:
 def _gains(report: dict[str, Any]) -> list[tuple[str, ...]]:
     """Rows of factor, other method, gain before, gain after and change."""
     before, after = report.get("before") or {}, report.get("after") or {}
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for factor in sorted({*before, *after}, key=int):
         for key, rival in _GAINS.items():
             had, has = (gains.get(factor, {}).get(key) for gains in (before, after))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
@@ -206,9 +207,9 @@ class _Run:
             start=self._first_weights(config),
             device=self._device,
             resume=resume,
-            judge=watch and (lambda network: watch.judge(network, self._stop_judging)),
+            judge=None if watch is None else partial(watch.judge, should_cancel=self._stop_judging),
             on_best=lambda network: self._save(network, config),
-            on_judged=watch and (lambda network: self._show(watch, network, "now")),
+            on_judged=None if watch is None else partial(self._show, watch, name="now"),
             team=self._team,
         )
         if watch is not None and trainer.best_step is None:
@@ -261,7 +262,7 @@ class _Run:
         return gains, time.monotonic() - began
 
     def _first_network(self, config: TrainingConfig) -> ThreeViewNetwork:
-        if self._start is not None:
+        if self._start is not None and self._eyes is not None:
             return self._eyes.network
         # Untrained, a network answers with the spline, whatever its seed and whatever it sees.
         torch.manual_seed(config.seed)
@@ -312,7 +313,8 @@ class _Run:
             after = before if self._is_start(model) else verdict.judge(model.network, self._should_cancel)
             if self._start is not None and not mean_gain(after) > mean_gain(before):
                 model, after = save_model(self._folder / MODEL_FOLDER, self._start.network, self._start.card), before
-            self._show(watch, model.network, "now")
+            if watch is not None:
+                self._show(watch, model.network, "now")
         _tell(self._progress, "writing", 0, 1)
         report = self._report(trainer, model, before, after)
         write_report(self._folder, report)

@@ -137,8 +137,14 @@ class Blocks:
         return self._each(lambda tensor: tensor.to(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Blocks":
-        tensors = {name: getattr(self, name) for name in ("slices", "observed", "slice_ratio", "likeness", "overlap")}
-        return replace(self, **{name: change(tensor) for name, tensor in tensors.items() if tensor is not None})
+        return replace(
+            self,
+            slices=change(self.slices),
+            observed=change(self.observed),
+            slice_ratio=change(self.slice_ratio),
+            likeness=None if self.likeness is None else change(self.likeness),
+            overlap=None if self.overlap is None else change(self.overlap),
+        )
 
 
 def materials_of(volume: Volume) -> list[Material]:

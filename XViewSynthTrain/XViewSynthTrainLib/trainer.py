@@ -83,7 +83,7 @@ class Trainer:
         device: str = "cpu",
         resume: bool = False,
         judge: Judge | None = None,
-        on_best: Callable[[ThreeViewNetwork], None] | None = None,
+        on_best: Callable[[ThreeViewNetwork], object] | None = None,
         on_judged: Callable[[ThreeViewNetwork], None] | None = None,
         team: Team | None = None,
     ):
@@ -105,13 +105,14 @@ class Trainer:
         self.network = new_network(config)
         if start is not None:
             self.network.load_state_dict(start)
-        self.network.to(self.device, memory_format=torch.channels_last)
+        self.network.placed_on(self.device)
         self._teacher = self._frozen_start(start)
         self.average = deepcopy(self.network).requires_grad_(False).eval()
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
         self._objective = self.team.wrap(_Objective(self.network, config))
         self.step = 0
-        self.best_gain, self.best_step = -math.inf, None
+        self.best_gain = -math.inf
+        self.best_step: int | None = None
         self._judged_in_vain, self._judged_step = 0, 0
         self._rate_scale, self._recoveries = 1.0, 0
         self._recent: list[dict[str, float]] = []
@@ -209,7 +210,7 @@ class Trainer:
     def judge_start(self, gains: dict[int, Gain]) -> None:
         """Note what the network gained before any training: that is what a run has to beat."""
         self.best_gain, self.best_step = mean_gain(gains), 0
-        self.log.add_gain(0, self.seconds, gains)
+        self._note_gain(0, gains)
         self.save()
 
     def _stopped(self) -> Cancelled:
@@ -308,8 +309,12 @@ class Trainer:
         self._take_judgement(gains)
         self.save()
 
+    def _note_gain(self, step: int, gains: dict[int, Gain]) -> None:
+        if self.log is not None:
+            self.log.add_gain(step, self.seconds, gains)
+
     def _take_judgement(self, gains: dict[int, Gain]) -> None:
-        self.log.add_gain(self.step, self.seconds, gains)
+        self._note_gain(self.step, gains)
         # "Not greater" also where the gain is no number.
         if mean_gain(gains) > self.best_gain:
             if self._on_best is not None:

@@ -84,7 +84,7 @@ def cluster_crew(
     staging = Path(steps[0].staging)
     token = uuid.uuid4().hex
     (staging / _TOKEN).write_text(token, encoding="ascii")
-    common = {"model": model, "token": token, "version": __version__}
+    common: dict[str, Any] = {"model": model, "token": token, "version": __version__}
     with _connected(address) as client:
         _check_scheduler(client, address)
         _wait_for_a_worker(client, address, say, should_cancel)
@@ -234,7 +234,7 @@ def _wait_for_a_worker(
         time.sleep(_ASKING_SECONDS)
 
 
-def _check_workers(client: Client, step: dict[str, Any], common: dict[str, str]) -> None:
+def _check_workers(client: Client, step: dict[str, Any], common: dict[str, Any]) -> None:
     answers = client.run(look, step, on_error="return", **common)
     for address, problem in sorted(answers.items()):
         if isinstance(problem, ImportError | AttributeError):

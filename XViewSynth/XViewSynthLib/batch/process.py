@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from .records import facts_of, read_json
 from .task import COMMAND, ENHANCED, FAILED, REFUSED, RESULT
@@ -61,7 +61,10 @@ def run_worker(
         process = _start(folder, threads, lock)
     except OSError as error:
         return _failed(f"Its process cannot be started ({error.strerror or error}): use fewer --jobs.")
-    tail, watch = _Tail(process), _Watch(process.pid)
+    stdin, stderr = process.stdin, process.stderr
+    assert stdin is not None
+    assert stderr is not None
+    tail, watch = _Tail(stderr), _Watch(process.pid)
     try:
         while process.poll() is None:
             # It writes nowhere but in our folder, so that there is nothing that it would have to tidy up.
@@ -78,7 +81,7 @@ def run_worker(
         with suppress(subprocess.TimeoutExpired):
             process.wait(_DYING_SECONDS)
         with suppress(OSError):
-            process.stdin.close()
+            stdin.close()
     if process.returncode == 0:
         with suppress(OSError, ValueError, TypeError, LookupError, AttributeError):
             return _checked(read_json(folder / RESULT))
@@ -89,7 +92,7 @@ def _failed(message: str) -> dict[str, Any]:
     return {"status": FAILED, "message": message}
 
 
-def _start(folder: Path, threads: int | None, lock: int | None) -> subprocess.Popen:
+def _start(folder: Path, threads: int | None, lock: int | None) -> subprocess.Popen[bytes]:
     task, own_number = str(folder / TASK), str(os.getpid())
     return subprocess.Popen(
         [sys.executable, "-m", _WORKER, COMMAND, task, "--stop-with-parent", own_number],
@@ -118,7 +121,7 @@ def _environment(threads: int | None) -> dict[str, str]:
 
 def _apart(lock: int | None) -> dict[str, Any]:
     """Keys pressed in the terminal reach this process only; the lock is held until the last process has ended."""
-    if os.name == "posix":
+    if sys.platform != "win32":
         return {"start_new_session": True, "pass_fds": () if lock is None else (lock,)}
     return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
 
@@ -126,9 +129,9 @@ def _apart(lock: int | None) -> dict[str, Any]:
 class _Tail:
     """The end of what a process writes on standard error, however much that is."""
 
-    def __init__(self, process: subprocess.Popen):
+    def __init__(self, stream: IO[bytes]):
         self._kept = b""
-        self._stream = process.stderr
+        self._stream = stream
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 

@@ -114,22 +114,16 @@ def run_batch(
         _check_outputs(studies, target, format, resume)
         should_cancel = should_cancel or (lambda: False)
         done: Outcomes = queue.SimpleQueue()
-        step = {
-            "root": str(source),
-            "staging": str(staging),
-            "settings": _recorded(request, identity) | {"selfcheck": selfcheck, "format": format},
-            "threads": None,
-        }
-        memory = request.memory
+        devices = [] if dask is not None else _devices(request.device)
+        at_once = jobs or max(1, len(devices))
+        threads = max(1, _cores() // at_once) if at_once > 1 else None
+        memory = request.memory if dask is not None else _share(request.memory, at_once)
+        settings = _recorded(request, identity) | {"selfcheck": selfcheck, "format": format}
+        here = replace(request, model=model, memory=memory).to_json()
+        common = (str(source), str(staging), settings, here, threads)
+        steps = [Step(study.name, str(study.source), str(study.place), *common) for study in studies]
         if dask is None:
-            devices = _devices(request.device)
-            jobs = jobs or len(devices)
-            memory = _share(memory, jobs)
-            step["threads"] = max(1, _cores() // jobs) if jobs > 1 else None
-        step["request"] = replace(request, model=model, memory=memory).to_json()
-        steps = [Step(study.name, str(study.source), str(study.place), **step) for study in studies]
-        if dask is None:
-            crew = _local_crew(steps, devices, jobs, lock, done)
+            crew = _local_crew(steps, devices, at_once, lock, done)
         else:
             crew = cluster_crew(dask, steps, request.model, done, say, should_cancel)
         return _Batch(target, staging, studies, done).run(crew, say, tell, should_cancel)

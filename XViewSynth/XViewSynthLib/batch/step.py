@@ -176,7 +176,7 @@ def defect(error: BaseException) -> Outcome:
 
 def unwritable_message(error: OSError) -> str:
     """What to say of a scan whose output cannot be written."""
-    advice = _ADVICE.get(error.errno, "check the output folder, then add --resume")
+    advice = _ADVICE.get(error.errno or 0, "check the output folder, then add --resume")
     return f"Its output cannot be written ({error.strerror or error}): {advice}."
 
 

@@ -33,7 +33,7 @@ def write_thumbnail(path: Path, observed: Volume, enhanced: Volume, axis: Axis) 
     offset = np.float32(hu_offset(observed.voxels))
     observed = in_hu(observed)
     slices, order = to_slices(observed, axis)
-    spacing = tuple(observed.spacing[2 - dimension] for dimension in order.dimensions)
+    spacing = order.spacing(observed)
     window = display_window(slices, metrics.body_mask(slices, spacing))
     before, after = slices, to_slices(enhanced, axis)[0]
     tall, wide = (len(before) - 1) * spacing[0], (before.shape[2] - 1) * spacing[2]

@@ -113,7 +113,10 @@ def _enhance(arguments: argparse.Namespace, job: Job) -> None:
             job.stop_if_asked()
             make, path = volumes.pop(0)
             with quiet_libraries():
-                write_volume(make(), path)
+                volume = make()
+                if volume is not None:
+                    write_volume(volume, path)
+                del volume
         job.last_step(outputs.commit)
         job.progress(Progress("writing", 1, 1, 0.0))
     for note in notes:
@@ -127,14 +130,14 @@ def _volumes_to_write(
     """What gives each volume that is to be written, and where to; those that come from others last."""
     from ..inference.enhancement import error_bound
 
-    expected = enhanced.expected_error
-    volumes = {
+    makers: dict[str, Callable[[], Volume | None]] = {
         "disagreement": partial(_itself, enhanced.disagreement),
         "doubt": partial(_itself, enhanced.doubt),
-        "expected_error": partial(_itself, expected),
-        "error_bound": partial(error_bound, expected, enhanced.model, enhanced.plan),
     }
-    wanted = [(volumes[name], maps[name]) for name in volumes if maps[name]]
+    if enhanced.expected_error is not None:
+        makers["expected_error"] = partial(_itself, enhanced.expected_error)
+        makers["error_bound"] = partial(error_bound, enhanced.expected_error, enhanced.model, enhanced.plan)
+    wanted = [(make, path) for name, make in makers.items() if (path := maps[name]) is not None]
     return [*([(partial(_itself, enhanced.volume), output)] if output else []), *wanted]
 
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.metadata import entry_points
-from typing import NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import __version__
 from ..errors import InputError
@@ -25,6 +25,9 @@ from ..system.stop import StopRequest, stop_signals, stop_with_parent
 from ..system.streams import finish_printing, prepare_streams, print_line
 from ..workers.job import CANCELLED, Job, run
 from . import batch, bench, enhance, models, scans, selfcheck, speed
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 COMMAND_GROUP = "xviewsynth.commands"
 
@@ -97,13 +100,13 @@ def _run_command(arguments: argparse.Namespace, request: StopRequest) -> int | N
 class _Parser(argparse.ArgumentParser):
     """Tells errors as one sentence, and takes no shortened option, which could change its meaning one day."""
 
-    def __init__(self, **settings: object):
+    def __init__(self, **settings: Any):
         super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message[:1].upper()}{message[1:]}: see {self.prog} --help.")
 
-    def _print_message(self, message: str, file: TextIO | None = None) -> None:
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         # The original passes over what cannot be printed.
         print_line(message.removesuffix("\n"), to_errors=file is sys.stderr)
 

@@ -57,7 +57,8 @@ def _scans(arguments: argparse.Namespace, job: Job) -> None:
 
 def _describe_scan(scan: FoundScan) -> str:
     about = [f"{visible(str(scan.path))}: {scan.kind}"]
-    if scan.slices is not None:
+    if scan.slices is not None and scan.shape_ijk is not None:
         pixels = " x ".join(str(count) for count in scan.shape_ijk)
         about.append(f"{pixels} voxels, {scan.slices} slices {scan.slice_spacing_mm:.3g} mm apart")
-    return ", ".join(about) + ("" if scan.usable else f"\n    cannot be used: {visible(scan.problem)}")
+    problem = "" if scan.usable else f"\n    cannot be used: {visible(scan.problem or 'the reason is unknown')}"
+    return ", ".join(about) + problem

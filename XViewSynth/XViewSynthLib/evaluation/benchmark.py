@@ -154,9 +154,10 @@ def run_bench(
     loaded = _load_models(models)
     arms = _load_arms(Path(ablation)) if ablation is not None else {}
     _check_factors([*loaded, *(model for seeds in arms.values() for model in seeds.values())], factors)
-    acquisition = request.acquisition
-    if acquisition is AcquisitionChoice.AUTOMATIC:
-        acquisition = [*loaded, *(model for seeds in arms.values() for model in seeds.values())][0].card["acquisition"]
+    word: str = request.acquisition
+    if word == AcquisitionChoice.AUTOMATIC:
+        word = [*loaded, *(model for seeds in arms.values() for model in seeds.values())][0].card["acquisition"]
+    acquisition: Acquisition = "thick" if word == "thick" else "gap"
     others = make_peers(peers, volumes or {}, scans, factors, acquisition, taken=METHODS)
     trained = sum(len(seeds) for seeds in arms.values())
     methods = len(interpolation.METHODS) + len(others) + len(loaded) + trained
@@ -357,7 +358,7 @@ def _run(
 
     check = cancel_check(should_cancel)
     title = f"{_name_of(scan)} x{trial.factor}"
-    interpolated = {}
+    interpolated: dict[str, dict[str, Any]] = {}
     for method in interpolation.METHODS:
         tell(f"{title}: {method}")
         interpolated[method], _ = measure_baseline(trial, method, check)
@@ -675,11 +676,21 @@ def _difference(first: float | None, second: float | None) -> float | None:
 
 def _mean(values: Iterable[float | None]) -> float | None:
     """None where there is nothing, or something that is not known."""
-    values = list(values)
-    return None if not values or None in values else float(np.mean(values))
+    known = _if_known(values)
+    return float(np.mean(known)) if known else None
 
 
 def _deviation(values: Iterable[float | None]) -> float | None:
     """Standard deviation with n - 1; None for fewer than two values."""
-    values = list(values)
-    return None if len(values) < 2 or None in values else float(np.std(values, ddof=1))
+    known = _if_known(values)
+    return float(np.std(known, ddof=1)) if len(known) > 1 else None
+
+
+def _if_known(values: Iterable[float | None]) -> list[float]:
+    """The values, or none of them where one is not known."""
+    known = []
+    for value in values:
+        if value is None:
+            return []
+        known.append(value)
+    return known

@@ -47,14 +47,14 @@ def measure(reference: metrics.Reference, enhanced: Enhanced) -> dict[str, Any] 
     "mean_error_hu" should be equal. "bins" tells the same for each fifth of the voxels, those with the lowest bound
     first.
     """
-    expected, bound = enhanced.expected_error, enhanced.error_bound()
-    if expected is None or bound is None:
+    error_map, bound_map = enhanced.expected_error, enhanced.error_bound()
+    if error_map is None or bound_map is None:
         return None
     truth, found, expected, bound = (
         np.concatenate([plane[inside] for plane, inside in zip(slices, _counted(reference), strict=True)])
         for slices in (
             reference.slices,
-            *(metrics.candidate_slices(reference, grid) for grid in (enhanced.volume, expected, bound)),
+            *(metrics.candidate_slices(reference, grid) for grid in (enhanced.volume, error_map, bound_map)),
         )
     )
     error = np.abs(metrics.clip_hu(found) - metrics.clip_hu(truth))
@@ -132,7 +132,8 @@ def _fit_curves(
         ranges[number : number + 2] = [np.concatenate(ranges[number : number + 2])]
         points[number : number + 2] = [_point(scale, errors, shares, ranges[number])]
         number = max(0, number - 1)
-    return tuple(zip(*points, strict=True))
+    scales, means, bounds = zip(*points, strict=True)
+    return scales, means, bounds
 
 
 def _point(scale: np.ndarray, errors: np.ndarray, shares: np.ndarray, part: np.ndarray) -> tuple[float, float, float]:

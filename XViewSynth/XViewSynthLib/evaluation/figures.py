@@ -128,7 +128,8 @@ def _columns(observed: Volume, enhanced: Volume, best: metrics.Reference, factor
 def patient_axes(best: metrics.Reference) -> tuple[int, int, int]:
     """Nearest patient axis (0 R, 1 A, 2 S) of slices, rows and columns, to name things by."""
     directions = np.abs(best.volume.directions)
-    return tuple(int(np.argmax(directions[:, 2 - dimension])) for dimension in best.order.dimensions)
+    slices, rows, columns = (int(np.argmax(directions[:, 2 - dimension])) for dimension in best.order.dimensions)
+    return slices, rows, columns
 
 
 def plane_name(cut: Cut, names: tuple[int, int, int]) -> str:
@@ -181,9 +182,9 @@ def richest_part(best: metrics.Reference, cut: Cut, window: tuple[float, float])
     total = np.pad(change, ((1, 0), (1, 0))).cumsum(axis=0, dtype=np.float64).cumsum(axis=1)
     height, width = size
     sums = total[height:, width:] - total[:-height, width:] - total[height:, :-width] + total[:-height, :-width]
-    bottom, left = np.unravel_index(int(np.argmax(sums)), sums.shape)
+    bottom, left = (int(index) for index in np.unravel_index(int(np.argmax(sums)), sums.shape))
     extent = (left * steps[1], (left + width) * steps[1], bottom * steps[0], (bottom + height) * steps[0])
-    return Cut(cut.dimension, cut.index, tuple(float(mm) for mm in extent))
+    return Cut(cut.dimension, cut.index, extent)
 
 
 def height_over_width(best: metrics.Reference, cut: Cut) -> float:
@@ -239,10 +240,10 @@ def draw(
     if cut.extent is None:
         across, along = _ENDS[names[0]], _ENDS[names[3 - cut.dimension]]
         marks = ((0.02, 0.5, along[1]), (0.98, 0.5, along[0]), (0.5, 0.95, across[1]), (0.5, 0.05, across[0]))
-        outline = [withStroke(linewidth=2, foreground="black")]
-        style = {"color": "gold", "fontsize": 8, "ha": "center", "va": "center", "path_effects": outline}
+        outline = withStroke(linewidth=2, foreground="black")
         for x, y, letter in marks:
-            plot.text(x, y, letter, transform=plot.transAxes, **style)
+            mark = plot.text(x, y, letter, transform=plot.transAxes, color="gold", fontsize=8, ha="center", va="center")
+            mark.set_path_effects([outline])
     return image
 
 
@@ -256,8 +257,10 @@ def _extent_of_thin_slices(
 
 
 def frame(plot: Axes, detail: Cut) -> None:
-    """Mark on a whole plane which part of it is enlarged."""
+    """Mark on a whole plane which part of it is enlarged; `detail` has an extent."""
     from matplotlib.patches import Rectangle
 
+    if detail.extent is None:
+        return
     left, right, bottom, top = detail.extent
     plot.add_patch(Rectangle((left, bottom), right - left, top - bottom, fill=False, edgecolor="gold", linewidth=0.8))

@@ -99,7 +99,7 @@ def make_reference(truth: Volume, factor: int, axis: Axis, acquisition: str = "g
         raise InputError(
             f"{len(slices)} slices along {axis} do not come from an up-sampling by {factor}: cut them first."
         )
-    spacing = tuple(truth.spacing[2 - dimension] for dimension in order.dimensions)
+    spacing = order.spacing(truth)
     return Reference(
         volume=truth,
         slices=slices,
@@ -197,7 +197,8 @@ def noise_ratio(slices: np.ndarray, counted: np.ndarray, is_new: np.ndarray) -> 
     A slice's noise is the median magnitude, over its `counted` (bool) pixels, of the difference of two Laplacians
     (Immerkaer 1996), which edges and slow changes leave untouched.
     """
-    new, observed = [], []
+    new: list[float] = []
+    observed: list[float] = []
     for plane, inside, synthetic in zip(slices, counted, is_new, strict=True):
         noise = _noise(plane, inside)
         if noise is not None:

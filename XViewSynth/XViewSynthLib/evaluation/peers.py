@@ -36,7 +36,9 @@ _FAR_OFF_HU = 250.0
 class Peer(Protocol):
     """A method that restores the slices of a trial."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What the tables call it."""
 
     def measure(self, scan: Path, trial: Trial, check: Callable[[], None]) -> dict[str, Any]:
         """Scores, seconds and peak memory, as `selfcheck.measure_restored` gives them."""
@@ -211,9 +213,9 @@ def read_restored(path: Path, trial: Trial) -> Volume:
     if restored is None:
         raise InputError(f"{path} is turned against the scan: write it with the directions of the thinned scan.")
     if restored.shape_ijk != truth.shape_ijk:
-        found, expected = (" x ".join(map(str, volume.shape_ijk)) for volume in (restored, truth))
+        held, expected = (" x ".join(map(str, volume.shape_ijk)) for volume in (restored, truth))
         raise InputError(
-            f"{path} has {found} voxels where {expected} are expected: all pixels of the thinned scan, and "
+            f"{path} has {held} voxels where {expected} are expected: all pixels of the thinned scan, and "
             f"{trial.factor} x ({trial.observed.slices(trial.axis)} - 1) + 1 slices along {trial.axis}."
         )
     distance = _distance_mm(restored, truth)

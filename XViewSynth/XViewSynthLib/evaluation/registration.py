@@ -7,7 +7,7 @@ NeuroImage 2009), as SimpleITK implements them; both are moved to the position i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -77,20 +77,21 @@ def _between(below: np.ndarray, above: np.ndarray, factor: int) -> np.ndarray:
 
 def _displacement(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
     """(rows, columns, 2) float64 d, columns first, with which `fixed` at x looks like `moving` at x + d; pixels."""
-    fixed, moving = (sitk.GetImageFromArray(np.clip(plane, *_ALIGNED_HU)) for plane in (fixed, moving))
+    whole = [sitk.GetImageFromArray(np.clip(plane, *_ALIGNED_HU)) for plane in (fixed, moving)]
     demons = sitk.FastSymmetricForcesDemonsRegistrationFilter()
     demons.SetNumberOfThreads(1)
     demons.SetNumberOfIterations(_ITERATIONS)
     demons.SetStandardDeviations(_FIELD_SIGMA)
-    field = None
-    for shrink in _SHRINK_FACTORS:
-        images = [sitk.Shrink(image, [shrink] * 2) for image in (fixed, moving)]
-        if field is None:
-            field = demons.Execute(*images)
-        else:
-            finer = sitk.Resample(field, images[0], sitk.Transform(), sitk.sitkLinear, 0.0, field.GetPixelID(), True)
-            field = demons.Execute(*images, finer)
+    field = demons.Execute(*_shrunk(whole, _SHRINK_FACTORS[0]))
+    for shrink in _SHRINK_FACTORS[1:]:
+        images = _shrunk(whole, shrink)
+        finer = sitk.Resample(field, images[0], sitk.Transform(), sitk.sitkLinear, 0.0, field.GetPixelID(), True)
+        field = demons.Execute(*images, finer)
     return sitk.GetArrayFromImage(field)
+
+
+def _shrunk(images: Sequence[sitk.Image], factor: int) -> list[sitk.Image]:
+    return [sitk.Shrink(image, [factor] * 2) for image in images]
 
 
 def _moved(plane: np.ndarray, displacement: np.ndarray) -> np.ndarray:

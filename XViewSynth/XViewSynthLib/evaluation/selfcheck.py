@@ -19,7 +19,7 @@ from ..geometry.slice_profile import OVERLAP_RANGE, SliceProfile
 from ..geometry.volume import Axis, Volume
 from ..progress import Progress, Report
 from ..report import describe_geometry
-from ..request import SELF_CHECK, AcquisitionChoice, Request, make_request
+from ..request import SELF_CHECK, AcquisitionChoice, AxisChoice, Request, make_request
 from .metrics import Reference, disagreement_correlation, finite_or_none, make_reference, score
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Trial:
         return replace(
             request,
             factor=self.factor,
-            axis=self.axis,
+            axis=AxisChoice[self.axis],
             acquisition=AcquisitionChoice.AUTOMATIC,
             thickness=None,
             new_thickness=self.new_thickness(model),
@@ -127,7 +127,7 @@ def selfcheck(
     check = cancel_check(should_cancel)
     tell = progress or (lambda step: None)
     measuring = trial.reference.slices.size * _MEASURING_SECONDS_PER_VOXEL
-    methods = {}
+    methods: dict[str, dict[str, Any]] = {}
     for done, method in enumerate(interpolation.METHODS):
         left = plan.expected_seconds + (len(interpolation.METHODS) - done + 1) * measuring
         tell(Progress("measuring interpolation", done, len(interpolation.METHODS), left))

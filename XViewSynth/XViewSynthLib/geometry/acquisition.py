@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from ..errors import InputError
+from ..request import ProfileShape
 from .constants import LOWEST_HU, PADDING_BELOW
 from .intensity import to_scalar_type
 from .orientation import to_slices
@@ -135,8 +136,9 @@ def resolve_acquisition(
     """
     if requested not in ACQUISITIONS:
         raise InputError(f"Acquisition {requested!r} does not exist: choose {', '.join(ACQUISITIONS)}.")
-    if requested != "auto":
-        return requested
+    for acquisition in get_args(Acquisition):
+        if requested == acquisition:
+            return acquisition
     thickness = known_thickness(volume, axis, thickness)
     is_thick = thickness is not None and thickness >= _THICK_FROM * volume.spacing_along(axis)
     return "thick" if is_thick else "gap"
@@ -188,7 +190,9 @@ def resolve_overlap(
     return 1.0 if known is None else known / distance
 
 
-def resolve_profile(volume: Volume, axis: Axis, thickness: float | None = None, shape: Shape = "box") -> SliceProfile:
+def resolve_profile(
+    volume: Volume, axis: Axis, thickness: float | None = None, shape: Shape | ProfileShape = "box"
+) -> SliceProfile:
     """The slice profile of a thick scan.
 
     Args:

@@ -90,7 +90,8 @@ def settle_grid(
         positions = resampled_positions(volume.slices(chosen), factor, volume.spacing_along(chosen), resample_to)
         shape[array_axis(chosen)] = len(positions)
         output_spacing[affine_column(chosen)] = resample_to
-    return Grid(chosen, factor, resample_to, tuple(shape), tuple(output_spacing))
+    (slices, rows, columns), (i, j, k) = shape, output_spacing
+    return Grid(chosen, factor, resample_to, (slices, rows, columns), (i, j, k))
 
 
 def resampled_positions(slices: int, factor: int, step: float, resample_to: float) -> np.ndarray:

@@ -32,6 +32,11 @@ class SliceOrder:
         """A (K, J, I) view of a (slices, rows, columns) array, of any number of slices."""
         return array[self._flips].transpose(np.argsort(self.dimensions))
 
+    def spacing(self, volume: Volume) -> tuple[float, float, float]:
+        """Distance in mm between neighbouring slices, rows and columns of a volume that is stored in this order."""
+        slices, rows, columns = (volume.spacing[2 - dimension] for dimension in self.dimensions)
+        return slices, rows, columns
+
     @property
     def _flips(self) -> tuple[slice, slice, slice]:
         slices, rows, columns = (slice(None, None, -1) if backwards else slice(None) for backwards in self.reversed)
@@ -50,11 +55,14 @@ def to_slices(volume: Volume, axis: Axis) -> tuple[np.ndarray, SliceOrder]:
         The view, and the order that leads back: `order.restore(array)`.
     """
     patient_axes, signs = _closest_patient_axes(volume.directions)
-    in_plane = sorted((other for other in AXES if other != axis), key=lambda a: -patient_axes[affine_column(a)])
-    axes = (axis, *in_plane)
+    rows, columns = sorted((other for other in AXES if other != axis), key=lambda a: -patient_axes[affine_column(a)])
+
+    def is_reversed(a: Axis) -> bool:
+        return bool(signs[affine_column(a)] < 0)
+
     order = SliceOrder(
-        dimensions=tuple(array_axis(a) for a in axes),
-        reversed=tuple(bool(signs[affine_column(a)] < 0) for a in axes),
+        dimensions=(array_axis(axis), array_axis(rows), array_axis(columns)),
+        reversed=(is_reversed(axis), is_reversed(rows), is_reversed(columns)),
     )
     return order.apply(volume.voxels), order
 
@@ -66,7 +74,8 @@ def _closest_patient_axes(directions: np.ndarray) -> tuple[tuple[int, int, int],
     determinant would vanish). At ties, such as a turn by exactly 45 degrees, the directions themselves decide, so
     that the answer is the same however the columns are ordered and signed.
     """
-    strength = {p: abs(float(np.prod(directions[p, range(3)]))) for p in permutations(range(3))}
+    orders = ((i, j, k) for i, j, k in permutations(range(3)))
+    strength = {p: abs(float(np.prod(directions[p, range(3)]))) for p in orders}
     strongest = max(strength.values())
     tied = [p for p, product in strength.items() if product > strongest - _TIE]
     chosen = max(tied, key=lambda p: _canonical(directions, p).round(4).tolist())

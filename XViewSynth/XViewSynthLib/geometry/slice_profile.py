@@ -14,6 +14,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from ..errors import InputError
+from ..request import ProfileShape
 
 Shape = Literal["box", "gaussian"]
 SHAPES: tuple[Shape, ...] = get_args(Shape)
@@ -55,7 +56,7 @@ class SliceProfile:
     """
 
     thickness: float = 1.0
-    shape: Shape = "box"
+    shape: Shape | ProfileShape = "box"
 
     def __post_init__(self) -> None:
         if self.shape not in SHAPES:

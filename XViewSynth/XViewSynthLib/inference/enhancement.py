@@ -475,22 +475,24 @@ def _predict(
     tile = max(least, plan.tile_voxels // cost // least * least)
     device, precision = torch.device(plan.device), plan.precision
     worker = _title(name)
-    placed, done, underway = None, 0, deque()
+    placed, done = None, 0
+    underway: deque[tuple[tuple[slice, ...], Arrival, int]] = deque()
     while done < whole:
         part = slice(done, min(done + tile, whole))
         report.stop_if_asked()
         try:
             with _inference(device, precision):
                 if placed is None:
-                    network = model.network.to(device, memory_format=torch.channels_last)
+                    network = model.network.placed_on(device)
                     facts = facts.to(device)
                     placed = observed[None].to(device)
                 if name == FUSION:
                     answers = torch.stack([_in_gaps(view, part, plan) for view in views])[:, None].to(device)
-                    residual = network.correction(placed, answers, plan.asked_factor, facts, part)
+                    predicted = network.correction(placed, answers, plan.asked_factor, facts, part)
                 else:
-                    residual = network.residual(name, placed, plan.asked_factor, facts, part)
-                residual = Arrival(residual[0].float())
+                    predicted = network.residual(name, placed, plan.asked_factor, facts, part)
+                arrival = Arrival(predicted[0].float())
+                del predicted
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -504,12 +506,13 @@ def _predict(
                 raise
             continue
         done = part.stop
-        place = [everything] * 4
-        place[dimension] = part
-        underway.append((tuple(place), residual, done))
+        cut = [everything] * 4
+        cut[dimension] = part
+        underway.append((tuple(cut), arrival, done))
         while underway and (len(underway) > _TILES_AHEAD.get(device.type, 0) or done == whole):
-            place, residual, arrived = underway.popleft()
-            residual = residual.wait()
+            place, arrival, arrived = underway.popleft()
+            residual = arrival.wait()
+            del arrival
             if not _is_plausible(residual):
                 if precision == "fp32":
                     raise InputError(
@@ -557,7 +560,7 @@ def fuse(
     residual: Tensor,
     factor: int,
     profile: SliceProfile | None = None,
-    report: Callable | None = None,
+    report: _Reporter | None = None,
     dtype: np.dtype | type | None = None,
     offset: float = 0.0,
 ) -> np.ndarray:
@@ -733,6 +736,7 @@ def _checked_error(errors: np.ndarray, model: Model) -> np.ndarray:
 
 def _resampled_at(volume: Volume, plan: Plan) -> np.ndarray:
     """Positions of the slices of a resampled result, counted in enhanced slices."""
+    assert plan.resample_to is not None
     step = volume.spacing_along(plan.axis)
     return resampled_positions(volume.slices(plan.axis), plan.factor, step, plan.resample_to)
 

@@ -235,7 +235,7 @@ def seconds_per_voxel(model: Model, factor: int, device: torch.device, precision
         device, precision: as `hardware` resolves them.
     """
     slices, pixels = 6, 64
-    network = model.network.to(device, memory_format=torch.channels_last)
+    network = model.network.placed_on(device)
     piece = torch.zeros(1, slices, pixels, pixels, device=device)
     facts = ScanFacts(torch.ones(1, device=device), SliceProfile() if model.network.thick else None)
     with torch.inference_mode(), torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32"):

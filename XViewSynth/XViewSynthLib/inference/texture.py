@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -75,8 +75,8 @@ def textured(enhanced: Enhanced, scan: Volume, check: Callable[[], None] | None 
 def match_texture(
     slices: np.ndarray,
     observed: np.ndarray,
-    positions: Sequence[float],
-    synthetic: Sequence[int],
+    positions: Sequence[float] | np.ndarray,
+    synthetic: Iterable[int],
     check: Callable[[], None] | None = None,
     offset: float = 0.0,
 ) -> None:
@@ -116,12 +116,12 @@ def _plane(plane: np.ndarray, offset: float) -> Tensor:
     return torch.from_numpy(np.array(plane, np.float32, order="C")) - offset
 
 
-def _below(positions: Sequence[float], index: int, observed: np.ndarray) -> int:
+def _below(positions: Sequence[float] | np.ndarray, index: int, observed: np.ndarray) -> int:
     return min(int(positions[index]), len(observed) - 1)
 
 
 def _white(below: np.ndarray, index: int) -> Tensor:
-    seed = zlib.crc32(np.ascontiguousarray(below, np.float32)), int(index)
+    seed = zlib.crc32(np.ascontiguousarray(below, np.float32).data), int(index)
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(below.shape, dtype=np.float32))
 
 
@@ -214,4 +214,7 @@ def _smooth(plane: Tensor, dimension: int, step: int) -> Tensor:
     padding = (0, 0, step, step) if dimension == 0 else (step, step, 0, 0)
     padded = functional.pad(plane[None, None], padding, mode="replicate")[0, 0]
     length = plane.shape[dimension]
-    return sum(tap * padded.narrow(dimension, number * step, length) for number, tap in enumerate(_TRIANGLE))
+    smooth = torch.zeros_like(plane)
+    for number, tap in enumerate(_TRIANGLE):
+        smooth += tap * padded.narrow(dimension, number * step, length)
+    return smooth

@@ -10,7 +10,7 @@ fitted for each factor on scans with a known truth (`calibration`), and lie on t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -137,7 +137,7 @@ def _along(known: Sequence[float], curve: Sequence[float], values: np.ndarray) -
 
 
 def terms_of(
-    disagreement: np.ndarray, observed: np.ndarray, synthetic: Sequence[int], gap_mm: float, plan: Plan
+    disagreement: np.ndarray, observed: np.ndarray, synthetic: Iterable[int], gap_mm: float, plan: Plan
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Index, (3, rows, columns) `TERMS` in HU², and (rows, columns) bool of padding, for each synthetic slice."""
     noise_at = lru_cache(maxsize=3)(lambda number: _noise(_plane(observed[number], plan.offset)).numpy())

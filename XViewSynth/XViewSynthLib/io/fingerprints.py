@@ -107,9 +107,9 @@ def _data_files(header: Path) -> Iterator[str]:
     with open(header, "rb") as stream:
         text = stream.read(_HEADER_BYTES).decode("latin-1")
     found = _DATA_FILE.search(text)
-    named = found[1].strip() if found else "LOCAL"
-    if named.upper() == "LOCAL":
+    if found is None or found[1].strip().upper() == "LOCAL":
         return
+    named = found[1].strip()
     if named.upper().startswith("LIST"):
         yield from (line.strip() for line in text[found.end() :].split("\n") if line.strip())
     elif len(named) <= _LONGEST_NAME and (numbered := _NUMBERED.fullmatch(named)):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import InputError
 from ..geometry.volume import AXES, Axis
@@ -258,7 +259,7 @@ def by(sizes: Sequence[int]) -> str:
     return " x ".join(str(size) for size in sizes)
 
 
-def checked_affine(columns: np.ndarray, origin: Sequence[float], path: Path) -> np.ndarray:
+def checked_affine(columns: np.ndarray, origin: npt.ArrayLike, path: Path) -> np.ndarray:
     """(4, 4) affine of three columns (3, 3) in mm and an origin.
 
     Raises:

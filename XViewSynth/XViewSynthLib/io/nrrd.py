@@ -167,7 +167,7 @@ def _stored_type(fields: Fields, encoding: Encoding, path: Path) -> np.dtype:
         raise damaged(path, f"its byte order is {fields['endian']!r}")
     if "endian" not in fields and name[1] != "1" and encoding != "text":
         raise damaged(path, "its header lacks 'endian'")
-    return np.dtype(name).newbyteorder(_ENDIANS.get(fields.get("endian", ""), "="))
+    return np.dtype(f"{_ENDIANS.get(fields.get('endian', ''), '=')}{name}")
 
 
 def _source(path: Path, fields: Fields, listed: Sequence[str], header_bytes: int) -> VoxelSource:
@@ -218,7 +218,8 @@ def _directed(fields: Fields, dimensions: int, path: Path, notes: list[str]) -> 
     vectors = _vectors(fields["spacedirections"], "space directions", path)
     if len(vectors) != dimensions:
         raise damaged(path, f"it has {dimensions} dimensions and {len(vectors)} space directions")
-    if any(vector is None for vector in vectors[:3]):
+    directions = [vector[:3] for vector in vectors[:3] if vector is not None]
+    if len(directions) < len(vectors[:3]):
         raise colours_sentence(path)
     if "spaceorigin" not in fields:
         notes.append(_NO_ORIGIN)
@@ -226,7 +227,7 @@ def _directed(fields: Fields, dimensions: int, path: Path, notes: list[str]) -> 
     if len(origin) != 1 or origin[0] is None:
         raise damaged(path, f"its space origin is {fields['spaceorigin']!r}")
     # An image of four dimensions may have a fourth coordinate, which its one volume does not use.
-    columns = np.array([vector[:3] for vector in vectors[:3]]).T
+    columns = np.array(directions).T
     scales = _space_scales(fields, path)
     return scales[:, None] * columns, scales * origin[0][:3]
 

@@ -7,7 +7,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import psutil
@@ -89,11 +89,11 @@ def read_voxels(header: ImageHeader) -> tuple[np.ndarray, tuple[str, ...]]:
     stored = np.empty(header.shape, header.stored_type)
     notes: tuple[str, ...] = ()
     if header.source.encoding == "raw":
-        _fill_raw(header, memoryview(stored).cast("B"))
+        _fill_raw(header, stored.data.cast("B"))
     elif header.source.encoding in ("text", "hex"):
         _fill_text(header, stored)
     else:
-        notes = _fill_unpacked(header, memoryview(stored).cast("B"))
+        notes = _fill_unpacked(header, stored.data.cast("B"))
     if not stored.dtype.isnative:
         stored = stored.byteswap(inplace=True).view(stored.dtype.newbyteorder("="))
     return _rescaled(header, stored), notes
@@ -192,7 +192,7 @@ class _Unpacker:
                 self.trailing = self._count_trailing(waiting)
                 return
 
-    def _decoder(self):
+    def _decoder(self) -> Any:
         return bz2.BZ2Decompressor() if self._encoding == "bzip2" else zlib.decompressobj(_GZIP_OR_ZLIB)
 
     def _begins_anew(self, rest: bytes) -> bool:

@@ -144,7 +144,8 @@ def _is_doubt(value: object) -> bool:
 def _is_calibration(entry: object) -> bool:
     if not isinstance(entry, dict):
         return False
-    weights, *curves = (entry.get(name) for name in ("weights", "scale_hu", "expected_error_hu", "error_bound_hu"))
+    weights: Any = entry.get("weights")
+    curves: list[Any] = [entry.get(name) for name in ("scale_hu", "expected_error_hu", "error_bound_hu")]
     if not _are_numbers(weights, 0, _LARGEST_WEIGHT) or not all(_are_numbers(curve, *_CURVE_HU) for curve in curves):
         return False
     return (

@@ -41,7 +41,7 @@ class Pose:
 
 # On the kept slices of LIDC-IDRI-0314 at x4, the best four of all sixteen poses but for 0.003 dB; all sixteen together
 # gain no more.
-_POSES = {
+_POSES: dict[str, tuple[Pose, ...]] = {
     Quality.STANDARD: (Pose(),),
     Quality.BEST: (Pose(), Pose((0,)), Pose((2,), turned=True), Pose((0, 1), turned=True)),
 }

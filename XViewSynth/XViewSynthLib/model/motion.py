@@ -47,12 +47,12 @@ def displacement(below: Tensor, above: Tensor) -> Tensor:
         pair = functional.pad(pair, padding, mode="replicate")
         field = pair.new_zeros(len(pair), 2, 1, 1)
         for pixels, steps in _LEVELS:
-            small = functional.avg_pool2d(pair, pixels)
-            field = _enlarged(field, small.shape[2:]) / pixels
+            first, second = functional.avg_pool2d(pair, pixels).split(1, dim=1)
+            field = _enlarged(field, first) / pixels
             for _ in range(steps):
-                field = _gaussian(field + _step(*small.split(1, dim=1), field), _FIELD_SIGMA)
+                field = _gaussian(field + _step(first, second, field), _FIELD_SIGMA)
             field = field * pixels
-        return _enlarged(field, pair.shape[2:])[:, :, :rows, :columns]
+        return _enlarged(field, pair)[:, :, :rows, :columns]
 
 
 @torch.no_grad()
@@ -73,10 +73,10 @@ def on_the_way(below: Tensor, above: Tensor, factor: int) -> Tensor:
         added, differing = [], []
         for step in range(1, factor):
             position = step / factor
-            moved = [_moved(below[:, None], -position * field), _moved(above[:, None], (1 - position) * field)]
-            mixed = torch.lerp(*moved, position)
+            first, second = _moved(below[:, None], -position * field), _moved(above[:, None], (1 - position) * field)
+            mixed = torch.lerp(first, second, position)
             added.append(mixed - torch.lerp(below, above, position)[:, None])
-            differing.append(moved[1] - moved[0])
+            differing.append(second - first)
         return torch.cat([*added, *differing, field], dim=1)
 
 
@@ -136,5 +136,6 @@ def _gaussian(images: Tensor, sigma: float) -> Tensor:
     return alone.view(images.shape)
 
 
-def _enlarged(field: Tensor, size: tuple[int, int]) -> Tensor:
-    return functional.interpolate(field, size=size, mode="bilinear", align_corners=False)
+def _enlarged(field: Tensor, images: Tensor) -> Tensor:
+    """The field with as many rows and columns as the images have."""
+    return functional.interpolate(field, size=images.shape[2:], mode="bilinear", align_corners=False)

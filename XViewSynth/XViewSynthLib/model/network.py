@@ -30,6 +30,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,8 +82,8 @@ def spline_between(observed: Tensor, factor: int) -> Tensor:
         (batch, slices - 1, s - 1, rows, columns) in the unit of `observed`.
     """
     slices = observed.shape[1]
-    weights = interpolation_weights(slices, factor, "cubic")[:-1].reshape(slices - 1, factor, slices)[:, 1:]
-    weights = torch.as_tensor(weights.copy(), dtype=observed.dtype, device=observed.device)
+    shares = interpolation_weights(slices, factor, "cubic")[:-1].reshape(slices - 1, factor, slices)[:, 1:]
+    weights = torch.as_tensor(shares.copy(), dtype=observed.dtype, device=observed.device)
     return _in_full_precision("gpk,bkhw->bgphw", weights, observed)
 
 
@@ -182,6 +183,17 @@ class ScanFacts:
     likeness: Tensor | None = None
     overlap: Tensor | None = None
 
+    @property
+    def thick_profile(self) -> SliceProfile:
+        """`profile`, for networks for thick slices.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.profile is None:
+            raise ValueError("a network for thick slices needs their profile")
+        return self.profile
+
     def to(self, device: torch.device) -> "ScanFacts":
         tensors = {name: getattr(self, name) for name in ("gap_ratio", "likeness", "overlap")}
         return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items() if tensor is not None})
@@ -246,7 +258,9 @@ class ThreeViewNetwork(nn.Module):
         shared = {"channels": channels, "axial_blocks": axial_blocks, "pixel_blocks": pixel_blocks, "thick": thick}
 
         def each_on_its_own(sizes: Mapping[str, Mapping[str, int]]) -> nn.ModuleDict:
-            alone = {factor: shared | {"factors": (int(factor),)} | sizes[factor] for factor in sizes}
+            alone: dict[str, dict[str, Any]] = {
+                factor: {**shared, "factors": (int(factor),), **own} for factor, own in sizes.items()
+            }
             return nn.ModuleDict({factor: ThreeViewNetwork(**alone[factor]) for factor in alone})
 
         self.specialists = each_on_its_own(own)
@@ -265,11 +279,19 @@ class ThreeViewNetwork(nn.Module):
         }
         return network
 
+    def placed_on(self, device: torch.device) -> "ThreeViewNetwork":
+        """This network on a device, its weights in the layout in which convolutions are fastest."""
+        # PyTorch's annotations lack this option.
+        layout: dict[str, Any] = {"memory_format": torch.channels_last}
+        return self.to(device, **layout)
+
     def answering(self, factor: int) -> "ThreeViewNetwork":
         """The network that answers for a factor: its specialist, or this one."""
-        if str(factor) in self.specialists:
-            return self.specialists[str(factor)]
-        return self
+        if str(factor) not in self.specialists:
+            return self
+        specialist = self.specialists[str(factor)]
+        assert isinstance(specialist, ThreeViewNetwork)
+        return specialist
 
     def asked(self, factor: int, gap_ratio: Tensor) -> int:
         """The factor to ask for in place of `factor`: itself, or another whose answer is read off between its slices.
@@ -301,10 +323,11 @@ class ThreeViewNetwork(nn.Module):
             return views, fused
         asked_spline, spline = (spline_between(observed, each) for each in (asked, factor))
         weights = torch.as_tensor(reading_weights(asked, factor).copy()).to(observed)
-        return tuple(
-            spline + _in_full_precision("kp,...pij->...kij", weights, answer - asked_spline)
-            for answer in (views, fused)
-        )
+
+        def read_off(answer: Tensor) -> Tensor:
+            return spline + _in_full_precision("kp,...pij->...kij", weights, answer - asked_spline)
+
+        return read_off(views), read_off(fused)
 
     def forward(
         self,
@@ -329,7 +352,7 @@ class ThreeViewNetwork(nn.Module):
             facts = replace(facts, likeness=slice_likeness(observed))
         answers = [self.residual(view, observed, factor, facts) for view in views]
         if self.thick:
-            return spline_through(observed, factor, facts.profile) + torch.stack(
+            return spline_through(observed, factor, facts.thick_profile) + torch.stack(
                 [join_gaps(answer) for answer in answers]
             )
         return spline_between(observed, factor) + torch.stack(answers)
@@ -355,7 +378,7 @@ class ThreeViewNetwork(nn.Module):
             return mean
         if not self.thick:
             return mean + self.correction(observed, views - spline_between(observed, factor), factor, facts)
-        residuals = views - spline_through(observed, factor, facts.profile)
+        residuals = views - spline_through(observed, factor, facts.thick_profile)
         return mean + join_gaps(self.correction(observed, residuals, factor, facts))
 
     def complete(self, observed: Tensor, synthetic: Tensor) -> Tensor:
@@ -418,6 +441,8 @@ class ThreeViewNetwork(nn.Module):
             residuals = residuals.unfold(2, factor + 1, factor).movedim(-1, 3)
         network = self.answering(factor)
         condition = network._condition(observed, factor, facts)
+        if network.fusion is None:
+            raise ValueError(f"the network for x{factor} has no fusion")
         return network.fusion(observed, residuals, factor, condition, gaps)
 
     def adopt_trunks(self, other: "ThreeViewNetwork") -> None:
@@ -438,8 +463,8 @@ class ThreeViewNetwork(nn.Module):
                 self.fusion.blocks.load_state_dict(other.fusion.blocks.state_dict())
         except RuntimeError as error:
             raise ValueError("the networks differ in their size") from error
-        for factor, specialist in self.specialists.items():
-            specialist.adopt_trunks(other.answering(int(factor)))
+        for factor in map(int, self.specialists):
+            self.answering(factor).adopt_trunks(other.answering(factor))
 
     def _condition(self, observed: Tensor, factor: int, facts: ScanFacts) -> Tensor:
         """(batch, numbers): what `told` names."""
@@ -447,7 +472,7 @@ class ThreeViewNetwork(nn.Module):
         told = [torch.full_like(ratio, factor), ratio]
         if self.thick:
             # What few pixels show of a slice is how much it blurs, not by which shape.
-            told.append(torch.full_like(ratio, facts.profile.box_width))
+            told.append(torch.full_like(ratio, facts.thick_profile.box_width))
         if self.overlap:
             overlap = torch.ones_like(ratio) if facts.overlap is None else facts.overlap
             told.append(overlap.clamp(*OVERLAP_RANGE))
@@ -558,6 +583,11 @@ class Trunk(nn.Module):
         return self.blocks(self.head(images) + self.condition(condition)[:, :, None, None])
 
 
+def _silence(bias: Tensor | None) -> None:
+    if bias is not None:
+        nn.init.zeros_(bias)
+
+
 class ResidualBlock(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
@@ -567,7 +597,7 @@ class ResidualBlock(nn.Module):
         if not self.leave.weight.is_meta:
             # A tensor without memory has no numbers, and to draw them PyTorch would import its compiler for seconds.
             nn.init.normal_(self.leave.weight, std=1e-3)
-        nn.init.zeros_(self.leave.bias)
+        _silence(self.leave.bias)
 
     def forward(self, features: Tensor) -> Tensor:
         # In place: fresh memory for maps of this size costs as much as a tenth of the convolutions.
@@ -581,7 +611,7 @@ def _silent_condition(conditions: int, channels: int) -> nn.Linear:
     # filters, and training takes hours to get away from there.
     condition = nn.Linear(conditions, channels)
     nn.init.zeros_(condition.weight)
-    nn.init.zeros_(condition.bias)
+    _silence(condition.bias)
     return condition
 
 
@@ -595,7 +625,7 @@ def _heads(channels: int, factors: Sequence[int], thick: bool) -> nn.ModuleDict:
         head = nn.Conv2d(channels, (factor + 1 if thick else factor - 1) * 4, 3, padding=1)
         # An untrained student answers with the spline.
         nn.init.zeros_(head.weight)
-        nn.init.zeros_(head.bias)
+        _silence(head.bias)
         heads[str(factor)] = head
     return nn.ModuleDict(heads)
 

@@ -71,7 +71,7 @@ def is_hopeless() -> bool:
 def address_space_left() -> float:
     """Bytes of address space that this process can still take; infinite without a limit."""
     limit = _address_space_limit()
-    if limit is None:
+    if limit is None or sys.platform == "win32":
         return math.inf
     try:
         with open("/proc/self/statm", encoding="ascii") as file:

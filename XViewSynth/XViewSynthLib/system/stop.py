@@ -110,15 +110,17 @@ def _wait_for_end_of_input() -> None:
             pass
 
 
-def _wait_for_broken_pipe() -> None:
-    # A read that waits would, on Windows, block whoever asks for the type of standard input: libraries do on import.
-    import _winapi
-    import msvcrt
+if sys.platform == "win32":
 
-    handle = msvcrt.get_osfhandle(_INPUT)
-    while True:
-        _winapi.PeekNamedPipe(handle, 0)
-        time.sleep(_POLL_SECONDS)
+    def _wait_for_broken_pipe() -> None:
+        # A read that waits would block whoever asks for the type of standard input: libraries do on import.
+        import _winapi
+        import msvcrt
+
+        handle = msvcrt.get_osfhandle(_INPUT)
+        while True:
+            _winapi.PeekNamedPipe(handle, 0)
+            time.sleep(_POLL_SECONDS)
 
 
 def _wait_for_end_of_process(pid: int) -> None:

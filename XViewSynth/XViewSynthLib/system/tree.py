@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -155,7 +156,7 @@ def _is_link(entry: os.DirEntry[str]) -> bool:
     if entry.is_symlink():
         return True
     # Python has is_junction from 3.12 on; elsewhere than on Windows there is no such tag.
-    if os.name != "nt":
+    if sys.platform != "win32":
         return False
     return entry.stat(follow_symlinks=False).st_reparse_tag == stat.IO_REPARSE_TAG_MOUNT_POINT
 

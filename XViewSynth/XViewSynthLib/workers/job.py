@@ -93,7 +93,7 @@ def _give_up(worker: threading.Thread, outcome: list[int | BaseException], reque
 def tell(error: BaseException) -> int:
     """Print why the program ends, in one line, and give its exit code."""
     if isinstance(error, SystemExit):  # argparse, after --help and --version
-        return error.code or DONE
+        return error.code if isinstance(error.code, int) else DONE
     if isinstance(error, Cancelled):
         _print_error(f"Cancelled. {error}".rstrip())
         return CANCELLED

@@ -125,9 +125,9 @@ def choose(headers: Sequence[Header], folder: Path, given: Path | None = None) -
         raise _no_slice(chosen, "a localizer")
     for header in series:
         check_one_frame(header, enhanced=_is_enhanced_ct(header))
-    taken, slices = set(series), set(slices)
+    taken, of_ct = set(series), set(slices)
     beside = [header for header in headers if not is_directory(header)]
-    passed_over = tuple(_label(header, slices, series[0]) for header in beside if header not in taken)
+    passed_over = tuple(_label(header, of_ct, series[0]) for header in beside if header not in taken)
     return Choice(tuple(series), passed_over, any(_is_ours(header) for header in series))
 
 
@@ -292,9 +292,10 @@ def _no_ct(images: Sequence[Header], folder: Path) -> InputError:
 
 def _label(header: Header, slices: Set[Header] = frozenset(), first: Header | None = None) -> str:
     """What an object is that was passed over, in a word or two; `first` is a slice of the series that was chosen."""
-    if _is_localizer(header) or (header in slices and len(set(_planes([header, first]))) > 1):
+    is_slice = header in slices
+    if _is_localizer(header) or (is_slice and first is not None and len(set(_planes([header, first]))) > 1):
         return "localizer"
-    if header in slices:
+    if is_slice:
         return "other image"
     modality = _modality(header)
     return f"{modality} image" if modality in _OTHER_MODALITIES else _class_name(header)

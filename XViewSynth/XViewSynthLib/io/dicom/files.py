@@ -71,7 +71,7 @@ def read_header(path: Path, keywords: Sequence[str] | None = None) -> Header:
     try:
         with path.open("rb") as file:
             source, syntax, media_class = _opened(file)
-            tags = keywords and [tag_of(keyword) for keyword in keywords]
+            tags = [tag_of(keyword) for keyword in keywords] if keywords else None
             dataset = pydicom.dcmread(source, stop_before_pixels=True, force=True, specific_tags=tags)
             pixels = _pixel_data(source, dataset)
             is_whole = _is_whole(source, dataset, pixels)
@@ -186,8 +186,10 @@ def _pixel_data(source: BinaryIO, dataset: Dataset) -> PixelData | None:
 
 def _encoding(dataset: Dataset) -> tuple[bool, bool]:
     """Whether the elements were implicit, and little endian; files do not always hold what they state."""
+    from pydicom.dataelem import RawDataElement
+
     for element in dataset.values():
-        if element.is_raw:
+        if isinstance(element, RawDataElement):
             return element.is_implicit_VR, element.is_little_endian
     implicit, little = dataset.original_encoding
     return bool(implicit), bool(little)
@@ -202,8 +204,12 @@ def _found_syntax(dataset: Dataset) -> str:
 
 def _is_whole(source: BinaryIO, dataset: Dataset, pixels: PixelData | None) -> bool:
     """Whether the elements do not end with the file before they are complete."""
+    from pydicom.dataelem import RawDataElement
+
     for element in dataset.values():
-        if element.is_raw and element.value is not None and element.length not in (_UNDEFINED, len(element.value)):
+        if not isinstance(element, RawDataElement) or element.value is None:
+            continue
+        if element.length not in (_UNDEFINED, len(element.value)):
             return False
     end = source.tell()
     return pixels is not None or end <= source.seek(0, os.SEEK_END)

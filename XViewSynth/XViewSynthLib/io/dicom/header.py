@@ -15,7 +15,7 @@ from ...system.streams import visible
 
 if TYPE_CHECKING:
     from pydicom import Dataset
-    from pydicom.dataelem import RawDataElement
+    from pydicom.dataelem import DataElement, RawDataElement
     from pydicom.tag import BaseTag
 
 _BINARY_VRS = {"FD", "FL", "OB", "OD", "OF", "OL", "OV", "OW", "SL", "SQ", "SS", "SV", "UL", "US", "UV"}
@@ -75,12 +75,14 @@ class Header:
         return self._texts[keyword]
 
     def _values(self, keyword: str) -> list[str]:
+        from pydicom.dataelem import RawDataElement
+
         tag = tag_of(keyword)
         if tag not in self.dataset:
             return []
         element = self.dataset.get_item(tag)
         raw, vr = element.value, _vr(element)
-        if isinstance(raw, bytes) and vr == "US" and len(raw) % 2 == 0:
+        if isinstance(element, RawDataElement) and isinstance(raw, bytes) and vr == "US" and len(raw) % 2 == 0:
             return [str(number) for number in struct.unpack(f"{'><'[element.is_little_endian]}{len(raw) // 2}H", raw)]
         if isinstance(raw, bytes) and vr not in _BINARY_VRS:
             return raw.decode("latin-1").split("\\")
@@ -174,7 +176,7 @@ def tag_of(keyword: str) -> BaseTag:
     return Tag(keyword)
 
 
-def _vr(element: RawDataElement) -> str:
+def _vr(element: DataElement | RawDataElement) -> str:
     from pydicom.datadict import dictionary_VR
 
     return dictionary_VR(element.tag) if element.VR in (None, "UN") else str(element.VR)

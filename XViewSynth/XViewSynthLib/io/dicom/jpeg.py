@@ -14,7 +14,7 @@ import tempfile
 import threading
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -111,11 +111,12 @@ class JpegDecoder(AbstractContextManager):
         """The decoded bytes of the frame; None where the process has crashed or failed."""
         timer = threading.Timer(_PATIENCE_SECONDS, process.kill)
         timer.start()
+        asking, answering = _pipes(process)
         try:
-            process.stdin.write(b"\n")
-            process.stdin.flush()
-            told = process.stdout.readline().strip()
-            data = process.stdout.read(size) if told == str(size).encode("ascii") else b""
+            asking.write(b"\n")
+            asking.flush()
+            told = answering.readline().strip()
+            data = answering.read(size) if told == str(size).encode("ascii") else b""
         except OSError:  # it has crashed
             return None
         finally:
@@ -126,9 +127,16 @@ class JpegDecoder(AbstractContextManager):
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait()
-    for stream in (process.stdin, process.stdout):
+    for stream in _pipes(process):
         with suppress(OSError):  # what it did not take any more
             stream.close()
+
+
+def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
+    """Standard input and output of a process that was started with pipes for both."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    return process.stdin, process.stdout
 
 
 def _environment() -> dict[str, str]:
@@ -139,7 +147,7 @@ def _environment() -> dict[str, str]:
 
 def _apart() -> dict[str, Any]:
     """Keys pressed in the terminal do not reach the process."""
-    if os.name == "posix":
+    if sys.platform != "win32":
         return {"start_new_session": True}
     return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -94,8 +95,8 @@ def _native(pixels: Pixels) -> np.ndarray:
         raise cut_short(pixels.file)
     if swapped:
         data = np.frombuffer(data, ">u2").astype("<u2").tobytes()
-    order = "<" if pixels.data.little_endian else ">"
-    numbers = np.frombuffer(data, pixels.scalar_type.newbyteorder(order), pixels.size * 8 // pixels.bits_allocated)
+    stored = pixels.scalar_type.newbyteorder("<" if pixels.data.little_endian else ">")
+    numbers = np.frombuffer(data, stored, pixels.size * 8 // pixels.bits_allocated)
     return numbers.astype(pixels.scalar_type, copy=False).reshape(pixels.shape)
 
 
@@ -106,23 +107,23 @@ def _run_lengths(pixels: Pixels) -> np.ndarray:
 
     frame = b"".join(read_fragments(pixels))
     rows, columns = pixels.shape
+    # pydicom annotates each option as if it were all of them.
+    options: dict[str, Any] = {
+        "rows": rows,
+        "columns": columns,
+        "samples_per_pixel": 1,
+        "photometric_interpretation": "MONOCHROME2",
+        "number_of_frames": 1,
+        "bits_allocated": pixels.bits_allocated,
+        "bits_stored": pixels.bits_allocated,
+        "pixel_representation": int(pixels.signed),
+        "pixel_keyword": "PixelData",
+    }
     try:
         with warnings.catch_warnings():
             # More pixels than the header says are a warning only.
             warnings.simplefilter("error")
-            numbers, _ = get_decoder(RLELossless).as_array(
-                encapsulate([frame]),
-                decoding_plugin="pydicom",
-                rows=rows,
-                columns=columns,
-                samples_per_pixel=1,
-                photometric_interpretation="MONOCHROME2",
-                number_of_frames=1,
-                bits_allocated=pixels.bits_allocated,
-                bits_stored=pixels.bits_allocated,
-                pixel_representation=int(pixels.signed),
-                pixel_keyword="PixelData",
-            )
+            numbers, _ = get_decoder(RLELossless).as_array(encapsulate([frame]), decoding_plugin="pydicom", **options)
     except MemoryError:
         raise
     except Exception as error:  # pydicom lets through whatever broken data provokes

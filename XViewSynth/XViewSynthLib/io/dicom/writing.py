@@ -502,7 +502,7 @@ def _place(
     header.ImageOrientationPatient = _decimals([*(lps[:3, 0] / columns), *(lps[:3, 1] / rows)])
     header.PixelSpacing = _decimals([rows, columns])
     header.SpacingBetweenSlices = _decimals([between])
-    if acquisition == "thick":
+    if acquisition == "thick" and stack.slice_thickness is not None:
         header.SliceThickness = _decimals([stack.slice_thickness])
     elif axis != "K":
         header.SliceThickness = _decimals([source.grid.spacing_along(axis)])
@@ -617,13 +617,13 @@ def _copy_encoding(header: Dataset, image: Dataset) -> None:
 
 def _save(header: Dataset, path: Path) -> None:
     from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian
+    from pydicom.uid import UID, ExplicitVRLittleEndian
 
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = header.SOPClassUID
     meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = _IMPLEMENTATION_UID
+    meta.ImplementationClassUID = UID(_IMPLEMENTATION_UID)
     meta.ImplementationVersionName = f"{PROGRAM} {__version__}"[:16]
     header.file_meta = meta
     header.preamble = bytes(128)
