@@ -14,11 +14,10 @@ from ..request import DEFAULTS, OPTIONS, Choice, Option, Request, option_name
 
 def add_request_options(parser: argparse.ArgumentParser, names: Iterable[str] = tuple(OPTIONS)) -> None:
     """Add the options of fields of `Request`."""
-    targets = None
-    for name in names:
-        option = OPTIONS[name]
-        if option.is_target and targets is None:
-            targets = parser.add_mutually_exclusive_group()
+    options = {name: OPTIONS[name] for name in names}
+    has_target = any(option.is_target for option in options.values())
+    targets = parser.add_mutually_exclusive_group() if has_target else parser
+    for name, option in options.items():
         add = (targets if option.is_target else parser).add_argument
         if option.kind is bool:
             add(option_name(name), action="store_true", help=option.help)
