@@ -3,6 +3,7 @@
     python3 run.py demo           enhance the bundled CT and print the gain over interpolation
     python3 run.py demo --view    then show the result in the browser
     python3 run.py test           check style, types and imports, and run every test
+    python3 run.py test --quick   leave out slow tests, and those that need another program
     python3 run.py docs           build the documentation in build/site; every warning is an error
 
 Only the standard library is needed. The first start installs the exact versions of Testing/requirements.lock, which
@@ -42,6 +43,8 @@ CLUSTER_LOCK = ROOT / "Testing" / "requirements-cluster.lock"
 DOCS_LOCK = ROOT / "Testing" / "requirements-docs.lock"
 PROJECT = ROOT / "pyproject.toml"
 TEST_PROCESSES = 2
+# Of tests that `--quick` leaves out.
+SLOW_MARKS = ("slow", "gpu", "browser", "cluster", "archive")
 DEMO_OUTPUT = ROOT / "demo-output"
 SITE_CONFIG, SITE = ROOT / "Resources" / "mkdocs.yml", ROOT / "build" / "site"
 UNFINISHED = "unfinished\n"
@@ -92,10 +95,13 @@ def main() -> int:
     demo.add_argument("--view", action="store_true", help="then show the result in the browser, until Ctrl-C")
     demo.set_defaults(run=run_demo, locks=lambda: (LOCK,))
     test = commands.add_parser("test", help="check style, types and imports, run every test")
+    test.add_argument("--quick", action="store_true", help="leave out slow tests, and those that need other programs")
     test.set_defaults(run=run_tests, locks=lambda: (LOCK, SLICER_LOCK, WEB_LOCK, CLUSTER_LOCK, DOCS_LOCK))
     docs = commands.add_parser("docs", help="build the documentation in build/site")
     docs.set_defaults(run=build_docs, locks=lambda: (LOCK, DOCS_LOCK))
     options = parser.parse_args()
+    if getattr(options, "quick", False):
+        options.run = run_quick_tests
     if getattr(options, "view", False):
         options.run, options.locks = run_demo_and_view, lambda: (LOCK, WEB_LOCK)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -123,7 +129,12 @@ def run_demo_and_view() -> int:
     )
 
 
-def run_tests() -> int:
+def run_quick_tests() -> int:
+    """Check style, types and imports, and run the tests that take little time and need no other program."""
+    return run_tests("-m", f"not ({' or '.join(SLOW_MARKS)})")
+
+
+def run_tests(*options: str) -> int:
     """Check style, types and imports, run every test with the engine's coverage gate; return a bad exit code, or 0."""
     checks = ((PYTHON, "-m", "ruff", "check"), (PYTHON, "-m", "ruff", "format", "--check"), (PYTHON, "-m", "mypy"))
     # The training scene is in no wheel, so that its package is found in its folder alone.
@@ -135,7 +146,7 @@ def run_tests() -> int:
     shared_out = ("--numprocesses", TEST_PROCESSES, "--dist", "loadfile")
     # Processes that take all cores each would get in each other's way.
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // TEST_PROCESSES))}
-    tests = call(PYTHON, "-m", "pytest", "--cov", *shared_out, variables=threads)
+    tests = call(PYTHON, "-m", "pytest", *(options or ("--cov",)), *shared_out, variables=threads)
     return style or tests
 
 
@@ -205,6 +216,8 @@ def make_environment() -> None:
             "this Python cannot make virtual environments; on Debian or Ubuntu run `apt install python3-venv`, "
             "elsewhere use the Python of python.org, and run this again"
         ) from None
+    if Path(sys.prefix).resolve() == VENV:
+        raise SetupError(f"{VENV} must be made anew, which its own Python cannot do; run this with another one")
     if VENV.is_dir() and not STAMP.is_file() and any(VENV.iterdir()):
         raise SetupError(f"{VENV} was not made by run.py; move it away or delete it, and run this again")
     VENV.mkdir(exist_ok=True)

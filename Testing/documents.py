@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
 import textwrap
 from dataclasses import dataclass
 from itertools import takewhile
@@ -131,3 +133,15 @@ def keys_of(document: Path, heading: str) -> list[str]:
 def links_of(document: Path) -> list[str]:
     """The targets of all links and pictures that stay in this repository."""
     return [target for target in _LINK.findall(prose_of(document)) if not re.match(r"[a-z]+:", target)]
+
+
+def repository_files() -> list[Path]:
+    """Files that a clone has, relative to the root; without git, those that .gitignore does not name."""
+    if (ROOT / ".git").exists() and shutil.which("git"):
+        listed = subprocess.run(
+            ["git", "ls-files", "--cached", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        return [Path(name) for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+    ignored = {"demo-output", "build", "dist", "__pycache__"}
+    found = (path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file())
+    return [path for path in found if not (path.parts[0] == ".venv" or ignored & set(path.parts))]

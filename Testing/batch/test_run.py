@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ import psutil
 import pytest
 import SimpleITK as sitk
 
+from batches import LIMIT_SECONDS, SITE, enhance_all, hidden, table, wait_until, waiting
 from scans import affine_from, anatomy, write_dicom_series
 from tiny import make_card, make_network
 from XViewSynthLib import InputError, Volume, enhance, read_volume, write_volume
@@ -31,28 +31,8 @@ from XViewSynthLib.io.fingerprints import files_of_scan, fingerprint_of, fingerp
 from XViewSynthLib.model.catalogue import load_model, save_model
 
 LIBRARY = str(Path(batch.__file__).parents[2])
-BENCHMARKS = Path(__file__).parent / "benchmarks"
-LIMIT_SECONDS = 2.0
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 ODD_NAME = "<b>=&'ä.nrrd"
-
-# Every process of a batch reads this first. A scan's name says what befalls its process: it crashes, or it comes to
-# wait for a library for a minute.
-SITE = """
-import json, os, sys, time
-from pathlib import Path
-if "XViewSynthLib.cli.worker" in sys.orig_argv:
-    file = Path(next(word for word in sys.orig_argv if word.endswith("task.json")))
-    name = json.loads(file.read_text())["name"]
-    if name.startswith("crash"):
-        os.kill(os.getpid(), 9)
-    if name.startswith("slow"):
-        class Slow:
-            def find_spec(self, module, path=None, target=None):
-                if module == "numpy":
-                    (file.parent / "waiting").touch()
-                    time.sleep(60)
-        sys.meta_path.insert(0, Slow())
-"""
 
 
 def small_scan(seed: int = 0, slices: int = 8) -> Volume:
@@ -68,20 +48,6 @@ def write_broken(folder: Path) -> set[str]:
     write_volume(Volume((voxels > 0).astype(np.uint8), affine_from()), folder / "labels.nrrd")
     write_volume(Volume(np.zeros_like(voxels), affine_from()), folder / "flat.mha")
     return {ODD_NAME, "few.nrrd", "labels.nrrd", "flat.mha"}
-
-
-def enhance_all(source: Path, target: Path, model: Path, *options: str) -> int:
-    words = ["batch", str(source), str(target), "--factor", "2", "--model", str(model), "--device", "cpu"]
-    return main([*words, "--progress", "none", *options])
-
-
-def table(target: Path) -> dict[str, dict[str, str]]:
-    with open(target / "summary.csv", newline="", encoding="utf-8") as file:
-        return {row["scan"]: row for row in csv.DictReader(file)}
-
-
-def hidden(folder: Path) -> list[Path]:
-    return list(folder.rglob(".*"))
 
 
 @pytest.fixture(scope="module")
@@ -611,18 +577,6 @@ class TestStop:
         assert enhance_all(*folders, tiny_model, "--resume") == 2
         assert "Another batch works in" in capsys.readouterr().err
         assert len(waiting(folders[1])) == 2
-
-
-def waiting(folder: Path) -> list[Path]:
-    """The files by which tasks tell that they wait; folders of other tasks may go meanwhile, which `rglob` minds."""
-    return [Path(place) / "waiting" for place, _, files in os.walk(folder) if "waiting" in files]
-
-
-def wait_until(happened, seconds: float) -> None:
-    until = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 class TestFindStudies:

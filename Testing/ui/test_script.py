@@ -17,7 +17,7 @@ import pytest
 from scans import affine_from, anatomy
 from XViewSynthLib import Volume, enhance, read_volume, write_volume
 
-SCRIPT = Path(__file__).resolve().parents[1] / "XViewSynth" / "Scripts" / "enhance_folder.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "XViewSynth" / "Scripts" / "enhance_folder.py"
 TIMEOUT_SECONDS = 240
 
 

@@ -606,7 +606,7 @@ class TestPhotographs:
     def test_one_command_takes_them_all(self, tmp_path, models):
         from importlib.util import module_from_spec, spec_from_file_location
 
-        tool = Path(__file__).resolve().parent / "tools" / "photograph_panel.py"
+        tool = Path(__file__).resolve().parents[1] / "tools" / "photograph_panel.py"
         spec = spec_from_file_location("photograph_panel", tool)
         module = module_from_spec(spec)
         spec.loader.exec_module(module)

@@ -965,6 +965,7 @@ def text(page, test_id):
 
 @draws
 @browses
+@pytest.mark.browser
 class TestInChromium:
     def test_no_view_is_black(self, page):
         for row in (ORIGINAL, ENHANCED):

@@ -28,7 +28,7 @@ from XViewSynthTrainLib.lock import run_lock
 from XViewSynthTrainScene.jobs import TRAINING, StudyScan, TrainingRun, TrainSettings, settings_from
 from XViewSynthTrainScene.study import FolderSearch, loaded_candidates, scan_from
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_SECONDS = 60
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no shell scripts")
 

@@ -17,15 +17,17 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from batches import LIMIT_SECONDS, SITE, enhance_all, hidden, table, wait_until, waiting
 from dask_cluster import LIBRARY, Cluster, local_cluster
 from scans import affine_from, anatomy
-from test_batch import LIMIT_SECONDS, SITE, enhance_all, hidden, table, wait_until, waiting
 from XViewSynthLib import InputError, Volume, __version__, write_volume
 from XViewSynthLib.batch import cluster
 from XViewSynthLib.batch.step import Step
 from XViewSynthLib.cli.main import main
 from XViewSynthLib.model.catalogue import model_card
 from XViewSynthLib.request import Request
+
+pytestmark = pytest.mark.cluster
 
 distributed = pytest.importorskip("distributed")
 

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MODULE, TRAINING = MODULES = (ROOT / "XViewSynth", ROOT / "XViewSynthTrain")
 PLUGIN = MODULE / "SubjectHierarchyPlugins" / "XViewSynthSubjectHierarchyPlugin.py"
 REQUIREMENTS = Path("Resources") / "requirements.txt"

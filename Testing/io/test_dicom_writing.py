@@ -642,7 +642,7 @@ class TestCommand:
         with subprocess.Popen(
             [sys.executable, "-c", delay, *command],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "XViewSynth")},
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "XViewSynth")},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -669,6 +669,7 @@ class TestValidators:
         write_series(enhanced, plain[0], tmp_path / "sagittal")
         return tmp_path / "sagittal"
 
+    @pytest.mark.archive
     @needs("dciodvfy")
     def test_dciodvfy_reports_no_error(self, folder):
         for path in sorted(folder.iterdir())[:4]:
@@ -676,12 +677,14 @@ class TestValidators:
             assert "CTImage" in said
             assert [line for line in said.splitlines() if line.startswith(("Error", "Abort"))] == []
 
+    @pytest.mark.archive
     @needs("dcmftest")
     def test_dcmtk_takes_the_files_for_dicom(self, folder):
         said = subprocess.run(["dcmftest", *map(str, folder.iterdir())], capture_output=True, text=True)
         assert said.returncode == 0
         assert all(line.startswith("yes") for line in said.stdout.splitlines())
 
+    @pytest.mark.archive
     @needs("dcm2json")
     def test_dcmtk_reads_what_was_written(self, folder):
         path = folder / "XV00002.dcm"
@@ -692,6 +695,7 @@ class TestValidators:
         assert read["0020000D"]["Value"] == [STUDY]
 
 
+@pytest.mark.archive
 @needs("Orthanc")
 class TestArchive:
     """A real archive takes the series, files it in the study, and gives it back as it was."""
@@ -710,6 +714,7 @@ class TestArchive:
         for path, name in kept.items():
             assert archive.get(f"/instances/{name}/file") == path.read_bytes()
 
+    @pytest.mark.archive
     @needs("storescu")
     def test_takes_it_over_the_network_protocol(self, archive, plain):
         files = [str(path) for path in sorted(plain[2].iterdir())]

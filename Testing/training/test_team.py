@@ -21,7 +21,7 @@ from XViewSynthTrainLib.runlog import read_log
 from XViewSynthTrainLib.team import Team, team_of_torchrun
 from XViewSynthTrainLib.trainer import Trainer
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {
     "steps": 40,
     "slices": 4,

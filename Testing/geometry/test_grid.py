@@ -45,7 +45,7 @@ class TestGrid:
             settle_grid(scan_with(4.0, slices=3))
 
     def test_torch_stays_out(self):
-        folder = Path(__file__).resolve().parents[1] / "XViewSynth"
+        folder = Path(__file__).resolve().parents[2] / "XViewSynth"
         code = "import XViewSynthLib.geometry.grid, sys; print('torch' in sys.modules)"
         printed = subprocess.check_output([sys.executable, "-c", code], cwd=folder, text=True)
         assert printed.strip() == "False"

@@ -266,6 +266,7 @@ class TestOutOfMemory:
         with pytest.raises(InputError, match=r"not enough memory: enhancing by 2 takes about \d+\.\d GB here"):
             enhance(few_slices, 2, model=cramped)
 
+    @pytest.mark.gpu
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
     def test_the_cpu_takes_over_from_a_gpu(self, few_slices, model):
         class NoRoomOnGpu(ThreeViewNetwork):
@@ -280,6 +281,7 @@ class TestOutOfMemory:
         assert any("CPU took over" in note for note in result.notes)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 class TestGpu:
     def test_gives_the_answer_of_the_cpu(self, scan, model):

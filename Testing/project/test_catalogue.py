@@ -14,7 +14,7 @@ from pydicom.uid import CTImageStorage
 
 import XViewSynthLib
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ENTRY = ROOT / "Resources" / "Catalogue" / "XViewSynth.json"
 CMAKE = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
 

@@ -11,7 +11,7 @@ import pytest
 
 from XViewSynthLib.system.locks import FileLock, LockHeld
 
-LIBRARY = str(Path(__file__).resolve().parents[1] / "XViewSynth")
+LIBRARY = str(Path(__file__).resolve().parents[2] / "XViewSynth")
 HOLD = """
 import subprocess, sys
 from pathlib import Path

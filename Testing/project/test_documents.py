@@ -28,9 +28,9 @@ from documents import (
     blocks_of,
     headings_of,
     links_of,
+    repository_files,
 )
 from scans import write_dicom_series
-from test_repository import repository_files
 from tiny import DOUBT, make_card, make_network
 from XViewSynthLib import Volume, read_volume, write_volume
 from XViewSynthLib.geometry.acquisition import thin

@@ -18,9 +18,10 @@ import pytest
 import yaml
 
 import XViewSynthLib
+from documents import repository_files
 from XViewSynthLib import read_volume
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ENGINE = ROOT / "XViewSynth" / "XViewSynthLib"
 SCENE = ROOT / "XViewSynth" / "XViewSynthScene"
 WEB = ROOT / "XViewSynth" / "XViewSynthWeb"
@@ -65,18 +66,6 @@ TRAINING_MAY_IMPORT = ENGINE_MAY_IMPORT | {"XViewSynthTrainLib", "tensorboardX"}
 UNSAFE_TO_LOAD = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 PINNED = re.compile(r"[\w.-]+==[\w.]+(; (python_version|sys_platform) [<>=]+ \"[\w.]+\")?")
 MACHINE_PATH = re.compile(r"(?<![\w.~])/(?:root|tmp|work)/\w+/|[A-Z]:\\Users")
-
-
-def repository_files() -> list[Path]:
-    """Files that a clone has, relative to the root; without git, those that .gitignore does not name."""
-    if (ROOT / ".git").exists() and shutil.which("git"):
-        listed = subprocess.run(
-            ["git", "ls-files", "--cached", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-        )
-        return [Path(name) for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
-    ignored = {"demo-output", "build", "dist", "__pycache__"}
-    found = (path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file())
-    return [path for path in found if not (path.parts[0] == ".venv" or ignored & set(path.parts))]
 
 
 def modules_of(package: Path) -> list[Path]:

@@ -35,6 +35,7 @@ class TestDevice:
         with pytest.raises(InputError, match="choose auto, cpu, cuda"):
             hardware.resolve_device(device)
 
+    @pytest.mark.gpu
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
     def test_a_gpu_that_is_not_there_is_refused(self):
         with pytest.raises(InputError, match="counted from 0"):
