@@ -125,7 +125,7 @@ def run_demo_and_view() -> int:
     """Run the demo, and show what it wrote in the browser until the user ends that."""
     return run_demo() or call(
         *(PYTHON, "-m", "XViewSynthLib", "view", DEMO_OUTPUT / "observed.nrrd", DEMO_OUTPUT / "enhanced.nrrd"),
-        *("--doubt", DEMO_OUTPUT / "doubt.nrrd"),
+        *("--uncertainty", DEMO_OUTPUT / "uncertainty.nrrd"),
     )
 
 

@@ -37,7 +37,7 @@ SAMPLE = Path(__file__).resolve().parents[1] / "Resources" / "SampleData" / "Che
 FACTOR = 4
 #: Of the slices of the sample, mm: as its page says, since its file does not.
 THICKNESS = 2.0
-VOLUME, DOUBT, OBSERVED = "enhanced.nrrd", "doubt.nrrd", "observed.nrrd"
+VOLUME, UNCERTAINTY, OBSERVED = "enhanced.nrrd", "uncertainty.nrrd", "observed.nrrd"
 REPORT, PICTURE = "report.json", "comparison.png"
 _TITLES = {"linear": "linear", "cubic": "cubic spline", "sinc": "windowed sinc", ENHANCED: "enhanced"}
 
@@ -74,7 +74,7 @@ def demonstrate(folder: Path, model: str, should_cancel: Callable[[], bool], las
     kept, whole = (volume.slices(trial.axis) for volume in (trial.observed, trial.reference.volume))
     print(f"{SAMPLE.name}: {kept} of {whole} slices are kept, {whole - kept} are to be synthesised.", flush=True)
     with output_folder(folder), Outputs(overwrite=True, inputs=[SAMPLE]) as outputs:
-        files = {name: outputs.add(folder / name) for name in (VOLUME, DOUBT, OBSERVED, REPORT, PICTURE)}
+        files = {name: outputs.add(folder / name) for name in (VOLUME, UNCERTAINTY, OBSERVED, REPORT, PICTURE)}
         with reporter("bar") as progress:
             methods = {}
             for done, method in enumerate(METHODS):
@@ -82,7 +82,11 @@ def demonstrate(folder: Path, model: str, should_cancel: Callable[[], bool], las
                 methods[method], _ = measure_baseline(trial, method, check)
             enhanced, result = measure_model(trial, loaded, progress=progress, should_cancel=should_cancel)
         methods = with_gains(methods | result)
-        for name, volume in ((VOLUME, enhanced.volume), (DOUBT, enhanced.doubt), (OBSERVED, trial.observed)):
+        for name, volume in (
+            (VOLUME, enhanced.volume),
+            (UNCERTAINTY, enhanced.uncertainty),
+            (OBSERVED, trial.observed),
+        ):
             check()
             write_volume(volume, files[name])
         comparison_png(
@@ -120,7 +124,7 @@ def describe(report: Mapping[str, Any], folder: Path) -> str:
         f"In {folder}:",
         f"  {PICTURE:18} observed, cubic, enhanced, truth: look at this first",
         f"  {VOLUME:18} the scan with its synthetic slices",
-        f"  {DOUBT:18} where to doubt them, HU: {report['doubt']}",
+        f"  {UNCERTAINTY:18} uncertainty, HU: {report['uncertainty']}",
         f"  {OBSERVED:18} what the enhancement was given",
         f"  {REPORT:18} all figures",
     ]

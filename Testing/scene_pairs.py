@@ -19,23 +19,23 @@ FINDING_HU = 600
 
 @dataclass(frozen=True)
 class Pair:
-    """Nodes of a scan, of its enhanced volume and of the map of doubt, and where the enhanced one comes from."""
+    """Nodes of a scan, of its enhanced volume and of the uncertainty map, and where the enhanced one comes from."""
 
     original: slicer.vtkMRMLScalarVolumeNode
     enhanced: slicer.vtkMRMLScalarVolumeNode
-    doubt: slicer.vtkMRMLScalarVolumeNode
+    uncertainty: slicer.vtkMRMLScalarVolumeNode
     provenance: Provenance
 
 
 def make_pair(scene: slicer.vtkMRMLScene, scan: Volume, axis: Axis = "K") -> Pair:
-    """Interpolated slices with a bright block in each synthetic one, whose left half is in doubt."""
+    """Interpolated slices with a bright block in each synthetic one, whose left half is in uncertainty."""
     original = make_volume_node(scene, scan, "CT")
     display = original.GetScalarVolumeDisplayNode()
     display.SetAutoWindowLevel(False)
     display.SetWindowLevel(2000, 0)
-    thin, doubt, synthetic = _enhanced(scan, axis)
+    thin, uncertainty, synthetic = _enhanced(scan, axis)
     enhanced = make_volume_node(scene, thin, "CT enhanced x4")
-    doubt_node = make_volume_node(scene, doubt, "CT doubt")
+    uncertainty_node = make_volume_node(scene, uncertainty, "CT uncertainty")
     provenance = Provenance(
         model="small",
         model_sha256="0" * 64,
@@ -50,7 +50,7 @@ def make_pair(scene: slicer.vtkMRMLScene, scan: Volume, axis: Axis = "K") -> Pai
         created=now(),
     )
     write_provenance(enhanced, provenance)
-    return Pair(original, enhanced, doubt_node, provenance)
+    return Pair(original, enhanced, uncertainty_node, provenance)
 
 
 def _enhanced(scan: Volume, axis: Axis) -> tuple[Volume, Volume, tuple[int, ...]]:
@@ -62,11 +62,11 @@ def _enhanced(scan: Volume, axis: Axis) -> tuple[Volume, Volume, tuple[int, ...]
     synthetic = tuple(index for index in range(len(thin)) if index % FACTOR)
     rows, columns = thin.shape[1:]
     block = (slice(rows // 3, 2 * rows // 3), slice(columns // 3, 2 * columns // 3))
-    doubtful = (block[0], slice(columns // 3, columns // 2))
-    doubt = np.zeros_like(thin)
+    uncertain = (block[0], slice(columns // 3, columns // 2))
+    uncertainty = np.zeros_like(thin)
     for index in synthetic:
         thin[index][block] += FINDING_HU
-        doubt[index][doubtful] = 90
+        uncertainty[index][uncertain] = 90
     affine = scan.upsampled_affine(axis, FACTOR)
-    restored = [np.ascontiguousarray(np.moveaxis(voxels, 0, array_axis(axis))) for voxels in (thin, doubt)]
+    restored = [np.ascontiguousarray(np.moveaxis(voxels, 0, array_axis(axis))) for voxels in (thin, uncertainty)]
     return Volume(restored[0].round().astype(np.int16), affine), Volume(restored[1], affine), synthetic

@@ -17,8 +17,8 @@ from XViewSynthLib.request import make_request
 
 NETWORK = {"channels": 4, "axial_blocks": 1, "pixel_blocks": 1}
 
-#: For `make_card(doubt=DOUBT)`: what a calibration may look like.
-DOUBT = {
+#: For `make_card(doubt=UNCERTAINTY)`: what a calibration may look like.
+UNCERTAINTY = {
     "terms": list(TERMS),
     "factors": {
         str(factor): {

@@ -28,7 +28,7 @@ from XViewSynthLib import Volume, write_volume
 TOLERANCE = 1.05
 _ENHANCE = [sys.executable, "-m", "XViewSynthLib", "enhance"]
 _MAPS = ["--disagreement", "{}/disagreement.nrrd", "--expected-error", "{}/expected.nrrd"]
-_MAPS += ["--error-bound", "{}/bound.nrrd", "--doubt", "{}/doubt.nrrd"]
+_MAPS += ["--error-bound", "{}/bound.nrrd", "--uncertainty", "{}/uncertainty.nrrd"]
 SETTINGS = {
     "gap x2": ["--factor", "2"],
     "gap x4": ["--factor", "4"],

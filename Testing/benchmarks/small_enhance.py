@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "XViewSynth"), str(ROOT / "Testing")]
 
 SCAN = "scan.nrrd"
-OUTPUTS = ["doubt.nii.gz", "out.nrrd", "report.json"]
-OPTIONS = f"enhance {SCAN} out.nrrd --factor 4 --model ../model --disagreement doubt.nii.gz --report report.json"
+OUTPUTS = ["uncertainty.nii.gz", "out.nrrd", "report.json"]
+OPTIONS = f"enhance {SCAN} out.nrrd --factor 4 --model ../model --disagreement uncertainty.nii.gz --report report.json"
 TIMEOUT_SECONDS = 1800
 LOOK_SECONDS = 0.0005
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "XViewSynth"), "OMP_NUM_THREADS": "1"}

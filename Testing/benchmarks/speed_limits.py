@@ -139,7 +139,7 @@ def operations(network: ThreeViewNetwork, pixels: int, slices: int, factor: int)
 
 
 def moved_bytes(pixels: int, slices: int, factor: int) -> int:
-    """Bytes of the scan, the result and the two maps of doubt."""
+    """Bytes of the scan, the result and the two uncertainty maps."""
     return pixels**2 * (INPUT_BYTES * slices + OUTPUT_BYTES * (factor * (slices - 1) + 1))
 
 

@@ -39,7 +39,7 @@ def heard_hang_up():
 LIBRARY = str(Path(job.__file__).parents[2])
 # What a test lets a process wait for lasts longer than this.
 TIMEOUT_SECONDS = 300
-OUTPUTS = ["doubt.nii.gz", "out.nrrd", "report.json"]
+OUTPUTS = ["uncertainty.nii.gz", "out.nrrd", "report.json"]
 
 # The program, into which a test can put a delay.
 DELAYED = """
@@ -153,7 +153,7 @@ def start(folder, slow_model):
         stdin: int = subprocess.PIPE,
     ) -> subprocess.Popen:
         program = ["-c", DELAYED.format(delay=delay)] if delay else ["-m", "XViewSynthLib"]
-        options = f"--model {model} --factor 8 --progress json --disagreement doubt.nii.gz --report report.json"
+        options = f"--model {model} --factor 8 --progress json --disagreement uncertainty.nii.gz --report report.json"
         if parent is not None:
             options += f" --stop-with-parent {parent}"
         process = subprocess.Popen(

@@ -87,8 +87,8 @@ class TestEnhance:
         assert result.startswith("Wrote out.nrrd in ")
 
     def test_leaves_nothing_but_the_outputs(self, enhance, folder):
-        enhance("--disagreement", "doubt.nii.gz", "--report", "report.json")
-        assert sorted(os.listdir(folder)) == ["doubt.nii.gz", "out.nrrd", "report.json", "scan.nrrd"]
+        enhance("--disagreement", "uncertainty.nii.gz", "--report", "report.json")
+        assert sorted(os.listdir(folder)) == ["uncertainty.nii.gz", "out.nrrd", "report.json", "scan.nrrd"]
 
     def test_without_a_goal_slices_come_to_1_25_mm(self, folder, model):
         assert main(["enhance", "scan.nrrd", "out.nrrd", "--model", model, "--progress", "none"]) == 0
@@ -112,34 +112,36 @@ class TestEnhance:
         assert read_volume("out.nrrd").shape_ijk == (36, 40, 33)
 
     def test_writes_the_disagreement_in_hu(self, enhance):
-        assert enhance("--disagreement", "doubt.nrrd") == 0
-        doubt = read_volume("doubt.nrrd").voxels
-        assert doubt.dtype == np.float32
-        assert doubt[1::2].max() > 0
-        assert doubt[::2].max() == 0
+        assert enhance("--disagreement", "uncertainty.nrrd") == 0
+        uncertainty = read_volume("uncertainty.nrrd").voxels
+        assert uncertainty.dtype == np.float32
+        assert uncertainty[1::2].max() > 0
+        assert uncertainty[::2].max() == 0
 
     @pytest.mark.parametrize("calibrated", [False, True])
-    def test_writes_the_doubt_as_well_as_it_is_known(self, enhance, folder, calibrated):
-        from tiny import DOUBT, make_card, make_network
+    def test_writes_the_uncertainty_as_well_as_it_is_known(self, enhance, folder, calibrated):
+        from tiny import UNCERTAINTY, make_card, make_network
         from XViewSynthLib.model.catalogue import save_model
 
-        model = save_model(folder / "model", make_network(), make_card(**{"doubt": DOUBT} if calibrated else {})).folder
-        assert enhance("--model", str(model), "--doubt", "doubt.nrrd", "--disagreement", "views.nrrd") == 0
-        same = np.array_equal(read_volume("doubt.nrrd").voxels, read_volume("views.nrrd").voxels)
+        model = save_model(
+            folder / "model", make_network(), make_card(**{"doubt": UNCERTAINTY} if calibrated else {})
+        ).folder
+        assert enhance("--model", str(model), "--uncertainty", "uncertainty.nrrd", "--disagreement", "views.nrrd") == 0
+        same = np.array_equal(read_volume("uncertainty.nrrd").voxels, read_volume("views.nrrd").voxels)
         assert same is not calibrated
 
     def test_writes_the_error_to_expect_and_its_bound(self, enhance, folder):
-        from tiny import DOUBT, make_card, make_network
+        from tiny import UNCERTAINTY, make_card, make_network
         from XViewSynthLib.model.catalogue import save_model
 
-        calibrated = save_model(folder / "calibrated", make_network(), make_card(doubt=DOUBT)).folder
+        calibrated = save_model(folder / "calibrated", make_network(), make_card(doubt=UNCERTAINTY)).folder
         options = ("--expected-error", "error.nrrd", "--error-bound", "bound.nii.gz", "--report", "report.json")
         assert enhance("--model", str(calibrated), *options) == 0
         expected, bound = read_volume("error.nrrd").voxels, read_volume("bound.nii.gz").voxels
         assert expected[1::2].min() > 0
         assert (bound[1::2] > expected[1::2]).all()
         assert expected[::2].max() == bound[::2].max() == 0
-        assert json.loads((folder / "report.json").read_text())["doubt"] == "expected error"
+        assert json.loads((folder / "report.json").read_text())["uncertainty"] == "expected error"
 
     @pytest.mark.parametrize("option", ["--expected-error", "--error-bound"])
     def test_an_error_in_hu_of_a_model_that_is_not_calibrated(self, enhance, folder, capsys, option):
@@ -151,7 +153,7 @@ class TestEnhance:
         assert enhance("--texture", "match", "--report", "report.json") == 0
         np.testing.assert_array_equal(read_volume("out.nrrd").voxels[::2], scan.voxels)
         report = json.loads((folder / "report.json").read_text())
-        assert (report["texture"], report["doubt"]) == ("match", "disagreement, not calibrated")
+        assert (report["texture"], report["uncertainty"]) == ("match", "disagreement, not calibrated")
         assert report["notes"][-1] in capsys.readouterr().out
 
     def test_best_quality_is_another_answer(self, enhance, folder, scan):
@@ -265,8 +267,8 @@ class TestWrongOutputs:
         assert "choose one of .nrrd" in error_of(capsys)
 
     def test_an_unknown_ending_of_the_disagreement(self, enhance, capsys):
-        assert enhance("--disagreement", "doubt.txt") == 2
-        assert "doubt.txt has no ending that can be written" in error_of(capsys)
+        assert enhance("--disagreement", "uncertainty.txt") == 2
+        assert "uncertainty.txt has no ending that can be written" in error_of(capsys)
 
     def test_a_report_that_is_not_json(self, enhance, capsys):
         assert enhance("--report", "report.txt") == 2

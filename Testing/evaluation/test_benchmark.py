@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from scans import affine_from, anatomy
-from tiny import DOUBT, NETWORK, make_card, make_network
+from tiny import NETWORK, UNCERTAINTY, make_card, make_network
 from XViewSynthLib import selfcheck
 from XViewSynthLib.errors import Cancelled, InputError
 from XViewSynthLib.evaluation.benchmark import (
@@ -184,14 +184,14 @@ class TestMarkdown:
         section = to_markdown(report).split("### first.nrrd, x4")[1].split("###")[0]
         assert f"{gain:+.2f}" in section.split("**three views fused**")[1]
 
-    def test_tells_how_true_the_doubt_is(self, folder, scans, report, tmp_path):
-        assert all(run["models"]["small"]["doubt"] is None for run in report["runs"])
+    def test_tells_how_true_the_uncertainty_is(self, folder, scans, report, tmp_path):
+        assert all(run["models"]["small"]["uncertainty"] is None for run in report["runs"])
         assert "90 % bound" not in to_markdown(report)
-        calibrated = save_model(folder / "calibrated", make_network(), make_card(doubt=DOUBT))
+        calibrated = save_model(folder / "calibrated", make_network(), make_card(doubt=UNCERTAINTY))
         found = run_bench(scans[:1], [2], [calibrated], tmp_path, device="cpu")
-        doubt, text = found["runs"][0]["models"]["small"]["doubt"], to_markdown(found)
-        assert 0 < doubt["coverage"] < 1
-        assert f"| all | {100 * doubt['coverage']:.1f} % | {doubt['mean_expected_error_hu']:.1f} |" in text
+        uncertainty, text = found["runs"][0]["models"]["small"]["uncertainty"], to_markdown(found)
+        assert 0 < uncertainty["coverage"] < 1
+        assert f"| all | {100 * uncertainty['coverage']:.1f} % | {uncertainty['mean_expected_error_hu']:.1f} |" in text
 
 
 class TestTexture:

@@ -282,7 +282,7 @@ class TestScore:
 
 
 class TestDisagreementCorrelation:
-    def test_doubt_that_equals_the_error(self):
+    def test_uncertainty_that_equals_the_error(self):
         truth = _volume(_patient())
         error = np.abs(np.random.default_rng(0).normal(0, 30, truth.voxels.shape)).astype(np.float32)
         candidate = truth.with_voxels(truth.voxels + error)
@@ -292,19 +292,21 @@ class TestDisagreementCorrelation:
     def test_observed_slices_do_not_count(self):
         truth = _volume(_patient())
         error = np.abs(np.random.default_rng(0).normal(0, 30, truth.voxels.shape)).astype(np.float32)
-        doubt = error.copy()
-        doubt[::2] = 1e3 - doubt[::2]
+        uncertainty = error.copy()
+        uncertainty[::2] = 1e3 - uncertainty[::2]
         candidate = truth.with_voxels(truth.voxels + error)
-        assert disagreement_correlation(make_reference(truth, 2, "K"), candidate, truth.with_voxels(doubt)) > 0.99
+        assert disagreement_correlation(make_reference(truth, 2, "K"), candidate, truth.with_voxels(uncertainty)) > 0.99
 
     def test_a_sample_of_a_large_scan_is_enough(self, monkeypatch):
         truth = _volume(_patient())
-        doubt = np.abs(_patient()[:, ::-1].astype(np.float32))
-        candidate = truth.with_voxels(truth.voxels + np.abs(np.random.default_rng(0).normal(0, 1, doubt.shape)) * doubt)
+        uncertainty = np.abs(_patient()[:, ::-1].astype(np.float32))
+        candidate = truth.with_voxels(
+            truth.voxels + np.abs(np.random.default_rng(0).normal(0, 1, uncertainty.shape)) * uncertainty
+        )
         reference = make_reference(truth, 2, "K")
-        expected = disagreement_correlation(reference, candidate, truth.with_voxels(doubt))
+        expected = disagreement_correlation(reference, candidate, truth.with_voxels(uncertainty))
         monkeypatch.setattr(metrics, "_DRAWN_VOXELS", 20_000)
-        found = [disagreement_correlation(reference, candidate, truth.with_voxels(doubt)) for _ in range(2)]
+        found = [disagreement_correlation(reference, candidate, truth.with_voxels(uncertainty)) for _ in range(2)]
         assert found[0] == found[1]
         assert found[0] == pytest.approx(expected, abs=0.03)
         assert found[0] != expected

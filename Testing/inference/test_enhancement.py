@@ -1,4 +1,4 @@
-"""Enhancing a scan: observed slices, geometry, padding, doubt, memory and stopping."""
+"""Enhancing a scan: observed slices, geometry, padding, uncertainty, memory and stopping."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ class TestGeometry:
         for stored in layouts(few_slices):
             result = enhance(stored, 2, axis=stored.through_plane_axis, model=model)
             assert np.array_equal(in_patient(result.volume, plain.volume), plain.volume.voxels)
-            doubt = in_patient(result.disagreement, plain.disagreement)
-            assert np.allclose(doubt, plain.disagreement.voxels, atol=1e-3)
+            uncertainty = in_patient(result.disagreement, plain.disagreement)
+            assert np.allclose(uncertainty, plain.disagreement.voxels, atol=1e-3)
 
     @given(turned=directions())
     def test_a_turned_patient_keeps_every_point_in_place(self, model, turned):
@@ -154,10 +154,10 @@ class TestPadding:
 
 class TestDisagreement:
     def test_is_zero_on_observed_slices_alone(self, enhanced):
-        doubt = enhanced.disagreement.voxels
-        assert doubt.dtype == np.float32
-        assert (doubt[::4] == 0).all()
-        assert all(doubt[index].max() > 0 for index in enhanced.synthetic_slices)
+        uncertainty = enhanced.disagreement.voxels
+        assert uncertainty.dtype == np.float32
+        assert (uncertainty[::4] == 0).all()
+        assert all(uncertainty[index].max() > 0 for index in enhanced.synthetic_slices)
 
     def test_is_the_spread_of_the_views_in_hu(self, scan, enhanced):
         def summed(image, taps):

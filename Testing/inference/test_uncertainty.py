@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scans import affine_from, anatomy
-from tiny import DOUBT, make_card, make_network
+from tiny import UNCERTAINTY, make_card, make_network
 from XViewSynthLib import Volume, enhance
 from XViewSynthLib.evaluation.calibration import fit, measure, samples
 from XViewSynthLib.evaluation.selfcheck import drop_slices
@@ -17,7 +17,7 @@ from XViewSynthLib.inference.plan import Plan, make_plan
 from XViewSynthLib.inference.uncertainty import Calibration, expected_error
 from XViewSynthLib.model.catalogue import card_fault, save_model
 
-ENTRY = DOUBT["factors"]["2"]
+ENTRY = UNCERTAINTY["factors"]["2"]
 
 
 def fault_of(**changes: object) -> str | None:
@@ -34,7 +34,7 @@ def made_up(seed: int, count: int = 20_000) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    card = make_card(doubt=DOUBT | {"factors": {"2": ENTRY, "3": ENTRY}})
+    card = make_card(doubt=UNCERTAINTY | {"factors": {"2": ENTRY, "3": ENTRY}})
     return save_model(tmp_path_factory.mktemp("models") / "small", make_network(), card)
 
 
@@ -69,25 +69,25 @@ class TestCurves:
         assert np.allclose(calibration.error_bound(np.array([0, 4, 32])), [0, 10, 100])
 
     def test_come_from_the_card_of_the_factor(self):
-        card = make_card(doubt=DOUBT | {"factors": {"3": ENTRY}})
+        card = make_card(doubt=UNCERTAINTY | {"factors": {"3": ENTRY}})
         assert Calibration.from_card(card, 3).to_card() == ENTRY
         assert Calibration.from_card(card, 2) is None
         assert Calibration.from_card(make_card(), 3) is None
 
     def test_are_others_where_slices_are_read_off(self):
         other = ENTRY | {"weights": [2.0, 0.0, 0.5]}
-        card = make_card(doubt=DOUBT | {"factors": {"2": other, "4": ENTRY}, "read_off_factors": {"2": ENTRY}})
+        card = make_card(doubt=UNCERTAINTY | {"factors": {"2": other, "4": ENTRY}, "read_off_factors": {"2": ENTRY}})
         assert Calibration.from_card(card, 2).to_card() == Calibration.from_card(card, 2, 2).to_card() == other
         assert Calibration.from_card(card, 2, 4).to_card() == ENTRY
 
     def test_are_those_of_what_answers_where_the_card_says_no_more(self):
         other = ENTRY | {"weights": [2.0, 0.0, 0.5]}
-        card = make_card(doubt=DOUBT | {"factors": {"2": other, "4": ENTRY}})
+        card = make_card(doubt=UNCERTAINTY | {"factors": {"2": other, "4": ENTRY}})
         assert Calibration.from_card(card, 2, 4).to_card() == ENTRY
 
     @pytest.mark.parametrize("terms", [{}, {"terms": ["disagreement", "age of the scanner", "phase of the moon"]}])
     def test_of_other_terms_are_none(self, terms):
-        card = make_card(doubt={"factors": DOUBT["factors"]} | terms)
+        card = make_card(doubt={"factors": UNCERTAINTY["factors"]} | terms)
         assert Calibration.from_card(card, 2) is None
 
 
@@ -97,7 +97,7 @@ class TestCard:
         assert fault_of() is None
 
     @pytest.mark.parametrize(
-        "doubt",
+        "uncertainty",
         [
             None,
             [],
@@ -116,8 +116,8 @@ class TestCard:
             {"factors": {"2": {**ENTRY, "error_bound_hu": [9.0, float("nan")]}}},
         ],
     )
-    def test_with_an_unsound_one_is_refused(self, doubt):
-        assert '"doubt" must be' in fault_of(doubt=doubt)
+    def test_with_an_unsound_one_is_refused(self, uncertainty):
+        assert '"doubt" must be' in fault_of(doubt=uncertainty)
 
 
 class TestExpectedError:
@@ -134,7 +134,7 @@ class TestExpectedError:
         assert (expected < bound)[:, :, 4:].all()
 
     def test_rises_with_the_disagreement(self, padded, plan):
-        calibration = Calibration.from_card({"doubt": DOUBT}, 2)
+        calibration = Calibration.from_card({"doubt": UNCERTAINTY}, 2)
         little, much = (
             expected_error(np.full((3, 22, 20), hu, np.float32), padded.voxels[:2], [1], 4.0, plan, calibration)
             for hu in (10, 20)
@@ -142,7 +142,7 @@ class TestExpectedError:
         assert (much[1] > little[1])[:, 4:].all()
 
     def test_rises_with_noise(self, plan):
-        calibration = Calibration.from_card({"doubt": DOUBT}, 2)
+        calibration = Calibration.from_card({"doubt": UNCERTAINTY}, 2)
         noise = np.random.default_rng(0).normal(0, 1, (2, 40, 40))
         quiet, noisy = (
             expected_error(np.zeros((3, 40, 40)), strength * noise, [1], 4.0, plan, calibration)[1]
@@ -152,7 +152,7 @@ class TestExpectedError:
 
     @pytest.mark.parametrize("profile", [None, SliceProfile()])
     def test_is_less_where_slices_overlap(self, plan, profile):
-        calibration = Calibration.from_card({"doubt": DOUBT}, 2)
+        calibration = Calibration.from_card({"doubt": UNCERTAINTY}, 2)
         noise = np.random.default_rng(0).normal(0, 30, (2, 64, 64))
         plans = (replace(plan, profile=profile, overlap=overlap) for overlap in (1.0, 2.0))
         touching, overlapping = (
@@ -161,7 +161,7 @@ class TestExpectedError:
         assert 0 < overlapping < 0.7 * touching
 
     def test_counts_noise_of_a_soft_reconstruction_in_full(self, plan):
-        calibration = Calibration.from_card({"doubt": DOUBT}, 2)
+        calibration = Calibration.from_card({"doubt": UNCERTAINTY}, 2)
         sharp = np.random.default_rng(0).normal(0, 1, (2, 96, 96))
         soft = (sharp + np.roll(sharp, 1, 1)) + np.roll(sharp + np.roll(sharp, 1, 1), 1, 2)
         of_sharp, of_soft = (
@@ -171,10 +171,10 @@ class TestExpectedError:
         assert of_soft == pytest.approx(of_sharp, rel=0.3)
 
     def test_of_a_predicted_slice_in_the_place_of_an_observed_one(self, padded, plan):
-        calibration = Calibration.from_card({"doubt": DOUBT}, 2)
-        doubt = np.full((5, 22, 20), 10, np.float32)
+        calibration = Calibration.from_card({"doubt": UNCERTAINTY}, 2)
+        uncertainty = np.full((5, 22, 20), 10, np.float32)
         thick = replace(plan, profile=SliceProfile())
-        result = expected_error(doubt, padded.voxels[:3], range(5), 4.0, thick, calibration)
+        result = expected_error(uncertainty, padded.voxels[:3], range(5), 4.0, thick, calibration)
         assert (result[:, :, 4:] > 0).all()
 
     def test_is_unknown_to_a_model_without_a_calibration(self, padded, model):
@@ -190,7 +190,7 @@ class TestExpectedError:
         def stop():
             raise KeyboardInterrupt
 
-        calibration = Calibration.from_card({"doubt": DOUBT}, 2)
+        calibration = Calibration.from_card({"doubt": UNCERTAINTY}, 2)
         with pytest.raises(KeyboardInterrupt):
             expected_error(np.zeros((3, 22, 20)), padded.voxels[:2], [1], 4.0, plan, calibration, stop)
 
@@ -213,7 +213,7 @@ class TestFit:
         assert expected.mean() == pytest.approx(fresh[:, 3].mean(), rel=0.03)
         assert (fresh[:, 3] <= calibration.error_bound(expected)).mean() == pytest.approx(0.9, abs=0.01)
 
-    def test_of_errors_that_fall_with_the_doubt_still_rises(self):
+    def test_of_errors_that_fall_with_the_uncertainty_still_rises(self):
         sample = made_up(3)
         sample[:, 3] = 1000 / (1 + sample[:, 0]) + np.linspace(0, 1, len(sample))
         card = fit([sample]).to_card()
@@ -254,7 +254,7 @@ class TestMeasure:
 
     def test_calibrating_on_what_is_measured_keeps_the_promise(self, trial, restored, tmp_path):
         drawn = samples(trial.reference, restored, trial.observed.voxels, 20_000)
-        card = make_card(doubt=DOUBT | {"factors": {"2": fit([drawn]).to_card()}})
+        card = make_card(doubt=UNCERTAINTY | {"factors": {"2": fit([drawn]).to_card()}})
         calibrated = save_model(tmp_path / "small", make_network(), card)
         found = measure(trial.reference, enhance(trial.observed, 2, axis=trial.axis, model=calibrated))
         assert found["coverage"] == pytest.approx(0.9, abs=0.02)

@@ -173,7 +173,7 @@ class TestEnhancing:
         for name, view in wide.views.items():
             assert np.array_equal(view.voxels, finer.views[name].voxels[::2])
 
-    def test_doubt_is_calibrated_for_what_answered(self, model):
+    def test_uncertainty_is_calibrated_for_what_answered(self, model):
         wide, finer = (enhance(scan(4.0, 2.2), factor, model=model, axis="K", acquisition="gap") for factor in (2, 4))
         assert np.allclose(wide.expected_error.voxels, finer.expected_error.voxels[::2], rtol=1e-4)
         assert np.array_equal(wide.error_bound().voxels, finer.error_bound().voxels[::2])

@@ -18,7 +18,7 @@ import torch
 from jsonschema import Draft202012Validator
 from safetensors.torch import save
 
-from tiny import DOUBT, NETWORK, make_card, make_network
+from tiny import NETWORK, UNCERTAINTY, make_card, make_network
 from XViewSynthLib.errors import Cancelled, InputError
 from XViewSynthLib.model import cards, catalogue
 from XViewSynthLib.model import files as model_files
@@ -442,9 +442,9 @@ class TestCard:
         ],
     )
     def test_an_absurd_calibration_is_named(self, entry, value):
-        doubt = json.loads(json.dumps(DOUBT))
-        doubt["factors"]["4"][entry] = value
-        card = {"schema_version": "1", "weights_sha256": "0" * 64, **make_card(doubt=doubt)}
+        uncertainty = json.loads(json.dumps(UNCERTAINTY))
+        uncertainty["factors"]["4"][entry] = value
+        card = {"schema_version": "1", "weights_sha256": "0" * 64, **make_card(doubt=uncertainty)}
         assert '"doubt" must be' in card_fault(card)
         # JSON Schema cannot ask for rising numbers.
         assert in_schema(card) == (value == [100.0, 9.0])
@@ -491,7 +491,7 @@ class TestCardSchema:
         "changes",
         [
             {"authors": "us"},
-            {"doubt": DOUBT},
+            {"doubt": UNCERTAINTY},
             {"name": "Auto-2"},
             {"name": "console"},
             {"description": "two\nlines, größer"},

@@ -31,7 +31,7 @@ from documents import (
     repository_files,
 )
 from scans import write_dicom_series
-from tiny import DOUBT, make_card, make_network
+from tiny import UNCERTAINTY, make_card, make_network
 from XViewSynthLib import Volume, read_volume, write_volume
 from XViewSynthLib.geometry.acquisition import thin
 from XViewSynthLib.model.catalogue import save_model
@@ -61,7 +61,7 @@ def small_sample() -> Volume:
 def sandbox(tmp_path, monkeypatch, small_sample) -> Path:
     """A working folder with small scans under the names that documents use, and a small model called standard."""
     monkeypatch.setenv("XVIEWSYNTH_MODELS", str(tmp_path / "models"))
-    save_model(tmp_path / "models" / "standard", make_network(), make_card(name="standard", doubt=DOUBT))
+    save_model(tmp_path / "models" / "standard", make_network(), make_card(name="standard", doubt=UNCERTAINTY))
     folder = tmp_path / "work"
     thick = thin(small_sample, 4)
     for name, volume in (

@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 from commands import run_command
 from documents import ROOT, blocks_of, keys_of, section_of
 from scans import affine_from, anatomy
-from tiny import DOUBT, make_card, make_network
+from tiny import UNCERTAINTY, make_card, make_network
 from XViewSynthLib import Volume, write_volume
 from XViewSynthLib.model.cards import CARD_FIELDS, OPTIONAL_CARD_FIELDS
 from XViewSynthLib.model.catalogue import save_model
@@ -58,7 +58,7 @@ def made(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XVIEWSYNTH_MODELS", str(folder / "models"))
         patch.chdir(folder)
-        save_model(folder / "models" / "standard", make_network(), make_card(name="standard", doubt=DOUBT))
+        save_model(folder / "models" / "standard", make_network(), make_card(name="standard", doubt=UNCERTAINTY))
         (folder / "scans").mkdir()
         thin_scan = Volume(anatomy((41, 64, 64)), affine_from((0.8, 0.8, 2.0)))
         write_volume(thin_scan, folder / "scans" / "scan.nrrd")

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from scans import affine_from, anatomy, shearing
-from tiny import DOUBT, make_card, make_network, make_spline_network
+from tiny import UNCERTAINTY, make_card, make_network, make_spline_network
 from XViewSynthLib import Volume, __version__, enhance, selfcheck
 from XViewSynthLib.io.writing import WRITABLE
 from XViewSynthLib.model.catalogue import save_model
@@ -195,22 +195,22 @@ def expected(scan, tiny_model):
 class TestEnhancement:
     def test_gives_the_very_voxels_of_the_engine(self, finished, expected):
         result = finished.job.result
-        for given, wanted in ((result.enhanced, expected.volume), (result.doubt, expected.disagreement)):
+        for given, wanted in ((result.enhanced, expected.volume), (result.uncertainty, expected.disagreement)):
             assert given.voxels.dtype == wanted.voxels.dtype
             np.testing.assert_array_equal(given.voxels, wanted.voxels)
 
-    def test_of_a_calibrated_model_the_doubt_is_the_error_to_expect(self, scan, folder):
-        calibrated = save_model(folder / "calibrated", make_network(), make_card(doubt=DOUBT)).folder
+    def test_of_a_calibrated_model_the_uncertainty_is_the_error_to_expect(self, scan, folder):
+        calibrated = save_model(folder / "calibrated", make_network(), make_card(doubt=UNCERTAINTY)).folder
         (folder / "job").mkdir()
         job = EnhanceJob(scan, Request(factor=3, model=str(calibrated)), folder / "job")
         job.start()
         wait_for(job, lambda state: state.ended)
         expected = enhance(scan, 3, model=str(calibrated)).expected_error
-        np.testing.assert_array_equal(job.result.doubt.voxels, expected.voxels)
-        assert job.result.report["doubt"] == "expected error"
+        np.testing.assert_array_equal(job.result.uncertainty.voxels, expected.voxels)
+        assert job.result.report["uncertainty"] == "expected error"
 
     def test_no_place_is_rounded_on_the_way(self, finished, expected):
-        for given in (finished.job.result.enhanced, finished.job.result.doubt):
+        for given in (finished.job.result.enhanced, finished.job.result.uncertainty):
             np.testing.assert_allclose(given.affine, expected.volume.affine, rtol=1e-15)
             np.testing.assert_array_equal(given.origin, expected.volume.origin)
 

@@ -12,7 +12,7 @@ from scene import mrml_scene
 from scene_pairs import FACTOR, Pair, make_pair
 from XViewSynthLib import Volume
 from XViewSynthScene.marks import SYNTHETIC
-from XViewSynthScene.overlay import doubt_color
+from XViewSynthScene.overlay import uncertainty_color
 from XViewSynthScene.views import ENHANCED, PLANES, LinkedViews, view_name, view_names
 
 pytestmark = pytest.mark.skipif(offscreen.why_not() is not None, reason=str(offscreen.why_not()))
@@ -27,7 +27,7 @@ def stage(scan: Volume) -> Iterator[Stage]:
         pictures = offscreen.OffscreenViews(scene, application, view_names(), (SIZE, SIZE))
         pair = make_pair(scene, scan)
         views = LinkedViews(scene, application_logic=application, renderer_of=pictures.renderer)
-        views.show(pair.original, pair.enhanced, pair.doubt)
+        views.show(pair.original, pair.enhanced, pair.uncertainty)
         views.overlay.set_opacity(0)
         yield Stage(views, pictures, pair, scan)
         views.close()
@@ -115,12 +115,12 @@ class TestSwapInPlace:
 
 
 class TestOverlayColours:
-    def test_the_doubtful_half_is_coloured_and_the_rest_is_grey(self, stage):
+    def test_the_uncertain_half_is_coloured_and_the_rest_is_grey(self, stage):
         stage.scroll(10)
         stage.views.overlay.set_opacity(1)
         colored = colorfulness(without_texts(stage.picture("Enhanced"))) > 60
         rows, columns = np.nonzero(colored)
-        # The block of doubt spans a third of the rows and a sixth of the columns.
+        # The block of uncertainty spans a third of the rows and a sixth of the columns.
         assert SIZE * 0.25 < np.ptp(rows) < SIZE * 0.45
         assert np.ptp(columns) < SIZE * 0.25
 
@@ -128,7 +128,7 @@ class TestOverlayColours:
         stage.scroll(10)
         stage.views.overlay.set_opacity(1)
         picture = without_texts(stage.picture("Enhanced"))
-        expected = 255 * np.array(doubt_color((90 - 20) / (100 - 20)))
+        expected = 255 * np.array(uncertainty_color((90 - 20) / (100 - 20)))
         most = picture[colorfulness(picture) > 60]
         assert np.median(most, axis=0) == pytest.approx(expected, abs=6)
 

@@ -14,7 +14,7 @@ import slicer
 from scene import make_provenance, make_shift, make_volume_node, saved_and_loaded
 from XViewSynthLib import InputError, Volume
 from XViewSynthScene import results
-from XViewSynthScene.provenance import doubt_node, input_node, read_provenance
+from XViewSynthScene.provenance import input_node, read_provenance, uncertainty_node
 from XViewSynthScene.results import check_output_node, create_output, look_of, remove_volume, snapshot
 from XViewSynthScene.volumes import volume_from_node
 
@@ -36,7 +36,7 @@ def enhanced(scan):
 
 
 @pytest.fixture
-def doubt(enhanced):
+def uncertainty(enhanced):
     return enhanced.with_voxels(np.full(enhanced.voxels.shape, 12.5, np.float32))
 
 
@@ -61,16 +61,16 @@ def in_a_folder(node):
 
 
 class TestNewOutput:
-    def test_holds_the_result(self, node, enhanced, doubt, provenance):
-        output, map_ = create_output(node, enhanced, doubt, provenance)
+    def test_holds_the_result(self, node, enhanced, uncertainty, provenance):
+        output, map_ = create_output(node, enhanced, uncertainty, provenance)
         np.testing.assert_array_equal(volume_from_node(output).voxels, enhanced.voxels)
         np.testing.assert_allclose(volume_from_node(output).affine, enhanced.affine, atol=1e-9)
-        np.testing.assert_array_equal(volume_from_node(map_).voxels, doubt.voxels)
-        np.testing.assert_allclose(volume_from_node(map_).affine, doubt.affine, atol=1e-9)
+        np.testing.assert_array_equal(volume_from_node(map_).voxels, uncertainty.voxels)
+        np.testing.assert_allclose(volume_from_node(map_).affine, uncertainty.affine, atol=1e-9)
 
-    def test_is_named_after_the_input(self, node, enhanced, doubt, provenance):
-        output, map_ = create_output(node, enhanced, doubt, provenance)
-        assert (output.GetName(), map_.GetName()) == ("CT enhanced x4", "CT doubt")
+    def test_is_named_after_the_input(self, node, enhanced, uncertainty, provenance):
+        output, map_ = create_output(node, enhanced, uncertainty, provenance)
+        assert (output.GetName(), map_.GetName()) == ("CT enhanced x4", "CT uncertainty")
 
     def test_name_that_is_taken_gets_a_number(self, node, enhanced, provenance):
         first, _ = create_output(node, enhanced, None, provenance)
@@ -81,28 +81,30 @@ class TestNewOutput:
     def test_name_can_be_chosen(self, node, enhanced, provenance):
         assert create_output(node, enhanced, None, provenance, name="Thin")[0].GetName() == "Thin"
 
-    def test_refers_to_input_and_doubt(self, node, enhanced, doubt, provenance):
-        output, map_ = create_output(node, enhanced, doubt, provenance)
+    def test_refers_to_input_and_uncertainty(self, node, enhanced, uncertainty, provenance):
+        output, map_ = create_output(node, enhanced, uncertainty, provenance)
         assert output.GetNodeReference("XViewSynth.Input") is node is input_node(output)
-        assert output.GetNodeReference("XViewSynth.Disagreement") is map_ is doubt_node(output)
+        assert output.GetNodeReference("XViewSynth.Disagreement") is map_ is uncertainty_node(output)
 
-    def test_without_doubt_refers_to_none(self, node, enhanced, provenance):
+    def test_without_uncertainty_refers_to_none(self, node, enhanced, provenance):
         output, map_ = create_output(node, enhanced, None, provenance)
         assert map_ is None
-        assert doubt_node(output) is None
+        assert uncertainty_node(output) is None
 
     def test_has_provenance(self, node, enhanced, provenance):
         output, _ = create_output(node, enhanced, None, provenance)
         assert read_provenance(output).synthetic_slices == provenance.synthetic_slices
 
-    def test_references_and_provenance_survive_the_scene(self, scene, node, enhanced, doubt, provenance, tmp_path):
-        output, _ = create_output(node, enhanced, doubt, provenance)
+    def test_references_and_provenance_survive_the_scene(
+        self, scene, node, enhanced, uncertainty, provenance, tmp_path
+    ):
+        output, _ = create_output(node, enhanced, uncertainty, provenance)
         expected = read_provenance(output)
         with saved_and_loaded(scene, tmp_path, "mrml") as loaded:
             again = loaded.GetFirstNodeByName("CT enhanced x4")
             assert read_provenance(again) == expected
             assert input_node(again).GetName() == "CT"
-            assert doubt_node(again).GetName() == "CT doubt"
+            assert uncertainty_node(again).GetName() == "CT uncertainty"
 
 
 class TestLooksLikeTheInput:
@@ -129,19 +131,19 @@ class TestLooksLikeTheInput:
         output, _ = create_output(node, enhanced, None, provenance)
         assert output.GetDisplayNode().GetAutoWindowLevel()
 
-    def test_doubt_is_shown_from_0_to_100_hu(self, node, enhanced, doubt, provenance):
-        display = create_output(node, enhanced, doubt, provenance)[1].GetDisplayNode()
+    def test_uncertainty_is_shown_from_0_to_100_hu(self, node, enhanced, uncertainty, provenance):
+        display = create_output(node, enhanced, uncertainty, provenance)[1].GetDisplayNode()
         assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == (0, 100)
 
-    def test_transform(self, scene, node, enhanced, doubt, provenance):
+    def test_transform(self, scene, node, enhanced, uncertainty, provenance):
         shift = make_shift(scene)
         node.SetAndObserveTransformNodeID(shift.GetID())
-        for made in create_output(node, enhanced, doubt, provenance):
+        for made in create_output(node, enhanced, uncertainty, provenance):
             assert made.GetParentTransformNode() is shift
 
-    def test_place_in_the_hierarchy(self, node, enhanced, doubt, provenance):
+    def test_place_in_the_hierarchy(self, node, enhanced, uncertainty, provenance):
         folder = in_a_folder(node)
-        for made in create_output(node, enhanced, doubt, provenance):
+        for made in create_output(node, enhanced, uncertainty, provenance):
             assert parent_item(made) == folder
 
     def test_input_in_no_hierarchy(self, scene, node, enhanced, provenance):
@@ -164,15 +166,15 @@ class TestSpeed:
 
 
 class TestInputDeletedMeanwhile:
-    def test_output_is_as_the_input_was(self, scene, node, enhanced, doubt, provenance):
+    def test_output_is_as_the_input_was(self, scene, node, enhanced, uncertainty, provenance):
         folder, shift = in_a_folder(node), make_shift(scene)
         node.SetAndObserveTransformNodeID(shift.GetID())
         node.GetDisplayNode().SetAutoWindowLevel(0)
         node.GetDisplayNode().SetWindowLevel(350, 40)
         before = snapshot(node)
         remove_volume(node)
-        output, map_ = create_output(None, enhanced, doubt, provenance, snapshot=before)
-        assert (output.GetName(), map_.GetName()) == ("CT enhanced x4", "CT doubt")
+        output, map_ = create_output(None, enhanced, uncertainty, provenance, snapshot=before)
+        assert (output.GetName(), map_.GetName()) == ("CT enhanced x4", "CT uncertainty")
         assert look_of(output) == before.look
         assert output.GetParentTransformNode() is shift
         assert parent_item(output) == folder
@@ -218,17 +220,17 @@ class TestGivenOutput:
         create_output(node, enhanced, None, provenance, output_node=existing)
         assert look_of(existing) == look_of(node)
 
-    def test_old_map_of_doubt_is_filled_again(self, scene, node, existing, enhanced, doubt, provenance):
-        _, first = create_output(node, enhanced, doubt, provenance, output_node=existing)
-        other = doubt.with_voxels(doubt.voxels * 2)
+    def test_old_map_of_uncertainty_is_filled_again(self, scene, node, existing, enhanced, uncertainty, provenance):
+        _, first = create_output(node, enhanced, uncertainty, provenance, output_node=existing)
+        other = uncertainty.with_voxels(uncertainty.voxels * 2)
         _, second = create_output(node, enhanced, other, provenance, output_node=existing)
         assert first is second
         assert volume_from_node(second).voxels[0, 0, 0] == 25
 
-    def test_old_map_of_doubt_no_longer_belongs_to_it(self, node, existing, enhanced, doubt, provenance):
-        create_output(node, enhanced, doubt, provenance, output_node=existing)
+    def test_old_map_of_uncertainty_no_longer_belongs_to_it(self, node, existing, enhanced, uncertainty, provenance):
+        create_output(node, enhanced, uncertainty, provenance, output_node=existing)
         create_output(node, enhanced, None, provenance, output_node=existing)
-        assert doubt_node(existing) is None
+        assert uncertainty_node(existing) is None
 
     def test_input_cannot_be_the_output(self, node):
         with pytest.raises(InputError, match="both input and output.*choose another output"):
@@ -259,25 +261,25 @@ class TestAllOrNothing:
         monkeypatch.setattr(results, "write_provenance", fail)
 
     @pytest.mark.usefixtures("broken")
-    def test_new_nodes_are_removed(self, scene, node, enhanced, doubt, provenance):
+    def test_new_nodes_are_removed(self, scene, node, enhanced, uncertainty, provenance):
         in_a_folder(node)
         before = node_ids(scene)
         with pytest.raises(RuntimeError, match="on purpose"):
-            create_output(node, enhanced, doubt, provenance)
+            create_output(node, enhanced, uncertainty, provenance)
         assert node_ids(scene) == before
 
     @pytest.mark.usefixtures("broken")
-    def test_hierarchy_is_as_before(self, scene, node, enhanced, doubt, provenance):
+    def test_hierarchy_is_as_before(self, scene, node, enhanced, uncertainty, provenance):
         hierarchy, folder = hierarchy_of(scene), in_a_folder(node)
         with pytest.raises(RuntimeError, match="on purpose"):
-            create_output(node, enhanced, doubt, provenance)
+            create_output(node, enhanced, uncertainty, provenance)
         assert hierarchy.GetNumberOfItemChildren(folder) == 1
 
-    def test_given_output_is_as_before(self, scene, node, enhanced, doubt, provenance, thin_scan, monkeypatch):
+    def test_given_output_is_as_before(self, scene, node, enhanced, uncertainty, provenance, thin_scan, monkeypatch):
         existing = make_volume_node(scene, thin_scan, "Mine")
-        old_map = create_output(node, enhanced, doubt, provenance, output_node=existing)[1]
+        old_map = create_output(node, enhanced, uncertainty, provenance, output_node=existing)[1]
         look, known, nodes = look_of(existing), read_provenance(existing), node_ids(scene)
-        image, old_doubt = existing.GetImageData(), old_map.GetImageData()
+        image, old_uncertainty = existing.GetImageData(), old_map.GetImageData()
         node.GetDisplayNode().SetWindowLevel(77, 7)
         node.SetAndObserveTransformNodeID(make_shift(scene).GetID())
         nodes.add(node.GetTransformNodeID())
@@ -293,11 +295,11 @@ class TestAllOrNothing:
         with pytest.raises(RuntimeError, match="on purpose"):
             create_output(node, thin_scan, thin_scan.with_voxels(thin_scan.voxels), other, output_node=existing)
         assert existing.GetImageData() is image
-        assert old_map.GetImageData() is old_doubt
+        assert old_map.GetImageData() is old_uncertainty
         assert look_of(existing) == look
         assert read_provenance(existing) == known
         assert existing.GetParentTransformNode() is None
-        assert doubt_node(existing) is old_map
+        assert uncertainty_node(existing) is old_map
         assert node_ids(scene) == nodes
 
     @pytest.mark.usefixtures("broken")

@@ -92,7 +92,7 @@ class TestEnhancing:
         assert finish(run).status == "done"
         expected = enhance(scan, factor=2, model=settings.model, device="cpu")
         assert np.array_equal(volume_from_node(run.output_node).voxels, expected.volume.voxels)
-        assert np.array_equal(volume_from_node(run.doubt_node).voxels, expected.disagreement.voxels)
+        assert np.array_equal(volume_from_node(run.uncertainty_node).voxels, expected.disagreement.voxels)
         np.testing.assert_allclose(volume_from_node(run.output_node).affine, expected.volume.affine, atol=1e-12)
 
     def test_in_process_gives_the_same_node(self, begin, node, settings):

@@ -14,7 +14,7 @@ import slicer
 from scene import make_bent_transform, make_provenance, make_shift, make_volume_node, saved_and_loaded
 from XViewSynthLib import InputError, Volume
 from XViewSynthScene import sequences
-from XViewSynthScene.provenance import doubt_node, input_node, read_provenance
+from XViewSynthScene.provenance import input_node, read_provenance, uncertainty_node
 from XViewSynthScene.results import look_of, remove_volume
 from XViewSynthScene.sequences import EnhancedFrame, browser_of, create_sequence_output, frames, sequence_of
 from XViewSynthScene.volumes import volume_from_node
@@ -49,11 +49,11 @@ def outcome(sequence):
     return [outcome_of(frame.node) for frame in frames(sequence)]
 
 
-def outcome_of(node, doubted=True):
+def outcome_of(node, with_uncertainty=True):
     volume = volume_from_node(node)
     enhanced = Volume(np.repeat(volume.voxels, 4, axis=0)[:-3].copy(), volume.upsampled_affine("K", 4))
-    doubt = enhanced.with_voxels(np.ones(enhanced.voxels.shape, np.float32)) if doubted else None
-    return EnhancedFrame(enhanced, doubt, make_provenance(slices=65, factor=4, input_name="Heart"))
+    uncertainty = enhanced.with_voxels(np.ones(enhanced.voxels.shape, np.float32)) if with_uncertainty else None
+    return EnhancedFrame(enhanced, uncertainty, make_provenance(slices=65, factor=4, input_name="Heart"))
 
 
 def show_frame(browser, number):
@@ -148,16 +148,16 @@ class TestOutput:
         assert brightness(made.node) == 10
         assert made.browser.GetNumberOfItems() == 3
 
-    def test_refers_to_input_and_doubt(self, sequence, browser, outcome):
+    def test_refers_to_input_and_uncertainty(self, sequence, browser, outcome):
         made = create_sequence_output(sequence, outcome)
         show_frame(browser, 1)
         assert input_node(made.node) is browser.GetProxyNode(sequence)
-        assert doubt_node(made.node) is made.doubt_node
-        assert doubt_node(made.sequence) is made.doubt_sequence
+        assert uncertainty_node(made.node) is made.uncertainty_node
+        assert uncertainty_node(made.sequence) is made.uncertainty_sequence
 
-    def test_without_doubt(self, sequence, browser):
-        made = create_sequence_output(sequence, [outcome_of(f.node, doubted=False) for f in frames(sequence)])
-        assert made.doubt_node is None is made.doubt_sequence
+    def test_without_uncertainty(self, sequence, browser):
+        made = create_sequence_output(sequence, [outcome_of(f.node, with_uncertainty=False) for f in frames(sequence)])
+        assert made.uncertainty_node is None is made.uncertainty_sequence
 
     def test_is_shown_as_the_input_is(self, scene, sequence, browser, outcome):
         original, shift = browser.GetProxyNode(sequence), make_shift(scene)
@@ -166,7 +166,7 @@ class TestOutput:
         original.GetDisplayNode().SetWindowLevel(350, 40)
         made = create_sequence_output(sequence, outcome)
         assert look_of(made.node) == look_of(original)
-        assert made.node.GetParentTransformNode() is shift is made.doubt_node.GetParentTransformNode()
+        assert made.node.GetParentTransformNode() is shift is made.uncertainty_node.GetParentTransformNode()
 
     def test_is_shown_by_the_logic_of_slicer(self, sequence, outcome, monkeypatch):
         logic = slicer.vtkSlicerSequencesLogic()

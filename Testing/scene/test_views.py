@@ -15,7 +15,7 @@ from scene import make_bent_transform, make_shift, saved_and_loaded
 from scene_pairs import FACTOR, Pair, make_pair
 from XViewSynthLib import InputError, Volume
 from XViewSynthScene.marks import BETWEEN, OBSERVED, SYNTHETIC, SliceMark, slice_mark, slice_position
-from XViewSynthScene.overlay import DoubtOverlay
+from XViewSynthScene.overlay import UncertaintyOverlay
 from XViewSynthScene.views import ENHANCED, LAYOUT_ID, ORIGINAL, PLANES, ROWS, VIEW_GROUP, LinkedViews, view_names
 from XViewSynthScene.volumes import array_from_matrix
 
@@ -44,7 +44,7 @@ def pair(scene: slicer.vtkMRMLScene, scan: Volume) -> Pair:
 @pytest.fixture
 def views(scene: slicer.vtkMRMLScene, application: slicer.vtkMRMLApplicationLogic, pair: Pair) -> Iterator[LinkedViews]:
     views = LinkedViews(scene, application_logic=application)
-    views.show(pair.original, pair.enhanced, pair.doubt)
+    views.show(pair.original, pair.enhanced, pair.uncertainty)
     yield views
     views.close()
 
@@ -376,7 +376,7 @@ class TestMarks:
 
     def test_a_volume_without_provenance_is_not_marked(self, scene, pair):
         views = LinkedViews(scene)
-        views.show(pair.original, pair.doubt)
+        views.show(pair.original, pair.uncertainty)
         assert views.marks["XVSEnhancedAxial"].text == "enhanced"
 
     def test_a_volume_can_be_compared_with_itself(self, scene, pair):
@@ -405,7 +405,7 @@ def at_slice(views: LinkedViews, scan: Volume, position: float) -> slicer.vtkMRM
 class TestOverlay:
     def test_lies_over_the_enhanced_views_alone(self, views, pair):
         for plane in PLANES:
-            assert views.composite_node(ENHANCED, plane).GetLabelVolumeID() == pair.doubt.GetID()
+            assert views.composite_node(ENHANCED, plane).GetLabelVolumeID() == pair.uncertainty.GetID()
             assert views.composite_node(ORIGINAL, plane).GetLabelVolumeID() is None
 
     def test_opacity(self, views):
@@ -423,7 +423,7 @@ class TestOverlay:
         assert "HU" in views.overlay.legend_node.GetTitleText()
 
     def test_colours_mean_the_same_in_every_scan(self, views, pair):
-        display = pair.doubt.GetDisplayNode()
+        display = pair.uncertainty.GetDisplayNode()
         assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == (20, 100)
         assert not display.GetAutoWindowLevel()
 
@@ -435,15 +435,15 @@ class TestOverlay:
     @pytest.mark.parametrize("limits", [(-1, 100), (50, 50), (80, 20)])
     def test_refuses_a_range_that_is_none(self, pair, limits):
         with pytest.raises(ValueError, match="HU"):
-            DoubtOverlay(pair.doubt, [], *limits)
+            UncertaintyOverlay(pair.uncertainty, [], *limits)
 
     def test_remove_gives_the_map_its_own_display_back(self, scene, pair):
-        display = pair.doubt.GetDisplayNode()
+        display = pair.uncertainty.GetDisplayNode()
         display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
         display.SetAutoWindowLevel(False)
         display.SetWindowLevel(55, 11)
         before = node_ids(scene)
-        DoubtOverlay(pair.doubt, []).remove()
+        UncertaintyOverlay(pair.uncertainty, []).remove()
         assert (display.GetColorNodeID(), display.GetWindow(), display.GetLevel()) == (
             "vtkMRMLColorTableNodeGrey",
             55,
@@ -453,14 +453,14 @@ class TestOverlay:
 
     def test_needs_no_more_than_a_scene(self, scan):
         bare = slicer.vtkMRMLScene()
-        overlay = DoubtOverlay(make_pair(bare, scan).doubt, [])
+        overlay = UncertaintyOverlay(make_pair(bare, scan).uncertainty, [])
         assert overlay.legend_node.GetScene() is bare
 
     def test_two_overlays_share_their_colours(self, scene, pair, scan):
         other = make_pair(scene, scan)
-        first, second = DoubtOverlay(pair.doubt, []), DoubtOverlay(other.doubt, [])
-        colors = pair.doubt.GetDisplayNode().GetColorNode()
-        assert other.doubt.GetDisplayNode().GetColorNode() is colors
+        first, second = UncertaintyOverlay(pair.uncertainty, []), UncertaintyOverlay(other.uncertainty, [])
+        colors = pair.uncertainty.GetDisplayNode().GetColorNode()
+        assert other.uncertainty.GetDisplayNode().GetColorNode() is colors
         first.remove()
         assert colors.GetScene() is scene
         second.remove()
@@ -506,7 +506,7 @@ class TestNothingIsLeft:
     def test_close_removes_all_that_was_made(self, scene, application, pair):
         before = node_ids(scene)
         views = LinkedViews(scene, application_logic=application)
-        views.show(pair.original, pair.enhanced, pair.doubt)
+        views.show(pair.original, pair.enhanced, pair.uncertainty)
         views.close()
         assert node_ids(scene) == before
         assert application.GetSliceLogics().GetNumberOfItems() == 0
@@ -522,7 +522,7 @@ class TestNothingIsLeft:
     def test_works_without_an_application(self, scene, pair):
         before = node_ids(scene)
         views = LinkedViews(scene)
-        views.show(pair.original, pair.enhanced, pair.doubt)
+        views.show(pair.original, pair.enhanced, pair.uncertainty)
         views.slice_node(ENHANCED, "Axial").SetSliceOffset(101.0)
         assert views.slice_node(ORIGINAL, "Axial").GetSliceOffset() == pytest.approx(101.0)
         views.close()
@@ -537,8 +537,8 @@ class TestNothingIsLeft:
         views.set_fade(0.5)
         views.fit()
 
-    def test_a_deleted_map_of_doubt_takes_the_overlay_along(self, views, scene, pair):
-        scene.RemoveNode(pair.doubt)
+    def test_a_deleted_map_of_uncertainty_takes_the_overlay_along(self, views, scene, pair):
+        scene.RemoveNode(pair.uncertainty)
         assert views.overlay is None
         assert views.shown
         assert scene.GetNumberOfNodesByClass("vtkMRMLColorLegendDisplayNode") == 0
@@ -553,7 +553,7 @@ class TestNothingIsLeft:
     def test_after_a_closed_scene_the_views_work_again(self, views, scene, scan):
         scene.Clear(False)
         pair = make_pair(scene, scan)
-        views.show(pair.original, pair.enhanced, pair.doubt)
+        views.show(pair.original, pair.enhanced, pair.uncertainty)
         views.slice_node(ENHANCED, "Axial").SetSliceOffset(101.0)
         assert views.slice_node(ORIGINAL, "Axial").GetSliceOffset() == pytest.approx(101.0)
 
@@ -561,15 +561,15 @@ class TestNothingIsLeft:
 class TestSavedScene:
     @pytest.mark.parametrize("kind", ["mrml", "mrb"])
     def test_a_scene_saved_while_they_are_shown_opens_with_its_colours(self, views, scene, pair, tmp_path, kind):
-        before = pair.doubt.GetDisplayNode().GetColorNode()
+        before = pair.uncertainty.GetDisplayNode().GetColorNode()
         with saved_and_loaded(scene, tmp_path, kind) as loaded:
-            after = loaded.GetFirstNodeByName(pair.doubt.GetName()).GetScalarVolumeDisplayNode().GetColorNode()
+            after = loaded.GetFirstNodeByName(pair.uncertainty.GetName()).GetScalarVolumeDisplayNode().GetColorNode()
             assert after.GetNumberOfColors() == before.GetNumberOfColors()
             for index in (0, 1, 255):
                 assert color_of(after, index) == pytest.approx(color_of(before, index), abs=1 / 255)
 
     def test_and_can_be_compared_again(self, views, scene, pair, tmp_path):
-        names = [node.GetName() for node in (pair.original, pair.enhanced, pair.doubt)]
+        names = [node.GetName() for node in (pair.original, pair.enhanced, pair.uncertainty)]
         with saved_and_loaded(scene, tmp_path, "mrb") as loaded:
             again = LinkedViews(loaded)
             again.show(*(loaded.GetFirstNodeByName(name) for name in names))

@@ -1,9 +1,9 @@
 """Photograph the linked views: Resources/Screenshots/views.png.
 
-    python Testing/tools/photograph_views.py SCAN ENHANCED --report REPORT.json [--doubt FILE]
+    python Testing/tools/photograph_views.py SCAN ENHANCED --report REPORT.json [--uncertainty FILE]
 
-The files are what `xviewsynth enhance SCAN ENHANCED --doubt FILE --report REPORT.json` read and wrote. Nothing
-is drawn on a screen. Without --slice the axial views show the synthetic slice with the most doubt.
+The files are what `xviewsynth enhance SCAN ENHANCED --uncertainty FILE --report REPORT.json` read and wrote. Nothing
+is drawn on a screen. Without --slice the axial views show the synthetic slice with the most uncertainty.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def main() -> None:
         report = json.loads(arguments.report.read_text(encoding="utf-8"))
         provenance = provenance_from_report(report, input_node_id=original_node.GetID(), input_name=arguments.scan.stem)
         write_provenance(enhanced_node, provenance)
-        doubt = read_volume(arguments.doubt) if arguments.doubt else None
-        doubt_node = None if doubt is None else make_volume_node(scene, doubt, "doubt")
+        uncertainty = read_volume(arguments.uncertainty) if arguments.uncertainty else None
+        uncertainty_node = None if uncertainty is None else make_volume_node(scene, uncertainty, "uncertainty")
         window, level = arguments.window
         original_node.GetScalarVolumeDisplayNode().SetAutoWindowLevel(False)
         original_node.GetScalarVolumeDisplayNode().SetWindowLevel(window, level)
@@ -53,11 +53,11 @@ def main() -> None:
         application = offscreen.application_logic(scene)
         pictures = offscreen.OffscreenViews(scene, application, view_names(), tuple(arguments.size))
         views = LinkedViews(scene, application_logic=application, renderer_of=pictures.renderer)
-        views.show(original_node, enhanced_node, doubt_node)
+        views.show(original_node, enhanced_node, uncertainty_node)
         if views.overlay:
             views.overlay.set_opacity(arguments.opacity)
         views.set_fade(arguments.fade)
-        index = most_doubtful_slice(doubt, provenance) if arguments.slice is None else arguments.slice
+        index = most_uncertain_slice(uncertainty, provenance) if arguments.slice is None else arguments.slice
         scroll_to(views, enhanced, provenance, index)
         save(mosaic([[pictures.picture(view_name(row, plane)) for plane in PLANES] for row in ROWS]), arguments.output)
         print(f"{arguments.output}: slice {index} along {provenance.axis}")
@@ -71,7 +71,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("scan", type=Path)
     parser.add_argument("enhanced", type=Path)
     parser.add_argument("--report", type=Path, required=True, help="of the enhancement, JSON")
-    parser.add_argument("--doubt", type=Path, help="becomes the overlay")
+    parser.add_argument("--uncertainty", type=Path, help="becomes the overlay")
     parser.add_argument("--slice", type=int, help="index along the enhanced volume's axis")
     parser.add_argument("--window", type=float, nargs=2, default=(1500, -500), metavar=("WIDTH", "CENTRE"), help="HU")
     parser.add_argument("--opacity", type=float, default=0.5, help="of the overlay, 0 to 1")
@@ -83,13 +83,13 @@ def read_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def most_doubtful_slice(doubt: Volume | None, provenance: Provenance) -> int:
-    """The synthetic slice with the most doubt on average; without a map the middle one."""
+def most_uncertain_slice(uncertainty: Volume | None, provenance: Provenance) -> int:
+    """The synthetic slice with the most uncertainty on average; without a map the middle one."""
     synthetic = provenance.synthetic_slices
-    if doubt is None:
+    if uncertainty is None:
         return synthetic[len(synthetic) // 2]
     along = array_axis(provenance.axis)
-    means = doubt.voxels.mean(axis=tuple(axis for axis in range(3) if axis != along))
+    means = uncertainty.voxels.mean(axis=tuple(axis for axis in range(3) if axis != along))
     return max(synthetic, key=lambda index: means[index])
 
 

@@ -1,8 +1,8 @@
 """Photograph the viewer in the browser: Resources/Screenshots/web_*.png.
 
-    python Testing/tools/photograph_web.py SCAN ENHANCED --doubt FILE [--report REPORT.json]
+    python Testing/tools/photograph_web.py SCAN ENHANCED --uncertainty FILE [--report REPORT.json]
 
-The files are what `xviewsynth enhance SCAN ENHANCED --doubt FILE --report REPORT.json` read and wrote. A browser
+The files are what `xviewsynth enhance SCAN ENHANCED --uncertainty FILE --report REPORT.json` read and wrote. A browser
 without a window takes the pictures: the page that offers the enhancement, that with the enhancement at work, and that
 with its result.
 """
@@ -41,7 +41,7 @@ def main() -> None:
                 page.get_by_test_id("enhance").click()
                 page.wait_for_function("document.querySelector('[data-test=time-left]')?.innerText.includes('left')")
                 photograph(page, arguments.output / "web_running.png")
-        named = ["--doubt", arguments.doubt] if arguments.doubt else []
+        named = ["--uncertainty", arguments.uncertainty] if arguments.uncertainty else []
         named += ["--report", arguments.report] if arguments.report else []
         with web.viewer(arguments.scan, arguments.enhanced, *named) as served:
             page.goto(served.address)
@@ -59,7 +59,7 @@ def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Photograph the viewer in the browser.")
     parser.add_argument("scan", type=Path)
     parser.add_argument("enhanced", type=Path)
-    parser.add_argument("--doubt", type=Path, help="becomes the overlay")
+    parser.add_argument("--uncertainty", type=Path, help="becomes the overlay")
     parser.add_argument("--report", type=Path, help="of the enhancement, JSON")
     parser.add_argument("--window", default="Lung", help="its name on the page")
     parser.add_argument(

@@ -24,7 +24,7 @@ from scene import make_bent_transform, make_volume_node, saved_and_loaded
 from XViewSynthLib import Volume, read_volume, write_volume
 from XViewSynthLib.errors import InputError
 from XViewSynthScene import packages
-from XViewSynthScene.provenance import doubt_node, input_node, read_provenance
+from XViewSynthScene.provenance import input_node, read_provenance, uncertainty_node
 from XViewSynthScene.results import remove_volume
 from XViewSynthScene.volumes import volume_from_node
 
@@ -213,7 +213,7 @@ class TestEnhancing:
         assert panel.ui.enhancedSelector.comboBox().currentText == "Chest enhanced x4"
         assert input_node(enhanced) is node
         assert read_provenance(enhanced).model == "small"
-        assert [volume.GetName() for volume in volumes()] == ["Chest", "Chest enhanced x4", "Chest doubt"]
+        assert [volume.GetName() for volume in volumes()] == ["Chest", "Chest enhanced x4", "Chest uncertainty"]
 
     def test_no_box_was_opened(self, slicer_desk, enhanced):
         assert slicer_desk.desktop.shown_messages == []
@@ -511,12 +511,12 @@ class TestViews:
         compared.ui.blinkCheckBox.checked = False
         assert not compared.comparison.blinkTimer.active
 
-    def test_doubt_is_shown_with_the_opacity_that_is_chosen(self, compared, enhanced):
+    def test_uncertainty_is_shown_with_the_opacity_that_is_chosen(self, compared, enhanced):
         composite = compared.comparison.views.composite_node("Enhanced", "Axial")
         assert composite.GetLabelOpacity() == 0
-        compared.ui.doubtCheckBox.checked = True
-        compared.ui.doubtSlider.value = 0.75
-        assert composite.GetLabelVolumeID() == doubt_node(enhanced).GetID()
+        compared.ui.uncertaintyCheckBox.checked = True
+        compared.ui.uncertaintySlider.value = 0.75
+        assert composite.GetLabelVolumeID() == uncertainty_node(enhanced).GetID()
         assert composite.GetLabelOpacity() == 0.75
 
     def test_every_axial_slice_tells_whether_it_was_observed(self, compared):

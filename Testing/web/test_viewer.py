@@ -66,8 +66,8 @@ def thicker(scan: Volume) -> Volume:
     return Volume(voxels, scan.upsampled_affine("K", FACTOR), scan.slice_thickness)
 
 
-def doubt_of(enhanced: Volume) -> Volume:
-    """Much doubt in one half of every synthetic slice, and none elsewhere."""
+def uncertainty_of(enhanced: Volume) -> Volume:
+    """Much uncertainty in one half of every synthetic slice, and none elsewhere."""
     voxels = np.zeros(enhanced.voxels.shape, np.float32)
     voxels[:, :, : voxels.shape[2] // 2] = 90.0
     voxels[::FACTOR] = 0.0
@@ -81,10 +81,10 @@ def enhanced(scan):
 
 @pytest.fixture(scope="session")
 def files(scan, enhanced, tmp_path_factory):
-    """Paths of a scan, of what was made of it, and of the doubt about that."""
+    """Paths of a scan, of what was made of it, and of the uncertainty about that."""
     folder = tmp_path_factory.mktemp("scans")
-    paths = {name: folder / f"{name}.nrrd" for name in ("scan", "enhanced", "doubt")}
-    for name, volume in (("scan", scan), ("enhanced", enhanced), ("doubt", doubt_of(enhanced))):
+    paths = {name: folder / f"{name}.nrrd" for name in ("scan", "enhanced", "uncertainty")}
+    for name, volume in (("scan", scan), ("enhanced", enhanced), ("uncertainty", uncertainty_of(enhanced))):
         write_volume(volume, paths[name])
     return paths
 
@@ -174,11 +174,11 @@ class TestReading:
 
     def test_a_map_of_another_grid_is_refused(self, files):
         with pytest.raises(InputError, match="name the map that was written with it"):
-            read_content(files["scan"], files["enhanced"], doubt=files["scan"])
+            read_content(files["scan"], files["enhanced"], uncertainty=files["scan"])
 
     def test_a_map_without_an_enhanced_volume_is_refused(self, files):
-        with pytest.raises(InputError, match="--doubt tells about an enhanced volume"):
-            read_content(files["scan"], doubt=files["doubt"])
+        with pytest.raises(InputError, match="--uncertainty tells about an enhanced volume"):
+            read_content(files["scan"], uncertainty=files["uncertainty"])
 
     def test_a_volume_from_elsewhere_is_refused(self, files, enhanced, tmp_path):
         affine = enhanced.affine.copy()
@@ -283,7 +283,7 @@ def show(scene, tiny_model):
 @pytest.fixture
 def pair(scan, enhanced):
     provenance = derive_provenance(scan, enhanced, "CT")
-    return Content("CT", scan, enhanced, doubt_of(enhanced), provenance)
+    return Content("CT", scan, enhanced, uncertainty_of(enhanced), provenance)
 
 
 def wait_for(viewer):
@@ -345,7 +345,7 @@ class TestViewer:
         viewer.choose_window("Automatic")
         assert viewer.look()["window"] == "Automatic"
 
-    def test_the_map_of_doubt_fades(self, show, pair):
+    def test_the_map_of_uncertainty_fades(self, show, pair):
         viewer = show(pair)
         viewer.set_opacity(0.2)
         assert viewer.views.composite_node(ENHANCED, "Axial").GetLabelOpacity() == pytest.approx(0.2)
@@ -402,7 +402,7 @@ class TestEnhancing:
         assert viewer.look()["status"] == "running"
         wait_for(viewer)
         told = viewer.look()
-        assert (told["has_enhanced"], told["has_doubt"], told["slices_Axial"]) == (True, True, 33)
+        assert (told["has_enhanced"], told["has_uncertainty"], told["slices_Axial"]) == (True, True, 33)
         assert told["index_Axial"] == 6
         assert told["kind_Enhanced_Axial"] == OBSERVED
         assert "16 of its 33 slices are synthetic" in told["said"]
@@ -429,7 +429,7 @@ class TestEnhancing:
 @pytest.fixture(scope="module")
 def compared(files):
     """A viewer of a pair of volumes, for this computer."""
-    with web.viewer(files["scan"], files["enhanced"], "--disagreement", files["doubt"]) as served:
+    with web.viewer(files["scan"], files["enhanced"], "--disagreement", files["uncertainty"]) as served:
         yield served
 
 
@@ -932,7 +932,7 @@ def picture(page, row, plane) -> np.ndarray:
 
 
 def coloured(page, row, plane) -> int:
-    """Pixels of a view with the colours of the map of doubt."""
+    """Pixels of a view with the colours of the uncertainty map."""
     seen = picture(page, row, plane)
     return int((seen[..., 0] - seen[..., 2] > 60).sum())
 

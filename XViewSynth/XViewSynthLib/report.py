@@ -40,7 +40,7 @@ def describe_enhanced(source: str, output: str, scan: Volume, enhanced: Enhanced
         "output": {"path": output, **describe_geometry(enhanced.volume)},
         "synthetic_slices": enhanced.synthetic_slices,
         "texture": plan.texture,
-        "doubt": "expected error" if enhanced.expected_error else "disagreement, not calibrated",
+        "uncertainty": "expected error" if enhanced.expected_error else "disagreement, not calibrated",
         "plan": plan.to_dict(),
         "notes": enhanced.notes,
     }

@@ -39,7 +39,7 @@ from .processes import Worker, start_worker, worker_environment
 PREPARING, RUNNING, READING = "preparing", "running", "reading"
 DONE, FAILED, CANCELLED = "done", "failed", "cancelled"
 FOLDER_PREFIX = "XViewSynth-"
-_SCAN, _ENHANCED, _DOUBT, _REPORT = "scan.mhd", "enhanced.mhd", "doubt.mhd", "report.json"
+_SCAN, _ENHANCED, _UNCERTAINTY, _REPORT = "scan.mhd", "enhanced.mhd", "uncertainty.mhd", "report.json"
 
 _ENDS = (DONE, FAILED, CANCELLED)
 # Exit codes of the engine.
@@ -86,13 +86,13 @@ class EnhanceResult:
 
     Attributes:
         enhanced: the scan with its synthetic slices, of the input's scalar type.
-        doubt: float32 HU on the same grid: the absolute error to expect, or how far the three views differ where the
-            model is not calibrated; the report tells which.
+        uncertainty: float32 HU on the same grid: the expected absolute error, or if the model is not calibrated, how
+            far the three views differ; the report says which.
         report: what was done, as ``xviewsynth enhance --report`` tells it.
     """
 
     enhanced: Volume
-    doubt: Volume
+    uncertainty: Volume
     report: dict[str, Any]
 
 
@@ -306,7 +306,13 @@ class EnhanceJob(_ScanJob[EnhanceResult]):
 
     def _prepare(self, folder: Path) -> list[str]:
         scan = self._write_scan(folder)
-        outputs = [str(folder / _ENHANCED), "--doubt", str(folder / _DOUBT), "--report", str(folder / _REPORT)]
+        outputs = [
+            str(folder / _ENHANCED),
+            "--uncertainty",
+            str(folder / _UNCERTAINTY),
+            "--report",
+            str(folder / _REPORT),
+        ]
         return ["enhance", str(scan), *outputs, *_options(self.request), "--progress", "json"]
 
     def _read(self, folder: Path, printed: dict[str, Any]) -> EnhanceResult:
@@ -314,11 +320,11 @@ class EnhanceJob(_ScanJob[EnhanceResult]):
 
         report = _read_json(folder / _REPORT)
         affine = _exact_affine(self.volume, report)
-        enhanced, doubt = (
+        enhanced, uncertainty = (
             replace(read_volume(folder / name), affine=affine, slice_thickness=self.volume.slice_thickness)
-            for name in (_ENHANCED, _DOUBT)
+            for name in (_ENHANCED, _UNCERTAINTY)
         )
-        return EnhanceResult(enhanced, doubt, report)
+        return EnhanceResult(enhanced, uncertainty, report)
 
 
 class SelfCheckJob(_ScanJob[dict[str, Any]]):

@@ -1,4 +1,4 @@
-"""The map of doubt as a coloured overlay: where the enhanced volume may be wrong, and by how many HU."""
+"""The uncertainty map as a coloured overlay: where the enhanced volume may be wrong, and by how many HU."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import slicer
 
-from .results import DOUBT_LOOK, look_of, set_look
+from .results import UNCERTAINTY_LOOK, look_of, set_look
 
-COLOR_NODE_NAME = "XViewSynth doubt"
-LEGEND_TITLE = "Doubt (HU)"
+COLOR_NODE_NAME = "XViewSynth uncertainty"
+LEGEND_TITLE = "Uncertainty (HU)"
 DEFAULT_OPACITY = 0.5
 
 # Width and height as shares of the view; the width decides how large the letters are.
@@ -21,28 +21,27 @@ _COLOR_CLASS, _LEGEND_CLASS = "vtkMRMLColorTableNode", "vtkMRMLColorLegendDispla
 _SINGLETON = "XViewSynthDisagreement"
 
 #: HU up to which nothing is drawn: differences as small as the noise of a CT say nothing. One shade of red is left for
-#: this much doubt and more.
-FAINT_HU, FULL_HU = 20.0, DOUBT_LOOK.window
+#: this much uncertainty and more.
+FAINT_HU, FULL_HU = 20.0, UNCERTAINTY_LOOK.window
 
-# From little doubt to much: yellow, orange, red, which differ in lightness too.
+# From little uncertainty to much: yellow, orange, red, which differ in lightness too.
 _RAMP = ((0.0, (1.0, 0.93, 0.45)), (0.5, (1.0, 0.55, 0.1)), (1.0, (0.75, 0.0, 0.15)))
 _SHADES = 256
 
 
-class DoubtOverlay:
-    """A map of doubt over what some views show, with a colour legend in HU.
+class UncertaintyOverlay:
+    """An uncertainty map over what some views show, with a colour legend in HU.
 
-    The colours mean the same in every scan: up to 20 HU the scan stays as it is, from there doubt is yellow, then
-    orange, and from 100 HU red. So a scan without doubt stays grey, which a range taken from its own values would not
-    tell. The map lies in the views' topmost layer,
-    that of label maps: in the foreground, Slicer's window/level tool would change what the colours mean, and above
-    it, Slicer would draw no legend.
+    The colours mean the same in every scan: up to 20 HU the scan stays as it is, from there uncertainty is yellow, then
+    orange, and from 100 HU red. So a scan without uncertainty stays grey, whatever its own range is. The map lies in
+    the topmost layer of the views, that of label maps: in the foreground, Slicer's window/level tool would change the
+    meaning of the colours, and above it, Slicer would draw no legend.
 
     Args:
-        doubt_node: the map, HU; its display is changed until `remove`.
+        uncertainty_node: the map, HU; its display is changed until `remove`.
         composite_nodes: of the views.
         faint_hu: HU up to which nothing is drawn.
-        full_hu: HU from which doubt has its strongest colour.
+        full_hu: HU from which uncertainty has its strongest colour.
 
     Raises:
         ValueError: `faint_hu` is negative, or `full_hu` not above it.
@@ -50,29 +49,31 @@ class DoubtOverlay:
 
     def __init__(
         self,
-        doubt_node: slicer.vtkMRMLScalarVolumeNode,
+        uncertainty_node: slicer.vtkMRMLScalarVolumeNode,
         composite_nodes: Iterable[slicer.vtkMRMLSliceCompositeNode],
         faint_hu: float = FAINT_HU,
         full_hu: float = FULL_HU,
     ):
         if not 0 <= faint_hu < full_hu:
-            raise ValueError(f"Doubt cannot be shown from {faint_hu:g} to {full_hu:g} HU: give 0 or more, then more.")
-        self._node = doubt_node
+            raise ValueError(
+                f"Uncertainty cannot be shown from {faint_hu:g} to {full_hu:g} HU: give 0 or more, then more."
+            )
+        self._node = uncertainty_node
         self._composites = list(composite_nodes)
-        self._look_before = look_of(doubt_node)
-        scene = doubt_node.GetScene()
+        self._look_before = look_of(uncertainty_node)
+        scene = uncertainty_node.GetScene()
         self._colors = scene.GetSingletonNode(_SINGLETON, _COLOR_CLASS) or _add_colors(scene)
         window, level = full_hu - faint_hu, (full_hu + faint_hu) / 2
         colors = self._colors.GetID()
-        set_look(doubt_node, replace(DOUBT_LOOK, window=window, level=level, color_node_id=colors))
+        set_look(uncertainty_node, replace(UNCERTAINTY_LOOK, window=window, level=level, color_node_id=colors))
         for composite in self._composites:
-            composite.SetLabelVolumeID(doubt_node.GetID())
+            composite.SetLabelVolumeID(uncertainty_node.GetID())
         # A view shows the legend of a volume that it shows already.
-        self._legend = _add_legend(doubt_node)
+        self._legend = _add_legend(uncertainty_node)
         self.set_opacity(DEFAULT_OPACITY)
 
     @property
-    def doubt_node(self) -> slicer.vtkMRMLScalarVolumeNode:
+    def uncertainty_node(self) -> slicer.vtkMRMLScalarVolumeNode:
         """The map."""
         return self._node
 
@@ -116,8 +117,8 @@ class DoubtOverlay:
             _remove_from_scene(self._colors)
 
 
-def doubt_color(share: float) -> tuple[float, float, float]:
-    """RGB, 0 to 1, of a doubt that lies at this share (0 to 1) of the range shown."""
+def uncertainty_color(share: float) -> tuple[float, float, float]:
+    """RGB, 0 to 1, of an uncertainty that lies at this share (0 to 1) of the range shown."""
     stops, colors = zip(*_RAMP, strict=True)
     return tuple(float(np.interp(share, stops, channel)) for channel in zip(*colors, strict=True))
 
@@ -131,8 +132,10 @@ def _add_colors(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLColorTableNode:
     node.SetTypeToUser()
     node.SetNumberOfColors(_SHADES)
     for index in range(_SHADES):
-        # Slicer takes any opacity but 0 for full, so that doubt cannot fade in.
-        node.SetColor(index, f"{index / (_SHADES - 1):.0%}", *doubt_color(index / (_SHADES - 1)), float(index > 0))
+        # Slicer takes any opacity but 0 for full, so that uncertainty cannot fade in.
+        node.SetColor(
+            index, f"{index / (_SHADES - 1):.0%}", *uncertainty_color(index / (_SHADES - 1)), float(index > 0)
+        )
     return scene.AddNode(node)
 
 

@@ -19,7 +19,7 @@ from XViewSynthLib.geometry.volume import AXES, Axis, affine_column
 PREFIX = "XViewSynth."
 INPUT_REFERENCE = f"{PREFIX}Input"
 # So called in scenes that were saved when the map was that of the disagreement.
-DOUBT_REFERENCE = f"{PREFIX}Disagreement"
+UNCERTAINTY_REFERENCE = f"{PREFIX}Disagreement"
 
 _ATTRIBUTES = {
     "model": "Model",
@@ -177,9 +177,9 @@ def input_node(node: slicer.vtkMRMLNode) -> slicer.vtkMRMLNode | None:
     return node.GetNodeReference(INPUT_REFERENCE)
 
 
-def doubt_node(node: slicer.vtkMRMLNode) -> slicer.vtkMRMLNode | None:
-    """The map of doubt in HU that belongs to the enhanced volume `node`, as long as it is in the scene."""
-    return node.GetNodeReference(DOUBT_REFERENCE)
+def uncertainty_node(node: slicer.vtkMRMLNode) -> slicer.vtkMRMLNode | None:
+    """The uncertainty map in HU that belongs to the enhanced volume `node`, as long as it is in the scene."""
+    return node.GetNodeReference(UNCERTAINTY_REFERENCE)
 
 
 def provenance_attributes(node: slicer.vtkMRMLNode) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What an enhancement leaves in the scene: the enhanced volume and its map of doubt."""
+"""What an enhancement leaves in the scene: the enhanced volume and its uncertainty map."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from XViewSynthLib.errors import InputError
 from XViewSynthLib.geometry.volume import Volume
 
 from .provenance import (
-    DOUBT_REFERENCE,
     INPUT_REFERENCE,
+    UNCERTAINTY_REFERENCE,
     Provenance,
-    doubt_node,
     provenance_attributes,
     restore_attributes,
+    uncertainty_node,
     write_provenance,
 )
 from .volumes import SCALAR_VOLUME, check_is_scalar_volume, handed_over_image, ijk_to_ras, set_image_and_geometry
@@ -40,8 +40,8 @@ class Look:
     color_node_id: str | None
 
 
-# 0 HU, which all observed slices have, is black, and a doubt of 100 HU or more is white.
-DOUBT_LOOK = Look(
+# 0 HU, which all observed slices have, is black, and an uncertainty of 100 HU or more is white.
+UNCERTAINTY_LOOK = Look(
     window=100.0,
     level=50.0,
     auto_window_level=False,
@@ -106,7 +106,7 @@ def check_output_node(
 def create_output(
     input_node: slicer.vtkMRMLScalarVolumeNode | None,
     enhanced: Volume,
-    doubt_map: Volume | None,
+    uncertainty_map: Volume | None,
     provenance: Provenance,
     output_node: slicer.vtkMRMLScalarVolumeNode | None = None,
     name: str | None = None,
@@ -120,14 +120,14 @@ def create_output(
     Args:
         input_node: the volume that was enhanced; None, or a node out of the scene, once it was deleted.
         enhanced: its memory is handed over to the node, so do not use the volume afterwards.
-        doubt_map: HU, on the same grid; its memory is handed over too.
+        uncertainty_map: HU, on the same grid; its memory is handed over too.
         provenance: written on the output and its storage.
         output_node: gets the result and keeps its name; a new node unless given.
         name: of a new node, "<input> enhanced x<factor>" unless given. A number is added where it is taken.
         snapshot: taken when the work began, and used when the input is gone.
 
     Returns:
-        The output node, and that of the map of doubt (None without one). They refer to each other by the node
+        The output node, and that of the uncertainty map (None without one). They refer to each other by the node
         references of `XViewSynthScene.provenance`.
 
     Raises:
@@ -140,26 +140,26 @@ def create_output(
     name = name or f"{source.name} enhanced x{provenance.factor}"
     # What needs memory comes first.
     image = handed_over_image(enhanced)
-    doubt_image = None if doubt_map is None else handed_over_image(doubt_map)
+    uncertainty_image = None if uncertainty_map is None else handed_over_image(uncertainty_map)
 
     with ExitStack() as undo:
         output = _node_for(scene, output_node, name, undo)
         # Slicer takes seconds to choose a window for a large volume, so it is told one before it sees the voxels.
         show_like(output, source.look)
         set_image_and_geometry(output, image, enhanced.affine)
-        doubt = None
-        if doubt_map is not None:
-            doubt = _node_for(scene, doubt_node(output), f"{source.name} doubt", undo)
-            set_look(doubt, look_of(doubt) or DOUBT_LOOK)
-            set_image_and_geometry(doubt, doubt_image, doubt_map.affine)
-        for node in (output, doubt):
+        uncertainty = None
+        if uncertainty_map is not None:
+            uncertainty = _node_for(scene, uncertainty_node(output), f"{source.name} uncertainty", undo)
+            set_look(uncertainty, look_of(uncertainty) or UNCERTAINTY_LOOK)
+            set_image_and_geometry(uncertainty, uncertainty_image, uncertainty_map.affine)
+        for node in (output, uncertainty):
             if node is not None:
                 place(node, source)
-        output.SetNodeReferenceID(DOUBT_REFERENCE, doubt.GetID() if doubt else None)
+        output.SetNodeReferenceID(UNCERTAINTY_REFERENCE, uncertainty.GetID() if uncertainty else None)
         output.SetNodeReferenceID(INPUT_REFERENCE, input_node.GetID() if is_there else None)
         write_provenance(output, provenance)
         undo.pop_all()
-    return output, doubt
+    return output, uncertainty
 
 
 def look_of(node: slicer.vtkMRMLScalarVolumeNode) -> Look | None:
@@ -270,7 +270,7 @@ def _node_for(
 def _restorer(node: slicer.vtkMRMLScalarVolumeNode) -> Callable[[], None]:
     before, image, affine = snapshot(node), node.GetImageData(), ijk_to_ras(node)
     attributes = provenance_attributes(node)
-    references = {role: node.GetNodeReferenceID(role) for role in (INPUT_REFERENCE, DOUBT_REFERENCE)}
+    references = {role: node.GetNodeReferenceID(role) for role in (INPUT_REFERENCE, UNCERTAINTY_REFERENCE)}
 
     def restore() -> None:
         set_image_and_geometry(node, image, affine)

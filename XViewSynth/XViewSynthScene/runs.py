@@ -181,7 +181,7 @@ class EnhanceRun(_Run):
         self._results: Sequence[EnhanceResult] = []
         self._reports: list[dict[str, Any]] = []
         self._began = monotonic()
-        self._doubt_node: slicer.vtkMRMLScalarVolumeNode | None = None
+        self._uncertainty_node: slicer.vtkMRMLScalarVolumeNode | None = None
 
     @property
     def output_node(self) -> slicer.vtkMRMLScalarVolumeNode:
@@ -189,9 +189,9 @@ class EnhanceRun(_Run):
         return self._output_node
 
     @property
-    def doubt_node(self) -> slicer.vtkMRMLScalarVolumeNode | None:
-        """The map of doubt in HU (of a sequence: the one that shows its frames), once the run is done."""
-        return self._doubt_node
+    def uncertainty_node(self) -> slicer.vtkMRMLScalarVolumeNode | None:
+        """The uncertainty map in HU (of a sequence: the one that shows its frames), once the run is done."""
+        return self._uncertainty_node
 
     @property
     def report(self) -> dict[str, Any]:
@@ -249,10 +249,10 @@ class EnhanceRun(_Run):
 
     def _deliver_volume(self) -> None:
         result = self._results[0]
-        self._output_node, self._doubt_node = create_output(
+        self._output_node, self._uncertainty_node = create_output(
             _if_in_scene(self._input_node),
             result.enhanced,
-            result.doubt,
+            result.uncertainty,
             self._provenance(result),
             _if_in_scene(self._output_node),
             snapshot=self._snapshot,
@@ -261,9 +261,9 @@ class EnhanceRun(_Run):
     def _deliver_sequence(self) -> None:
         output = create_sequence_output(
             self._sequence,
-            [EnhancedFrame(result.enhanced, result.doubt, self._provenance(result)) for result in self._results],
+            [EnhancedFrame(result.enhanced, result.uncertainty, self._provenance(result)) for result in self._results],
         )
-        self._output_node, self._doubt_node = output.node, output.doubt_node
+        self._output_node, self._uncertainty_node = output.node, output.uncertainty_node
 
     def _provenance(self, result: EnhanceResult) -> Provenance:
         return provenance_from_report(
@@ -321,7 +321,7 @@ def enhance_in_process(
     enhanced = enhance(volume, request=request)
     report = describe_enhanced(before.name, "", volume, enhanced)
     provenance = provenance_from_report(report, input_node_id=before.node_id, input_name=before.name)
-    output, _ = create_output(input_node, enhanced.volume, enhanced.doubt, provenance, output_node)
+    output, _ = create_output(input_node, enhanced.volume, enhanced.uncertainty, provenance, output_node)
     return output
 
 

@@ -11,8 +11,8 @@ import slicer
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.geometry.volume import Volume
 
-from .provenance import DOUBT_REFERENCE, INPUT_REFERENCE, Provenance, write_provenance
-from .results import DOUBT_LOOK, place, remove_volume, set_look, show_like, snapshot, unique_name
+from .provenance import INPUT_REFERENCE, UNCERTAINTY_REFERENCE, Provenance, write_provenance
+from .results import UNCERTAINTY_LOOK, place, remove_volume, set_look, show_like, snapshot, unique_name
 from .volumes import check_volume_node, handed_over_image, set_image_and_geometry
 
 BROWSER = "vtkMRMLSequenceBrowserNode"
@@ -34,10 +34,10 @@ class Frame:
 
 @dataclass(frozen=True)
 class EnhancedFrame:
-    """The result for one frame; the map of doubt, in HU, lies on the grid of the enhanced volume."""
+    """The result for one frame; the uncertainty map, in HU, lies on the grid of the enhanced volume."""
 
     enhanced: Volume
-    doubt: Volume | None
+    uncertainty: Volume | None
     provenance: Provenance
 
 
@@ -49,15 +49,15 @@ class SequenceOutput:
         browser: shows original and enhanced at the same frame.
         sequence: the enhanced frames.
         node: volume that shows the current enhanced frame.
-        doubt_sequence: None unless every frame has a map of doubt.
-        doubt_node: volume that shows the current map of doubt; None without one.
+        uncertainty_sequence: None unless every frame has an uncertainty map.
+        uncertainty_node: volume that shows the current uncertainty map; None without one.
     """
 
     browser: slicer.vtkMRMLNode
     sequence: slicer.vtkMRMLSequenceNode
     node: slicer.vtkMRMLScalarVolumeNode
-    doubt_sequence: slicer.vtkMRMLSequenceNode | None
-    doubt_node: slicer.vtkMRMLScalarVolumeNode | None
+    uncertainty_sequence: slicer.vtkMRMLSequenceNode | None
+    uncertainty_node: slicer.vtkMRMLScalarVolumeNode | None
 
 
 def browser_of(node: slicer.vtkMRMLNode) -> slicer.vtkMRMLNode | None:
@@ -122,13 +122,13 @@ def create_sequence_output(
         _fill(enhanced, sequence_node, [result.enhanced for result in results], results)
         write_provenance(enhanced, results[0].provenance)
         enhanced.SetNodeReferenceID(INPUT_REFERENCE, sequence_node.GetID())
-        doubt = None
-        if all(result.doubt is not None for result in results):
-            doubt = _sequence_like(sequence_node, f"{sequence_node.GetName()} doubt", undo)
-            _fill(doubt, sequence_node, [result.doubt for result in results])
-            enhanced.SetNodeReferenceID(DOUBT_REFERENCE, doubt.GetID())
+        uncertainty = None
+        if all(result.uncertainty is not None for result in results):
+            uncertainty = _sequence_like(sequence_node, f"{sequence_node.GetName()} uncertainty", undo)
+            _fill(uncertainty, sequence_node, [result.uncertainty for result in results])
+            enhanced.SetNodeReferenceID(UNCERTAINTY_REFERENCE, uncertainty.GetID())
         browser = _browser_for(sequence_node, enhanced, undo)
-        for sequence in (enhanced, doubt):
+        for sequence in (enhanced, uncertainty):
             if sequence is not None:
                 undo.callback(_leave, browser, sequence)
                 browser.AddSynchronizedSequenceNode(sequence)
@@ -137,8 +137,8 @@ def create_sequence_output(
             browser=browser,
             sequence=enhanced,
             node=browser.GetProxyNode(enhanced),
-            doubt_sequence=doubt,
-            doubt_node=browser.GetProxyNode(doubt) if doubt else None,
+            uncertainty_sequence=uncertainty,
+            uncertainty_node=browser.GetProxyNode(uncertainty) if uncertainty else None,
         )
         _present(output, browser.GetProxyNode(sequence_node))
         undo.pop_all()
@@ -220,10 +220,10 @@ def _present(output: SequenceOutput, original: slicer.vtkMRMLScalarVolumeNode | 
     else:
         source = snapshot(original)
         show_like(output.node, source.look)
-        for node in (output.node, output.doubt_node):
+        for node in (output.node, output.uncertainty_node):
             if node is not None:
                 place(node, source)
         output.node.SetNodeReferenceID(INPUT_REFERENCE, original.GetID())
-    if output.doubt_node is not None:
-        set_look(output.doubt_node, DOUBT_LOOK)
-        output.node.SetNodeReferenceID(DOUBT_REFERENCE, output.doubt_node.GetID())
+    if output.uncertainty_node is not None:
+        set_look(output.uncertainty_node, UNCERTAINTY_LOOK)
+        output.node.SetNodeReferenceID(UNCERTAINTY_REFERENCE, output.uncertainty_node.GetID())

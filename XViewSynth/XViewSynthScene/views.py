@@ -1,7 +1,7 @@
 """Six linked views: the original above, the enhanced volume below, in axial, coronal and sagittal.
 
 All scroll, pan and zoom together and share window/level. In the enhanced views the original can be faded in, so that
-the two are compared in place, and the map of doubt lies over them as colours.
+the two are compared in place, and the uncertainty map lies over them as colours.
 
 The names of the views are those of the patient's planes, whichever way a scan was acquired; each is turned to the
 volume's own axes, so that it shows voxels as they are. The one view whose plane is that of the slices, the sagittal
@@ -23,7 +23,7 @@ from slicer.util import VTKObservationMixin
 from XViewSynthLib.errors import InputError
 
 from .marks import SliceMark, ijk_to_world
-from .overlay import DoubtOverlay
+from .overlay import UncertaintyOverlay
 from .provenance import Provenance, read_provenance
 from .volumes import array_from_matrix, matrix_from_array
 
@@ -145,7 +145,7 @@ class LinkedViews(VTKObservationMixin):
         self._original: slicer.vtkMRMLScalarVolumeNode | None = None
         self._enhanced: slicer.vtkMRMLScalarVolumeNode | None = None
         self._provenance: Provenance | None = None
-        self._overlay: DoubtOverlay | None = None
+        self._overlay: UncertaintyOverlay | None = None
         self._marks: dict[str, SliceMark] = {}
         self._fade = 0.0
         self._following = False
@@ -161,8 +161,8 @@ class LinkedViews(VTKObservationMixin):
         return self._fade
 
     @property
-    def overlay(self) -> DoubtOverlay | None:
-        """The map of doubt over the enhanced views; None where none was given."""
+    def overlay(self) -> UncertaintyOverlay | None:
+        """The uncertainty map over the enhanced views; None where none was given."""
         return self._overlay
 
     @property
@@ -182,7 +182,7 @@ class LinkedViews(VTKObservationMixin):
         self,
         original_node: slicer.vtkMRMLScalarVolumeNode,
         enhanced_node: slicer.vtkMRMLScalarVolumeNode,
-        doubt_node: slicer.vtkMRMLScalarVolumeNode | None = None,
+        uncertainty_node: slicer.vtkMRMLScalarVolumeNode | None = None,
         provenance: Provenance | None = None,
     ) -> None:
         """Show a pair of volumes, in place of one shown before, and switch to the layout.
@@ -190,15 +190,15 @@ class LinkedViews(VTKObservationMixin):
         Args:
             original_node: the scan.
             enhanced_node: what was made of it.
-            doubt_node: its map of doubt in HU, which becomes the overlay.
+            uncertainty_node: its uncertainty map in HU, which becomes the overlay.
             provenance: tells the synthetic slices; that of the enhanced node unless given.
 
         Raises:
             InputError: a volume is missing, not in this scene, or has no voxels.
         """
         given = {"original": original_node, "enhanced": enhanced_node}
-        if doubt_node is not None:
-            given["doubt"] = doubt_node
+        if uncertainty_node is not None:
+            given["uncertainty"] = uncertainty_node
         for role, node in given.items():
             self._check(role, node)
         self._forget()
@@ -208,9 +208,9 @@ class LinkedViews(VTKObservationMixin):
         self._arrange()
         for name, view in self._views.items():
             self._prepare(name, view)
-        if doubt_node is not None:
+        if uncertainty_node is not None:
             composites = [self.composite_node(ENHANCED, plane) for plane in PLANES]
-            self._overlay = DoubtOverlay(doubt_node, composites)
+            self._overlay = UncertaintyOverlay(uncertainty_node, composites)
         self._share_window_level(original_node, enhanced_node)
         self.fit()
         self._mark_views()
@@ -387,7 +387,7 @@ class LinkedViews(VTKObservationMixin):
     def _on_node_removed(self, _scene: object, _event: str, node: slicer.vtkMRMLNode) -> None:
         if node is self._original or node is self._enhanced:
             self._forget()
-        elif self._overlay is not None and node is self._overlay.doubt_node:
+        elif self._overlay is not None and node is self._overlay.uncertainty_node:
             self._overlay.remove()
             self._overlay = None
 

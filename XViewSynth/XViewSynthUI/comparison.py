@@ -57,7 +57,7 @@ class Comparison:
         if self.views and parameters:
             self.views.set_fade(parameters.fade)
             if self.views.overlay:
-                self.views.overlay.set_opacity(parameters.doubtOpacity if parameters.showDoubt else 0.0)
+                self.views.overlay.set_opacity(parameters.uncertaintyOpacity if parameters.showUncertainty else 0.0)
         blinks = bool(self.views and parameters and parameters.blink)
         if blinks != self.blinkTimer.active:
             self.blinkTimer.start() if blinks else self.blinkTimer.stop()
@@ -65,7 +65,7 @@ class Comparison:
     def _updateWidgets(self, parameters: Any | None) -> None:
         enhanced = parameters.enhancedVolume if parameters else None
         hidden = None if self.views else _("Show the linked views first.")
-        undoubted = hidden or (None if self.views.overlay else _("This volume has no map of doubt."))
+        ununcertaintyed = hidden or (None if self.views.overlay else _("This volume has no uncertainty map."))
         allow(
             self.ui.showViewsButton,
             None if enhanced else _("Choose an enhanced volume first."),
@@ -76,11 +76,11 @@ class Comparison:
         allow(self.ui.fadeSlider, hidden, _("In the lower views: 0 is the enhanced volume, 1 the original."))
         allow(self.ui.blinkCheckBox, hidden, _("Original and enhanced take turns in the lower views."))
         allow(
-            self.ui.doubtCheckBox,
-            undoubted,
+            self.ui.uncertaintyCheckBox,
+            ununcertaintyed,
             _("Colour the places where the new slices may be wrong, by the error to expect in HU."),
         )
-        allow(self.ui.doubtSlider, undoubted, _("How strongly the colours of doubt cover the picture."))
+        allow(self.ui.uncertaintySlider, ununcertaintyed, _("Opacity of the uncertainty map."))
 
     def _blink(self) -> None:
         if self.views:
@@ -98,8 +98,8 @@ def _makeViews() -> Any:
 
 
 def _comparedVolumes(enhancedVolume: Any) -> tuple[Any, Any, Any | None]:
-    """Original, enhanced and map of doubt (or None); raises ValueError where the original has gone."""
-    from XViewSynthScene.provenance import doubt_node, input_node
+    """Original, enhanced and uncertainty map (or None); raises ValueError where the original has gone."""
+    from XViewSynthScene.provenance import input_node, uncertainty_node
 
     original = input_node(enhancedVolume)
     if original is None:
@@ -108,4 +108,4 @@ def _comparedVolumes(enhancedVolume: Any) -> tuple[Any, Any, Any | None]:
                 name=enhancedVolume.GetName()
             )
         )
-    return original, enhancedVolume, doubt_node(enhancedVolume)
+    return original, enhancedVolume, uncertainty_node(enhancedVolume)

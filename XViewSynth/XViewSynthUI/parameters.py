@@ -25,7 +25,7 @@ class XViewSynthParameterNode:
     enhancedVolume - The result that is compared with its original.
     fade - What the lower views show: 0 the enhanced volume, 1 the original.
     blink - Whether original and enhanced take turns there.
-    showDoubt, doubtOpacity - The map of doubt as a coloured overlay.
+    showUncertainty, uncertaintyOpacity - The uncertainty map as a coloured overlay.
     """
 
     inputVolume: vtkMRMLScalarVolumeNode
@@ -44,5 +44,5 @@ class XViewSynthParameterNode:
     enhancedVolume: vtkMRMLScalarVolumeNode
     fade: Annotated[float, WithinRange(0.0, 1.0)] = 0.0
     blink: bool = False
-    showDoubt: bool = False
-    doubtOpacity: Annotated[float, WithinRange(0.0, 1.0)] = 0.5
+    showUncertainty: bool = False
+    uncertaintyOpacity: Annotated[float, WithinRange(0.0, 1.0)] = 0.5

@@ -34,11 +34,12 @@ def register_view(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("scan", metavar="SCAN", type=Path, help="NRRD, NIfTI, MHA/MHD or a folder of one DICOM series")
     parser.add_argument("enhanced", metavar="ENHANCED", type=Path, nargs="?", help="what was made of it")
     parser.add_argument(
+        "--uncertainty",
         "--doubt",
         "--disagreement",
         type=Path,
         metavar="FILE",
-        help="where to doubt the enhanced volume, in HU: drawn over it",
+        help="uncertainty map of the enhanced volume, in HU, which is drawn over it",
     )
     parser.add_argument(
         "--report",
@@ -89,7 +90,7 @@ def _view(arguments: argparse.Namespace, job: Job) -> None:
     with quiet_libraries():
         check_drawing()
         job.stop_if_asked()
-        content = read_content(arguments.scan, arguments.enhanced, arguments.doubt, arguments.report)
+        content = read_content(arguments.scan, arguments.enhanced, arguments.uncertainty, arguments.report)
         job.stop_if_asked()
         serve(content, access, arguments.port, arguments.model, arguments.device, not arguments.no_browser, job)
 

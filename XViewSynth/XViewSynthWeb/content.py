@@ -32,19 +32,19 @@ class Content:
         name: of the scan's file or folder.
         scan: as observed.
         enhanced: the scan with its synthetic slices; None where it is yet to be made.
-        doubt: HU, on the grid of `enhanced`; None where nobody named it.
+        uncertainty: HU, on the grid of `enhanced`; None where nobody named it.
         provenance: tells the synthetic slices; None where nothing tells them.
     """
 
     name: str
     scan: Volume
     enhanced: Volume | None = None
-    doubt: Volume | None = None
+    uncertainty: Volume | None = None
     provenance: Provenance | None = None
 
 
 def read_content(
-    scan: Path, enhanced: Path | None = None, doubt: Path | None = None, report: Path | None = None
+    scan: Path, enhanced: Path | None = None, uncertainty: Path | None = None, report: Path | None = None
 ) -> Content:
     """Read the files. Without a report, the synthetic slices are told by comparing the two volumes.
 
@@ -52,18 +52,18 @@ def read_content(
         InputError: a file cannot be read, or does not belong to the others.
     """
     if enhanced is None:
-        for option, path in (("--doubt", doubt), ("--report", report)):
+        for option, path in (("--uncertainty", uncertainty), ("--report", report)):
             if path is not None:
                 raise InputError(f"{option} tells about an enhanced volume: name that after the scan.")
         return Content(scan.stem, read_volume(scan))
     observed, made = read_volume(scan), read_volume(enhanced)
     if not _share_space(observed, made):
         raise InputError(f"{enhanced} lies elsewhere in space than {scan}: name a scan and what was made of it.")
-    doubt_map = None if doubt is None else read_volume(doubt)
-    if doubt_map is not None and not _same_grid(doubt_map, made):
-        raise InputError(f"{doubt} has other voxels than {enhanced}: name the map that was written with it.")
+    uncertainty_map = None if uncertainty is None else read_volume(uncertainty)
+    if uncertainty_map is not None and not _same_grid(uncertainty_map, made):
+        raise InputError(f"{uncertainty} has other voxels than {enhanced}: name the map that was written with it.")
     provenance = derive_provenance(observed, made, scan.stem) if report is None else _read_report(report, scan, made)
-    return Content(scan.stem, observed, made, doubt_map, provenance)
+    return Content(scan.stem, observed, made, uncertainty_map, provenance)
 
 
 def derive_provenance(scan: Volume, enhanced: Volume, name: str) -> Provenance | None:

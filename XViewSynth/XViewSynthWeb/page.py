@@ -14,7 +14,7 @@ from trame_slicer.core import SlicerApp
 from trame_vuetify.ui.vuetify3 import VAppLayout
 from trame_vuetify.widgets import vuetify3 as v
 
-from XViewSynthScene.overlay import FAINT_HU, FULL_HU, doubt_color
+from XViewSynthScene.overlay import FAINT_HU, FULL_HU, uncertainty_color
 from XViewSynthScene.views import PLANES, ROWS, view_label, view_name, view_names
 
 from .content import Content
@@ -198,11 +198,11 @@ class Page:
             html.Div("{{ name }}", classes="xvs-name", **_named("name"))
             v.VSpacer()
             with html.Div(
-                classes="xvs-doubt",
-                v_show=("has_doubt",),
-                **_named("doubt", hint="How much to doubt each place, in HU"),
+                classes="xvs-uncertainty",
+                v_show=("has_uncertainty",),
+                **_named("uncertainty", hint="Uncertainty of each voxel, in HU"),
             ):
-                html.Div("Doubt", classes="xvs-caption")
+                html.Div("Uncertainty", classes="xvs-caption")
                 self._build_legend()
                 v.VSlider(
                     v_model=("opacity",),
@@ -214,7 +214,7 @@ class Page:
                     color="#ff9933",
                     thumb_size=14,
                     classes="xvs-opacity",
-                    **_named("opacity", label="Opacity of the map of doubt"),
+                    **_named("opacity", label="Opacity of the uncertainty map"),
                 )
                 html.Div("{{ Math.round(100 * opacity) }} %", classes="xvs-number", **_named("opacity-text"))
             v.VSelect(
@@ -331,8 +331,8 @@ def _named(name: str, label: str = "", hint: str = "") -> dict[str, list[str]]:
 
 
 def _ramp() -> str:
-    """The colours of the map of doubt, for CSS."""
+    """The colours of the uncertainty map, for CSS."""
     shares = [step / 8 for step in range(9)]
     return ", ".join(
-        "rgb({:.0f} {:.0f} {:.0f})".format(*(255 * part for part in doubt_color(share))) for share in shares
+        "rgb({:.0f} {:.0f} {:.0f})".format(*(255 * part for part in uncertainty_color(share))) for share in shares
     )

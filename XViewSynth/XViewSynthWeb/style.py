@@ -12,7 +12,7 @@ html, body { overflow: hidden; background: #121417; }
 .xvs-page .v-btn { text-transform: none; letter-spacing: .2px; }
 .xvs-title { font-size: 18px; font-weight: 600; letter-spacing: .2px; }
 .xvs-name { color: #9aa4b0; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
-.xvs-doubt { display: flex; align-items: center; gap: 10px; }
+.xvs-uncertainty { display: flex; align-items: center; gap: 10px; }
 .xvs-caption { color: #c3cad2; }
 .xvs-legend { width: 130px; }
 .xvs-ramp { height: 8px; border-radius: 2px; }

@@ -82,7 +82,7 @@ class Viewer(VTKObservationMixin):
         self._model, self._device = model, device
         self._scan = _add_volume(scene, content.scan, content.name)
         self._enhanced: slicer.vtkMRMLScalarVolumeNode | None = None
-        self._doubt: slicer.vtkMRMLScalarVolumeNode | None = None
+        self._uncertainty: slicer.vtkMRMLScalarVolumeNode | None = None
         self._provenance: Provenance | None = None
         self._run: EnhanceRun | None = None
         self._state = JobState(IDLE, "")
@@ -102,8 +102,12 @@ class Viewer(VTKObservationMixin):
         if content.enhanced is not None:
             enhanced = _add_volume(scene, content.enhanced, f"{content.name} enhanced")
             share_window_level(self._scan.GetScalarVolumeDisplayNode(), enhanced.GetScalarVolumeDisplayNode())
-            doubt = content.doubt
-            self._take(enhanced, doubt and _add_volume(scene, doubt, f"{content.name} doubt"), content.provenance)
+            uncertainty = content.uncertainty
+            self._take(
+                enhanced,
+                uncertainty and _add_volume(scene, uncertainty, f"{content.name} uncertainty"),
+                content.provenance,
+            )
         self._show()
 
     @property
@@ -161,7 +165,7 @@ class Viewer(VTKObservationMixin):
             self.set_window(*window)
 
     def set_opacity(self, opacity: float) -> None:
-        """Draw the map of doubt with this opacity, 0 to 1."""
+        """Draw the uncertainty map with this opacity, 0 to 1."""
         self._opacity = min(max(float(opacity), 0.0), 1.0)
         if self._views.overlay is not None:
             self._views.overlay.set_opacity(self._opacity)
@@ -235,7 +239,7 @@ class Viewer(VTKObservationMixin):
         return {
             "name": self._scan.GetName(),
             "has_enhanced": self.has_enhanced,
-            "has_doubt": self._views.overlay is not None,
+            "has_uncertainty": self._views.overlay is not None,
             "opacity": self._opacity,
             "swapped": self._swapped,
             "window": next(iter(named), OTHER_WINDOW),
@@ -290,7 +294,7 @@ class Viewer(VTKObservationMixin):
     def _end_run(self) -> None:
         run, self._run = self._run, None
         if self._state.status == DONE:
-            self._take(run.output_node, run.doubt_node, read_provenance(run.output_node))
+            self._take(run.output_node, run.uncertainty_node, read_provenance(run.output_node))
             self._show()
             self._said = describe_result(run.output_node.GetName(), run.report)
         elif self._state.status == CANCELLED:
@@ -301,15 +305,15 @@ class Viewer(VTKObservationMixin):
     def _take(
         self,
         enhanced: slicer.vtkMRMLScalarVolumeNode,
-        doubt: slicer.vtkMRMLScalarVolumeNode | None,
+        uncertainty: slicer.vtkMRMLScalarVolumeNode | None,
         provenance: Provenance | None,
     ) -> None:
-        self._enhanced, self._doubt, self._provenance = enhanced, doubt, provenance
+        self._enhanced, self._uncertainty, self._provenance = enhanced, uncertainty, provenance
 
     def _show(self) -> None:
         places = self._places()
         self.removeObservers()
-        self._views.show(self._scan, self._finest, self._doubt, self._provenance)
+        self._views.show(self._scan, self._finest, self._uncertainty, self._provenance)
         self.set_opacity(self._opacity)
         for plane, place in places.items():
             self._views.slice_node(ENHANCED, plane).JumpSliceByOffsetting(*place)

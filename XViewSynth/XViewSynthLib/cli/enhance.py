@@ -53,11 +53,12 @@ def register(commands: argparse._SubParsersAction) -> None:
         "INPUT must be a DICOM series, and OUTPUT becomes a folder",
     )
     parser.add_argument(
+        "--uncertainty",
         "--doubt",
         type=Path,
         metavar="FILE",
-        help="also write where to doubt the result, in HU: the error to expect, or where the model is not calibrated "
-        "how far its views differ",
+        help="also write the uncertainty map, in HU: the expected error, or if the model is not calibrated, how far "
+        "its views differ (--doubt is the former name)",
     )
     parser.add_argument("--disagreement", type=Path, metavar="FILE", help="also write how far the views differ, in HU")
     parser.add_argument(
@@ -82,7 +83,7 @@ def _enhance(arguments: argparse.Namespace, job: Job) -> None:
         maps = {
             name: path and add_volume_output(outputs, path)
             for name, path in vars(arguments).items()
-            if name in ("doubt", "disagreement", "expected_error", "error_bound")
+            if name in ("uncertainty", "disagreement", "expected_error", "error_bound")
         }
         report = arguments.report and add_report_output(outputs, arguments.report)
         request = request_of(arguments)
@@ -132,7 +133,7 @@ def _volumes_to_write(
 
     makers: dict[str, Callable[[], Volume | None]] = {
         "disagreement": partial(_itself, enhanced.disagreement),
-        "doubt": partial(_itself, enhanced.doubt),
+        "uncertainty": partial(_itself, enhanced.uncertainty),
     }
     if enhanced.expected_error is not None:
         makers["expected_error"] = partial(_itself, enhanced.expected_error)

@@ -387,7 +387,7 @@ def _run(
             "precision": enhanced.plan.precision,
             "quality": enhanced.plan.quality,
             "rank_correlation": methods[ENHANCED]["rank_correlation"],
-            "doubt": calibration.measure(trial.reference, enhanced),
+            "uncertainty": calibration.measure(trial.reference, enhanced),
             "notes": list(enhanced.notes),
             "methods": {name: gains[name] for name in METHODS if name in methods},
         }
@@ -594,14 +594,14 @@ def _run_tables(run: Mapping[str, Any]) -> Iterable[str]:
     for name, result in run["models"].items():
         yield _table([name, *header[1:]], [_run_row(*entry) for entry in result["methods"].items()])
         yield f"Rank correlation of disagreement with error: {_number(result['rank_correlation'], '.3f')}.\n"
-        if result["doubt"]:
-            yield from _doubt_table(result["doubt"])
+        if result["uncertainty"]:
+            yield from _uncertainty_table(result["uncertainty"])
         if result["trained_on_this_scan"]:
             yield f"{name} was trained on this scan: left out of its means.\n"
 
 
-def _doubt_table(doubt: Mapping[str, Any]) -> Iterable[str]:
-    rows = [("all", doubt), *((f"{part['mean_bound_hu']:.0f}", part) for part in doubt["bins"])]
+def _uncertainty_table(uncertainty: Mapping[str, Any]) -> Iterable[str]:
+    rows = [("all", uncertainty), *((f"{part['mean_bound_hu']:.0f}", part) for part in uncertainty["bins"])]
     yield _table(
         ["fifths by mean bound, HU", "error under its 90 % bound", "expected error HU", "true error HU"],
         [

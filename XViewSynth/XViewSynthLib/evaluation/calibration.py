@@ -1,4 +1,4 @@
-"""Fitting the calibration of a model's doubt (`doubt`) to errors that are known."""
+"""Fitting the calibration of a model's uncertainty (`uncertainty`) to errors that are known."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from . import metrics
 
 _ROUNDS = 200
 _STEP = 0.7
-# Shares of the voxels, from little doubt to much, at which the curves are broken; finer where errors are large.
+# Shares of the voxels, from little uncertainty to much, at which the curves are broken; finer where errors are large.
 _BREAKS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 0.99, 1.0)
 _BINS = 5
 
@@ -27,12 +27,14 @@ def samples(reference: metrics.Reference, enhanced: Enhanced, observed: np.ndarr
         observed: (observed slices, rows, columns) HU of that scan, in the order of the reference.
         count: voxels to draw.
     """
-    found, doubt = (metrics.candidate_slices(reference, grid) for grid in (enhanced.volume, enhanced.disagreement))
+    found, uncertainty = (
+        metrics.candidate_slices(reference, grid) for grid in (enhanced.volume, enhanced.disagreement)
+    )
     gap_mm = reference.spacing[0] * enhanced.factor
     synthetic = np.flatnonzero(reference.is_new)
     random = np.random.default_rng(0)
     drawn = []
-    for index, terms, _ in terms_of(doubt, observed, synthetic, gap_mm, enhanced.plan):
+    for index, terms, _ in terms_of(uncertainty, observed, synthetic, gap_mm, enhanced.plan):
         inside = np.flatnonzero(reference.in_view[index])
         inside = random.choice(inside, min(inside.size, -(-count // synthetic.size)), replace=False)
         error = np.abs(metrics.clip_hu(found[index]) - metrics.clip_hu(reference.slices[index]))
@@ -41,7 +43,7 @@ def samples(reference: metrics.Reference, enhanced: Enhanced, observed: np.ndarr
 
 
 def measure(reference: metrics.Reference, enhanced: Enhanced) -> dict[str, Any] | None:
-    """How true the doubt is, on the voxels that count: a report that JSON can hold, None without a calibration.
+    """How true the uncertainty is, on the voxels that count: a report that JSON can hold, None without a calibration.
 
     "coverage" is the share of voxels whose error lies under the bound, and should be 0.9; "mean_expected_error_hu" and
     "mean_error_hu" should be equal. "bins" tells the same for each fifth of the voxels, those with the lowest bound

@@ -209,7 +209,7 @@ def noise_ratio(slices: np.ndarray, counted: np.ndarray, is_new: np.ndarray) -> 
 
 
 def disagreement_correlation(reference: Reference, candidate: Volume, disagreement: Volume) -> float:
-    """How well doubt foretells error: rank correlation of the disagreement with the candidate's absolute error.
+    """How well uncertainty foretells error: rank correlation of the disagreement with the candidate's absolute error.
 
     Over the voxels that count, or about two million of them, always the same ones.
     """

@@ -1,4 +1,4 @@
-"""Enhance a scan: three views predict the missing slices, their fusion is the answer, their spread the doubt."""
+"""Enhance a scan: three views predict the missing slices, their fusion is the answer, their spread the uncertainty."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _TURNED = {"coronal": "sagittal", "sagittal": "coronal"}
 _TILES_AHEAD = {"cuda": 1}
 # In-plane Gaussian over which the views' variance is averaged, pixels. On scans of the training set, the rank
 # correlation with the true error was highest here.
-_DOUBT_SIGMA = 1.5
+_UNCERTAINTY_SIGMA = 1.5
 # Network units. What a network adds to the spline of a CT is a thousandth of that.
 _LARGEST_RESIDUAL = 1000.0
 
@@ -91,10 +91,18 @@ class Enhanced:
         return self.plan.acquisition
 
     @property
-    def doubt(self) -> Volume:
-        """What to show of the doubt, float32 HU on the same grid: the expected error, or where the model is not
-        calibrated for the factor the disagreement, which tells where to doubt but not by how much."""
+    def uncertainty(self) -> Volume:
+        """The uncertainty map, float32 HU on the same grid: the expected error.
+
+        If the model is not calibrated for the factor, it is the disagreement, which shows where errors are likely, but
+        not how large they are.
+        """
         return self.expected_error or self.disagreement
+
+    @property
+    def doubt(self) -> Volume:
+        """The former name of `uncertainty`."""
+        return self.uncertainty
 
     def error_bound(self) -> Volume | None:
         """float32 HU, on the same grid: what the absolute error stays under with 90 % probability.
@@ -694,11 +702,11 @@ def _with_padding(
 def _disagreement(variance: Tensor, observed: range, report: _Reporter) -> np.ndarray:
     """Standard deviation of the views in HU, the shape of `variance`, float32; 0 on observed slices.
 
-    Three answers say little about the doubt at one voxel, so the variance is averaged over its neighbours in plane.
+    Three views say little about a single voxel, so the variance is averaged over its neighbours in plane.
     """
     result = np.zeros(variance.shape, np.float32)
     for index in (index for index in range(len(result)) if index not in observed):
-        result[index] = to_hu(uncertainty.smoothed(variance[index], _DOUBT_SIGMA).sqrt()).numpy()
+        result[index] = to_hu(uncertainty.smoothed(variance[index], _UNCERTAINTY_SIGMA).sqrt()).numpy()
         report.stop_if_asked()
     return result
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 #: What the user should know about a matched texture.
 MATCHED_NOTE = (
     "Synthetic slices were given noise like that of the observed ones: they look alike, but lie further from the truth "
-    "than without, and no map of doubt counts it."
+    "than without, and no uncertainty map counts it."
 )
 
 # Details of up to about 8 pixels: three scales, each along rows, along columns and along both.

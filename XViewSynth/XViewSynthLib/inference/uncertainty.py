@@ -1,10 +1,10 @@
-"""Honest doubt: the absolute error to expect at a voxel, in HU, and a bound that it stays under nine times in ten.
+"""Uncertainty: the expected absolute error of each voxel, in HU, and a bound that holds for 90 % of the errors.
 
-The spread of three views is no error yet: noise that no view can foresee is missing from it, and where gaps are wide
-all three miss the same. So the squared error is taken as a sum of three variances, each with a weight of at least 0:
-the views' spread, that spread for each millimetre of the gap, and the noise that observed slices do not foretell. Its
-root, the scale of doubt, goes through two rising curves to the expected error and to its bound. Weights and curves are
-fitted for each factor on scans with a known truth (`calibration`), and lie on the model's card.
+The spread of three views is no error yet: it lacks the noise that no view can predict, and in wide gaps all three miss
+the same. So the squared error is a sum of three variances, each with a weight of at least 0: the variance of the views,
+that variance per millimetre of the gap, and the unexplained noise variance. The root of the sum, the scale of
+uncertainty, is mapped by two rising curves to the expected error and to its bound. Weights and curves are fitted for
+each factor on scans with a known truth (`evaluation.calibration`), and lie on the model's card.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 #: The field of a model's card, and the share of errors that lie under the bound.
 CARD_FIELD, COVERAGE = "doubt", 0.9
-#: What the squared scale of doubt is a sum of. Cards name it, since weights for other terms mean nothing.
+#: What the squared scale of uncertainty is a sum of. Cards name it, since weights for other terms mean nothing.
 TERMS = ("disagreement", "disagreement for each mm of the gap", "noise that observed slices do not foretell")
 #: The fields of calibrations by factor: for a network that answers for its own factor, and for slices that are read off
 #: from what the network of another one answers.
@@ -46,7 +46,7 @@ _LOOKED_AT, _GRAIN_BANDS, _FAINT_HU, _CALM = 8, 6, 1.0, 0.25
 
 @dataclass(frozen=True)
 class Calibration:
-    """From the scale of doubt to errors in HU, for one model and factor.
+    """From the scale of uncertainty to errors in HU, for one model and factor.
 
     Attributes:
         weights: of the three `TERMS`.
@@ -68,12 +68,12 @@ class Calibration:
             factor: of the slices wanted.
             asked_factor: of the network that answers, if another one.
         """
-        doubt = card.get(CARD_FIELD, {})
-        if doubt.get("terms") != list(TERMS):
+        uncertainty = card.get(CARD_FIELD, {})
+        if uncertainty.get("terms") != list(TERMS):
             return None
-        entry = doubt[OWN].get(str(asked_factor or factor))
+        entry = uncertainty[OWN].get(str(asked_factor or factor))
         if asked_factor not in (None, factor):
-            entry = doubt.get(READ_OFF, {}).get(str(factor), entry)
+            entry = uncertainty.get(READ_OFF, {}).get(str(factor), entry)
         if entry is None:
             return None
         return cls(*(tuple(entry[name]) for name in ("weights", "scale_hu", "expected_error_hu", "error_bound_hu")))
@@ -87,7 +87,7 @@ class Calibration:
         }
 
     def expected_error(self, scale: np.ndarray) -> np.ndarray:
-        """Mean absolute error, HU, for a scale of doubt in HU; float32.
+        """Mean absolute error, HU, for a scale of uncertainty in HU; float32.
 
         >>> curve = Calibration((1, 0, 0), (10, 20), (8, 16), (20, 50))
         >>> curve.expected_error(np.array([0, 5, 15, 40]))

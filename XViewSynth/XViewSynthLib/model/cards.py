@@ -132,7 +132,7 @@ def _is_training_data(value: object) -> bool:
     )
 
 
-def _is_doubt(value: object) -> bool:
+def _is_uncertainty(value: object) -> bool:
     if not isinstance(value, dict) or "factors" not in value:
         return False
     parts = [value[name] for name in ("factors", "read_off_factors") if name in value]
@@ -191,7 +191,7 @@ CARD_FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
 #: Fields that a card may have. Without "doubt" a model tells how far its views differ, and no error in HU.
 OPTIONAL_CARD_FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "doubt": (
-        _is_doubt,
+        _is_uncertainty,
         f'an object whose "factors" hold, for each factor, three weights from 0 to {_LARGEST_WEIGHT} and three rising '
         f"curves of equal length from {_CURVE_HU[0]} to {_CURVE_HU[1]} HU",
     ),

@@ -1,6 +1,6 @@
-"""Fit the errors in HU that a model's doubt stands for, and put them on its card.
+"""Fit the errors in HU that a model's uncertainty stands for, and put them on its card.
 
-    python Testing/tools/calibrate_doubt.py MODEL_FOLDER SCAN... [--thickness MM...] [--factor N]... [--rows N]
+    python Testing/tools/calibrate_uncertainty.py MODEL_FOLDER SCAN... [--thickness MM...] [--factor N]... [--rows N]
 
 The scans have thin slices. Of each, slices are left out and restored, and weights and curves of
 `XViewSynthLib.inference.uncertainty` are fitted to the errors, all scans alike. For each scan it prints the share of
@@ -36,7 +36,7 @@ VOXELS = 60_000
 
 def main() -> None:
     """Write the field "doubt" of MODEL_FOLDER/card.json."""
-    parser = argparse.ArgumentParser(description="Put the errors that a model's doubt stands for on its card.")
+    parser = argparse.ArgumentParser(description="Put the errors that a model's uncertainty stands for on its card.")
     parser.add_argument("model", type=Path, metavar="MODEL_FOLDER")
     parser.add_argument("scans", nargs="+", type=Path, metavar="SCAN")
     parser.add_argument("--thickness", nargs="+", type=float, metavar="MM", help="of the slices of each scan")
@@ -91,7 +91,7 @@ def middle(scan: Volume, rows: int | None) -> Volume:
 
 
 def draw(trial: Trial, model: Model) -> np.ndarray:
-    """Terms of doubt and errors of a scan that lost slices and is restored."""
+    """Terms of uncertainty and errors of a scan that lost slices and is restored."""
     new_thickness = trial.new_thickness(model)
     enhanced = enhance(trial.observed, trial.factor, axis=trial.axis, model=model, new_thickness=new_thickness)
     return samples(trial.reference, enhanced, trial.reference.order.apply(trial.observed.voxels), VOXELS)
