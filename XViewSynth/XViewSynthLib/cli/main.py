@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from .. import __version__
 from ..errors import InputError
@@ -25,9 +25,6 @@ from ..system.stop import StopRequest, stop_signals, stop_with_parent
 from ..system.streams import finish_printing, prepare_streams, print_line
 from ..workers.job import CANCELLED, Job, run
 from . import batch, bench, enhance, models, scans, selfcheck, speed
-
-if TYPE_CHECKING:
-    from _typeshed import SupportsWrite
 
 COMMAND_GROUP = "xviewsynth.commands"
 
@@ -106,7 +103,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message[:1].upper()}{message[1:]}: see {self.prog} --help.")
 
-    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+    def _print_message(self, message: str, file: Any = None) -> None:
         # The original passes over what cannot be printed.
         print_line(message.removesuffix("\n"), to_errors=file is sys.stderr)
 
