@@ -104,4 +104,5 @@ def _place(target: Path) -> str:
     """The path of a file among the sources of the site."""
     if target.is_relative_to(DOCS):
         return target.relative_to(DOCS).as_posix()
-    return f"{REPOSITORY}/{target.relative_to(ROOT).as_posix()}"
+    # MkDocs leaves out what begins with a dot.
+    return f"{REPOSITORY}/{target.relative_to(ROOT).as_posix().lstrip('.')}"

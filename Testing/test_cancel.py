@@ -44,16 +44,14 @@ OUTPUTS = ["doubt.nii.gz", "out.nrrd", "report.json"]
 # The program, into which a test can put a delay.
 DELAYED = """
 import sys, time
-from XViewSynthLib import __main__, cli
+from XViewSynthLib import __main__
 {delay}
 sys.exit(__main__.main())
 """
 
-# What a test puts there. Our own code arrives late; torch never gets imported; a file is never finished; a pipe fills
-# up, since nobody reads it.
+# What a test puts there. Our own code arrives late; torch never gets imported; a file is never read, or never finished;
+# a pipe fills up, since nobody reads it.
 SLOW_START = """
-import XViewSynthLib
-del sys.modules["XViewSynthLib.cli.main"], XViewSynthLib.cli.main
 class SlowCli:
     def find_spec(self, name, path=None, target=None):
         if name == "XViewSynthLib.cli.main":
@@ -69,18 +67,25 @@ class Slow:
             time.sleep(3600)
 sys.meta_path.insert(0, Slow())
 """
+SLOW_READING = """
+from XViewSynthLib.io import reading
+def read_without_end(path, *_, **__):
+    time.sleep(3600)
+reading.read_volume = read_without_end
+"""
 SLOW_WRITING = """
-from XViewSynthLib import writing
+from XViewSynthLib.io import writing
 def write_half(volume, path):
     path.write_text("half")
     print("at half", flush=True)
     time.sleep(3600)
-writing._write = write_half
+writing.WRITABLE.update(dict.fromkeys(writing.WRITABLE, write_half))
 """
 # Says that the program listens.
 LISTENING = SLOW_START.replace("time.sleep(0.5)", "pass")
 # Python takes itself apart at its end, long after it has given signals their default meaning back.
 SLOW_END = """
+from XViewSynthLib.cli import enhance as cli
 import atexit
 class SaysSo:
     def __del__(self):
@@ -98,6 +103,7 @@ cli._enhance = enhance_and_leave
 """
 # All is done but for the words, which a full pipe keeps from being printed.
 SLOW_WORDS = """
+from XViewSynthLib.cli import enhance as cli
 enhance = cli._enhance
 def enhance_and_print_for_ever(arguments, job):
     enhance(arguments, job)
@@ -108,6 +114,7 @@ def enhance_and_print_for_ever(arguments, job):
 cli._enhance = enhance_and_print_for_ever
 """
 ENDLESS_PRINTING = """
+from XViewSynthLib.cli import enhance as cli
 def print_for_ever(arguments, job):
     while True:
         job.say("x" * 1000)
@@ -185,7 +192,7 @@ def outputs_in(folder: Path) -> list[str]:
 
 
 def assert_cancelled(process: subprocess.Popen, folder: Path, number: signal.Signals = signal.SIGTERM) -> None:
-    before = {"scan.nrrd", "pipe.nrrd"}
+    before = {"scan.nrrd"}
     said = stop(process, number)
     assert process.returncode == 3
     assert said.splitlines()[-1].startswith("Cancelled.")
@@ -205,9 +212,7 @@ class TestMoments:
         assert_cancelled(process, folder)
 
     def test_while_the_scan_is_read(self, start, folder):
-        # Nobody ever writes into this pipe, so that reading it never ends.
-        os.mkfifo(folder / "pipe.nrrd")
-        process = start(scan="pipe.nrrd")
+        process = start(delay=SLOW_READING)
         wait_for(process, "reading")
         time.sleep(0.2)
         assert_cancelled(process, folder)
@@ -246,8 +251,7 @@ class TestMoments:
         assert (process.returncode, outputs_in(folder)) == (0, OUTPUTS)
 
     def test_a_second_signal_changes_nothing(self, start, folder):
-        os.mkfifo(folder / "pipe.nrrd")
-        process = start(scan="pipe.nrrd")
+        process = start(delay=SLOW_READING)
         wait_for(process, "reading")
         process.send_signal(signal.SIGINT)
         time.sleep(0.2)
@@ -272,15 +276,14 @@ class TestParent:
 
     @pytest.fixture
     def process(self, start, folder, parent):
-        """The command, once it reads a pipe into which nobody ever writes."""
-        os.mkfifo(folder / "pipe.nrrd")
-        process = start(scan="pipe.nrrd", parent=parent.pid)
+        """The command, once it reads a scan that never ends."""
+        process = start(delay=SLOW_READING, parent=parent.pid)
         wait_for(process, "reading")
         return process
 
     def assert_ends(self, process, folder):
         assert process.wait(timeout=TIMEOUT_SECONDS) == 3
-        assert set(os.listdir(folder)) == {"scan.nrrd", "pipe.nrrd"}
+        assert os.listdir(folder) == ["scan.nrrd"]
 
     def test_nothing_ends_while_it_is_there(self, process):
         with pytest.raises(subprocess.TimeoutExpired):
@@ -316,8 +319,7 @@ class TestParent:
         assert os.listdir(folder) == ["scan.nrrd"]
 
     def test_is_nothing_to_a_command_that_was_not_told(self, start, folder):
-        os.mkfifo(folder / "pipe.nrrd")
-        process = start(scan="pipe.nrrd")
+        process = start(delay=SLOW_READING)
         wait_for(process, "reading")
         process.stdin.close()
         with pytest.raises(subprocess.TimeoutExpired):

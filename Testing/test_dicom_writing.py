@@ -615,14 +615,15 @@ class TestCommand:
 
     def test_an_output_that_could_not_be_renamed_takes_the_folder_back(self, run, tmp_path, monkeypatch):
         report = tmp_path / "r.json"
-        rename = os.replace
+        rename = os.rename
 
         def fail(old, new):
             if Path(new) == report:
                 raise OSError(5, "Input/output error")
             rename(old, new)
 
-        monkeypatch.setattr(os, "replace", fail)
+        monkeypatch.setattr(os, "link", fail)
+        monkeypatch.setattr(os, "rename", fail)
         assert run("--dicom", "--report", str(report)) == 2
         assert os.listdir(tmp_path) == []
 
@@ -630,7 +631,8 @@ class TestCommand:
     def test_cancelled_it_leaves_nothing(self, plain, tmp_path, tiny_model):
         delay = (
             "import sys, time\n"
-            "from XViewSynthLib import __main__, dicom_writing\n"
+            "from XViewSynthLib import __main__\n"
+            "from XViewSynthLib.io.dicom import writing as dicom_writing\n"
             "save = dicom_writing._save\n"
             "def slow(*a):\n    save(*a)\n    print('at one', flush=True)\n    time.sleep(60)\n"
             "dicom_writing._save = slow\n"

@@ -164,6 +164,8 @@ class TestFiles:
 
     def test_our_own_becomes_a_model(self, tmp_path):
         method = Ours(4)
+        for weights in method.network.parameters():
+            torch.nn.init.normal_(weights, std=0.01)
         method.save(tmp_path / "mine", method.network, {"steps": 1})
         model = load_model(tmp_path / "mine")
         assert (model.name, model.card["factors"]) == ("mine", [4])

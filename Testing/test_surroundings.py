@@ -25,13 +25,14 @@ UNKNOWN_USER = 1_234_567_891
 AS_UNKNOWN_USER = f"""
 import importlib, os, pkgutil, sys
 import XViewSynthLib
-for module in pkgutil.iter_modules(XViewSynthLib.__path__):
-    if module.name not in ("__main__", "cluster"):
-        importlib.import_module(f"XViewSynthLib.{{module.name}}")
+from XViewSynthLib.cli.main import main
+for module in pkgutil.walk_packages(XViewSynthLib.__path__, "XViewSynthLib."):
+    if module.name.split(".")[-1] not in ("__main__", "cluster"):
+        importlib.import_module(module.name)
 os.setgroups([])
 os.setgid({UNKNOWN_USER})
 os.setuid({UNKNOWN_USER})
-sys.exit(XViewSynthLib.cli.main(sys.argv[1:]))
+sys.exit(main(sys.argv[1:]))
 """
 as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs the rights of root")
 

@@ -262,7 +262,7 @@ class Request:
     def __post_init__(self) -> None:
         for name, option in OPTIONS.items():
             value = getattr(self, name)
-            if value is None and _DEFAULTS[name] is None:
+            if value is None and DEFAULTS[name] is None:
                 continue
             try:
                 object.__setattr__(self, name, option.checked(value))
@@ -270,7 +270,7 @@ class Request:
                 raise InputError(
                     f"The {name.replace('_', ' ')} must be {option.requirement}, not {value!r}."
                 ) from error
-        if sum(getattr(self, name) != _DEFAULTS[name] for name in TARGETS) > 1:
+        if sum(getattr(self, name) != DEFAULTS[name] for name in TARGETS) > 1:
             raise InputError("Choose one of factor, spacing and isotropic, not several.")
 
     @property
@@ -305,7 +305,7 @@ class Request:
         return words
 
     def _changed(self) -> dict[str, Any]:
-        return {name: value for name, value in self.to_json().items() if value != _DEFAULTS[name]}
+        return {name: value for name, value in self.to_json().items() if value != DEFAULTS[name]}
 
     def limited_to(self, names: Iterable[str]) -> Request:
         """The same values for some fields, and the defaults for others."""
@@ -328,13 +328,15 @@ class Request:
 
 #: Of each field of `Request`, in its order.
 OPTIONS: dict[str, Option] = {each.name: each.metadata["option"] for each in fields(Request)}
+#: Plain values.
+DEFAULTS: dict[str, Any] = {
+    each.name: each.default.value if isinstance(each.default, Choice) else each.default for each in fields(Request)
+}
 TARGETS = tuple(name for name, option in OPTIONS.items() if option.is_target)
 #: Fields that concern how to compute; those that a benchmark uses of each scan; those that a self-check uses.
 COMPUTE = ("device", "precision", "quality")
 BENCHMARK = ("axis", "acquisition", *COMPUTE, "memory")
 SELF_CHECK = ("factor", "model", *BENCHMARK, "thickness")
-
-_DEFAULTS = {each.name: each.default for each in fields(Request)}
 
 
 def make_request(

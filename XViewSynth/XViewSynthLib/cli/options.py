@@ -9,22 +9,33 @@ from pathlib import Path
 from typing import Any
 
 from ..progress import KINDS
-from ..request import OPTIONS, Choice, Option, Request, option_name
+from ..request import DEFAULTS, OPTIONS, Choice, Option, Request, option_name
 
 
 def add_request_options(parser: argparse.ArgumentParser, names: Iterable[str] = tuple(OPTIONS)) -> None:
     """Add the options of fields of `Request`."""
-    targets = parser.add_mutually_exclusive_group()
-    for name in names:
-        option = OPTIONS[name]
+    options = {name: OPTIONS[name] for name in names}
+    has_target = any(option.is_target for option in options.values())
+    targets = parser.add_mutually_exclusive_group() if has_target else parser
+    for name, option in options.items():
         add = (targets if option.is_target else parser).add_argument
         if option.kind is bool:
             add(option_name(name), action="store_true", help=option.help)
         elif issubclass(option.kind, Choice):
-            words = [choice.value for choice in option.kind]
-            add(option_name(name), choices=words, default=words[0], help=option.help)
+            add(
+                option_name(name),
+                choices=[choice.value for choice in option.kind],
+                default=DEFAULTS[name],
+                help=option.help,
+            )
         else:
-            add(option_name(name), type=argument_type(option), metavar=option.metavar, help=option.help)
+            add(
+                option_name(name),
+                type=argument_type(option),
+                default=DEFAULTS[name],
+                metavar=option.metavar,
+                help=option.help,
+            )
 
 
 def request_of(arguments: argparse.Namespace, names: Iterable[str] = tuple(OPTIONS)) -> Request:
