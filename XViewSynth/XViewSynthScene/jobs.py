@@ -33,6 +33,7 @@ from XViewSynthLib.errors import Cancelled, InputError
 from XViewSynthLib.geometry.volume import Volume, affine_column
 from XViewSynthLib.model.catalogue import model_folder
 from XViewSynthLib.request import AUTOMATIC, Request
+from XViewSynthLib.workers.worker import last_error
 
 from .processes import Worker, start_worker, worker_environment
 
@@ -44,7 +45,6 @@ _SCAN, _ENHANCED, _UNCERTAINTY, _REPORT = "scan.mhd", "enhanced.mhd", "uncertain
 _ENDS = (DONE, FAILED, CANCELLED)
 # Exit codes of the engine.
 _OK, _WRONG_INPUT, _STOPPED = 0, 2, 3
-_ERROR = "error: "
 _POLL_SECONDS = 0.05
 # Reading or writing a file cannot be interrupted: it may take this much longer after a cancel, then it is left alone.
 _PATIENCE_SECONDS = 1.0
@@ -372,9 +372,9 @@ def check_exit(name: str, code: int, log: str) -> None:
         return
     if code == _STOPPED:
         raise Cancelled(f"{name} was stopped by another program.")
-    told = [line.removeprefix(_ERROR) for line in log.splitlines() if line.startswith(_ERROR)]
-    if code == _WRONG_INPUT and told:
-        raise InputError(told[-1])
+    sentence = last_error(log)
+    if code == _WRONG_INPUT and sentence:
+        raise InputError(sentence)
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
     if code == -9:
         how += ", perhaps for lack of memory: close other programs or allow it less memory"

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from ..workers.worker import ENGINE_FOLDER, Worker, last_error
 from .records import facts_of, read_json
 from .task import COMMAND, ENHANCED, FAILED, REFUSED, RESULT
 
 TASK = "task.json"
 
 _WORKER = "XViewSynthLib.cli.worker"
-_LIBRARY = Path(__file__).resolve().parents[2]
 _POLL_SECONDS = 0.05
 # A process that was killed does nothing more; only its memory takes a while to be given back.
 _DYING_SECONDS = 0.5
-_READING_SECONDS = 5.0
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 # One that hangs takes a 300th of a core and 3 kB/s, for listening to stop requests. One that works takes more again and
 # again, even where a device computes and a slow drive delivers.
@@ -31,7 +28,6 @@ _IDLE_SECONDS = 1800.0
 _IDLE_CORES = 0.03
 _IDLE_BYTES_PER_SECOND = 64 * 1024
 _LOOKING_SECONDS = 1.0
-_TAIL_BYTES = 64 * 1024
 _LONGEST_MESSAGE = 1000
 # Exit codes from here on stand on Windows for what are signals elsewhere.
 _WINDOWS_CRASH = 0xC0000000
@@ -57,56 +53,40 @@ def run_worker(
     Returns:
         As `worker.enhance_one`.
     """
+    arguments = [COMMAND, str(folder / TASK)]
+    descriptors = () if lock is None else (lock,)
     try:
-        process = _start(folder, threads, lock)
+        worker = Worker(sys.executable, _WORKER, arguments, _environment(threads), descriptors=descriptors)
     except OSError as error:
         return _failed(f"Its process cannot be started ({error.strerror or error}): use fewer --jobs.")
-    stdin, stderr = process.stdin, process.stderr
-    assert stdin is not None
-    assert stderr is not None
-    tail, watch = _Tail(stderr), _Watch(process.pid)
+    watch = _Watch(worker.pid)
     try:
-        while process.poll() is None:
-            # It writes nowhere but in our folder, so that there is nothing that it would have to tidy up.
+        while not worker.finished:
+            worker.poll(_POLL_SECONDS)
+            # It writes only into our folder, so it has nothing to clean up.
             stop_if_asked()
             if watch.is_idle():
                 return _failed(
                     f"Its process did nothing for {_IDLE_SECONDS / 60:.0f} minutes and was ended: check that the drive "
                     "and the device answer, then add --resume."
                 )
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(_POLL_SECONDS)
     finally:
-        process.kill()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_DYING_SECONDS)
-        with suppress(OSError):
-            stdin.close()
-    if process.returncode == 0:
+        worker.kill()
+        worker.poll(_DYING_SECONDS)
+    code = worker.exit_code
+    assert code is not None
+    if code == 0:
         with suppress(OSError, ValueError, TypeError, LookupError, AttributeError):
             return _checked(read_json(folder / RESULT))
-    return _failed(_last_words(process.returncode, tail.text()))
+    return _failed(_last_words(code, worker.log_tail()))
 
 
 def _failed(message: str) -> dict[str, Any]:
     return {"status": FAILED, "message": message}
 
 
-def _start(folder: Path, threads: int | None, lock: int | None) -> subprocess.Popen[bytes]:
-    task, own_number = str(folder / TASK), str(os.getpid())
-    return subprocess.Popen(
-        [sys.executable, "-m", _WORKER, COMMAND, task, "--stop-with-parent", own_number],
-        cwd=_LIBRARY,  # Python looks here first for the engine
-        env=_environment(threads),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        **_apart(lock),
-    )
-
-
 def _environment(threads: int | None) -> dict[str, str]:
-    folders = [str(_LIBRARY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    folders = [str(ENGINE_FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(folders),
@@ -117,34 +97,6 @@ def _environment(threads: int | None) -> dict[str, str]:
     if threads is not None:
         environment = {**dict.fromkeys(_THREAD_VARIABLES, str(threads)), **environment}
     return environment
-
-
-def _apart(lock: int | None) -> dict[str, Any]:
-    """Keys pressed in the terminal reach this process only; the lock is held until the last process has ended."""
-    if sys.platform != "win32":
-        return {"start_new_session": True, "pass_fds": () if lock is None else (lock,)}
-    return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
-
-
-class _Tail:
-    """The end of what a process writes on standard error, however much that is."""
-
-    def __init__(self, stream: IO[bytes]):
-        self._kept = b""
-        self._stream = stream
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def text(self) -> str:
-        """The last lines, once the process has ended."""
-        # What it has started, and left running, may keep the stream open.
-        self._reader.join(_READING_SECONDS)
-        return self._kept.decode("utf-8", errors="replace")
-
-    def _read(self) -> None:
-        with self._stream, suppress(OSError, ValueError):
-            while data := os.read(self._stream.fileno(), _TAIL_BYTES):
-                self._kept = (self._kept + data)[-_TAIL_BYTES:]
 
 
 class _Watch:
@@ -200,13 +152,13 @@ def _checked(result: Any) -> dict[str, Any]:
 
 
 def _last_words(code: int, errors: str) -> str:
-    lines = [line.strip() for line in errors.splitlines() if line.strip()]
-    told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    if told:
-        return told[-1][:_LONGEST_MESSAGE]
+    sentence = last_error(errors)
+    if sentence:
+        return sentence[:_LONGEST_MESSAGE]
     cause = _cause(code)
     if cause:
         return _death(cause)
+    lines = [line.strip() for line in errors.splitlines() if line.strip()]
     why = f"said: {lines[-1][:_LONGEST_MESSAGE]}" if lines else "said nothing"
     return f"Its process ended with {code} and gave no result ({why}): try it by itself with xviewsynth enhance."
 
