@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN, STAND_IN, PARSE, READ, OUTPUT = TREATMENTS = ("run", "stand-in", "parse", "read", "output")
-LANGUAGES = {"sh", "python", "json", "text", "bibtex", "mermaid"}
+LANGUAGES = {"sh", "python", "json", "diff", "text", "bibtex", "mermaid"}
 
 _FENCE = re.compile(r"\s*```(\S*)\s*")
 _MARK = re.compile(r"\s*<!-- test: ([\w-]+)(?:, since (\S.*))? -->\s*")

@@ -104,6 +104,8 @@ class Reader:
             self._follow_python(block)
         elif block.language == "json":
             json.loads(block.text)
+        elif block.language == "diff":
+            self._check_diff(block)
         self._printed = "".join(self._capture.readouterr())
 
     def _follow_commands(self, block: Block) -> None:
@@ -118,6 +120,15 @@ class Reader:
             else:
                 code = run_command(words)
                 assert code == 0, f"{block.place}: {command}\n{''.join(self._capture.readouterr())}"
+
+    @staticmethod
+    def _check_diff(block: Block) -> None:
+        """Make sure that the changes fit the files, which a copy without git cannot tell."""
+        if not (ROOT / ".git").exists():
+            return
+        command = ["git", "apply", "--check"]
+        checked = subprocess.run(command, cwd=ROOT, input=f"{block.text}\n", text=True, capture_output=True)
+        assert checked.returncode == 0, f"{block.place}: {checked.stderr}"
 
     def _follow_python(self, block: Block) -> None:
         if block.treatment == STAND_IN:
