@@ -342,17 +342,23 @@ def is_equal(volume: Volume) -> bool:
 
 
 def is_what_pydicom_reads(volume: Volume, folder: Path) -> bool:
-    """Whether a series was read as pydicom reads each of its files, in the order of their places."""
+    """Whether one of the series in a folder was read as pydicom reads each of its files, in the order of their places.
+
+    A file that names another series or another kind of image is none of it.
+    """
     from pydicom.pixels import apply_rescale
 
-    planes = {}
+    series: dict[tuple[str, str], dict[float, np.ndarray]] = {}
     for file in sorted(folder.iterdir()):
         with suppress(Exception):
             data = pydicom.dcmread(file, force=True)
-            planes[float(data.ImagePositionPatient[2])] = apply_rescale(data.pixel_array, data)
-    slices = [planes[place] for place in sorted(planes)]
-    return len(slices) == len(volume.voxels) and all(
-        np.array_equal(ours, theirs) for ours, theirs in zip(volume.voxels, slices)
+            identity = str(data.get("SeriesInstanceUID")), str(data.get("SOPClassUID"))
+            place = float(data.ImagePositionPatient[2])
+            series.setdefault(identity, {})[place] = apply_rescale(data.pixel_array, data)
+    stacks = ([planes[place] for place in sorted(planes)] for planes in series.values())
+    return any(
+        len(stack) == len(volume.voxels) and all(np.array_equal(*pair) for pair in zip(volume.voxels, stack))
+        for stack in stacks
     )
 
 

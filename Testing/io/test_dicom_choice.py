@@ -200,6 +200,10 @@ class TestNoCT:
             image.save_as(path)
         np.testing.assert_array_equal(read_volume(folder).voxels, SMALL.voxels)
 
+    def test_a_modality_that_does_not_exist_loses_no_slice(self, folder):
+        change(write_dicom_series(folder, SMALL)[-1:], Modality="MONOCHROME1")
+        np.testing.assert_array_equal(read_volume(folder).voxels, SMALL.voxels)
+
     def test_ct_that_was_stored_as_screenshots_with_a_place(self, folder):
         change(write_dicom_series(folder, SMALL), SOPClassUID=SecondaryCaptureImageStorage)
         np.testing.assert_array_equal(read_volume(folder).voxels, SMALL.voxels)

@@ -46,7 +46,7 @@ _OTHER_SCANS = {
     **dict.fromkeys((f"{_STORAGE}.{number}" for number in ("4", "4.1", "4.3", "4.4")), "MR"),
     **dict.fromkeys((f"{_STORAGE}.{number}" for number in ("128", "128.1", "130")), "PT"),
 }
-# Modalities that do not contradict the class of a CT image.
+# Modalities of CT images without a class.
 _MAY_BE_CT = {"", "CT", "OT"}
 _OTHER_MODALITIES = {"MR", "PT", "NM", "US", "CR", "DX", "MG", "XA", "RF"}
 # Cosine of the angle between two slices from which one is no neighbour of the other, 5 degrees.
@@ -147,7 +147,10 @@ def _ct_slices(images: Sequence[Header]) -> list[Header]:
 
 
 def _is_ct(header: Header) -> bool:
-    return _class(header) in ("", _CT) and _modality(header) in _MAY_BE_CT
+    # The class of a CT image counts more than a modality that does not exist.
+    if _class(header) == _CT:
+        return _modality(header) not in _OTHER_MODALITIES
+    return not _class(header) and _modality(header) in _MAY_BE_CT
 
 
 def _is_captured_ct(header: Header) -> bool:
