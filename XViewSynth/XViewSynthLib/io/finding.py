@@ -117,7 +117,7 @@ def scan_paths(
     tree = Tree(folder, follow_links, leave_out)
     seen: set[str] = set()
     not_followed: list[Path] = []
-    for place in tree.folders(lambda: _stop_if_asked(should_cancel)):
+    for place in tree.folders(lambda: _stop_if_requested(should_cancel)):
         outside = [link for link in place.outside if _is_image(link) or _may_be_slice(link)]
         not_followed += outside
         if not all(map(_is_image, outside)):
@@ -200,7 +200,7 @@ def _checked(
     tell(0, 1)
     found = list(paths)
     for done, (path, kind) in enumerate(found, start=1):
-        _stop_if_asked(should_cancel)
+        _stop_if_requested(should_cancel)
         scan = check_scan(path, kind)
         tell(done, len(found))
         yield scan
@@ -261,6 +261,6 @@ def _not_followed_sentence(links: Sequence[Path], folder: Path) -> str:
     )
 
 
-def _stop_if_asked(should_cancel: Callable[[], bool] | None) -> None:
+def _stop_if_requested(should_cancel: Callable[[], bool] | None) -> None:
     if should_cancel is not None and should_cancel():
         raise Cancelled("The search was stopped.")

@@ -206,7 +206,7 @@ def _check_is_series(path: Path) -> None:
 
 
 def write_files(
-    enhanced: Enhanced, source: Source, folder: Path, stop_if_asked: Callable[[], None] | None = None
+    enhanced: Enhanced, source: Source, folder: Path, stop_if_requested: Callable[[], None] | None = None
 ) -> None:
     """Write the files of a series into a folder that exists.
 
@@ -214,7 +214,7 @@ def write_files(
         enhanced: what was made of the source.
         source: the series that was enhanced.
         folder: an empty folder.
-        stop_if_asked: called before every slice; may raise.
+        stop_if_requested: called before every slice; may raise.
 
     Raises:
         InputError: the source is not what was enhanced, or the disk is full.
@@ -230,8 +230,8 @@ def write_files(
     backwards = enhanced.axis == "K" and _numbered_backwards(source)
     with without_warnings():
         for index, slice_ in enumerate(slices):
-            if stop_if_asked is not None:
-                stop_if_asked()
+            if stop_if_requested is not None:
+                stop_if_requested()
             header, comment = header_from(slice_.sources)
             for keyword, value in tags.items():
                 setattr(header, keyword, value)
