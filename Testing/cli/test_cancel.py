@@ -39,7 +39,7 @@ def heard_hang_up():
 LIBRARY = str(Path(job.__file__).parents[2])
 # What a test lets a process wait for lasts longer than this.
 TIMEOUT_SECONDS = 300
-OUTPUTS = ["uncertainty.nii.gz", "out.nrrd", "report.json"]
+OUTPUTS = ["out.nrrd", "report.json", "uncertainty.nii.gz"]
 
 # The program, into which a test can put a delay.
 DELAYED = """

@@ -88,7 +88,7 @@ class TestEnhance:
 
     def test_leaves_nothing_but_the_outputs(self, enhance, folder):
         enhance("--disagreement", "uncertainty.nii.gz", "--report", "report.json")
-        assert sorted(os.listdir(folder)) == ["uncertainty.nii.gz", "out.nrrd", "report.json", "scan.nrrd"]
+        assert sorted(os.listdir(folder)) == ["out.nrrd", "report.json", "scan.nrrd", "uncertainty.nii.gz"]
 
     def test_without_a_goal_slices_come_to_1_25_mm(self, folder, model):
         assert main(["enhance", "scan.nrrd", "out.nrrd", "--model", model, "--progress", "none"]) == 0
