@@ -50,7 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     with stop_signals(restore=True) as request:
         return run(
-            lambda: demonstrate(arguments.folder, arguments.model, lambda: request.asked, request.last_step), request
+            lambda: demonstrate(arguments.folder, arguments.model, lambda: request.requested, request.last_step),
+            request,
         )
 
 

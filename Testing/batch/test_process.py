@@ -37,9 +37,9 @@ def run(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.setenv("PYTHONPATH", str(site))
 
-    def run(code: str, stop_if_asked=lambda: None) -> dict:
+    def run(code: str, stop_if_requested=lambda: None) -> dict:
         (site / "sitecustomize.py").write_text(START + "".join(f"    {line}\n" for line in code.splitlines()))
-        return run_worker(folder, None, stop_if_asked, None)
+        return run_worker(folder, None, stop_if_requested, None)
 
     return run
 

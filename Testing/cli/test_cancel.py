@@ -39,7 +39,7 @@ def heard_hang_up():
 LIBRARY = str(Path(job.__file__).parents[2])
 # What a test lets a process wait for lasts longer than this.
 TIMEOUT_SECONDS = 300
-OUTPUTS = ["uncertainty.nii.gz", "out.nrrd", "report.json"]
+OUTPUTS = ["out.nrrd", "report.json", "uncertainty.nii.gz"]
 
 # The program, into which a test can put a delay.
 DELAYED = """
@@ -330,9 +330,9 @@ class TestStopSignals:
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
     def test_are_noticed(self, number):
         with stop_signals(restore=True) as request:
-            assert not request.asked
+            assert not request.requested
             signal.raise_signal(number)
-            assert request.asked
+            assert request.requested
 
     def test_get_their_former_meaning_back(self):
         former = signal.getsignal(signal.SIGINT)
@@ -355,7 +355,7 @@ class TestStopSignals:
         try:
             with stop_signals(restore=True) as request:
                 signal.raise_signal(signal.SIGHUP)
-                assert not request.asked
+                assert not request.requested
         finally:
             signal.signal(signal.SIGHUP, former)
 
@@ -398,7 +398,7 @@ class TestRun:
         request = StopRequest()
 
         def work() -> None:
-            request.asked = True
+            request.requested = True
             raise Cancelled
 
         assert run(work, request) == 3
@@ -408,7 +408,7 @@ class TestRun:
         request = StopRequest()
 
         def work() -> None:
-            request.asked = True
+            request.requested = True
             time.sleep(0.2)
 
         assert run(work, request) == 0
@@ -433,7 +433,7 @@ class TestRun:
     def test_work_that_does_not_listen_ends_with_the_process(self, left, capsys):
         request, release, expected = StopRequest(), threading.Event(), left.pop()
         request.grace_seconds = 0.1
-        request.asked = True
+        request.requested = True
         with pytest.raises(expected):
             run(release.wait, request)
         release.set()
@@ -471,4 +471,4 @@ class TestRun:
 
     def test_a_job_can_stop_itself(self):
         with pytest.raises(Cancelled):
-            job.Job(print, print, lambda: True).stop_if_asked()
+            job.Job(print, print, lambda: True).stop_if_requested()

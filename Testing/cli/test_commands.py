@@ -88,7 +88,7 @@ class TestEnhance:
 
     def test_leaves_nothing_but_the_outputs(self, enhance, folder):
         enhance("--disagreement", "uncertainty.nii.gz", "--report", "report.json")
-        assert sorted(os.listdir(folder)) == ["uncertainty.nii.gz", "out.nrrd", "report.json", "scan.nrrd"]
+        assert sorted(os.listdir(folder)) == ["out.nrrd", "report.json", "scan.nrrd", "uncertainty.nii.gz"]
 
     def test_without_a_goal_slices_come_to_1_25_mm(self, folder, model):
         assert main(["enhance", "scan.nrrd", "out.nrrd", "--model", model, "--progress", "none"]) == 0
@@ -559,10 +559,10 @@ class TestExitCodes:
 
         return arrange
 
-    def test_a_defect_is_1_with_one_line_and_the_traceback(self, fail_with, capsys):
+    def test_an_internal_error_is_1_with_one_line_and_the_traceback(self, fail_with, capsys):
         assert fail_with(KeyError("slices")) == 1
         first, second, *_ = capsys.readouterr().err.splitlines()
-        assert first.startswith("error: This is a defect of XViewSynth, please report it")
+        assert first.startswith("error: This is an internal error, please report it")
         assert first.endswith("KeyError: 'slices'")
         assert second == "Traceback (most recent call last):"
 

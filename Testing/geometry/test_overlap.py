@@ -96,7 +96,7 @@ class TestResolving:
             resolve_overlap(scan(4.0), "K", 4, "thick", new_thickness=new)
 
     def test_of_slices_between_thin_ones_that_cannot_be_asked_for(self):
-        with pytest.raises(InputError, match="say how thick the slices of the scan are"):
+        with pytest.raises(InputError, match="give the thickness of the scan.s slices"):
             resolve_overlap(scan(1.0), "K", 4, "gap", new_thickness=2.0)
 
     def test_a_given_thickness_counts_in_place_of_the_scans(self):

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from XViewSynthLib import InputError
 from XViewSynthLib.geometry.slice_profile import (
-    SEEN_OVER_THICKNESS,
+    WIDTH_OVER_THICKNESS,
     SliceProfile,
     averaging_weights,
+    consistent_slices,
     correcting_weights,
-    met_slices,
-    noise_left_open,
     preserving_weights,
+    unexplained_noise,
 )
 
 FACTORS = st.integers(2, 8)
@@ -76,14 +76,14 @@ class TestCorrectingWeights:
     @given(SLICES, FACTORS, MODERATE, st.integers(0, 2**32 - 1))
     def test_lead_onto_the_averages(self, slices, factor, profile, seed):
         random = np.random.default_rng(seed)
-        averages, met = averaging_weights(slices, factor, profile), met_slices(slices, factor, profile)
+        averages, met = averaging_weights(slices, factor, profile), consistent_slices(slices, factor, profile)
         thin, observed = random.normal(size=averages.shape[1]), random.normal(size=slices)
         corrected = thin - correcting_weights(slices, factor, profile) @ (averages @ thin - observed)
         assert np.allclose((averages @ corrected)[met], observed[met], atol=1e-3)
 
     @given(SLICES, FACTORS, MODERATE, st.integers(0, 2**32 - 1))
     def test_leave_aside_what_reaches_beyond_the_scan(self, slices, factor, profile, seed):
-        met = met_slices(slices, factor, profile)
+        met = consistent_slices(slices, factor, profile)
         assert met[1:-1].all()
         missed = np.random.default_rng(seed).normal(size=slices) * ~met
         assert not (correcting_weights(slices, factor, profile) @ missed).any()
@@ -99,10 +99,10 @@ class TestCorrectingWeights:
 
 class TestMetSlices:
     def test_a_slice_as_thin_as_those_asked_for_lies_within_them(self):
-        assert met_slices(5, 2, SliceProfile(0.5)).all()
+        assert consistent_slices(5, 2, SliceProfile(0.5)).all()
 
     def test_of_slices_that_overlap_and_fade_out_several_reach_beyond(self):
-        met = met_slices(7, 4, SliceProfile(2.0, "gaussian"))
+        met = consistent_slices(7, 4, SliceProfile(2.0, "gaussian"))
         assert met.tolist() == [False, False, True, True, True, False, False]
 
 
@@ -125,20 +125,20 @@ class TestPreservingWeights:
 class TestNoiseLeftOpen:
     @given(FACTORS, st.floats(0.2, 2.5), MODERATE | st.none())
     def test_is_the_same_from_either_side_of_an_observed_slice(self, factor, overlap, profile):
-        left = noise_left_open(factor, overlap, profile)
+        left = unexplained_noise(factor, overlap, profile)
         assert left.shape == (factor,)
         assert np.allclose(left[1:], left[:0:-1], rtol=1e-2, atol=1e-3)
         assert (left >= 0).all()
 
     @given(FACTORS, st.floats(1.0, 2.0))
     def test_is_less_the_more_slices_overlap(self, factor, overlap):
-        thin = [noise_left_open(factor, by)[1:] for by in (overlap + 0.3, overlap)]
-        thick = [noise_left_open(factor, by, SliceProfile()) for by in (overlap + 0.3, overlap)]
+        thin = [unexplained_noise(factor, by)[1:] for by in (overlap + 0.3, overlap)]
+        thick = [unexplained_noise(factor, by, SliceProfile()) for by in (overlap + 0.3, overlap)]
         assert all((less < more).all() for less, more in (thin, thick))
 
     @given(FACTORS, st.floats(0.2, 2.5))
     def test_there_is_none_on_observed_thin_slices(self, factor, overlap):
-        left = noise_left_open(factor, overlap)
+        left = unexplained_noise(factor, overlap)
         assert left[0] == pytest.approx(0, abs=1e-6)
         assert (left <= 1).all()
 
@@ -146,7 +146,7 @@ class TestNoiseLeftOpen:
     def test_is_what_the_best_line_through_observed_slices_misses(self, profile):
         factor, overlap = 4, 1.5
         # White noise on a fine grid, under a Gaussian of the variance that a box of this width has.
-        fine, variance = 8, (SEEN_OVER_THICKNESS * overlap) ** 2 / 12
+        fine, variance = 8, (WIDTH_OVER_THICKNESS * overlap) ** 2 / 12
         offsets = np.arange(-4 * fine, 4 * fine + 1) / fine
         taps = np.exp(-(offsets**2) / (2 * variance))
         white = np.random.default_rng(0).normal(0, 1, (5000, 32 * fine + len(taps)))
@@ -154,7 +154,7 @@ class TestNoiseLeftOpen:
         observed = new[:, ::factor] if profile is None else new @ averaging_weights(9, factor, profile).T
         restored = observed @ np.linalg.lstsq(observed, new, rcond=None)[0]
         left = (restored - new).var(axis=0)[16:20] / observed[:, 4].var()
-        assert noise_left_open(factor, overlap, profile) == pytest.approx(left, rel=0.05, abs=1e-6)
+        assert unexplained_noise(factor, overlap, profile) == pytest.approx(left, rel=0.05, abs=1e-6)
 
 
 class TestSliceProfile:

@@ -159,13 +159,13 @@ class TestNoCT:
     )
     def test_other_scans(self, folder, kind, modality, named):
         paths = change(write_dicom_series(folder, SMALL), SOPClassUID=kind, Modality=modality)
-        assert refused(folder) == f"THIS is {named}, the models know CT: give a CT series."
-        assert refused(paths[0]) == f"THIS is {named}, the models know CT: give a file of a CT series."
+        assert refused(folder) == f"THIS is {named}, but models are for CT: give a CT series."
+        assert refused(paths[0]) == f"THIS is {named}, but models are for CT: give a file of a CT series."
 
     def test_is_refused_alike_by_every_command(self, folder, tmp_path, tiny_model, capsys):
         change(write_dicom_series(folder, SMALL), SOPClassUID=MRImageStorage, Modality="MR")
         assert [scan.problem for scan in find_scans(folder)] == [
-            f"{folder} is MR, the models know CT: give a CT series."
+            f"{folder} is MR, but models are for CT: give a CT series."
         ]
         for command in (
             ["enhance", str(folder), str(tmp_path / "out.nrrd"), "--model", str(tiny_model)],
@@ -173,7 +173,7 @@ class TestNoCT:
             ["train", str(folder), "--output", str(tmp_path / "run"), "--steps", "1"],
         ):
             assert main(command) == 2
-            assert "is MR, the models know CT" in capsys.readouterr().err
+            assert "is MR, but models are for CT" in capsys.readouterr().err
 
     def test_nothing_but_other_objects(self, folder):
         change(write_dicom_series(folder, SMALL, keep=range(2)), SOPClassUID=RTDoseStorage, Modality="RTDOSE")
@@ -227,7 +227,7 @@ class TestSeveral:
 
     def test_are_listed_with_what_to_do(self, both):
         assert refused(both) == (
-            "The folder THIS holds 2 CT series, so give one file of the one that is meant: series 3 'Chest 4.0', 8 "
+            "The folder THIS holds 2 CT series, so give one file of the series to use: series 3 'Chest 4.0', 8 "
             "images 4 mm apart, IM0000.dcm; series 4, 5 images 2.5 mm apart, a."
         )
 

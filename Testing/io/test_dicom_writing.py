@@ -510,7 +510,7 @@ class TestRefusals:
 
     def test_images_that_are_not_ct(self, plain, tmp_path, series):
         clinical_series(series, SOPClassUID=MRImageStorage)
-        assert "is MR, the models know CT" in refused(plain[1], series, tmp_path / "new")
+        assert "is MR, but models are for CT" in refused(plain[1], series, tmp_path / "new")
 
     def test_ct_that_was_stored_as_screenshots(self, plain, tmp_path, series):
         clinical_series(series, SOPClassUID=SecondaryCaptureImageStorage)

@@ -245,8 +245,8 @@ class TestLinks:
         assert self.search(study) == (
             ["study.nrrd"],
             [
-                f"Links out of {study} are not followed (1, such as {next(study.glob('link*'))}): copy there what is "
-                "meant, or add --follow-links."
+                f"Links out of {study} are not followed (1, such as {next(study.glob('link*'))}): copy their targets "
+                "there, or add --follow-links."
             ],
         )
 
@@ -443,7 +443,7 @@ class TestRefusals:
     def test_two_series_in_a_folder(self, tmp_path, small, problem):
         write_dicom_series(tmp_path, small)
         write_dicom_series(tmp_path, small, series="1.2.3", names=[f"other{n}" for n in range(8)])
-        assert "holds 2 CT series, so give one file of the one that is meant" in problem()
+        assert "holds 2 CT series, so give one file of the series to use" in problem()
 
     def test_missing_slice(self, tmp_path, small, problem):
         write_dicom_series(tmp_path, small, keep=[0, 1, 2, 4, 5, 6, 7])
@@ -460,8 +460,8 @@ class TestRefusals:
         def refuse(_path):
             raise PermissionError(13, "Permission denied")
 
-        for module in ("finding", "dicom"):
-            monkeypatch.setattr(f"XViewSynthLib.{module}.is_dicom", refuse)
+        for module in ("finding", "dicom.series"):
+            monkeypatch.setattr(f"XViewSynthLib.io.{module}.is_dicom", refuse)
         assert "Permission denied" in problem()
 
 

@@ -379,7 +379,7 @@ class TestFoldersThatAreNoSeries:
         write_dicom_series(folder, small)
         write_dicom_series(folder, small, series="1.2.3", keep=range(3), names=list("abc"))
         sentence = refused(folder)
-        assert sentence.startswith("The folder THIS holds 2 CT series, so give one file of the one that is meant:")
+        assert sentence.startswith("The folder THIS holds 2 CT series, so give one file of the series to use:")
         assert "8 images 4 mm apart, IM0000.dcm; series, 3 images 4 mm apart, a." in sentence
 
     def test_one_slice(self, folder, small):

@@ -363,7 +363,7 @@ class TestFailure:
         monkeypatch.setattr(EnhanceJob, "_prepare", lambda *_: bytearray(2**62))
         assert "not enough memory" in failure(start(EnhanceJob, scan, Request()), folder)
 
-    def test_a_defect_of_ours(self, start, folder, scan, monkeypatch):
+    def test_an_internal_error(self, start, folder, scan, monkeypatch):
         monkeypatch.setattr(EnhanceJob, "_prepare", lambda *_: {}["missing"])
         job = start(EnhanceJob, scan, Request())
         assert "please report it with the log" in failure(job, folder)

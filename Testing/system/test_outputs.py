@@ -417,7 +417,7 @@ class TestFoldersThatWereLeft:
         os.rename(tmp_path / staging, tmp_path / other)
         write_all([tmp_path / "b.txt"])
         assert (tmp_path / other / "new" / "a.txt").exists()
-        remove_left_folders(tmp_path, whoever=True)
+        remove_left_folders(tmp_path, all_computers=True)
         assert os.listdir(tmp_path) == ["b.txt"]
 
     def test_without_a_lock_go_only_if_empty(self, tmp_path):
@@ -427,7 +427,7 @@ class TestFoldersThatWereLeft:
         (with_content / "file").write_text("from where?")
         remove_left_folders(tmp_path)
         assert list(tmp_path.iterdir()) == [with_content]
-        remove_left_folders(tmp_path, whoever=True)
+        remove_left_folders(tmp_path, all_computers=True)
         assert list(tmp_path.iterdir()) == []
 
     def test_a_process_whose_new_folder_is_taken_for_left_makes_another(self, tmp_path, monkeypatch):
@@ -466,7 +466,7 @@ class TestFoldersThatWereLeft:
         (tmp_path / "elsewhere").mkdir()
         (tmp_path / f"{module._prefix()}link").symlink_to(tmp_path / "elsewhere")
         (tmp_path / f"{module._prefix()}file").write_text("mine")
-        remove_left_folders(tmp_path, whoever=True)
+        remove_left_folders(tmp_path, all_computers=True)
         assert len(os.listdir(tmp_path)) == 3
 
     def test_a_missing_place_is_no_trouble(self, tmp_path):

@@ -261,7 +261,7 @@ class TestTraining:
         errors = team.communicate(timeout=TIMEOUT_SECONDS)[1]
         assert team.returncode != 0
         assert errors.count("error: Wait until the training that goes on in") == 1
-        assert "defect" not in errors
+        assert "internal error" not in errors
         assert running.poll() is None
 
 

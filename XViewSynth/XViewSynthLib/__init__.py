@@ -11,7 +11,7 @@ import importlib
 
 __version__ = "0.18.0"
 
-# As `typing.TYPE_CHECKING`, without the import: until the program listens to stop signals, every millisecond counts.
+# As `typing.TYPE_CHECKING`, without the import: the program must catch stop signals as early as possible.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any

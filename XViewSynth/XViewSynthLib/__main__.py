@@ -10,17 +10,17 @@ _WRONG_INPUT = 2
 
 
 def main(*registers: Callable) -> int:
-    """Run the command that the process was started with, and give its exit code.
+    """Run the command of this process and return its exit code.
 
-    Other packages that are not installed, only found, hand in their functions ``register(subparsers)``.
+    Packages that are found but not installed pass their functions ``register(subparsers)``.
 
-    Stop signals stay caught until the process has ended, so that a late one cannot turn done work into a failure.
+    Stop signals stay caught until the process has ended, so that a late one cannot turn finished work into a failure.
     """
     with stop_signals(restore=False) as request:
         if is_hopeless():
             return _refuse()
         try:
-            # Takes long enough for a signal to come meanwhile.
+            # Slow enough that a signal can arrive during the import.
             from XViewSynthLib.cli.main import run_program
         except Exception as error:
             if not is_out_of_memory(error):

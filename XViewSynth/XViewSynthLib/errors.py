@@ -1,13 +1,13 @@
-"""The two ways in which work can end early without a defect of ours."""
+"""Exceptions that end work early and are not internal errors."""
 
 
 class InputError(ValueError):
-    """The user's file or argument is wrong; the message is one sentence that says what to do."""
+    """The user's file or argument is wrong. The message is one sentence: what is wrong, then what to do."""
 
 
 class OutOfMemory(InputError):
-    """There is too little memory for what the user wants; the message says how much it takes."""
+    """There is too little memory for the request. The message states how much it needs."""
 
 
 class Cancelled(Exception):
-    """The user asked to stop; nothing that was begun has been left behind."""
+    """The user requested a stop. No unfinished output remains."""

@@ -1,7 +1,7 @@
-"""How long work tells its caller where it stands, and how a terminal or a program is shown it.
+"""Progress of long work, and reporters that show it on a terminal or print it for a program.
 
 Long functions take ``progress``, a callable that receives one `Progress` per step and returns nothing. They may
-call it from any thread. The reporters here are such callables, for the command line.
+call it from any thread. The reporters of this module are such callables for the command line.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Progress:
     """One step of a longer piece of work.
 
     Attributes:
-        stage: what is being done, in a few plain words ("coronal view").
+        stage: name of the current stage, for a user ("coronal view").
         done: steps of this stage that are finished, 0 to ``total``.
         total: steps of this stage, at least 1.
-        seconds_left: expected seconds until the *whole* work is done; None while nothing is known.
+        seconds_left: expected seconds until the *whole* work is done; None while there is no estimate.
     """
 
     stage: str
@@ -50,7 +50,7 @@ Report = Callable[[Progress], None]
 
 @contextmanager
 def reporter(kind: str, output: TextIO | None = None, messages: TextIO | None = None) -> Iterator[Report]:
-    """Give a callable that shows `Progress` the way the user asked for.
+    """Provide a callable that shows `Progress` in the requested way.
 
     Args:
         kind: "bar" draws on ``messages``: a moving bar on a terminal, one line per stage elsewhere, so that log
@@ -58,7 +58,7 @@ def reporter(kind: str, output: TextIO | None = None, messages: TextIO | None = 
         output: a text stream, standard output by default.
         messages: a text stream, standard error by default.
 
-    A reader that goes away (a closed pipe) silences the reporter; the work goes on, since its result is a file.
+    A closed pipe silences the reporter. The work goes on, since its result is a file.
 
     Raises:
         ValueError: the kind is unknown.
@@ -79,7 +79,7 @@ def reporter(kind: str, output: TextIO | None = None, messages: TextIO | None = 
 
 
 def describe_seconds(seconds: float) -> str:
-    """Seconds in words that are quick to read.
+    """Seconds as text with at most two units.
 
     >>> describe_seconds(7.4), describe_seconds(100), describe_seconds(4000)
     ('7 s', '1 min 40 s', '1 h 7 min')
@@ -93,7 +93,7 @@ def describe_seconds(seconds: float) -> str:
 
 
 def describe_time_left(seconds: float | None) -> str:
-    """The time left in words; "" where nobody knows it.
+    """The time left as text; "" if it is unknown.
 
     >>> describe_time_left(7.4), describe_time_left(None)
     ('7 s left', '')
@@ -111,7 +111,7 @@ def describe_stage(stage: str) -> str:
 
 
 def _quiet_when_closed(show: Report, stream: TextIO) -> Report:
-    """Serialise calls from several threads, and fall silent once the reader has closed its end."""
+    """Serialise calls from several threads, and show nothing once the stream is closed."""
     lock = threading.Lock()
     closed = False
 
@@ -158,7 +158,7 @@ def _bar(messages: TextIO) -> Iterator[Report]:
                 total=step.total,
                 file=messages,
                 dynamic_ncols=True,
-                # tqdm's own estimate knows one stage only; ours knows the whole work.
+                # tqdm estimates the time of one stage; ours covers the whole work.
                 bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}",
             )
         bar.n = step.done

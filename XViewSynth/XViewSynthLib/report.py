@@ -14,7 +14,7 @@ PROGRAM = "xviewsynth"
 
 
 def describe_enhanced(source: str, output: str, scan: Volume, enhanced: Enhanced) -> dict[str, Any]:
-    """What was done to a scan, as plain values that JSON can hold.
+    """Parameters and geometry of an enhancement, as plain values that JSON can hold.
 
     Args:
         source: path of the scan, for the report.

@@ -1,4 +1,4 @@
-"""What a user can request of the program, defined once.
+"""Options of an enhancement, defined once.
 
 Options of the command line, JSON of workers and batches, settings of the panel and tables of the documents are derived
 from the fields of `Request`. A new option is a new field here, and the code that uses it. Imports no other module but
@@ -208,8 +208,8 @@ class Request:
         default=AcquisitionChoice.AUTOMATIC,
         metadata=_option(
             AcquisitionChoice,
-            "gap: thin slices far apart; thick: averages over thick slices; auto: what the model was trained for, or "
-            "what the slice thickness says",
+            "gap: thin slices far apart; thick: averages over thick slices; auto: as the model was trained, or "
+            "as the slice thickness indicates",
         ),
     )
     device: str = field(

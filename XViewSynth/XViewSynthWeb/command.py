@@ -89,9 +89,9 @@ def _view(arguments: argparse.Namespace, job: Job) -> None:
     # VTK writes what it finds odd to the terminal, as often as a page makes it so.
     with quiet_libraries():
         check_drawing()
-        job.stop_if_asked()
+        job.stop_if_requested()
         content = read_content(arguments.scan, arguments.enhanced, arguments.uncertainty, arguments.report)
-        job.stop_if_asked()
+        job.stop_if_requested()
         serve(content, access, arguments.port, arguments.model, arguments.device, not arguments.no_browser, job)
 
 

@@ -491,7 +491,7 @@ def _held(folder: Path, resume: bool) -> Iterator[None]:
 def _clear_up(folder: Path) -> None:
     """Put in order what a killed process was writing: nobody else writes there now."""
     for place in (folder, folder / PREVIEW_FOLDER):
-        remove_left_folders(place, whoever=True)
+        remove_left_folders(place, all_computers=True)
 
 
 def _store_study(study: Study, folder: Path) -> None:

@@ -14,7 +14,7 @@ from XViewSynthLib.errors import InputError
 from XViewSynthLib.geometry.constants import INTENSITY_RANGE
 from XViewSynthLib.geometry.intensity import to_scalar_type
 from XViewSynthLib.geometry.orientation import to_slices
-from XViewSynthLib.geometry.slice_profile import SEEN_OVER_THICKNESS, THICKNESS_RANGE, SliceProfile, averaging_weights
+from XViewSynthLib.geometry.slice_profile import THICKNESS_RANGE, WIDTH_OVER_THICKNESS, SliceProfile, averaging_weights
 from XViewSynthLib.geometry.volume import Volume
 from XViewSynthLib.model.network import ScanFacts, to_network_units
 from XViewSynthLib.model.noise import DISTANCES, slice_likeness
@@ -61,7 +61,7 @@ class Material:
     def thickness_when_spread(self, variance: float) -> float:
         """What a scanner would call the thickness of slices whose profile has this much more variance, spacings²; in
         spacings. A box of width t has one of t² / 12."""
-        return math.sqrt(self.thickness**2 + 12 * variance / SEEN_OVER_THICKNESS**2)
+        return math.sqrt(self.thickness**2 + 12 * variance / WIDTH_OVER_THICKNESS**2)
 
     def likeness(self, factor: int, weight: float = 0.0, profile: SliceProfile | None = None) -> list[float]:
         """How alike the slices of the thinned scan are (`slice_likeness`), without thinning it.

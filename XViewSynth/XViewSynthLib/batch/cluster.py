@@ -122,7 +122,7 @@ def take_step_here(step: dict[str, Any], *, model: str, token: str, version: str
     task = worker.state.tasks[worker.get_current_task()]
     order = Step(**step)
 
-    def stop_if_asked() -> None:
+    def stop_if_requested() -> None:
         if task.state == "cancelled" or not os.path.isdir(order.staging):
             raise Cancelled
 
@@ -130,9 +130,11 @@ def take_step_here(step: dict[str, Any], *, model: str, token: str, version: str
     try:
         if problem:
             worker.log_event(topic, f"The worker {worker.address} {problem}")
-            _stand_back(stop_if_asked)
+            _stand_back(stop_if_requested)
             raise Reschedule
-        return take_step(replace(order, request=order.request | {"model": _model_here(order, model)}), stop_if_asked)
+        return take_step(
+            replace(order, request=order.request | {"model": _model_here(order, model)}), stop_if_requested
+        )
     except Cancelled:
         return {"status": FAILED, "message": "It was stopped."}  # which nobody hears
 
@@ -176,10 +178,10 @@ def _model_here(step: Step, name: str) -> str:
     raise InputError(f"{name} is missing or another one; import it there, or keep it in a folder that all see.")
 
 
-def _stand_back(stop_if_asked: Callable[[], None]) -> None:
+def _stand_back(stop_if_requested: Callable[[], None]) -> None:
     until = time.monotonic() + _STANDING_BACK_SECONDS
     while time.monotonic() < until:
-        stop_if_asked()
+        stop_if_requested()
         time.sleep(_POLL_SECONDS)
 
 

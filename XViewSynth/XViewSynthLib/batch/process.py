@@ -39,7 +39,7 @@ _CRASHES = {"SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGTRAP", "SIGS
 def run_worker(
     folder: Path,
     threads: int | None,
-    stop_if_asked: Callable[[], None],
+    stop_if_requested: Callable[[], None],
     lock: int | None,
 ) -> dict[str, Any]:
     """What the process says became of the scan that is its task; where it says nothing, why not.
@@ -47,7 +47,7 @@ def run_worker(
     Args:
         folder: holds the task, and gets what is made.
         threads: CPU threads that it may use unless the environment says so, or None for all.
-        stop_if_asked: called many times a second; what it raises ends the process.
+        stop_if_requested: called many times a second; what it raises ends the process.
         lock: a descriptor that the process holds open to its end.
 
     Returns:
@@ -64,7 +64,7 @@ def run_worker(
         while not worker.finished:
             worker.poll(_POLL_SECONDS)
             # It writes only into our folder, so it has nothing to clean up.
-            stop_if_asked()
+            stop_if_requested()
             if watch.is_idle():
                 return _failed(
                     f"Its process did nothing for {_IDLE_SECONDS / 60:.0f} minutes and was ended: check that the drive "

@@ -227,7 +227,7 @@ def _local_crew(
         waiting.put(number)
     stopping = threading.Event()
 
-    def stop_if_asked() -> None:
+    def stop_if_requested() -> None:
         if stopping.is_set():
             raise Cancelled
 
@@ -238,7 +238,7 @@ def _local_crew(
                 step = steps[number]
                 step = replace(step, request=step.request | {"device": device})
                 try:
-                    done.put((number, take_step(step, stop_if_asked, lock)))
+                    done.put((number, take_step(step, stop_if_requested, lock)))
                 except Cancelled:
                     raise
                 except Exception as error:  # not even a defect of ours may stop the others

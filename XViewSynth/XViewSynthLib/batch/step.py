@@ -95,12 +95,12 @@ class Step:
         return Study(self.name, Path(self.source), Path(self.place))
 
 
-def take_step(step: Step, stop_if_asked: Callable[[], None], lock: int | None = None) -> Outcome:
+def take_step(step: Step, stop_if_requested: Callable[[], None], lock: int | None = None) -> Outcome:
     """Enhance a scan unless that has been done, in a process of its own.
 
     Args:
         step: what to do.
-        stop_if_asked: called many times a second; raises `Cancelled` to end the work.
+        stop_if_requested: called many times a second; raises `Cancelled` to end the work.
         lock: a descriptor that the process holds open to its end.
 
     Returns:
@@ -108,17 +108,17 @@ def take_step(step: Step, stop_if_asked: Callable[[], None], lock: int | None = 
         "folder", where output, thumbnail and record wait; with the last two "message".
 
     Raises:
-        Cancelled: `stop_if_asked` said so.
+        Cancelled: `stop_if_requested` said so.
     """
     study = step.study
     try:
-        checksum = fingerprint_of_scan(study.source, stop_if_asked)
+        checksum = fingerprint_of_scan(study.source, stop_if_requested)
     except OSError as error:
         reason = error.strerror or error
         return _told(REFUSED, f"{study.name} cannot be read ({reason}): check the file and its permissions.")
     what = {"input_sha256": checksum, "settings": step.settings}
     record = read_record(study)
-    if is_done(study, record, what, stop_if_asked):
+    if is_done(study, record, what, stop_if_requested):
         return {"status": ENHANCED_BEFORE, "record": record}
     output = study.file(step.settings["format"])
     if (record is None or record["output"]["file"] != output.name) and os.path.lexists(output):
@@ -129,7 +129,7 @@ def take_step(step: Step, stop_if_asked: Callable[[], None], lock: int | None = 
         return _unwritable(error)
     finished = False
     try:
-        told = _enhance(step, folder, what, stop_if_asked, lock)
+        told = _enhance(step, folder, what, stop_if_requested, lock)
         finished = told["status"] == ENHANCED
         return told
     except OSError as error:
@@ -189,22 +189,22 @@ def _unwritable(error: OSError) -> Outcome:
 
 
 def _enhance(
-    step: Step, folder: Path, what: dict[str, Any], stop_if_asked: Callable[[], None], lock: int | None
+    step: Step, folder: Path, what: dict[str, Any], stop_if_requested: Callable[[], None], lock: int | None
 ) -> dict[str, Any]:
     began = time.monotonic()
     study = step.study
     _write_task(step, folder)
-    result = run_worker(folder, step.threads, stop_if_asked, lock)
+    result = run_worker(folder, step.threads, stop_if_requested, lock)
     if result["status"] != ENHANCED:
         return _told(result["status"], _without_folders(result["message"], folder, step.root))
-    stop_if_asked()
+    stop_if_requested()
     output = folder / study.file(step.settings["format"]).name
     record = {
         "program": f"xviewsynth {__version__}",
         "scan": study.name,
         "fingerprint": fingerprint_of(what),
         **what,
-        "output": {"file": output.name, "bytes": _size(output), "sha256": _checksum(output, stop_if_asked)},
+        "output": {"file": output.name, "bytes": _size(output), "sha256": _checksum(output, stop_if_requested)},
         "seconds": round(time.monotonic() - began, 2),
         "report": result["report"],
         "selfcheck": result["selfcheck"],
@@ -212,7 +212,7 @@ def _enhance(
     written = folder / study.record.name
     written.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     for file in (written, *_files(output)):
-        stop_if_asked()
+        stop_if_requested()
         _to_disk(file)
     return {"status": ENHANCED, "record": record, "folder": str(folder)}
 

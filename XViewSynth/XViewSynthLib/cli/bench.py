@@ -148,7 +148,7 @@ def _thin(arguments: argparse.Namespace, job: Job) -> None:
         acquisition=arguments.acquisition,
         suffix=f".{arguments.format}",
         overwrite=arguments.overwrite,
-        check=job.stop_if_asked,
+        check=job.stop_if_requested,
         last_step=job.last_step,
     )
     for path in paths:

@@ -111,7 +111,7 @@ def _enhance(arguments: argparse.Namespace, job: Job) -> None:
         # Each volume goes as soon as it is written: formats need memory of their own.
         del enhanced
         while volumes:
-            job.stop_if_asked()
+            job.stop_if_requested()
             make, path = volumes.pop(0)
             with quiet_libraries():
                 volume = make()
@@ -166,14 +166,14 @@ def _open_source(path: Path, job: Job) -> Source:
     from ..io.dicom.writing import open_source
 
     source = open_source(path)
-    job.stop_if_asked()
+    job.stop_if_requested()
     return source
 
 
 def _write_series(enhanced: Enhanced, source: Source, folder: Path, job: Job) -> None:
     from ..io.dicom.writing import write_files
 
-    write_files(enhanced, source, folder, job.stop_if_asked)
+    write_files(enhanced, source, folder, job.stop_if_requested)
 
 
 def _describe_plan(plan: Plan) -> str:

@@ -25,7 +25,7 @@ def read_scan(path: Path, job: Job, again: bool, memory: int | None) -> Volume:
     with quiet_libraries():
         scan = read_volume(path, memory=memory)
     job.progress(Progress("reading", 1, 1))
-    job.stop_if_asked()
+    job.stop_if_requested()
     return replace(scan, synthetic=False) if again else scan
 
 

@@ -89,8 +89,8 @@ def _run_command(arguments: argparse.Namespace, request: StopRequest) -> int | N
         print_line(text, to_errors=kind == "json")
 
     with reporter(kind) as progress:
-        job = Job(say, progress, lambda: request.asked, request.last_step)
-        job.stop_if_asked()
+        job = Job(say, progress, lambda: request.requested, request.last_step)
+        job.stop_if_requested()
         return arguments.run(arguments, job)
 
 

@@ -99,7 +99,7 @@ def add_scan_argument(parser: argparse.ArgumentParser) -> None:
         "input",
         metavar="INPUT",
         type=Path,
-        help="NRRD, NIfTI, MHA/MHD, a folder of one DICOM series, or a DICOM file of the series that is meant",
+        help="NRRD, NIfTI, MHA/MHD, a folder of one DICOM series, or one DICOM file of the series",
     )
     parser.add_argument(
         "--again", action="store_true", help="take a DICOM series that XViewSynth made like any other scan"

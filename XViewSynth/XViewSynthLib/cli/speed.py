@@ -42,7 +42,7 @@ def _speed(arguments: argparse.Namespace, job: Job) -> None:
     factor = request.factor or min(model.card["factors"])
     check_known_factor(model, factor)
     passes = len(poses(request.quality))
-    job.stop_if_asked()
+    job.stop_if_requested()
     measured = {
         "seconds_per_voxel": passes * seconds_per_voxel(model, usually_asked(model, factor), device, precision),
         "device": str(device),

@@ -1,1 +1,1 @@
-"""Scans as numbers in space: volumes, grids, slices and what lies between them."""
+"""Volumes, grids, slice profiles and interpolation."""

@@ -1,4 +1,4 @@
-"""How a scanner turns the body into slices, and how a thick scan is made from a thin one."""
+"""Acquisition of slices (thin or thick), and simulation of thick scans from thin ones."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from .volume import SPACING_TOLERANCE, Axis, Volume, affine_column, array_axis
 Acquisition = Literal["gap", "thick"]
 ACQUISITIONS = ("auto", *get_args(Acquisition))
 
-# Thickness over distance from which slices count as averages.
+# Smallest thickness over distance of slices that count as averages.
 _THICK_FROM = 0.6
 
 
 def cut_to_factor(volume: Volume, factor: int, axis: str = "auto", profile: SliceProfile | None = None) -> Volume:
-    """The slices that a scan thinned by `factor` can restore: the first `((D - 1) // factor) * factor + 1` of D.
+    """The slices that can be restored after thinning by `factor`: the first `((D - 1) // factor) * factor + 1` of D.
 
-    "First" is towards left, posterior or inferior, never the start of the array, so that the same slices remain
-    however the scan was stored.
+    "First" is towards left, posterior or inferior, not the start of the array. So the result does not depend on how the
+    scan is stored.
 
     Args:
         volume: a scan with thin slices.
-        factor: of which so many become one.
+        factor: this many slices become one.
         axis: "auto" is the axis of the slices.
-        profile: of thick slices that thin ones are averaged to (`average`), so that none reaches beyond the scan; D
-            are then the slices that can be the middle of one. None where slices are dropped.
+        profile: of the thick slices made by `average`. None of them may reach beyond the scan, so D counts only the
+            slices that can be the middle of a thick one. None if slices are dropped.
 
     Raises:
         InputError: the scan has no slice to drop.
@@ -45,7 +45,7 @@ def cut_to_factor(volume: Volume, factor: int, axis: str = "auto", profile: Slic
 
 
 def slices_left(slices: int, factor: int, profile: SliceProfile | None = None) -> int:
-    """How many of a scan's slices `thin` leaves, or, with the profile of thick slices, `average`; 0 for too few.
+    """Number of slices after `thin`, or with the profile of thick slices after `average`; 0 if there are too few.
 
     >>> slices_left(13, 4), slices_left(13, 4, SliceProfile())
     (4, 3)
@@ -55,7 +55,7 @@ def slices_left(slices: int, factor: int, profile: SliceProfile | None = None) -
 
 
 def remedy_for_too_few(slices: int, factor: int, fewest: int, profile: SliceProfile | None = None) -> str:
-    """What to use where `slices_left` is below `fewest`: another factor helps only if a smaller one leaves enough.
+    """Advice if `slices_left` is below `fewest`: a smaller factor if that leaves enough slices, else a longer scan.
 
     >>> remedy_for_too_few(7, 3, 4), remedy_for_too_few(6, 2, 4)
     ('a smaller factor or a longer scan', 'a longer scan')
@@ -65,7 +65,7 @@ def remedy_for_too_few(slices: int, factor: int, fewest: int, profile: SliceProf
 
 
 def thin(volume: Volume, factor: int, axis: str = "auto") -> Volume:
-    """Every `factor`-th slice: what a scanner with thin slices far apart (the gap model) would have seen.
+    """Every `factor`-th slice, as of a scanner with thin slices far apart (the gap model).
 
     Up-sampling the result by `factor` gives the grid of `cut_to_factor(volume, factor, axis)`.
 
@@ -83,7 +83,7 @@ def thin(volume: Volume, factor: int, axis: str = "auto") -> Volume:
 
 
 def average(volume: Volume, factor: int, axis: str = "auto", profile: SliceProfile | None = None) -> Volume:
-    """Thick slices as a scanner would have averaged them from thin ones (the thick model), as far apart as `thin`'s.
+    """Thick slices, averaged from thin ones as by a scanner (the thick model), at the distance of those of `thin`.
 
     Args:
         volume: a scan with thin slices, HU.
@@ -92,10 +92,10 @@ def average(volume: Volume, factor: int, axis: str = "auto", profile: SliceProfi
         profile: of the thick slices; by default boxes that touch.
 
     Returns:
-        Slices that are averages of the scan alone: up-sampled by `factor`, they have the grid of
-        `cut_to_factor(volume, factor, axis, profile)`, on either side of which what the outermost ones see is left
-        over. Voxels are rounded to the type of the scan, as a scanner does. Padding, such as -3024, is averaged as
-        air, and stays where the middle of the slice is padded.
+        Slices that are averages within the scan. Up-sampled by `factor`, they have the grid of
+        `cut_to_factor(volume, factor, axis, profile)`; the outermost ones extend beyond that grid. Voxels are rounded
+        to the type of the scan, as a scanner does. Padding, such as -3024, is averaged as air. It is kept if the middle
+        of the slice is padded.
 
     Raises:
         InputError: the scan has no slice to drop.
@@ -122,14 +122,14 @@ def resolve_acquisition(
 ) -> Acquisition:
     """How the slices along an axis were acquired.
 
-    "auto" believes the scan: slices that are at least 0.6 of their distance thick are averages ("thick"), thinner ones
-    and those of unknown thickness are samples ("gap").
+    "auto" uses the slice thickness of the scan. Slices of at least 0.6 of their distance are averages ("thick").
+    Thinner ones and those of unknown thickness are samples ("gap").
 
     Args:
         volume: the scan.
         axis: along which its slices lie.
         requested: "auto", "gap" or "thick".
-        thickness: mm, in place of what the scan says.
+        thickness: mm, in place of that of the scan.
 
     Raises:
         InputError: there is no such acquisition, or the given thickness is not a positive number.
@@ -145,7 +145,7 @@ def resolve_acquisition(
 
 
 def known_thickness(volume: Volume, axis: Axis, given: float | None = None) -> float | None:
-    """Thickness of the slices along an axis, mm: as given, else that of the scan; None where it is unknown.
+    """Thickness of the slices along an axis, mm: as given, else that of the scan; None if it is unknown.
 
     Raises:
         InputError: the given thickness is not a positive number.
@@ -161,17 +161,17 @@ def resolve_overlap(
     thickness: float | None = None,
     new_thickness: float | None = None,
 ) -> float:
-    """By how much new slices overlap: their thickness over their distance; 1 is to touch, less leaves gaps.
+    """Overlap of the new slices: their thickness over their distance. At 1 they touch, below there are gaps.
 
-    Slices between thin ones are as thick as those; slices in place of thick ones are as thick as is asked for. Where
-    nobody said, they touch.
+    Slices between thin ones are as thick as those. Slices in place of thick ones have the requested thickness. The
+    default is slices that touch.
 
     Args:
         volume: the scan.
         axis: along which its slices lie.
         factor: how many times closer the new slices are.
         acquisition: "gap" or "thick".
-        thickness: of the slices of the scan, mm, in place of what it says.
+        thickness: of the slices of the scan, mm, in place of that of the scan.
         new_thickness: of the new slices, mm, where those of the scan are thick.
 
     Raises:
@@ -183,8 +183,8 @@ def resolve_overlap(
         return 1.0 if new_thickness is None else _checked_overlap(new_thickness, distance)
     if new_thickness is not None:
         raise InputError(
-            "Slices between thin ones are as thick as those: leave the new thickness out, or say how thick the slices "
-            "of the scan are."
+            "Slices between thin ones are as thick as those: leave the new thickness out, or give the thickness of the "
+            "scan's slices."
         )
     known = known_thickness(volume, axis, thickness)
     return 1.0 if known is None else known / distance
@@ -198,7 +198,7 @@ def resolve_profile(
     Args:
         volume: the scan.
         axis: along which its slices lie.
-        thickness: mm; by default what the scan says, or else the distance of the slices.
+        thickness: mm; by default that of the scan, or else the distance of the slices.
         shape: of the profile.
 
     Raises:
@@ -230,7 +230,7 @@ def _checked_overlap(thickness: float, distance: float) -> float:
 
 
 def _reach(factor: int, profile: SliceProfile | None) -> int:
-    """Thin slices that a thick one sees on either side of its middle."""
+    """Number of thin slices that contribute to a thick one on either side of its middle."""
     return len(profile_shares(factor, profile)) // 2 if profile else 0
 
 

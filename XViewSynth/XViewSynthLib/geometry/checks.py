@@ -1,4 +1,4 @@
-"""Whether a scan can be enhanced, asked before any work is done."""
+"""Checks whether a scan can be enhanced, before any work is done."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from .volume import AXES, Axis, Volume
 FACTORS = range(2, 9)
 MINIMUM_SLICES = 4
 
-# Spacing along the axis over the finest in-plane one, up to which a scan counts as isotropic.
+# Largest spacing along the axis, over the finest in-plane one, of an isotropic scan.
 ISOTROPY = 1.05
 
-# Labels lie in solid regions, where neighbours are equal. Three values or fewer are labels wherever they lie; up to 32
-# may lie in thin structures, and the background around those counts as well, which of a CT holds noise.
+# Labels lie in solid regions, where neighbours are equal. Three values or fewer are always labels. Up to 32 labels may
+# lie in thin structures, so the background around them counts as well, which contains noise in a CT.
 _FEW_LABELS, _SOME_LABELS, _MANY_LABELS = 3, 32, 256
 _EQUAL_NEIGHBOURS = 0.75
 
-# What CT scanners make, mm: the distance of voxels, and the longest side of a scan.
+# Range of CT scanners, mm: the distance of voxels, and the longest side of a scan.
 _PLAUSIBLE_SPACING, _PLAUSIBLE_EXTENT = (0.01, 20.0), (5.0, 3000.0)
 
 # Products of larger numbers would leave the range of single-precision floats.
 _LARGEST_NUMBER = 1e30
-# Scaled to 0..1 or -1..1, to thousands of HU or by their standard deviation, values lie this close, metal included;
-# and most of them closer together than the noise of water, of at least 1.5 HU.
+# Values scaled to 0..1 or -1..1, to thousands of HU or by their standard deviation have at most this range, with metal.
+# And most of them are closer together than the noise of water, which is at least 1.5 HU.
 _NORMALISED_SPAN, _LEAST_SPREAD = 50.0, 5.0
 _PICTURE = (0.0, 255.0)
 
 
 def check_factor(factor: object) -> int:
-    """A factor that can be asked for, as a plain int.
+    """The factor as a plain int.
 
     Raises:
         InputError: not a whole number from 2 to 8.
@@ -47,14 +47,14 @@ def check_factor(factor: object) -> int:
 def check_enhanceable(volume: Volume, axis: str = "auto", factor: int | None = None, *, forced: bool = False) -> None:
     """Refuse a scan, or a request, that cannot give a meaningful result.
 
-    A scan counts as a labelmap when all its values are whole numbers of at least 0 and it has at most 3 of them, or
-    at most 256 where besides three of four neighbours are equal, which noise never allows in a CT.
+    A scan counts as a labelmap if it has at most 3 different values, all of them whole numbers of at least 0. Up to 256
+    different values count too if three of four neighbours are equal, which the noise of a CT excludes.
 
     Args:
         volume: the scan.
         axis: "auto" or the axis to enhance along.
-        factor: how many times more slices, or None where it follows from the spacing.
-        forced: the user named the axis or the factor, so that an isotropic scan is enhanced all the same.
+        factor: how many times more slices; None to derive it from the spacing.
+        forced: the user gave the axis or the factor, so an isotropic scan is accepted.
 
     Raises:
         InputError: a scan that this program made, a factor other than 2 to 8, fewer than 4 slices, NaN or infinite
@@ -66,10 +66,10 @@ def check_enhanceable(volume: Volume, axis: str = "auto", factor: int | None = N
 
 
 def check_geometry(volume: Volume, axis: str = "auto", factor: int | None = None, *, forced: bool = False) -> None:
-    """The part of `check_enhanceable` that takes no time: factor, number of slices, spacing, own results.
+    """The quick part of `check_enhanceable`: factor, number of slices, spacing, results of this program.
 
     Raises:
-        InputError: as there, but for the values.
+        InputError: as there, except for the values.
     """
     if volume.synthetic:
         raise InputError(
@@ -88,7 +88,7 @@ def check_geometry(volume: Volume, axis: str = "auto", factor: int | None = None
 
 
 def geometry_notes(volume: Volume) -> tuple[str, ...]:
-    """What is implausible about the size of a scan, mm; nothing of scans as scanners make them."""
+    """A note on an implausible spacing or size of a scan; empty if both are plausible."""
     extents = [step * count for step, count in zip(volume.spacing, volume.shape_ijk, strict=True)]
     smallest, largest = _PLAUSIBLE_SPACING
     plausible = all(smallest <= step <= largest for step in volume.spacing)
@@ -113,10 +113,10 @@ def _check_anisotropic(volume: Volume, axis: Axis) -> None:
 
 
 def check_values(voxels: np.ndarray) -> None:
-    """The part of `check_enhanceable` that looks at the voxels.
+    """The part of `check_enhanceable` that concerns the voxels.
 
     Raises:
-        InputError: as there, but for the geometry.
+        InputError: as there, except for the geometry.
     """
     _check_numbers(voxels)
     if voxels.min() == voxels.max():
@@ -127,7 +127,7 @@ def check_values(voxels: np.ndarray) -> None:
 
 
 def _check_numbers(voxels: np.ndarray) -> None:
-    """Refuse what single-precision floats do not hold with room to spare."""
+    """Refuse NaN, infinity, and numbers near the limit of single-precision floats."""
     if voxels.dtype.kind != "f":
         return
     largest = min(_LARGEST_NUMBER, float(np.finfo(voxels.dtype).max))
@@ -153,14 +153,14 @@ def _is_labelmap(voxels: np.ndarray) -> bool:
 
 
 def _share_of_equal_neighbours(voxels: np.ndarray, least: int) -> float:
-    """Of the voxels above `least`, the share that equals the next one along the fastest axis."""
+    """Share of the voxels above `least` that equal the next voxel along the fastest axis."""
     here, there = voxels[..., :-1], voxels[..., 1:]
     counted = here > least
     return float((here == there)[counted].mean()) if counted.any() else 0.0
 
 
 def _check_unit(voxels: np.ndarray) -> None:
-    """Refuse values that are certainly no HU: normalised ones, those of a picture, and those beyond any tissue."""
+    """Refuse values that are certainly not HU: normalised ones, those of a picture, and those beyond any tissue."""
     lowest, highest = float(voxels.min()), float(voxels.max())
     scale = f"The values range from {lowest:.4g} to {highest:.4g}"
     if highest - lowest <= _NORMALISED_SPAN and _is_normalised(voxels):

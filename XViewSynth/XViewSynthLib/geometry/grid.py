@@ -1,6 +1,6 @@
-"""Which grid an enhancement leads to: axis, factor, slices and spacing. No voxel is looked at, and torch is not needed.
+"""Grid of an enhanced scan: axis, factor, slices and spacing. Needs neither voxels nor torch.
 
-So a panel can say what will come out while the user is still choosing.
+So a panel can show the result's size while the user chooses options.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from .volume import Axis, Volume, affine_column, array_axis
 DEFAULT_SPACING = 1.25
 LARGEST_FACTOR = 8
 
-# Ratios closer than this to a whole number are whole: headers round spacings to three digits or so.
+# Ratios closer than this to a whole number are whole: headers round spacings to about three digits.
 _WHOLE = 0.01
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The voxels that a result will have.
+    """Grid of a result.
 
     Attributes:
         axis: the axis that gets more slices.
         factor: slices become `factor * (slices - 1) + 1`.
-        resample_to: spacing in mm that is reached by resampling after the factor, or None when the factor suffices.
+        resample_to: spacing in mm to resample to after the factor, or None if the factor suffices.
         shape: (K, J, I) of the result.
         spacing: (I, J, K) of the result, mm.
     """
@@ -58,7 +58,7 @@ def settle_grid(
     isotropic: bool = False,
     axis: str = "auto",
 ) -> Grid:
-    """Settle what comes out.
+    """Compute the grid of the result.
 
     Without `factor`, `spacing` or `isotropic`: the smallest factor that brings the slices to 1.25 mm or less, at most
     8.
@@ -66,12 +66,12 @@ def settle_grid(
     Args:
         volume: the scan.
         factor: 2 to 8.
-        spacing: distance of slices to reach, mm.
-        isotropic: reach the in-plane pixel spacing.
+        spacing: target distance of slices, mm.
+        isotropic: the target is the in-plane pixel spacing.
         axis: "auto" is the axis of the slices (`Volume.through_plane_axis`).
 
     Raises:
-        InputError: the request cannot be met, or the scan has too few slices or needs no more.
+        InputError: the request is impossible, or the scan has too few slices or slices close enough.
 
     >>> scan = Volume(np.zeros((48, 512, 512), np.int16), np.diag([0.7, 0.7, 5.0, 1.0]))
     >>> grid = settle_grid(scan)
@@ -99,7 +99,7 @@ def resampled_positions(slices: int, factor: int, step: float, resample_to: floa
 
     Args:
         slices: observed slices N, `step` mm apart.
-        factor: factor of the enhancement that came before.
+        factor: factor of the enhancement.
         resample_to: distance of the resampled slices, mm.
     """
     ratio = resample_to * factor / step

@@ -1,4 +1,4 @@
-"""The numbers of a scan: how they relate to HU, and how results are cast to its scalar type."""
+"""Intensities of a scan: offset from HU, and casts of results to its scalar type."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from numpy.typing import DTypeLike
 from .volume import Volume
 
 _AIR_HU = -1000.0
-# Only air, lung and fat lie here, and of a scan in HU hardly one shows none of them.
+# Range of air, lung and fat, which almost every scan in HU contains.
 _BELOW_WATER = (-1100.0, -100.0)
 _SHARE_BELOW_WATER = 0.001
-# A scan that is shifted shows air and nothing below it but one value of padding, and soft tissue so far above it, with
-# at most half as many voxels between or beyond. Bone lies as far above soft tissue, but spreads wider.
+# A shifted scan has air with nothing below it but one value of padding, and soft tissue at this distance above it. At
+# most half as many voxels lie between or beyond. Bone lies as far above soft tissue, but spreads wider.
 _AIR_WIDTH, _BETWEEN, _TISSUE = 100.0, 300.0, (850.0, 1250.0)
 _AIR_SHARE, _BELOW_AIR, _TISSUE_SHARE, _LESS = 0.01, 0.1, 0.02, 0.5
 _BIN = 25.0
-# What scanners subtract from stored numbers, more exact than any peak of air, which may be that of lung or padding.
+# Offsets that scanners subtract from stored numbers. More exact than a peak of air, which may be lung or padding.
 _USUAL_OFFSETS = (1000.0, 1024.0, 8192.0, 32768.0)
 _SAMPLED_VOXELS = 1_000_000
 
 
 def to_scalar_type(values: np.ndarray, dtype: DTypeLike) -> np.ndarray:
-    """`values` in a scalar type: whole numbers where it has no others, clipped to its range.
+    """`values` in a scalar type: rounded if the type is an integer, clipped to its range.
 
     Args:
         values: integers or finite floats.
         dtype: integers or floats of at most 64 bits.
 
     Returns:
-        An array of `dtype`, which is `values` itself where nothing is to be done.
+        An array of `dtype`; `values` itself if no change is needed.
 
     >>> to_scalar_type(np.array([-3.7, 41.5, 70000.0]), np.uint16)
     array([    0,    42, 65535], dtype=uint16)
@@ -45,10 +45,10 @@ def to_scalar_type(values: np.ndarray, dtype: DTypeLike) -> np.ndarray:
 
 
 def hu_offset(voxels: np.ndarray) -> float:
-    """By how much the numbers of a scan lie above HU; 0 for a scan in HU, or where nothing else is certain.
+    """Offset of a scan's numbers above HU; 0 for a scan in HU, or if no offset is certain.
 
-    A scan stored as unsigned numbers has lost its rescale intercept of -1024 (or -1000, or -32768): nothing lies where
-    air, lung and fat should, and two peaks lie as far apart as air and soft tissue.
+    A scan stored as unsigned numbers has lost its rescale intercept of -1024 (or -1000, or -32768). Then the range of
+    air, lung and fat is empty, and two peaks are as far apart as air and soft tissue.
 
     >>> scan = np.repeat(np.int16([-1000, -990, 30, 50]), 100).reshape(4, 10, 10)
     >>> hu_offset(scan), hu_offset(scan + 1024)
@@ -85,7 +85,7 @@ def hu_offset(voxels: np.ndarray) -> float:
 
 
 def offset_note(offset: float) -> str:
-    """What the user should know of a scan whose numbers lie `offset` above HU."""
+    """A note to the user on a scan whose numbers lie `offset` above HU."""
     return (
         f"The values of the scan are no HU but lie about {offset:g} above, with air at {offset + _AIR_HU:g}: they were "
         "taken so, and the result keeps them."
@@ -93,7 +93,7 @@ def offset_note(offset: float) -> str:
 
 
 def in_hu(volume: Volume) -> Volume:
-    """The scan in HU, with a note where its numbers were shifted; whole numbers stay whole."""
+    """The scan in HU, with a note if its numbers were shifted. Whole numbers stay whole."""
     offset = hu_offset(volume.voxels)
     if not offset:
         return volume
@@ -110,7 +110,7 @@ def sampled(voxels: np.ndarray) -> np.ndarray:
 
 
 def _common_range(source: np.dtype, target: np.dtype) -> tuple[np.generic, np.generic]:
-    """The least and the greatest number of `source` that `target` holds, too."""
+    """The least and the greatest number of `source` that `target` can represent."""
     lows, highs = zip(*(_range(dtype) for dtype in (source, target)), strict=True)
     lowest, highest = max(lows), min(highs)
     greatest = source.type(highest)

@@ -1,4 +1,4 @@
-"""What a user can do today without a network: linear, cubic spline and windowed-sinc interpolation along the slices."""
+"""Interpolation along the slices without a network: linear, cubic spline and windowed sinc."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _INTERPOLATORS = {
     "cubic": sitk.sitkBSpline3,
     "sinc": sitk.sitkLanczosWindowedSinc,
 }
-# The weights of a cubic spline fall by 0.27 a slice and never end; what is left out here is below 0.001 HU.
+# The weights of a cubic spline fall by 0.27 a slice and never end. The truncation changes less than 0.001 HU.
 _NEGLIGIBLE_WEIGHT = 1e-7
 _FEWEST_SLICES = 4
 
@@ -28,10 +28,9 @@ _FEWEST_SLICES = 4
 def upsample(volume: Volume, factor: int, axis: Axis, method: Method) -> Volume:
     """`volume` with `factor` times the slices along `axis`, interpolated by SimpleITK; float32 voxels.
 
-    Observed slices stay as they are. Resampling a whole scan in three dimensions would give the same numbers: at
-    in-plane pixel centres these interpolators act along the slices alone, and linearly. So SimpleITK resamples one
-    impulse a slice, which yields the weights, and the weights go over the scan as a matrix, in seconds rather than
-    minutes.
+    Observed slices do not change. Resampling the whole scan in three dimensions would give the same numbers: at pixel
+    centres these interpolators act along the slices alone, and linearly. So SimpleITK resamples one impulse a slice,
+    which gives the weights. Their product with the scan takes seconds rather than minutes.
 
     Raises:
         InputError: unknown method, or fewer than four slices.
@@ -62,19 +61,19 @@ def upsample(volume: Volume, factor: int, axis: Axis, method: Method) -> Volume:
 def interpolation_weights(slices: int, factor: int, method: Method) -> np.ndarray:
     """(factor * (slices - 1) + 1, slices) float32: the share of each observed slice in each slice of the result.
 
-    Every row sums to one. A windowed sinc as it comes misses that by 0.1 %, which is 1 HU in air.
+    Every row sums to one. Without normalisation, a windowed sinc is off by 0.1 %, which is 1 HU in air.
     """
     return _weights(slices, 0.0, 1.0 / factor, factor * (slices - 1) + 1, method)
 
 
 def slices_used(weights: np.ndarray) -> slice:
-    """From the first to the last of the slices (the last dimension) whose weights change any HU."""
+    """From the first to the last of the slices (the last dimension) whose weights are large enough to change HU."""
     used = np.flatnonzero((np.abs(weights) > _NEGLIGIBLE_WEIGHT).reshape(-1, weights.shape[-1]).any(axis=0))
     return slice(used[0], used[-1] + 1) if used.size else slice(0, 0)
 
 
 def weights_at(slices: int, position: float, method: Method) -> np.ndarray:
-    """(slices,) float32: the share of each slice in what lies at `position`, counted in slices from 0."""
+    """(slices,) float32: the weight of each slice at `position`, counted in slices from 0."""
     return _weights(slices, position, 1.0, 1, method)[0]
 
 

@@ -1,4 +1,4 @@
-"""One order of slices, rows and columns for every scan, taken from the patient and never from the array."""
+"""Canonical order of slices, rows and columns, derived from the patient axes and not from the array."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TIE = 1e-6
 
 @dataclass(frozen=True)
 class SliceOrder:
-    """How a (slices, rows, columns) array in canonical order came from a (K, J, I) array.
+    """Permutation and flips from a (K, J, I) array to a (slices, rows, columns) array in canonical order.
 
     Attributes:
         dimensions: the (K, J, I) array's dimension that became slices, rows and columns.
@@ -46,13 +46,13 @@ class SliceOrder:
 def to_slices(volume: Volume, axis: Axis) -> tuple[np.ndarray, SliceOrder]:
     """The voxels as (slices, rows, columns) in canonical physical order: a view, not a copy.
 
-    Slices run along `axis`. Each of the volume's axes belongs to one patient axis, the nearest; of the two in-plane
-    axes, the one of the later patient axis in (R, A, S) gives the rows. Slices, rows and columns all run towards
-    right, anterior or superior. So the 48 ways to store one scan (axes permuted and flipped) give one array, and
-    what is computed from it cannot depend on how the scan was stored.
+    Slices run along `axis`. Each of the volume's axes belongs to the nearest patient axis. Of the two in-plane axes,
+    the one of the later patient axis in (R, A, S) gives the rows. Slices, rows and columns all run towards right,
+    anterior or superior. So the 48 ways to store one scan (axes permuted and flipped) give one array, and results do
+    not depend on how the scan is stored.
 
     Returns:
-        The view, and the order that leads back: `order.restore(array)`.
+        The view, and the order for the way back: `order.restore(array)`.
     """
     patient_axes, signs = _closest_patient_axes(volume.directions)
     rows, columns = sorted((other for other in AXES if other != axis), key=lambda a: -patient_axes[affine_column(a)])
@@ -70,9 +70,9 @@ def to_slices(volume: Volume, axis: Axis) -> tuple[np.ndarray, SliceOrder]:
 def _closest_patient_axes(directions: np.ndarray) -> tuple[tuple[int, int, int], np.ndarray]:
     """Patient axis (0 R, 1 A, 2 S), and sign along it, of each column of a (3, 3) matrix of unit columns.
 
-    The assignment with the largest product of cosines is one to one and never meets a cosine of zero (the
-    determinant would vanish). At ties, such as a turn by exactly 45 degrees, the directions themselves decide, so
-    that the answer is the same however the columns are ordered and signed.
+    The assignment with the largest product of cosines is one to one, and none of its cosines is zero (the determinant
+    would vanish). Ties, such as a turn by exactly 45 degrees, are decided by the directions themselves. So the result
+    does not depend on order and signs of the columns.
     """
     orders = ((i, j, k) for i, j, k in permutations(range(3)))
     strength = {p: abs(float(np.prod(directions[p, range(3)]))) for p in orders}

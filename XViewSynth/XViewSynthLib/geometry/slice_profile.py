@@ -21,25 +21,25 @@ SHAPES: tuple[Shape, ...] = get_args(Shape)
 
 #: Thickness over distance of the slices that the thick model is for.
 THICKNESS_RANGE = (0.5, 2.0)
-#: Slices see further than their thickness says. Boxes t wide share 1 - 1 / t of their noise with the next one; in the
-#: middle of scans whose slices are 1 and 1.56 spacings thick (LIDC-IDRI-0314, RIDER) they share 0.34 and 0.57, as boxes
-#: of 1.5 and 2.3.
-SEEN_OVER_THICKNESS = 1.5
-#: Thickness over distance of the new slices that networks can be asked for: from touching on, as far as the training of
-#: the shipped models ranges.
+#: Width of the true profile over the stated thickness. The noise of neighbouring boxes of width t has the correlation
+#: 1 - 1 / t. In the middle of scans whose slices are 1 and 1.56 spacings thick (LIDC-IDRI-0314, RIDER) it is 0.34 and
+#: 0.57, as of boxes of width 1.5 and 2.3.
+WIDTH_OVER_THICKNESS = 1.5
+#: Thickness over distance of the new slices that networks can predict: from slices that touch to the largest overlap in
+#: the training of the shipped models.
 OVERLAP_RANGE = (1.0, 2.5)
 
-# A Gaussian is cut off at this many times its full width at half maximum (2.4 standard deviations), where it has
-# fallen to 6 % and a margin of one slice distance still holds it.
+# A Gaussian is cut off at this many times its full width at half maximum (2.4 standard deviations). There it has fallen
+# to 6 %, and it still fits into a margin of one slice distance.
 _GAUSSIAN_REACH = 1.0
-# Slices that overlap by half hardly see what alternates from slice to slice. Directions that they see more weakly than
-# this, against the strongest, are left to the network: to restore them would amplify noise by more than its inverse.
-_WEAKEST_SEEN = 0.1
-# The share of a thick slice beyond the outermost thin ones from which on these are not held to it. Nearly half of the
-# first and the last one lies there; of their neighbours, that of slices which fade out and overlap by half.
+# Smallest relative singular value of directions that are restored. Slices that overlap by half barely contain details
+# that alternate from slice to slice. Restoring these would amplify noise by more than the inverse of this value.
+_SMALLEST_SINGULAR_VALUE = 0.1
+# Largest share of a thick slice beyond the outermost thin ones for which data consistency is enforced. Nearly half of
+# the first and the last slice lies there. Of their neighbours, this share if slices are Gaussian and overlap by half.
 _MOST_BEYOND = 0.05
-# So many observed slices tell what can be foretold in the middle of them. In the middle of nine that overlap by a
-# third, the ends still count for several per cent.
+# Number of observed slices for the noise in the middle of them. With nine that overlap by a third, the ends would still
+# contribute several per cent.
 _SLICES_FOR_NOISE = 33
 
 
@@ -73,7 +73,7 @@ class SliceProfile:
 
 @lru_cache(maxsize=64)
 def profile_shares(factor: int, profile: SliceProfile) -> np.ndarray:
-    """The shares of thin slices in a thick one, from as far before its middle as it sees to as far behind.
+    """The shares of thin slices in a thick one, over the support of its profile.
 
     Args:
         factor: distance of the thick slices, in thin ones.
@@ -89,7 +89,7 @@ def profile_shares(factor: int, profile: SliceProfile) -> np.ndarray:
     if profile.shape == "box":
         reach = int(np.ceil((width - 1) / 2)) if width > 1 else 0
         offsets = np.arange(-reach, reach + 1)
-        # How much of each thin slice, one wide, lies under the box.
+        # Share of each thin slice, of width one, within the box.
         shares = np.clip(width / 2 + 0.5 - np.abs(offsets), 0, 1)
     else:
         reach = int(np.ceil(_GAUSSIAN_REACH * width))
@@ -106,12 +106,12 @@ def averaging_weights(slices: int, factor: int, profile: SliceProfile) -> np.nda
 
     Args:
         slices: number of thick slices.
-        factor: s; thin slice s k lies where thick slice k does, and reaches half a thin distance to either side.
+        factor: s; thin slice s k lies at the place of thick slice k, and extends half a thin distance to either side.
         profile: of the thick slices.
 
     Returns:
-        (slices, s (slices - 1) + 1) float32. Every row sums to one. Beyond the first and last slice the body is
-        taken to be mirrored.
+        (slices, s (slices - 1) + 1) float32. Every row sums to one. Beyond the first and last slice, the body is
+        mirrored.
 
     >>> averaging_weights(4, 3, SliceProfile())[1].round(3)
     array([0.   , 0.   , 0.333, 0.333, 0.333, 0.   , 0.   , 0.   , 0.   , 0.   ], dtype=float32)
@@ -130,23 +130,23 @@ def averaging_weights(slices: int, factor: int, profile: SliceProfile) -> np.nda
 def correcting_weights(slices: int, factor: int, profile: SliceProfile) -> np.ndarray:
     """The smallest change of the thin slices that changes the averages by given amounts: the pseudo-inverse.
 
-    To take `correcting_weights @ (averaging_weights @ thin - observed)` away from thin slices makes them meet the
-    averages and is the orthogonal projection onto all that do, so it never leads further from the truth where the
-    truth meets them. What overlapping slices hardly see stays unchanged, and so does what the outermost ones see: half
-    of that lies beyond the thin slices, where nobody has looked.
+    Subtracting `correcting_weights @ (averaging_weights @ thin - observed)` from thin slices enforces data consistency:
+    their averages become the observed slices. It is the orthogonal projection onto the consistent solutions, so it
+    never increases the distance to a consistent truth. Details that overlapping slices barely contain do not change.
+    Nor do the outermost slices, since half of their profile lies beyond the thin slices.
 
     Returns:
-        (s (slices - 1) + 1, slices) float32; of slices that are not met, 0.
+        (s (slices - 1) + 1, slices) float32; 0 for slices without data consistency (`consistent_slices`).
     """
     averages = averaging_weights(slices, factor, profile).astype(np.float64)
-    met = met_slices(slices, factor, profile)
+    met = consistent_slices(slices, factor, profile)
     weights = np.zeros(averages.T.shape)
-    weights[:, met] = np.linalg.pinv(averages[met], rcond=_WEAKEST_SEEN)
+    weights[:, met] = np.linalg.pinv(averages[met], rcond=_SMALLEST_SINGULAR_VALUE)
     return _frozen(weights)
 
 
-def met_slices(slices: int, factor: int, profile: SliceProfile) -> np.ndarray:
-    """Which thick slices thin ones can be held to: those of which nothing worth mention lies beyond them.
+def consistent_slices(slices: int, factor: int, profile: SliceProfile) -> np.ndarray:
+    """The thick slices for which data consistency is enforced: those that lie (almost) entirely within the thin ones.
 
     Args:
         slices, factor, profile: as for `averaging_weights`.
@@ -154,7 +154,7 @@ def met_slices(slices: int, factor: int, profile: SliceProfile) -> np.ndarray:
     Returns:
         (slices,) bool.
 
-    >>> met_slices(5, 3, SliceProfile())
+    >>> consistent_slices(5, 3, SliceProfile())
     array([False,  True,  True,  True, False])
     """
     shares = profile_shares(factor, profile)
@@ -167,8 +167,8 @@ def met_slices(slices: int, factor: int, profile: SliceProfile) -> np.ndarray:
 def preserving_weights(slices: int, factor: int, profile: SliceProfile) -> np.ndarray:
     """The share of each thick slice in each thin one, for a spline whose averages are the thick slices.
 
-    The cubic spline through the thick slices, taken as samples, is too smooth. Of all splines with its knots this is
-    the one that the scanner would have turned into the observed slices.
+    The cubic spline through the thick slices, taken as samples, is too smooth. Of all splines with its knots, this is
+    the one whose averages are the observed slices.
 
     Returns:
         (s (slices - 1) + 1, slices) float32. Every row sums to one.
@@ -177,31 +177,32 @@ def preserving_weights(slices: int, factor: int, profile: SliceProfile) -> np.nd
 
     spline = interpolation_weights(slices, factor, "cubic").astype(np.float64)
     averaged = averaging_weights(slices, factor, profile).astype(np.float64) @ spline
-    # Knots moved by what their averages miss; those that overlapping slices hardly see stay where they are.
-    knots = np.eye(slices) + np.linalg.pinv(averaged, rcond=_WEAKEST_SEEN) @ (np.eye(slices) - averaged)
+    # Knots corrected by the error of their averages, except in directions that overlapping slices barely contain.
+    knots = np.eye(slices) + np.linalg.pinv(averaged, rcond=_SMALLEST_SINGULAR_VALUE) @ (np.eye(slices) - averaged)
     weights = spline @ knots
     return _frozen(weights / weights.sum(axis=1, keepdims=True))
 
 
 @lru_cache(maxsize=64)
-def noise_left_open(factor: int, overlap: float, profile: SliceProfile | None = None) -> np.ndarray:
-    """The noise of new slices that the observed ones cannot foretell, over the noise of those.
+def unexplained_noise(factor: int, overlap: float, profile: SliceProfile | None = None) -> np.ndarray:
+    """Unexplained noise variance of new slices, over the noise variance of the observed ones.
 
-    The noise that slices share falls with their distance as a Gaussian profile has it. Of thin slices that touch, the
-    next one says little about it, and their average as little; the more they overlap, the more.
+    The observed slices cannot predict this noise. The correlation of noise falls with the distance of slices as for a
+    Gaussian profile. Thin slices that touch explain little of each other's noise, and so does their average. The more
+    slices overlap, the more they explain.
 
     Args:
         factor: s.
         overlap: thickness of the new slices over their distance.
-        profile: of the observed slices; None where these are as thin as the new ones.
+        profile: of the observed slices; None if these are as thin as the new ones.
 
     Returns:
         (s,) float64 variances, of the best linear estimate, at 0, 1 ... s - 1 new slices after the centre of an
         observed one that is far from both ends.
 
-    >>> noise_left_open(4, 1.0).round(2)
+    >>> unexplained_noise(4, 1.0).round(2)
     array([0.  , 0.93, 1.  , 0.93])
-    >>> noise_left_open(4, 1.0, SliceProfile()).round(2)
+    >>> unexplained_noise(4, 1.0, SliceProfile()).round(2)
     array([1.66, 1.92, 2.47, 1.92])
     """
     places = np.arange(factor * (_SLICES_FOR_NOISE - 1) + 1)
@@ -209,19 +210,20 @@ def noise_left_open(factor: int, overlap: float, profile: SliceProfile | None = 
         weights = np.eye(len(places))[::factor]
     else:
         weights = averaging_weights(_SLICES_FOR_NOISE, factor, profile).astype(np.float64)
-    # Profiles of the variance v share exp(-d² / 4 v) of their noise at the distance d; a box of width w has w² / 12.
-    alike = np.exp(-3 * np.subtract.outer(places, places) ** 2 / (SEEN_OVER_THICKNESS * overlap) ** 2)
-    shared = weights @ alike
-    seen = shared @ weights.T
-    foretold = (shared * (np.linalg.pinv(seen, rcond=_WEAKEST_SEEN**2, hermitian=True) @ shared)).sum(axis=0)
+    # At the distance d, profiles of variance v have the noise correlation exp(-d² / 4 v). A box of width w has w² / 12.
+    correlation = np.exp(-3 * np.subtract.outer(places, places) ** 2 / (WIDTH_OVER_THICKNESS * overlap) ** 2)
+    cross = weights @ correlation
+    observed = cross @ weights.T
+    inverse = np.linalg.pinv(observed, rcond=_SMALLEST_SINGULAR_VALUE**2, hermitian=True)
+    explained = (cross * (inverse @ cross)).sum(axis=0)
     middle = _SLICES_FOR_NOISE // 2
-    left = (1 - foretold)[middle * factor : (middle + 1) * factor].clip(min=0) / seen[middle, middle]
-    left.flags.writeable = False
-    return left
+    unexplained = (1 - explained)[middle * factor : (middle + 1) * factor].clip(min=0) / observed[middle, middle]
+    unexplained.flags.writeable = False
+    return unexplained
 
 
 def _mirrored(index: int, count: int) -> int:
-    """The index within 0 to count - 1 at which a body mirrored at its outermost slices shows the same."""
+    """The index within 0 to count - 1 of the same slice in a body that is mirrored at its outermost slices."""
     period = 2 * (count - 1)
     index %= period
     return min(index, period - index)

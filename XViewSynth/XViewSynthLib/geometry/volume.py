@@ -1,4 +1,4 @@
-"""Voxels of a scan together with their place in the patient."""
+"""Voxels of a scan and their place in the patient."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from ..errors import InputError
 
-#: From the patient coordinates of DICOM and ITK to ours, and back: it is its own inverse.
+#: From the patient coordinates of DICOM and ITK (LPS) to ours (RAS), and back: it is its own inverse.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 Axis = Literal["I", "J", "K"]
 AXES: tuple[Axis, ...] = ("I", "J", "K")
@@ -42,7 +42,7 @@ def array_axis(axis: Axis) -> int:
 
 
 def blank_voxels(shape: Sequence[int], scalar_type: DTypeLike) -> np.ndarray:
-    """Voxels (K, J, I) that are all 0 and share the memory of one, for a scan of which only the geometry matters.
+    """Voxels (K, J, I) that are all 0 and share the memory of one, for a scan without voxel data.
 
     >>> blank_voxels((2000, 512, 512), np.int16).strides
     (0, 0, 0)
@@ -51,7 +51,7 @@ def blank_voxels(shape: Sequence[int], scalar_type: DTypeLike) -> np.ndarray:
 
 
 def largest_cosine(affine: np.ndarray) -> float:
-    """Largest absolute cosine between two axes of a (4, 4) affine; 0 where all meet at right angles.
+    """Largest absolute cosine between two axes of a (4, 4) affine; 0 if all are at right angles.
 
     >>> largest_cosine(np.eye(4))
     0.0
@@ -62,16 +62,16 @@ def largest_cosine(affine: np.ndarray) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """A scan: voxels, and where each of them lies in the patient.
+    """A scan: voxels and their place in the patient.
 
     Attributes:
         voxels: (K, J, I) array of a real scalar type, HU for CT. Read-only; it shares memory with the array given.
         affine: (4, 4) float64, voxel indices (I, J, K) to patient RAS in mm; an index is the *centre* of its voxel.
-        slice_thickness: mm over which a slice was averaged (DICOM (0018,0050)), or None where nobody said.
-        slice_axis: the axis along which the slices were acquired, where the source states it (DICOM: K), else None.
+        slice_thickness: mm over which a slice was averaged (DICOM (0018,0050)), or None if it is unknown.
+        slice_axis: the axis along which the slices were acquired if the source states it (DICOM: K), else None.
             The slice thickness belongs to this axis.
         synthetic: whether some slices were predicted by this program.
-        notes: what the reader noticed and the user should know, each a sentence.
+        notes: of the reader for the user, each a sentence.
 
     Raises:
         TypeError: voxels are not a NumPy array of integers or floats.
@@ -124,7 +124,7 @@ class Volume:
 
     @property
     def shear_degrees(self) -> float:
-        """Largest departure of two axes from the right angle; 0 where it is within `SHEAR_TOLERANCE`."""
+        """Largest deviation of two axes from the right angle; 0 if it is within `SHEAR_TOLERANCE`."""
         largest = largest_cosine(self.affine)
         return float(np.degrees(np.arcsin(largest))) if largest > SHEAR_TOLERANCE else 0.0
 
@@ -136,7 +136,7 @@ class Volume:
 
     @property
     def through_plane_axis(self) -> Axis:
-        """The axis of the slices: `slice_axis` where it is known, else as the spacing suggests.
+        """The axis of the slices: `slice_axis` if it is known, else derived from the spacing.
 
         Pixels are nearly always square, so the one spacing that differs from two equal ones belongs to the slices, even
         if it is the smallest. Without two equal ones it is the largest; among equals K, then J, then I.
@@ -159,7 +159,7 @@ class Volume:
         return requested
 
     def thickness_along(self, axis: Axis) -> float | None:
-        """mm over which the slices along `axis` were averaged, or None: the thickness belongs to the slices alone."""
+        """mm over which the slices along `axis` were averaged; None for other axes than that of the slices."""
         return self.slice_thickness if axis == self.through_plane_axis else None
 
     def slices(self, axis: Axis) -> int:
@@ -196,7 +196,7 @@ class Volume:
         return replace(self, slice_thickness=thickness, slice_axis=axis)
 
     def with_voxels(self, voxels: np.ndarray) -> Volume:
-        """The same affine and slice thickness with other voxels (K, J, I), which keep voxel (0, 0, 0) in place."""
+        """The same affine and slice thickness with other voxels (K, J, I)."""
         return replace(self, voxels=voxels)
 
 
@@ -226,7 +226,7 @@ def _read_only_voxels(voxels: np.ndarray) -> np.ndarray:
         raise InputError(f"A volume has three dimensions (K, J, I), but these voxels have shape {voxels.shape}.")
     if voxels.size == 0:
         raise InputError(f"The volume is empty: its shape (K, J, I) is {voxels.shape}.")
-    # torch knows the machine's own byte order only.
+    # torch supports the machine's own byte order only.
     view = voxels.astype(voxels.dtype.newbyteorder("="), copy=False).view()
     view.flags.writeable = False
     return view

@@ -237,7 +237,7 @@ def _carried_out(plan: Plan, volume: Volume, model: Model, keep_views: bool, rep
         else None,
     )
     if plan.texture is Texture.MATCH:
-        matched = textured(result, volume, report.stop_if_asked)
+        matched = textured(result, volume, report.stop_if_requested)
         result = replace(result, volume=matched, notes=(*result.notes, MATCHED_NOTE))
     return result
 
@@ -282,7 +282,7 @@ class _Students:
             # Slice by slice, as one more volume would be too many.
             for index in range(len(total)):
                 total[index] += pose.slice_back(answer, index)
-                report.stop_if_asked()
+                report.stop_if_requested()
 
 
 class _Reporter:
@@ -301,13 +301,13 @@ class _Reporter:
     def note(self, sentence: str) -> None:
         self._notes[sentence] = None
 
-    def stop_if_asked(self) -> None:
+    def stop_if_requested(self) -> None:
         if self._should_cancel is not None and self._should_cancel():
             raise Cancelled("Stopped; nothing was written.")
 
     def __call__(self, stage: str, done: int, total: int, fraction: float) -> None:
         """`fraction` of the whole work is done, of which this stage is a part."""
-        self.stop_if_asked()
+        self.stop_if_requested()
         if self._progress is not None:
             elapsed = time.perf_counter() - self._began
             # The plan's estimate counts until there is enough experience to do better.
@@ -392,7 +392,7 @@ def _read_off(answer: Tensor, plan: Plan, linear: bool, report: _Reporter) -> Te
     for gap in range(gaps):
         answered = answer[gap * asked + 1 : (gap + 1) * asked]
         result[gap * factor + 1 : (gap + 1) * factor] = torch.tensordot(weights, answered, dims=1)
-        report.stop_if_asked()
+        report.stop_if_requested()
     return result
 
 
@@ -439,7 +439,7 @@ def _joined(views: list[Tensor], correction: Tensor | None, report: _Reporter) -
         # torch.var takes 40 times as long over the first dimension.
         variance[index] = told.sub_(mean).square_().mean(dim=0)
         answer[index] = mean if correction is None else mean.add_(correction[index])
-        report.stop_if_asked()
+        report.stop_if_requested()
     return answer, variance
 
 
@@ -487,7 +487,7 @@ def _predict(
     underway: deque[tuple[tuple[slice, ...], Arrival, int]] = deque()
     while done < whole:
         part = slice(done, min(done + tile, whole))
-        report.stop_if_asked()
+        report.stop_if_requested()
         try:
             with _inference(device, precision):
                 if placed is None:
@@ -621,7 +621,7 @@ def fuse(
         answer = answer.clip(lowest, highest)
         result[index] = _with_padding(answer, scan[below], scan[above], position, result.dtype, offset)
         if report is not None:
-            report.stop_if_asked()
+            report.stop_if_requested()
     return result
 
 
@@ -707,7 +707,7 @@ def _disagreement(variance: Tensor, observed: range, report: _Reporter) -> np.nd
     result = np.zeros(variance.shape, np.float32)
     for index in (index for index in range(len(result)) if index not in observed):
         result[index] = to_hu(uncertainty.smoothed(variance[index], _UNCERTAINTY_SIGMA).sqrt()).numpy()
-        report.stop_if_asked()
+        report.stop_if_requested()
     return result
 
 
@@ -724,7 +724,7 @@ def _expected_error(
     if calibration is None:
         return None
     expected = uncertainty.expected_error(
-        disagreement, scan, synthetic, gap_mm, plan, calibration, report.stop_if_asked
+        disagreement, scan, synthetic, gap_mm, plan, calibration, report.stop_if_requested
     )
     for plane in expected:
         _checked_error(plane, model)

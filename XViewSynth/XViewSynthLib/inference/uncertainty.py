@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..geometry.constants import INTENSITY_RANGE, PADDING_BELOW
-from ..geometry.slice_profile import noise_left_open
+from ..geometry.slice_profile import unexplained_noise
 from .texture import FINEST_BAND, noise_levels
 
 if TYPE_CHECKING:
@@ -142,12 +142,12 @@ def terms_of(
     """Index, (3, rows, columns) `TERMS` in HU², and (rows, columns) bool of padding, for each synthetic slice."""
     noise_at = lru_cache(maxsize=3)(lambda number: _noise(_plane(observed[number], plan.offset)).numpy())
     padding_below = PADDING_BELOW + plan.offset
-    left_open = _grain(observed, plan.offset) * noise_left_open(plan.factor, plan.overlap, plan.profile)
+    unexplained = _grain(observed, plan.offset) * unexplained_noise(plan.factor, plan.overlap, plan.profile)
     for index in synthetic:
         # Of a predicted slice in the place of an observed one, the neighbours are those before and after.
         below = max(-(-index // plan.factor) - 1, 0)
         above = min(index // plan.factor + 1, len(observed) - 1)
-        noise = (noise_at(below) + noise_at(above)) * np.float32(left_open[index % plan.factor] / 2)
+        noise = (noise_at(below) + noise_at(above)) * np.float32(unexplained[index % plan.factor] / 2)
         spread = np.square(disagreement[index], dtype=np.float32)
         padded = (observed[below] < padding_below) & (observed[above] < padding_below)
         yield int(index), np.stack([spread, spread * np.float32(gap_mm), noise]), padded

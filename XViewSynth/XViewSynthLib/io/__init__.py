@@ -1,1 +1,1 @@
-"""Image files: headers that are checked before any voxel is read, and voxels that are complete."""
+"""Reading and writing of image files. Headers are checked before any voxel is read, and voxels must be complete."""

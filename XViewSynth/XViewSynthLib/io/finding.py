@@ -1,4 +1,4 @@
-"""Scans below a folder: where they are, what their headers tell, and why one cannot be used."""
+"""Search for scans below a folder, with checks of their headers."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ DICOM = "DICOM"
 
 @dataclass(frozen=True)
 class FoundScan:
-    """A file or folder that is a scan, or should be one.
+    """A file or folder that looks like a scan.
 
     Attributes:
-        path: the file, or the folder of a DICOM series, below the folder that was searched and named as that was.
+        path: the file, or the folder of a DICOM series; begins with the searched folder as given.
         kind: "DICOM", "NRRD", "NIfTI" or "MetaImage".
-        problem: why it cannot be used, in the engine's own sentence; None where it can.
-        slices: along the axis it was acquired along; like all below, None where the header could not be read.
+        problem: message of the check that failed; None if the scan can be used.
+        slices: number along the acquisition axis. This and all following fields are None if the header is unreadable.
         slice_spacing_mm: distance of the centres of neighbouring slices.
-        slice_thickness_mm: what each slice was averaged over, or None where nobody said.
+        slice_thickness_mm: thickness over which a slice was averaged, or None if it is unknown.
         shape_ijk: voxels along (I, J, K).
         spacing_mm: distance of voxel centres along (I, J, K).
     """
@@ -47,7 +47,7 @@ class FoundScan:
 
     @property
     def usable(self) -> bool:
-        """Whether nothing speaks against it so far."""
+        """Whether the scan has passed the checks of its header."""
         return self.problem is None
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,20 +63,20 @@ def find_scans(
     progress: Report | None = None,
     should_cancel: Callable[[], bool] | None = None,
 ) -> Iterator[FoundScan]:
-    """Every scan in a folder and the folders below it, one after the other as their headers are read.
+    """Iterate over the scans in a folder and the folders below it, reading the header of each.
 
-    See `scan_paths` for what counts, and `check_scan` for what is checked. The search itself begins with the first
-    scan that is asked for.
+    `scan_paths` defines which files count, and `check_scan` which checks are made. The search begins with the first
+    `next`.
 
     Args:
         folder: where to search.
         follow_links, say: as for `scan_paths`.
-        progress: told after every scan.
-        should_cancel: asked between folders and between scans.
+        progress: called after every scan.
+        should_cancel: called between folders and between scans; true ends the search.
 
     Raises:
-        InputError: there is no such folder (at once, before any scan is asked for).
-        Cancelled: the user asked to stop.
+        InputError: there is no such folder (raised at once, not by the first `next`).
+        Cancelled: `should_cancel` returned true.
 
     >>> [scan.path.name for scan in find_scans("study") if scan.usable]  # doctest: +SKIP
     ['chest.nrrd', 'series 3']
@@ -95,29 +95,28 @@ def scan_paths(
     leave_out: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[tuple[Path, str]]:
-    """Path and kind of all that looks like a scan: each NRRD, NIfTI, MHA or MHD file, each folder with DICOM files.
+    """Path and kind of each NRRD, NIfTI, MHA or MHD file, and of each folder with DICOM files.
 
-    In order of their names, those of a folder before those of the folders in it, and links after all else. Hidden
-    files and folders are passed over. A folder that cannot be looked into comes last, as if it held DICOM files, so
-    that nobody misses it.
+    The order is by name, files of a folder before its subfolders, links last. Hidden files and folders are skipped. A
+    folder that cannot be read comes at the end as a DICOM folder, so that it is reported.
 
-    What can be reached on several ways counts once. Links that lead out of the folder are not followed: a scan that
-    is such a link, or is made up of them in part, is left out.
+    A scan that can be reached in several ways counts once. Links out of the folder are not followed. A scan is skipped
+    if it is such a link, or if some of its files are.
 
     Args:
         folder: where to search; it may be a link itself.
-        should_cancel: asked for each folder.
+        should_cancel: called for each folder; true ends the search.
         follow_links: follow links out of the folder, too.
-        leave_out: a folder in which nothing is a scan.
-        say: receives, at the end, one sentence on the links that were not followed, if any.
+        leave_out: a folder to skip.
+        say: called at the end with one sentence on links that were not followed, if any.
 
     Raises:
-        Cancelled: the user asked to stop.
+        Cancelled: `should_cancel` returned true.
     """
     tree = Tree(folder, follow_links, leave_out)
     seen: set[str] = set()
     not_followed: list[Path] = []
-    for place in tree.folders(lambda: _stop_if_asked(should_cancel)):
+    for place in tree.folders(lambda: _stop_if_requested(should_cancel)):
         outside = [link for link in place.outside if _is_image(link) or _may_be_slice(link)]
         not_followed += outside
         if not all(map(_is_image, outside)):
@@ -137,7 +136,7 @@ def scan_paths(
 
 
 def check_own_files(folder: Path) -> None:
-    """Refuse the folder of a series some of whose slices are links out of it.
+    """Refuse the folder of a series with slices that are links out of it.
 
     Raises:
         InputError: there is such a link.
@@ -151,10 +150,10 @@ def check_own_files(folder: Path) -> None:
 
 
 def check_scan(path: Path, kind: str) -> FoundScan:
-    """What the headers of a file or DICOM folder tell, or why it cannot be used.
+    """Check the headers of a file or DICOM folder, and describe the scan or the problem.
 
-    What only voxels tell (a damaged file, a labelmap that nobody calls one) is found when the scan is read. The one
-    exception are 8-bit files, which are mostly labelmaps: their first voxels are looked at.
+    Problems of the voxels (a damaged file, a labelmap without that mark) are found when the scan is read. Exception:
+    8-bit files are mostly labelmaps, so their first voxels are checked here.
 
     Args:
         path: the scan.
@@ -178,7 +177,7 @@ def check_scan(path: Path, kind: str) -> FoundScan:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse what cannot be searched.
+    """Refuse a folder that cannot be searched.
 
     Raises:
         InputError: there is no such folder, or it cannot be read.
@@ -193,16 +192,16 @@ def check_folder(folder: Path) -> None:
 def _checked(
     paths: Iterable[tuple[Path, str]], progress: Report | None, should_cancel: Callable[[], bool] | None
 ) -> Iterator[FoundScan]:
-    def tell(done: int, total: int) -> None:
+    def report(done: int, total: int) -> None:
         if progress is not None:
             progress(Progress("searching", done, total))
 
-    tell(0, 1)
+    report(0, 1)
     found = list(paths)
     for done, (path, kind) in enumerate(found, start=1):
-        _stop_if_asked(should_cancel)
+        _stop_if_requested(should_cancel)
         scan = check_scan(path, kind)
-        tell(done, len(found))
+        report(done, len(found))
         yield scan
 
 
@@ -219,9 +218,9 @@ def _problem(scan: Volume, path: Path) -> str | None:
 def _check_first_voxels(scan: Volume, path: Path) -> None:
     try:
         voxels = first_voxels(path)
-    except OSError:  # gone since its header was read, which reading the scan will say
+    except OSError:  # removed since its header was read; reading the scan reports that
         return
-    # The first slices may well show nothing, so one value says something of a whole scan only.
+    # The first slices may be empty, so a constant value is a problem only if these voxels are the whole scan.
     if voxels is not None and (voxels.size == scan.voxels.size or voxels.min() < voxels.max()):
         check_values(voxels)
 
@@ -232,7 +231,7 @@ def _may_be_slice(file: Path) -> bool:
         return False
     try:
         return is_dicom(file)
-    except OSError:  # reading the series will say which file, and why
+    except OSError:  # reading the series reports the file and the reason
         return True
 
 
@@ -241,7 +240,7 @@ def _is_image(file: Path) -> bool:
 
 
 def _holds_new_slices(files: Sequence[File], seen: set[str]) -> bool:
-    """Whether there are DICOM files that belong to no series so far; links to slices are remembered in `seen`."""
+    """Whether there are DICOM files outside of the series found so far. Adds links to slices to `seen`."""
     found = False
     for file in files:
         if _is_image(file.path) or not _may_be_slice(file.path):
@@ -256,11 +255,11 @@ def _holds_new_slices(files: Sequence[File], seen: set[str]) -> bool:
 def _not_followed_sentence(links: Sequence[Path], folder: Path) -> str:
     first = visible(str(links[0]))
     return (
-        f"Links out of {visible(str(folder))} are not followed ({len(links)}, such as {first}): copy there what is "
-        "meant, or add --follow-links."
+        f"Links out of {visible(str(folder))} are not followed ({len(links)}, such as {first}): copy their targets "
+        "there, or add --follow-links."
     )
 
 
-def _stop_if_asked(should_cancel: Callable[[], bool] | None) -> None:
+def _stop_if_requested(should_cancel: Callable[[], bool] | None) -> None:
     if should_cancel is not None and should_cancel():
         raise Cancelled("The search was stopped.")

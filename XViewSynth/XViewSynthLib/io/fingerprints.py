@@ -1,4 +1,4 @@
-"""Checksums that tell whether a scan is still the one that was enhanced: every byte of every file that makes it up."""
+"""Checksums over all files of a scan, to detect whether it has changed since it was enhanced."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .header import detached_files
 from .reading import suffix_of
 
 _CHUNK_BYTES = 4 * 1024**2
-# More than any header of text that points to voxels elsewhere.
+# More than any text header that points to voxels in other files.
 _HEADER_BYTES = 256 * 1024
 _POINTING = {".nhdr", ".mhd"}
 _DATA_FILE = re.compile(r"^(?:data ?file|elementdatafile)[ \t]*[:=](.+)$", re.IGNORECASE | re.MULTILINE)
 _NUMBERED = re.compile(
     r"(?P<before>\S*)%(?P<width>0?\d?)d(?P<after>\S*)\s+(?P<first>\d+)\s+(?P<last>\d+)(?:\s+(?P<step>\d+))?.*"
 )
-# More than any scan has slices, and longer than any name, so that a damaged header cannot keep us busy.
+# More files than any scan has slices, and longer than any name. Bounds the time for a damaged header.
 _MOST_FILES = 100_000
 _LONGEST_NAME = 255
 
@@ -33,11 +33,11 @@ _LONGEST_NAME = 255
 def fingerprint_of_scan(scan: Path, check: Callable[[], None] = lambda: None) -> str:
     """SHA-256 of a scan's files, in the order of their names; 64 hexadecimal digits.
 
-    What they are called does not count, nor when they were written.
+    Names and times of the files do not count.
 
     Args:
         scan: an image file, or the folder of a DICOM series.
-        check: called between pieces of a file; what it raises ends the work.
+        check: called between pieces of a file; an exception of it ends the work.
 
     Raises:
         OSError: a file cannot be read, or is no regular file.
@@ -70,7 +70,7 @@ def _open(file: Path) -> BinaryIO:
 
 
 def fingerprint_of(value: Any) -> str:
-    """SHA-256 of a value that JSON can hold, whatever the order of its keys.
+    """SHA-256 of a value that JSON can hold. The order of keys does not count.
 
     >>> fingerprint_of({"a": 1, "b": None}) == fingerprint_of({"b": None, "a": 1})
     True
@@ -79,9 +79,9 @@ def fingerprint_of(value: Any) -> str:
 
 
 def files_of_scan(scan: Path) -> list[Path]:
-    """The files that make up a scan: of a folder its DICOM files, of a header those that it keeps its voxels in.
+    """The files of a scan: the DICOM files of a folder, or a header and its data files.
 
-    A header keeps its voxels in its own folder; what it names elsewhere is no part of the scan.
+    Data files lie in the folder of the header. Other files that it names are not part of the scan.
 
     Raises:
         OSError: a file or the folder cannot be read.
@@ -98,12 +98,12 @@ def _own_file(header: Path, name: str) -> tuple[Path, ...]:
     """The file of that name in the header's folder, if there is one."""
     try:
         return detached_files([name], header)
-    except (InputError, OSError):  # such as a name that no file can have
+    except (InputError, OSError):  # such as an invalid file name
         return ()
 
 
 def _data_files(header: Path) -> Iterator[str]:
-    """What a header names, each byte as a character."""
+    """Names of data files in a header, each byte as a character."""
     with open(header, "rb") as stream:
         text = stream.read(_HEADER_BYTES).decode("latin-1")
     found = _DATA_FILE.search(text)

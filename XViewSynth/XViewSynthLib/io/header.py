@@ -1,7 +1,7 @@
-"""What the header of an image file states, checked; no voxel is read and no memory is taken for any.
+"""The checked header of an image file. No voxel is read, and no memory is allocated for voxels.
 
-The parsers of NRRD, MetaImage and NIfTI give an `ImageHeader`. They are written here because a header is the one part
-of a file that decides how much is read from where: libraries that trust it can be made to crash or to read other files.
+The parsers of NRRD, MetaImage and NIfTI return an `ImageHeader`. They are part of this package because the header
+decides which bytes are read from which file. Libraries that trust it can be made to crash or to read other files.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from ..geometry.volume import AXES, Axis
 
 Encoding = Literal["raw", "gzip", "zlib", "bzip2", "text", "hex"]
 
-# Far more than any scan needs, so that a damaged header cannot keep us busy.
+# Far more than any scan needs. Bounds the time for a damaged header.
 _LONGEST_LINE_BYTES = 64 * 1024
 _LONGEST_HEADER_BYTES = 4 * 1024**2
 _MOST_FILES = 100_000
 _MOST_DIMENSIONS = 16
-# Of lengths in any unit: no scan is larger, and no product of two overflows.
+# Bound of lengths in any unit: no scan is larger, and no product of two overflows.
 _LARGEST_NUMBER = 1e12
 
 MILLIMETRES = {
@@ -50,7 +50,7 @@ MILLIMETRES = {
     "metre": 1000.0,
     "inch": 25.4,
 }
-# What programs write where they know no unit.
+# Units of programs that know none.
 _NO_UNIT = {"", "?", "???", "none"}
 
 # Further fields of NRRD and MetaImage: the first named as in DICOM, in mm; the second I, J or K.
@@ -60,13 +60,13 @@ SYNTHETIC_FIELD, SYNTHETIC_CONTENT = "XViewSynth", "synthetic slices"
 
 @dataclass(frozen=True)
 class VoxelSource:
-    """Where the voxels of an image lie.
+    """Location of the voxels of an image.
 
     Attributes:
-        files: in the order of their voxels; several share the image evenly.
-        offset: bytes before the first voxel in each file, or -1 where the voxels end the file.
-        encoding: how they are stored.
-        stored_bytes: what the header states of their compressed size, or None.
+        files: in the order of their voxels; each holds an equal part of the image.
+        offset: bytes before the first voxel in each file, or -1 if the voxels are at the end of the file.
+        encoding: compression of the voxels.
+        stored_bytes: their compressed size as stated in the header, or None.
         with_header: whether the header is compressed together with the voxels, so that `offset` counts unpacked bytes.
     """
 
@@ -79,20 +79,20 @@ class VoxelSource:
 
 @dataclass(frozen=True, eq=False)
 class ImageHeader:
-    """A sound header of a 3-D image with one grey value a voxel.
+    """A valid header of a 3-D image with one grey value a voxel.
 
     Attributes:
         path: the file.
         shape: (K, J, I), each above 0.
-        stored_type: of the voxels in the file, with their byte order.
+        stored_type: scalar type of the voxels in the file, with their byte order.
         affine: (4, 4) float64, voxel indices (I, J, K) to patient RAS in mm; finite and invertible.
         source: where the voxels lie.
         slope, intercept: value = slope * stored + intercept.
         slice_thickness: mm, or None.
-        slice_axis: the axis of the slices, where the header states it.
-        synthetic: whether this program marked the file as holding synthetic slices.
-        is_labelmap: whether the header says that the values are labels.
-        notes: what the user should know, each a sentence.
+        slice_axis: the axis of the slices if the header states it, else None.
+        synthetic: whether the file has this program's mark of synthetic slices.
+        is_labelmap: whether the header marks the values as labels.
+        notes: for the user, each a sentence.
     """
 
     path: Path
@@ -115,19 +115,19 @@ class ImageHeader:
 
     @property
     def is_rescaled(self) -> bool:
-        """Whether the values differ from what is stored."""
+        """Whether the values differ from the stored numbers."""
         return (self.slope, self.intercept) != (1.0, 0.0)
 
     @property
     def scalar_type(self) -> np.dtype:
-        """Of the values: as stored, or where these are rescaled a float that holds them."""
+        """Type of the values: as stored, or a float type if they are rescaled."""
         if not self.is_rescaled:
             return self.stored_type.newbyteorder("=")
         return np.dtype(np.float64 if self.stored_type.itemsize >= 4 else np.float32)
 
     @property
     def needed_bytes(self) -> int:
-        """Bytes that reading takes at most."""
+        """Memory for reading, an upper bound in bytes."""
         return self.stored_bytes + (math.prod(self.shape) * self.scalar_type.itemsize if self.is_rescaled else 0)
 
 
@@ -151,12 +151,12 @@ def read_lines(stream: BinaryIO, path: Path) -> Iterator[str]:
 
 
 def damaged(path: Path, reason: str) -> InputError:
-    """The sentence for a file whose content contradicts itself."""
+    """The exception for a file with contradictory or incomplete content."""
     return InputError(f"{path} is damaged or incomplete ({printable(reason)}): export or copy it again.")
 
 
 def printable(text: str, longest: int = 120) -> str:
-    """Text of a file in a sentence: one line, no control characters, not too long.
+    """Text from a file, made safe for a message: one line, no control characters, limited length.
 
     >>> printable("a" + chr(27) + "[2J")
     'a?[2J'
@@ -166,10 +166,10 @@ def printable(text: str, longest: int = 120) -> str:
 
 
 def check_field_name(name: str, known: Iterable[str], path: Path) -> None:
-    """Refuse a field that looks like a damaged known one, where other fields are allowed.
+    """Refuse an unknown field with almost the name of a known one.
 
     Raises:
-        InputError: it does.
+        InputError: the name is that of a damaged field.
     """
     near = difflib.get_close_matches(name.lower(), {other.lower() for other in known}, n=1, cutoff=0.8)
     if near and len(name) > 3:
@@ -180,7 +180,7 @@ def whole_numbers(text: str, what: str, path: Path) -> list[int]:
     """The numbers of a field.
 
     Raises:
-        InputError: they are none, or not whole.
+        InputError: the text is not a list of whole numbers.
     """
     words = text.split()
     if not words or not all(re.fullmatch(r"[+-]?\d{1,18}", word) for word in words):
@@ -192,7 +192,7 @@ def numbers(words: Iterable[str], what: str, path: Path) -> list[float]:
     """Numbers of a geometry.
 
     Raises:
-        InputError: one is none, not finite or absurdly large.
+        InputError: a word is not a number, not finite or too large for a length.
     """
     found = []
     for word in words:
@@ -207,7 +207,7 @@ def numbers(words: Iterable[str], what: str, path: Path) -> list[float]:
 
 
 def number_or_none(text: str | None) -> float | None:
-    """A length above 0 in mm, or None where the text is no such number; "5 mm" is one."""
+    """A length above 0 in mm, with or without the unit; None for other texts."""
     match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?\d+)?)\s*(?:mm)?\s*", text or "")
     try:
         value = float(match[1]) if match else 0.0
@@ -217,15 +217,15 @@ def number_or_none(text: str | None) -> float | None:
 
 
 def axis_or_none(text: str | None) -> Axis | None:
-    """The axis of a field, or None where it names none."""
+    """The axis that a field names, or None."""
     return next((axis for axis in AXES if axis == (text or "").strip()), None)
 
 
 def checked_sizes(sizes: Sequence[int], path: Path) -> None:
-    """Refuse numbers of voxels that no image has.
+    """Refuse impossible image sizes.
 
     Raises:
-        InputError: none, too many dimensions, or one without voxels.
+        InputError: no dimensions, too many, or one without voxels.
     """
     if not 1 <= len(sizes) <= _MOST_DIMENSIONS:
         raise damaged(path, f"its header states {len(sizes)} dimensions")
@@ -234,10 +234,10 @@ def checked_sizes(sizes: Sequence[int], path: Path) -> None:
 
 
 def three_dimensional(sizes: Sequence[int], path: Path) -> tuple[int, int, int]:
-    """(K, J, I) of an image of three dimensions, or of more that hold one image.
+    """Shape (K, J, I) of an image with three dimensions, apart from further ones of size 1.
 
     Raises:
-        InputError: it has others.
+        InputError: it has other dimensions.
     """
     if len(sizes) < 3 or any(size != 1 for size in sizes[3:]):
         raise InputError(f"{path} is a {len(sizes)}-D image of {by(sizes)} voxels: give one 3-D scan.")
@@ -246,12 +246,12 @@ def three_dimensional(sizes: Sequence[int], path: Path) -> tuple[int, int, int]:
 
 
 def colours_sentence(path: Path) -> InputError:
-    """The sentence for an image of several values a voxel."""
+    """The exception for an image with several values a voxel."""
     return InputError(f"{path} has colours or vectors instead of one grey value a voxel: give a plain CT scan.")
 
 
 def by(sizes: Sequence[int]) -> str:
-    """Sizes in words.
+    """Sizes as text.
 
     >>> by([512, 512, 60])
     '512 x 512 x 60'
@@ -278,30 +278,30 @@ def checked_affine(columns: np.ndarray, origin: npt.ArrayLike, path: Path) -> np
 
 
 def unit_scale(unit: str, path: Path) -> float:
-    """Millimetres per unit of length; programs that know none write nothing, and mean millimetres.
+    """Millimetres per unit of length. An empty unit means millimetres.
 
     Raises:
-        InputError: the unit is no length that is known.
+        InputError: the unit is unknown.
     """
     name = unit.strip().lower()
     if name in _NO_UNIT:
         return 1.0
     scale = MILLIMETRES.get(name) or MILLIMETRES.get(name.removesuffix("s"))
     if scale is None:
-        raise InputError(f"{path} measures lengths in {printable(unit)!r}, which is not known: write mm.")
+        raise InputError(f"{path} measures lengths in {printable(unit)!r}, an unknown unit: write mm.")
     return scale
 
 
 def detached_files(names: Sequence[str], header: Path) -> tuple[Path, ...]:
-    """The files beside a header that hold its voxels.
+    """Paths of the data files of a header.
 
     Raises:
-        InputError: one is missing, or lies elsewhere than in the header's own folder.
+        InputError: a file is missing, or lies outside of the header's folder.
     """
     folder = os.path.realpath(header.parent)
     files = []
     for name in names:
-        # Headers from Windows may hold backslashes; a drive or a leading slash is an absolute path on any system.
+        # Headers from Windows may contain backslashes. A drive or a leading slash is an absolute path on any system.
         if not name or "\0" in name or name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name):
             raise InputError(_outside_sentence(header, name))
         file = header.parent / name
@@ -316,7 +316,7 @@ def detached_files(names: Sequence[str], header: Path) -> tuple[Path, ...]:
 
 
 def numbered_files(pattern: str, first: int, last: int, step: int, header: Path) -> list[str]:
-    """Names made by a pattern such as ``IM%03d.raw``.
+    """File names from a pattern such as ``IM%03d.raw``.
 
     Raises:
         InputError: the pattern has no number, or there are more names than a scan has slices.

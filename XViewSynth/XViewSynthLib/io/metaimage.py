@@ -50,7 +50,7 @@ _TYPES = {
     "MET_DOUBLE": "f8",
 }
 _LAST = "ElementDataFile"
-# Other names of a field, and those that say nothing about the voxels or their place.
+# Other names of a field, and fields that concern neither the voxels nor their place.
 _ALIASES = {
     **dict.fromkeys(("Rotation", "Orientation"), "TransformMatrix"),
     **dict.fromkeys(("Position", "Origin"), "Offset"),
@@ -77,7 +77,7 @@ def read_metaimage_header(path: Path) -> ImageHeader:
     """Read the header of a .mha or .mhd file.
 
     Raises:
-        InputError: the file is no sound MetaImage of a 3-D image with one grey value a voxel.
+        InputError: the file is no valid MetaImage of a 3-D image with one grey value a voxel.
         OSError: the file cannot be read.
     """
     with path.open("rb") as stream:
@@ -154,7 +154,7 @@ def _stored_type(fields: Fields, path: Path) -> np.dtype:
 
 
 def _encoding(fields: Fields, path: Path) -> Encoding:
-    # zlib's own wrapping or gzip's: the decoder sees which.
+    # zlib or gzip: the decoder detects which.
     if _flag(fields, "CompressedData", False, path):
         return "zlib"
     return "raw" if _flag(fields, "BinaryData", True, path) else "text"
@@ -200,7 +200,7 @@ def _affine(fields: Fields, dimensions: int, path: Path, notes: list[str]) -> np
     for name in ("TransformMatrix", "Offset"):
         if name not in fields:
             notes.append(f"The file does not state its {name}; the usual one was assumed.")
-    # The directions of the axes one after the other, in LPS.
+    # The rows are the directions of the axes in LPS.
     directions = np.reshape(_numbers(matrix, "TransformMatrix", dimensions**2, path), (dimensions, dimensions))
     directions = directions[:3, :3].T
     lengths = np.linalg.norm(directions, axis=0)

@@ -31,7 +31,7 @@ from .header import (
 GZIP_MAGIC = b"\x1f\x8b"
 #: `descrip` of a file with synthetic slices.
 SYNTHETIC_DESCRIPTION = f"{SYNTHETIC_FIELD}: {SYNTHETIC_CONTENT}"
-#: numpy's type of each `datatype`; of colours, complex numbers and the like, None.
+#: numpy's type of each `datatype`; None for colours, complex numbers and the like.
 TYPES: dict[int, str | None] = {
     2: "u1",
     4: "i2",
@@ -47,17 +47,17 @@ TYPES: dict[int, str | None] = {
 }
 _LABELS = 1002
 _MILLIMETRES_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
-# Two transforms of one file agree where their spacings do to this share: 0.70 and 0.703125 mm are one.
+# Largest relative difference between spacings of two transforms that agree, such as 0.70 and 0.703125 mm.
 _SAME_SPACING = 0.01
-# Of the largest distance of voxels: as far as two transforms of one place may put a corner apart.
+# Largest distance of a corner under two transforms that agree, as a share of the largest voxel spacing.
 _SAME_PLACE = 0.5
-# Of a quaternion: as far as rounding to 32 bits takes it above a unit's length.
+# Largest excess of a quaternion's length over 1 by rounding to 32 bits.
 _ROUNDING = 1e-4
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """Offset in bytes and struct format of each field; the length of the header, and where voxels may begin."""
+    """Offset in bytes and struct format of each field, length of the header, and smallest offset of voxels."""
 
     size: int
     first_voxel: int
@@ -110,10 +110,10 @@ _VERSION_2 = _Layout(
 
 
 def read_nifti_header(path: Path) -> ImageHeader:
-    """Read the header of a .nii or .nii.gz file; the content decides whether it is compressed, not the name.
+    """Read the header of a .nii or .nii.gz file. Compression is detected from the content, not from the name.
 
     Raises:
-        InputError: the file is no sound NIfTI file of a 3-D image with one grey value a voxel.
+        InputError: the file is no valid NIfTI file of a 3-D image with one grey value a voxel.
         OSError: the file cannot be read.
     """
     with path.open("rb") as stream:
@@ -199,7 +199,7 @@ def _offset(values: dict[str, Any], path: Path) -> int:
 
 def _rescale(values: dict[str, Any], path: Path) -> tuple[float, float]:
     slope, intercept = values["scl"]
-    # Both mean that there is nothing to rescale.
+    # A slope of 0 or NaN means that there is nothing to rescale.
     if slope == 0 or math.isnan(slope):
         return 1.0, 0.0
     if not (math.isfinite(slope) and math.isfinite(intercept)):
@@ -237,7 +237,7 @@ def _sform(values: dict[str, Any], scale: float, path: Path) -> np.ndarray:
 
 
 def _check_spacings(affine: np.ndarray, spacing: np.ndarray, has_qform: bool, path: Path) -> None:
-    # Where no qform needs them, programs leave the spacings at 0 or 1. No qform matches a sheared sform.
+    # Without a qform, programs leave the spacings at 0 or 1. No qform matches a sheared sform.
     if (not has_qform and np.isin(spacing, (0, 1)).all()) or largest_cosine(affine) > SHEAR_TOLERANCE:
         return
     stated = np.linalg.norm(affine[:3, :3], axis=0)
@@ -250,7 +250,7 @@ def _check_spacings(affine: np.ndarray, spacing: np.ndarray, has_qform: bool, pa
 
 
 def _compared(sform: np.ndarray, qform: np.ndarray, sizes: Sequence[int]) -> tuple[str, ...]:
-    """A note where the two transforms of a file put a corner of the image at two places."""
+    """A note if the two transforms of a file put a corner of the image at two places."""
     corners = np.array(np.meshgrid(*((0, size - 1) for size in sizes))).reshape(3, -1)
     apart = np.linalg.norm((sform - qform)[:3, :3] @ corners + (sform - qform)[:3, 3:], axis=0).max()
     if apart <= _SAME_PLACE * np.linalg.norm(sform[:3, :3], axis=0).max():

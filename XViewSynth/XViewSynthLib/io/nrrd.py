@@ -34,7 +34,7 @@ from .header import (
     whole_numbers,
 )
 
-# By their names without blanks.
+# Fields by their names without blanks.
 _TYPES = {
     **dict.fromkeys(("signedchar", "int8", "int8_t"), "i1"),
     **dict.fromkeys(("uchar", "unsignedchar", "uint8", "uint8_t"), "u1"),
@@ -55,7 +55,7 @@ _ENCODINGS: dict[str, Encoding] = {
     "hex": "hex",
 }
 _ENDIANS = {"little": "<", "big": ">"}
-# Signs that lead from a space of the patient to RAS.
+# Signs of the axes of each space, to convert it to RAS.
 _SPACES = {
     **dict.fromkeys(("right-anterior-superior", "ras"), (1, 1, 1)),
     **dict.fromkeys(("left-anterior-superior", "las"), (-1, 1, 1)),
@@ -83,7 +83,7 @@ def read_nrrd_header(path: Path) -> ImageHeader:
     """Read the header of a .nrrd or .nhdr file.
 
     Raises:
-        InputError: the file is no sound NRRD file of a 3-D image with one grey value a voxel.
+        InputError: the file is no valid NRRD file of a 3-D image with one grey value a voxel.
         OSError: the file cannot be read.
     """
     with path.open("rb") as stream:
@@ -144,7 +144,7 @@ def _add_field(fields: Fields, name: str, value: str, path: Path) -> None:
 
 
 def _sizes(fields: Fields, path: Path) -> list[int]:
-    """Voxels along each axis that runs through space, the fastest first."""
+    """Voxels along each spatial axis, the fastest first."""
     sizes = whole_numbers(fields["sizes"], "sizes", path)
     if whole_numbers(fields["dimension"], "dimension", path) != [len(sizes)]:
         raise damaged(path, f"its header states {fields['dimension']} dimensions and {len(sizes)} sizes")
@@ -188,14 +188,14 @@ def _source(path: Path, fields: Fields, listed: Sequence[str], header_bytes: int
     return VoxelSource(files, skipped, encoding)
 
 
-def _data_files(told: str, listed: Sequence[str], path: Path) -> Sequence[str]:
-    if told.upper().startswith("LIST"):
+def _data_files(value: str, listed: Sequence[str], path: Path) -> Sequence[str]:
+    if value.upper().startswith("LIST"):
         return [name for name in listed if name.strip()]
-    pattern, *counts = told.split()
+    pattern, *counts = value.split()
     if "%" in pattern and 3 <= len(counts) <= 4 and all(count.isdigit() for count in counts):
         first, last, step = map(int, counts[:3])
         return numbered_files(pattern, first, last, step, path)
-    return [told]
+    return [value]
 
 
 def _affine(fields: Fields, dimensions: int, path: Path, notes: list[str]) -> np.ndarray:
@@ -233,7 +233,7 @@ def _directed(fields: Fields, dimensions: int, path: Path, notes: list[str]) -> 
 
 
 def _vectors(text: str, what: str, path: Path) -> list[np.ndarray | None]:
-    """Vectors of at least three numbers, or None where the text says none."""
+    """Vectors of at least three numbers; None for each "none" in the text."""
     if not re.fullmatch(r"(\s*(none|\([^()]*\)))+\s*", text):
         raise damaged(path, f"its {what} are {text!r}")
     found: list[np.ndarray | None] = []

@@ -1,4 +1,4 @@
-"""Scans from files: NRRD, NIfTI, MHA/MHD, or a folder of one DICOM series."""
+"""Reading of scans: NRRD, NIfTI, MHA/MHD, or a folder of one DICOM series."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ READABLE = {
     ".mhd": METAIMAGE,
 }
 _READ_HEADER = {NRRD: read_nrrd_header, NIFTI: read_nifti_header, METAIMAGE: read_metaimage_header}
-# Cosine between two axes below which a grid is upright as it stands: what rounding to 32 bits leaves.
+# Largest cosine between two axes of an upright grid: the rounding error of 32 bits.
 _UPRIGHT = 1e-6
 
 Load = Callable[[], tuple[np.ndarray, tuple[str, ...]]]
@@ -40,17 +40,17 @@ def read_volume(path: str | Path, thickness: float | None = None, memory: int | 
 
     Args:
         path: a .nrrd, .nhdr, .nii, .nii.gz, .mha or .mhd file, a folder of one CT series in DICOM (or its DICOMDIR), or
-            a file of the series that is meant.
-        thickness: of the slices, mm, in place of what the file says.
-        memory: bytes that the process may take while it reads; default is most of what is free.
+            one DICOM file of the series.
+        thickness: of the slices, mm, in place of that of the file.
+        memory: limit for the process while it reads, bytes; default is most of the free memory.
 
     Returns:
         Voxels (K, J, I), rescale slope and intercept applied, and the affine IJK -> RAS in mm.
 
     Raises:
-        InputError: nothing there, not such a file, damaged, not one 3-D grey image, a labelmap, a sheared grid (a
-            tilted gantry), too large for the memory, or a DICOM folder whose files are not one complete, evenly spaced
-            series; or the given thickness is not a positive number.
+        InputError: the file is missing, of another format, damaged, not one 3-D grey image, a labelmap, sheared (a
+            tilted gantry), or too large for the memory. Or the files of a DICOM folder are not one complete, evenly
+            spaced series. Or the given thickness is not a positive number.
 
     >>> read_volume("chest.nrrd").spacing  # doctest: +SKIP
     (0.7, 0.7, 5.0)
@@ -66,12 +66,12 @@ def read_volume(path: str | Path, thickness: float | None = None, memory: int | 
 
 
 def read_header(path: str | Path) -> Volume:
-    """Read what `read_volume` would give from the headers alone: every voxel is 0, and none takes memory.
+    """Read a scan as `read_volume`, but from the headers alone: every voxel is 0, and none takes memory.
 
     The scalar type is that of the file; of a DICOM series, that of its usual pixels (int16).
 
     Raises:
-        InputError: as `read_volume`, but for what only the voxels show, such as a compressed file that ends too early.
+        InputError: as `read_volume`, except for problems of the voxels, such as a compressed file that ends too early.
 
     >>> read_header("chest.nrrd").voxels.shape  # doctest: +SKIP
     (60, 512, 512)
@@ -82,7 +82,7 @@ def read_header(path: str | Path) -> Volume:
 
 
 def suffix_of(path: Path) -> str:
-    """The file name's ending in lower case, ".nii.gz" taken as one.
+    """The file name's ending in lower case. ".nii.gz" is one ending.
 
     >>> suffix_of(Path("Head.v2.NII.GZ"))
     '.nii.gz'
@@ -95,7 +95,7 @@ def read_image_header(path: Path) -> ImageHeader:
     """Read and check the header of an image file.
 
     Raises:
-        InputError: it is not sound, or the file cannot hold what it states.
+        InputError: the header is not valid, or the file is too short for it.
         OSError: a file cannot be read.
     """
     header = _READ_HEADER[READABLE[suffix_of(path)]](path)
@@ -104,7 +104,7 @@ def read_image_header(path: Path) -> ImageHeader:
 
 
 def _open(path: Path) -> tuple[Volume, int, Load]:
-    """The scan with all voxels 0, the bytes that its voxels take at most, and what reads them."""
+    """The scan with all voxels 0, the largest number of bytes of its voxels, and a function that reads them."""
     if not path.exists():
         raise InputError(f"{path} does not exist: check the name of the scan.")
     volume, needed, load = _open_any(path)
@@ -129,7 +129,7 @@ def _open_series(path: Path) -> tuple[Volume, int, Load]:
 
 
 def _open_image(path: Path) -> tuple[Volume, int, Load]:
-    if not path.is_file():  # to open a pipe is to wait for ever
+    if not path.is_file():  # opening a pipe may block for ever
         raise InputError(f"{path} is no regular file: give an NRRD, NIfTI, MHA or MHD file.")
     header = read_image_header(path)
     if header.is_labelmap:
@@ -146,7 +146,7 @@ def _open_image(path: Path) -> tuple[Volume, int, Load]:
 
 
 def _upright(volume: Volume, path: Path) -> Volume:
-    """The volume on a grid with right angles, which differs from its own by less than counts as sheared.
+    """The volume on a grid with right angles, if its own deviates by less than the limit of shear.
 
     Raises:
         InputError: the grid is sheared.
@@ -178,5 +178,5 @@ def _clear_errors(path: Path) -> Iterator[None]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path} cannot be read ({reason}): check the file and its permissions.") from error
-    except RuntimeError as error:  # what SimpleITK raises for everything
+    except RuntimeError as error:  # SimpleITK raises it for every failure
         raise InputError(f"{path} is damaged or incomplete: export or copy it again.") from error

@@ -1,4 +1,4 @@
-"""The first voxels of an image file, read without the rest of it."""
+"""The first voxels of an image file, read without the rest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from .header import VoxelSource
 from .reading import read_image_header
 
-# Enough for a few slices, and little to read from a network drive.
+# Enough for a few slices, and quick to read from a network drive.
 _MOST_BYTES = 1 << 20
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
@@ -19,10 +19,10 @@ _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 def first_voxels(path: Path) -> np.ndarray | None:
     """The first voxels of an image file as they are stored, (n, 1, row), at most a million bytes.
 
-    None where they are stored in another way than raw or by zlib, or the file is damaged.
+    None if they are stored in another way than raw or by zlib, or if the file is damaged.
 
     Raises:
-        InputError: the header is not sound.
+        InputError: the header is not valid.
         OSError: the file cannot be read.
     """
     header = read_image_header(path)
@@ -35,7 +35,7 @@ def first_voxels(path: Path) -> np.ndarray | None:
 def _first_bytes(source: VoxelSource, count: int) -> bytes:
     if source.offset < 0 or source.encoding not in ("raw", "gzip", "zlib"):
         return b""
-    # In a stream that holds the header too, the offset counts unpacked bytes.
+    # If the header is compressed too, the offset counts unpacked bytes.
     skipped = source.offset if source.with_header else 0
     with source.files[0].open("rb") as file:
         file.seek(source.offset - skipped)

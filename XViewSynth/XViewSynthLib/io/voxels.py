@@ -1,4 +1,4 @@
-"""The voxels of an image file whose header is sound: all of them, checked to the last byte, or none."""
+"""Reads the voxels of an image file with a valid header: all of them, checked to the last byte, or none."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from .header import ImageHeader, damaged
 
 _CHUNK_BYTES = 1 << 20
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
-# What a compressed byte can hold at most. A block of bzip2 holds 46 MB of equal bytes in 40 bytes.
+# Largest ratio of compression. A block of bzip2 holds 46 MB of equal bytes in 40 bytes.
 _LARGEST_RATIO = {"gzip": 1032, "zlib": 1032, "bzip2": 1_200_000}
-# Text is split into words, which takes many times its size.
+# Text is split into words, which needs many times its size.
 _MOST_TEXT_BYTES = 64 * 1024**2
-# Of the memory that is free, what reading may take where nobody sets a limit.
+# Share of the free memory that reading may use by default.
 _FREE_SHARE = 0.9
 
 
 def check_stored_size(header: ImageHeader) -> None:
-    """Refuse a file that cannot hold the voxels that its header states.
+    """Refuse a file whose size contradicts its header.
 
     Raises:
-        InputError: it holds fewer, or uncompressed more.
-        OSError: a file cannot be looked at.
+        InputError: it has too few bytes, or too many of uncompressed voxels.
+        OSError: the size of a file cannot be read.
     """
     source = header.source
     outside = 0 if source.with_header else max(source.offset, 0)
@@ -54,15 +54,15 @@ def check_stored_size(header: ImageHeader) -> None:
 
 
 def check_memory(path: Path, needed: int, memory: int | None = None) -> None:
-    """Refuse a scan that takes more memory than there is, before any is taken.
+    """Refuse a scan that needs more memory than there is, before any is allocated.
 
     Args:
         path: of the scan.
-        needed: bytes that its voxels take.
-        memory: bytes that the whole process may take, or None for most of what is free.
+        needed: memory for its voxels, bytes.
+        memory: limit of the whole process, bytes; None for most of the free memory.
 
     Raises:
-        InputError: it takes more.
+        InputError: it needs more.
     """
     if memory is None:
         allowed = int(_FREE_SHARE * psutil.virtual_memory().available)
@@ -77,13 +77,13 @@ def check_memory(path: Path, needed: int, memory: int | None = None) -> None:
 
 
 def read_voxels(header: ImageHeader) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Read all voxels of an image whose size was checked.
+    """Read all voxels of an image after `check_stored_size`.
 
     Returns:
         (K, J, I) array in the machine's byte order, rescaled, of `ImageHeader.scalar_type`; and notes.
 
     Raises:
-        InputError: the file ends early, holds more than its header states, or a checksum in it is wrong.
+        InputError: the file ends early, has more voxels than its header states, or has a wrong checksum.
         OSError: a file cannot be read.
     """
     stored = np.empty(header.shape, header.stored_type)
@@ -126,7 +126,7 @@ def _fill_raw(header: ImageHeader, target: memoryview) -> None:
 
 
 def _fill(header: ImageHeader, pieces: Iterator[bytes], target: memoryview) -> None:
-    """Put pieces one after the other into `target`, which they must fill and not exceed."""
+    """Copy the pieces into `target`, which they must fill exactly."""
     filled = 0
     for piece in pieces:
         if filled + len(piece) > len(target):
@@ -151,7 +151,7 @@ class _Unpacker:
     """Unpacks the compressed voxels of a stream.
 
     Attributes:
-        trailing: bytes after the compressed data that are no padding, once all pieces were taken.
+        trailing: bytes after the compressed data that are no padding; valid after the last piece.
     """
 
     def __init__(self, stream: BinaryIO, header: ImageHeader):
@@ -162,7 +162,7 @@ class _Unpacker:
         self.trailing = 0
 
     def pieces(self) -> Iterator[bytes]:
-        """The unpacked voxels, without a header that is compressed with them."""
+        """The unpacked voxels, without a header that is compressed together with them."""
         try:
             for piece in self._unpacked():
                 skipped = min(self._skip, len(piece))
@@ -196,12 +196,12 @@ class _Unpacker:
         return bz2.BZ2Decompressor() if self._encoding == "bzip2" else zlib.decompressobj(_GZIP_OR_ZLIB)
 
     def _begins_anew(self, rest: bytes) -> bool:
-        """Whether another member follows, as in files of programs that compress in parallel."""
+        """Whether another member of the archive follows, as in files of programs that compress in parallel."""
         magic = {"gzip": b"\x1f\x8b\x08", "bzip2": b"BZh"}.get(self._encoding)
         return magic is not None and rest.startswith(magic)
 
     def _count_trailing(self, rest: bytes) -> int:
-        """Bytes that follow, or 0 where all of them are padding."""
+        """Number of bytes that follow; 0 if all of them are padding."""
         count, is_padding = 0, True
         while rest:
             count, is_padding = count + len(rest), is_padding and not rest.strip(b"\0")
@@ -224,7 +224,7 @@ def _fill_text(header: ImageHeader, target: np.ndarray) -> None:
             if target.dtype.kind != "f" and not np.array_equal(values, exact):
                 raise ValueError("a value exceeds its type")
     except (ValueError, OverflowError) as error:
-        raise damaged(header.path, "its text holds something that is no voxel") from error
+        raise damaged(header.path, "its text has words that are not numbers of the voxels' type") from error
     if values.size != target.size:
         raise damaged(header.path, f"it holds {values.size} voxels, its header states {target.size}")
     target[...] = values.reshape(target.shape)
@@ -234,7 +234,7 @@ def _rescaled(header: ImageHeader, stored: np.ndarray) -> np.ndarray:
     if not header.is_rescaled:
         return stored
     values = stored.astype(header.scalar_type)
-    with np.errstate(over="ignore"):  # values that are not finite are refused with the scan
+    with np.errstate(over="ignore"):  # `check_values` refuses values that are not finite
         values *= values.dtype.type(header.slope)
         values += values.dtype.type(header.intercept)
     return values

@@ -1,4 +1,4 @@
-"""Volumes to files: NRRD, NIfTI, MHA or MHD, by the name's ending."""
+"""Writes volumes as NRRD, NIfTI, MHA or MHD, by the name's ending."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WRITABLE = {
 
 
 def check_writable_name(path: str | Path) -> None:
-    """Refuse a name whose ending stands for no format that can be written, before any work is done for it.
+    """Refuse a name without the ending of a writable format, before any work is done.
 
     Raises:
         InputError: the name does not end in .nrrd, .nii, .nii.gz, .mha or .mhd.
@@ -40,13 +40,13 @@ def write_volume(volume: Volume, path: str | Path, overwrite: bool = False) -> N
     All keep the slice axis and the mark of synthetic slices.
 
     Args:
-        volume: what to write.
+        volume: the volume.
         path: a name that ends in .nrrd, .nii, .nii.gz, .mha or .mhd (which puts a .raw file beside it).
         overwrite: whether an existing file may be replaced.
 
     Raises:
-        InputError: another ending, a file that exists, a place that cannot be written to or is full, or a sheared
-            grid, which these formats do not keep.
+        InputError: another ending, an existing file, a place that is not writable or is full, or a sheared grid, which
+            these formats do not store.
     """
     path = Path(path)
     check_writable_name(path)

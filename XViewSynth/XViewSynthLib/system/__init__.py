@@ -1,1 +1,1 @@
-"""What the operating system offers: files, locks, signals, streams and memory."""
+"""Services of the operating system: files, locks, signals, streams and memory."""

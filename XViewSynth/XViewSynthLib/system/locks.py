@@ -1,8 +1,8 @@
-"""Locks on files, which the operating system itself gives back when a process ends, however it ends.
+"""Locks on files, which the operating system releases when a process ends, however it ends.
 
 The library filelock is not used. Its locks on paths cannot be passed on to child processes (release takes the lock from
-them too), and where the system has no locks it takes the existence of a file for one, which outlives a killed process.
-Its locks on descriptors cannot be shared.
+them too). Where the system has no locks, it uses the existence of a file, which outlives a killed process. Its locks on
+descriptors cannot be shared.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class FileLock:
     On POSIX, processes that inherit `descriptor` hold the lock too, until the last of them has ended.
 
     Args:
-        path: the lock file. It stays when the lock is given back with `release`, and goes with `remove`.
+        path: the lock file. `release` keeps it, `remove` deletes it.
         create: whether to make the file where it is missing.
         shared: whether others may hold the lock in the same way. Windows has no shared locks.
-        seconds: how long to wait for another process to give the lock back.
+        seconds: how long to wait for another process to release the lock.
 
     Raises:
         LockHeld: another process holds the lock, or has removed the file meanwhile.
@@ -70,11 +70,11 @@ class FileLock:
             time.sleep(_POLL_SECONDS)
 
     def release(self) -> None:
-        """Give the lock back, unless a child process has inherited it; the file stays."""
+        """Release the lock, unless a child process has inherited it. The file stays."""
         os.close(self.descriptor)
 
     def remove(self) -> None:
-        """Remove the file and give the lock back."""
+        """Remove the file and release the lock."""
         if sys.platform == "win32":
             # An open file cannot be removed there. It stays where another process has opened it meanwhile.
             self.release()
@@ -87,7 +87,7 @@ class FileLock:
 
 def _locked(path: Path, create: bool, shared: bool) -> int:
     """Open a file and take its lock; return the descriptor."""
-    # A shared lock is for looking, also in folders of others. A pipe must not be waited for, nor a link followed.
+    # A shared lock is for reading, also in folders of other users. A pipe would block, and a link may lead elsewhere.
     access = os.O_RDONLY if shared else os.O_RDWR
     access |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     file = os.open(path, access | (os.O_CREAT if create else 0), 0o666)
@@ -98,7 +98,7 @@ def _locked(path: Path, create: bool, shared: bool) -> int:
         if problem.errno in _HELD:
             raise LockHeld(problem.errno, problem.strerror) from problem
         raise LocksMissing(problem.errno, problem.strerror) from problem
-    # A lock on a file that was removed meanwhile keeps no other process out.
+    # A lock on a file that was removed meanwhile excludes no other process.
     if not _is_at(file, path):
         os.close(file)
         raise LockHeld(errno.EAGAIN, os.strerror(errno.EAGAIN))

@@ -1,4 +1,4 @@
-"""Too little memory: how it shows, and what to say. Imports nothing that takes memory itself."""
+"""Detection of out-of-memory errors, and their message. Imports nothing that needs memory itself."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 from ..errors import Cancelled, InputError, OutOfMemory
 
-# What libraries say, in lower case, when they get no memory: Python of threads, the loader of a library that it cannot
-# map, PyTorch, oneDNN, ITK, and C++ itself.
-_SAID = (
+# Messages of failed allocations, in lower case: Python's for threads, the loader's for libraries, and those of PyTorch,
+# oneDNN, ITK and C++.
+_MESSAGES = (
     "can't start new thread",
     "failed to map segment",
     "cannot allocate",
@@ -26,32 +26,32 @@ _SAID = (
     "bad_alloc",
     "bad allocation",
 )
-# With less address space than this left, or fewer than libraries take, whatever fails has failed for lack of it.
+# With less address space than this left, or less than the libraries need, every failure is a lack of memory.
 _NEXT_TO_NOTHING = 2**26
-#: Address space that the libraries take before any scan is read, bytes, on a machine of a few cores.
+#: Address space that the libraries need before any scan is read, bytes, on a machine of a few cores.
 LIBRARIES_BYTES = 2 * 10**9
 #: Without this much, the libraries that every command needs end the process themselves.
 _LEAST_BYTES = 2**28
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means too little memory, and does not say so itself.
+    """Whether an error means too little memory and needs the message of `shortage`.
 
-    An `InputError` that came from one does where the address space is limited: elsewhere, what asks for more memory
-    than any system gives is indeed damaged.
+    An `InputError` caused by a failed allocation counts only if the address space is limited. Otherwise the file is
+    damaged: it requests more memory than any system has.
     """
-    tells = any(_tells(each) for each in _chain(error))
+    failed = any(_is_failed_allocation(each) for each in _chain(error))
     limit = _address_space_limit()
     if isinstance(error, InputError):
-        return tells and limit is not None and not isinstance(error, OutOfMemory)
+        return failed and limit is not None and not isinstance(error, OutOfMemory)
     if isinstance(error, (Cancelled, SystemExit)):
         return False
-    # Short of address space, libraries fail in ways that tell nothing.
-    return tells or (limit is not None and (limit < LIBRARIES_BYTES or address_space_left() < _NEXT_TO_NOTHING))
+    # Short of address space, libraries fail with unrelated messages.
+    return failed or (limit is not None and (limit < LIBRARIES_BYTES or address_space_left() < _NEXT_TO_NOTHING))
 
 
 def shortage() -> str:
-    """One sentence on too little memory, and what to do."""
+    """One sentence: there is too little memory, and what to do."""
     limit = _address_space_limit()
     if limit is None:
         return "There is not enough memory: close other programs or use a computer with more."
@@ -63,7 +63,7 @@ def shortage() -> str:
 
 
 def is_hopeless() -> bool:
-    """Whether this process may use too little address space to begin with."""
+    """Whether the limit of address space is too small to import the libraries."""
     limit = _address_space_limit()
     return limit is not None and limit < _LEAST_BYTES
 
@@ -99,8 +99,8 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
 
 
-def _tells(error: BaseException) -> bool:
+def _is_failed_allocation(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    said = str(error).lower()
-    return isinstance(error, (RuntimeError, ImportError)) and any(words in said for words in _SAID)
+    message = str(error).lower()
+    return isinstance(error, (RuntimeError, ImportError)) and any(words in message for words in _MESSAGES)

@@ -1,4 +1,4 @@
-"""Names of output files that follow the names of inputs, which may be anything that a file system accepts."""
+"""Names of output files, made from names of inputs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import os
 import unicodedata
 from urllib.parse import quote
 
-# File systems allow 255 bytes. The rest is left to the endings, and to a number where two names would be the same.
+# File systems allow 255 bytes. The rest is for endings, and for a number that separates equal names.
 _MOST_BYTES = 232
 _DIGITS = 8
 
 
 def portable_name(name: str, ending: str = "") -> str:
-    """A name that every program can open, for an output that is named after an input.
+    """A name of an output that every program can open, made from the name of its input.
 
     Bytes that are not UTF-8 and characters that cannot be printed become %XX. A name that leaves no room for the
     endings of outputs is cut, and gets a checksum of the whole name.
@@ -45,7 +45,7 @@ def portable_path(path: str, ending: str = "") -> str:
 
 
 def same_name_key(path: str) -> str:
-    """Equal for names that some file system takes for one: by case, or by how accents are encoded.
+    """A key that is equal for names that some file system treats as one: other case, or other encoding of accents.
 
     >>> same_name_key("Sch\\u00e4del.nrrd") == same_name_key("SCHA\\u0308DEL.NRRD")
     True

@@ -1,11 +1,11 @@
-"""Files and folders that appear together, or not at all.
+"""Atomic outputs: files and folders that appear together, or not at all.
 
-Every output is written into a hidden folder beside its final place, so on the same file system, and the last step
-renames. A command that is stopped leaves nothing, and a reader never meets half a file.
+Every output is written into a hidden folder beside its final place, so on the same file system. The last step renames
+it. A stopped command leaves nothing, and other programs never see an incomplete file.
 
-Such a staging folder has a lock file, which its process holds. What a killed process has left is removed by the next
-one on the same computer that writes to the same place: it finds the lock free. The name of the computer is part of the
-folder's name, as locks on network drives may not reach other computers.
+Such a staging folder has a lock file, whose lock its process holds. If a process is killed, the next process that
+writes to the same place on the same computer finds the lock free and removes the folder. The folder's name contains the
+computer's name, since locks on network drives may not work across computers.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from .locks import FileLock, LockHeld, LocksMissing
 STAGING_PREFIX = ".xviewsynth-"
 _LOCK_FILE = ".lock"
 _POLL_SECONDS = 0.05
-#: In a staging folder: what gets its final name, and what had that name before.
+#: Subfolders of a staging folder: new outputs, and former files of the same names.
 _NEW, _OLD = "new", "old"
 
 # The staging folders of this process, with their locks (None where the disk has no locks). A process that must leave at
 # once removes them all; threads share the dictionary.
 _staging_folders: dict[Path, FileLock | None] = {}
-# Folders that were made for outputs, and are removed where they stay empty.
+# Folders that were made for outputs. They are removed if they stay empty.
 _made_folders: list[Path] = []
-# Held while files get their final names, which must not be cut short.
+# Held while files get their final names, which must not be interrupted.
 _committing = threading.Lock()
-# Held while a staging folder is removed, which must not be cut short either.
+# Held while a staging folder is removed, which must not be interrupted either.
 _removing = threading.RLock()
 
 
 @contextmanager
 def staging_folder(parent: Path) -> Iterator[Path]:
-    """Give an empty hidden folder in `parent`, and remove it with its content at the end."""
+    """Make an empty hidden folder in `parent`, and remove it with its content at the end."""
     remove_left_folders(parent)
     folder = _make_staging_folder(parent)
     try:
@@ -58,9 +58,9 @@ def staging_folder(parent: Path) -> Iterator[Path]:
 
 @contextmanager
 def held_staging_folder(folder: Path, seconds: float) -> Iterator[FileLock | None]:
-    """As `staging_folder`, with a fixed name, so that only one process has it; what a killed one has left in it goes.
+    """As `staging_folder`, with a fixed name, so that only one process has it. Remains of a killed process are removed.
 
-    Gives the lock of the folder, or None where the disk has no locks. Child processes that inherit it hold it too.
+    Yields the lock of the folder, or None if the disk has no locks. Child processes that inherit it hold it too.
 
     Args:
         folder: its parent exists.
@@ -112,10 +112,9 @@ def output_folder(folder: Path, parents: bool = False) -> Iterator[None]:
 
 
 def remove_staging_folders() -> None:
-    """Remove every staging folder of this process, for a process that leaves without waiting for its threads.
+    """Remove every staging folder of this process, before it exits without waiting for its threads.
 
-    A `commit` or a removal that has begun is waited for. Afterwards no thread can commit, or make a staging folder, any
-    more.
+    Waits for a `commit` or a removal that has begun. Afterwards no thread can commit or make a staging folder.
     """
     _committing.acquire()
     _removing.acquire()
@@ -125,22 +124,22 @@ def remove_staging_folders() -> None:
         _remove_if_made_in_vain(folder)
 
 
-def remove_left_folders(parent: Path, whoever: bool = False) -> None:
-    """Remove the staging folders that killed processes have left in `parent`, and put back what they had moved away.
+def remove_left_folders(parent: Path, all_computers: bool = False) -> None:
+    """Remove the staging folders of killed processes in `parent`, and restore the files that these had moved away.
 
     Folders of running processes, and of other computers, stay.
 
     Args:
         parent: may be missing or unreadable: then nothing happens.
-        whoever: also those of other computers, for a caller that keeps all other processes out of `parent`.
+        all_computers: also remove those of other computers. The caller must exclude all other processes from `parent`.
     """
-    prefix = STAGING_PREFIX if whoever else _prefix()
+    prefix = STAGING_PREFIX if all_computers else _prefix()
     own = {folder.name for folder in list(_staging_folders)}
     with suppress(OSError), os.scandir(parent) as entries:
         left = [entry for entry in entries if entry.name.startswith(prefix) and entry.name not in own]
         for folder in [parent / entry.name for entry in left if _is_folder(entry)]:
             with suppress(OSError):
-                _remove_left(folder, whoever)
+                _remove_left(folder, all_computers)
 
 
 @lru_cache(maxsize=1)
@@ -200,10 +199,10 @@ def _held(folder: Path) -> FileLock | None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a staging folder of this process, or one that nobody else uses."""
+    """Remove a staging folder that no other process uses."""
     with _removing:
         lock = _staging_folders.pop(folder, None)
-        # Under another name, so that a thread which still writes cannot add files while the folder is being emptied.
+        # Under another name, so that a thread that still writes cannot add files while the folder is being emptied.
         doomed = folder.with_name(f"{_prefix()}{os.urandom(4).hex()}")
         try:
             os.rename(folder, doomed)
@@ -219,19 +218,19 @@ def _remove_left(folder: Path, is_alone: bool) -> None:
         if is_alone:
             _clear(folder, None)
         else:
-            # Its process was killed before it made the lock, or after it had removed everything. One that is just being
-            # made is empty as well: its process makes another.
+            # Its process was killed before it made the lock, or after it had removed everything. Or its process is just
+            # making it, and will make another.
             folder.rmdir()
-    except OSError:  # its process is at work, or the disk has no locks, so that nothing shows whether it is
+    except OSError:  # its process is running, or the disk has no locks, so that this is unknown
         return
     else:
         _clear(folder, lock)
 
 
 def _clear(folder: Path, lock: FileLock | None) -> None:
-    """Remove a staging folder whose lock is held; the lock last, so that what is left of it can be told from others.
+    """Remove a staging folder whose lock is held. The lock file goes last: it marks the remains as a staging folder.
 
-    One whose former outputs cannot be put back stays, for the next process to try.
+    If the former outputs cannot be restored, the folder stays, and the next process tries again.
     """
     try:
         _put_back(folder)
@@ -256,7 +255,7 @@ def _empty(folder: Path) -> None:
 
 
 def _put_back(folder: Path) -> None:
-    """Give former outputs their names back that were moved away to make room for new ones which are not there."""
+    """Restore former outputs that were moved away for new ones, if the new ones are missing."""
     with suppress(FileNotFoundError, NotADirectoryError):
         for kept in sorted((folder / _OLD).iterdir()):
             final = folder.parent / kept.name
@@ -286,7 +285,7 @@ class _Staged:
 
 @dataclass(frozen=True)
 class _Move:
-    """A file or folder on its way to its final name; what has that name now goes to `kept`."""
+    """A file or folder to rename to its final name. A former file of that name goes to `kept`."""
 
     written: Path
     final: Path
@@ -298,12 +297,12 @@ class Outputs(AbstractContextManager):
     """The outputs of one command.
 
     Use it as a context manager: `add` every output before the work, write to the paths it returns, `commit` once.
-    Leaving without `commit` removes all that was written, and an `InputError` that passes through names the files as
-    the user did.
+    Leaving without `commit` removes all written files. In the message of an `InputError`, staged paths are replaced by
+    final ones.
 
     Args:
-        overwrite: whether a file that exists already may be replaced.
-        inputs: files that no output may replace, whatever `overwrite` says.
+        overwrite: whether an existing file may be replaced.
+        inputs: files that no output may replace, even with `overwrite`.
     """
 
     def __init__(self, overwrite: bool = False, inputs: Iterable[Path | str] = ()):
@@ -317,9 +316,9 @@ class Outputs(AbstractContextManager):
             raise InputError(self._in_final_names(str(error))) from error
 
     def add(self, path: Path | str) -> Path:
-        """Check that an output can be written, and give the path to write it to until `commit`.
+        """Check that an output can be written, and return the path to write it to until `commit`.
 
-        The name and suffix stay those of `path`, and files written beside it (the .raw of a .mhd) come along.
+        The name and suffix stay those of `path`. Files written beside it (the .raw of a .mhd) are committed too.
 
         Raises:
             InputError: the path is a folder, exists already, is an input, was named twice, or its folder is missing
@@ -328,15 +327,15 @@ class Outputs(AbstractContextManager):
         return self._stage(Path(path), ())
 
     def add_folder(self, path: Path | str, *patterns: str) -> Path:
-        """As `add`, for an output that is a folder; the one to write to is there already, and empty.
+        """As `add`, for an output that is a folder. The returned folder exists and is empty.
 
         Args:
             path: the folder.
-            patterns: how the files in it are named, such as "*.dcm". A folder that holds anything else is never
-                replaced, whatever `overwrite` says.
+            patterns: of the names of its files, such as "*.dcm". A folder with other files is never replaced, even with
+                `overwrite`.
 
         Raises:
-            InputError: as `add`, but for a folder that exists, is allowed to be replaced, and holds such files alone.
+            InputError: as `add`. An existing folder is accepted if it holds only such files and may be replaced.
         """
         return self._stage(Path(path), patterns)
 
@@ -357,7 +356,7 @@ class Outputs(AbstractContextManager):
         return staged.path
 
     def commit(self) -> None:
-        """Give every output its final name; on a failure those that were already given it are taken back.
+        """Give every output its final name. On a failure, undo the renames.
 
         Raises:
             InputError: a file of that name has appeared meanwhile, or the file system refuses.
@@ -369,12 +368,12 @@ class Outputs(AbstractContextManager):
                 self.discard()
 
     def discard(self) -> None:
-        """Remove everything that has not been committed; harmless when there is nothing."""
+        """Remove everything that has not been committed."""
         for output in self._staged:
             _remove(output.folder)
 
     def _in_final_names(self, message: str) -> str:
-        """A sentence about a staged file, told about the file the user named."""
+        """The message with final paths in place of staged ones."""
         for output in self._staged:
             message = message.replace(str(output.path), str(output.final))
             message = message.replace(str(output.path.parent), str(output.final.parent))
@@ -409,7 +408,7 @@ class Outputs(AbstractContextManager):
         try:
             _rename_to_new(move.written, move.final)
         except OSError:
-            # Another process may have made it since.
+            # Another process may have made it meanwhile.
             self._check_existing(move.final, move.patterns)
             raise
 
@@ -435,7 +434,7 @@ class Outputs(AbstractContextManager):
             raise InputError(f"{path} is a pipe, a socket or a device and no file: choose another name for the output.")
         if os.path.lexists(path) and not self._overwrite:
             raise InputError(f"{path} exists already: choose another name or add --overwrite.")
-        # A folder goes with all that is in it, so it must be one of ours.
+        # Replacing a folder removes all its files, so all must be ours.
         if patterns and os.path.lexists(path) and not _holds_only(path, patterns):
             raise InputError(
                 f"{path} is no folder with {' and '.join(patterns)} files alone: choose another name for the output."
@@ -469,7 +468,7 @@ def _is_named(path: Path, patterns: tuple[str, ...]) -> bool:
 def _keep(final: Path, kept: Path) -> None:
     kept.parent.mkdir(exist_ok=True)
     try:
-        # With a second link the old file stays in place until the new one takes over in one step.
+        # With a second link, the old file stays in place until the new one replaces it in one step.
         os.link(final, kept, follow_symlinks=False)
     except (OSError, NotImplementedError):
         os.replace(final, kept)
@@ -484,7 +483,7 @@ def _rename_to_new(written: Path, final: Path) -> None:
 
 
 def _is_linked(written: Path, final: Path) -> bool:
-    """Give a file its final name as a second one, which fails where there is such a file; False on disks without links.
+    """Give a file its final name as a second hard link, which fails if the name is taken; False on disks without links.
 
     Raises:
         FileExistsError: there is a file of that name.
@@ -499,7 +498,7 @@ def _is_linked(written: Path, final: Path) -> bool:
 
 
 def _take_back(done: list[_Move]) -> None:
-    """Remove what got its final name; what had that name before comes back with the end of the staging folders."""
+    """Remove outputs that got their final names. Former files return when the staging folders are removed."""
     for move in done:
         with suppress(OSError):
             _delete(move.final, move.final.is_dir())

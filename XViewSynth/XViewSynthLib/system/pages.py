@@ -1,4 +1,4 @@
-"""HTML pages made from templates, which lie beside the code that fills them in."""
+"""HTML pages made from templates, which lie beside the code that uses them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 
 def render(template: Path, **values: object) -> str:
-    """Return the page that a Jinja template makes of `values`.
+    """The page that a Jinja template makes from `values`.
 
-    Every value is escaped, so that names and messages stay text. A value that the template needs and does not get is
-    an error.
+    Every value is escaped, so that names and messages stay text. A missing value is an error.
     """
     return _environment(template.parent).get_template(template.name).render(values)
 

@@ -1,4 +1,4 @@
-"""Opening files, and nothing else that has a name: to read a pipe or a device may take for ever."""
+"""Opens regular files only: reading a pipe or a device may never end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def open_regular(path: Path) -> BinaryIO:
         InputError: it is a folder, a pipe, a socket or a device.
         OSError: it is missing, or cannot be opened.
     """
-    # Before it is opened, since that alone can move a tape; and afterwards, since it may be another by then.
+    # Before it is opened, since opening a device can move a tape; and afterwards, since the file may have changed.
     _check_regular(path, os.stat(path))
     options = (getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"))
     descriptor = os.open(path, os.O_RDONLY | sum(options))

@@ -1,4 +1,4 @@
-"""Standard output and standard error of the program, which may be closed, full, or spoken to by others."""
+"""Standard output and standard error of the program, which may be closed or full, or used by libraries."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def prepare_streams(is_program: bool) -> None:
     """Make printing safe.
 
     Args:
-        is_program: whether this process is ours, so that its streams may be replaced.
+        is_program: whether the process runs this program alone, so that its streams may be replaced.
     """
     if is_program:
         _reopen_closed_descriptors()
-    # Python has no stream where the caller closed it, and one that fails on letters its encoding lacks.
+    # Python sets a closed stream to None. Other streams fail on characters that their encoding lacks.
     sys.stdout = sys.stdout or _nowhere()
     sys.stderr = sys.stderr or _nowhere()
     if is_program:
-        # Ours keeps working while `quiet_libraries` turns theirs away.
+        # Ours keeps working while `quiet_libraries` redirects that of the libraries.
         sys.stderr = open(os.dup(_ERRORS), "w", buffering=1, encoding=sys.stderr.encoding)  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -33,14 +33,14 @@ def prepare_streams(is_program: bool) -> None:
 
 
 def visible(text: str, keep: str = "") -> str:
-    r"""The text with escape sequences in place of all that has no shape of its own.
+    r"""The text with escape sequences in place of unprintable characters.
 
-    Names and descriptions come from elsewhere. Control characters would move the cursor or colour the terminal, marks
-    of writing direction would reorder what is read, and bytes that are not UTF-8 cannot be printed at all.
+    Names and descriptions come from files. Control characters would move the cursor or colour the terminal. Marks of
+    writing direction would reorder the text. Bytes that are not UTF-8 cannot be printed.
 
     Args:
         text: a name, a description or a whole message.
-        keep: characters that stay as they are, such as the line breaks of a message.
+        keep: characters that are not escaped, such as the line breaks of a message.
 
     >>> print(visible("chest\x1b[2J\n.nrrd"), visible("Kn\udcf6chel"))
     chest\x1b[2J\n.nrrd Kn\xf6chel
@@ -53,28 +53,28 @@ def visible(text: str, keep: str = "") -> str:
 
 
 def print_line(text: str, to_errors: bool = False) -> None:
-    """Print, line breaks as they are and else as `visible` shows it; silent where nobody reads any more (``| head``).
+    """Print a text as `visible` returns it, with its line breaks. Prints nothing into a closed pipe (``| head``).
 
     Raises:
         InputError: the stream cannot be written to for another reason.
     """
     stream = sys.stderr if to_errors else sys.stdout
-    with _telling_why(stream):
+    with _printing_errors(stream):
         print(visible(text, keep="\n"), file=stream, flush=True)
 
 
 def finish_printing() -> None:
-    """Print what is still held back now, since Python would show a traceback where it cannot later.
+    """Flush standard output now, since Python would print a traceback if it failed at exit.
 
     Raises:
         InputError: as for `print_line`.
     """
-    with _telling_why(sys.stdout):
+    with _printing_errors(sys.stdout):
         sys.stdout.flush()
 
 
 @contextmanager
-def _telling_why(stream: TextIO) -> Iterator[None]:
+def _printing_errors(stream: TextIO) -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
@@ -85,14 +85,14 @@ def _telling_why(stream: TextIO) -> Iterator[None]:
 
 
 def mute(stream: TextIO) -> None:
-    """Let a stream whose reader has gone swallow what is still written to it, at the end of the program too."""
-    with suppress(OSError, ValueError):  # a stream that stands for no file has no descriptor to point elsewhere
+    """Discard all further output to a stream whose reader has gone, also that at the end of the program."""
+    with suppress(OSError, ValueError):  # a stream without a file has no descriptor
         _point_to_nowhere(stream.fileno())
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keep what C libraries print on standard error by themselves from the user, who gets a sentence of ours."""
+    """Discard text that C libraries print on standard error. The user gets our own message instead."""
     try:
         kept = os.dup(_ERRORS)
     except OSError:  # closed: nothing can be printed
@@ -108,7 +108,7 @@ def quiet_libraries() -> Iterator[None]:
 
 def _escape(character: str) -> str:
     code = ord(character)
-    # How Python keeps a byte of a file name that is not UTF-8 (PEP 383).
+    # Python represents a byte of a file name that is not UTF-8 so (PEP 383).
     if 0xDC80 <= code <= 0xDCFF:
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")
@@ -121,7 +121,7 @@ def _point_to_nowhere(descriptor: int) -> None:
 
 
 def _reopen_closed_descriptors() -> None:
-    """Let closed standard streams lead nowhere: a file that is opened later would get their number, and their text."""
+    """Open the null device for closed standard streams. Else a file opened later would get their number and text."""
     for descriptor in range(_ERRORS + 1):
         try:
             os.fstat(descriptor)

@@ -1,4 +1,4 @@
-"""The folders and files below a folder, and where links among them are followed to."""
+"""The folders and files below a folder, with links among them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class File:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder with what it holds.
+    """A folder and its files.
 
     Attributes:
         path, real: as for a `File`.
@@ -44,11 +44,11 @@ class Folder:
 
 @dataclass
 class Tree:
-    """A folder and all below it, but for what is hidden (a name that begins with a dot).
+    """A folder and all below it, except hidden files and folders (names that begin with a dot).
 
     A link (symbolic, or a junction of Windows) that leads out of the tree is not followed unless that is requested.
-    One that leads to a place in the tree is followed after all else, so that what has been seen there can be
-    recognised. No folder is visited twice. Pipes, sockets, devices and broken links are passed over.
+    A link to a place in the tree is followed last, so that visited folders are recognised. No folder is visited twice.
+    Pipes, sockets, devices and broken links are skipped.
 
     Attributes:
         root: the folder; it may be a link itself.
@@ -72,12 +72,12 @@ class Tree:
         self._linked: list[Folder] = []
 
     def folders(self, check: Callable[[], None] = lambda: None) -> Iterator[Folder]:
-        """Each folder, in the order of their names and before those in it; what links lead to comes last.
+        """Each folder, in the order of names, parents before children. Targets of links come last.
 
-        Files that are links come in a `Folder` of their own, after all that are none.
+        Files that are links come in a separate `Folder`, after all regular files.
 
         Args:
-            check: called for each folder; what it raises ends the search.
+            check: called for each folder; an exception of it ends the search.
         """
         yield from self._below(File(self.root, self._top), check)
         while self._links:
@@ -101,7 +101,7 @@ class Tree:
                 with os.scandir(place.path) as entries:
                     found = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
             except OSError as error:
-                # One that has gone since its parent was read is no folder that could not be read.
+                # A folder that was removed meanwhile is no failure.
                 if not isinstance(error, FileNotFoundError | NotADirectoryError):
                     self.closed.append(error)
                 continue
@@ -110,7 +110,7 @@ class Tree:
             yield folder
 
     def _take(self, entries: Iterable[os.DirEntry[str]], folder: Folder) -> Iterator[File]:
-        """Put the files of a folder in it and links aside; the folders in it."""
+        """Add the files of a folder to it, keep links for later, and yield the folders in it."""
         linked = Folder(folder.path, folder.real, [])
         for entry in entries:
             kind, real = _look(entry, folder.real)
@@ -139,7 +139,7 @@ class Tree:
 
 
 def _look(entry: os.DirEntry[str], parent: str) -> tuple[str, str]:
-    """What an entry is ("" for what does not count), and its path without links."""
+    """Kind of an entry ("" if it is skipped), and its path without links."""
     try:
         if _is_link(entry):
             real = os.path.realpath(entry.path)

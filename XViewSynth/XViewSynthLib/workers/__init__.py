@@ -1,1 +1,1 @@
-"""Work in processes and threads of its own."""
+"""Work in separate processes and threads."""

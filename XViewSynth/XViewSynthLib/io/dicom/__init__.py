@@ -1,1 +1,1 @@
-"""DICOM series, in and out."""
+"""Reading and writing of DICOM series."""

@@ -1,4 +1,4 @@
-"""Which of the DICOM images in a folder are the CT series that is meant, and what else lies there."""
+"""Selection of one CT series among the DICOM objects of a folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...errors import InputError
 from .header import Header, damaged, printable
 from .slices import check_one_frame
 
-#: Elements that `choose` looks at.
+#: Elements that `choose` reads.
 KEYWORDS = (
     "SOPClassUID",
     "Modality",
@@ -32,7 +32,7 @@ KEYWORDS = (
     "DerivationDescription",
     "ContributingEquipmentSequence",
 )
-#: What names this program in the images that it writes.
+#: Names of this program in the images that it writes.
 PROGRAM = "XViewSynth"
 #: The fourth value of their image type.
 OBSERVED, SYNTHETIC = "OBSERVED", "SYNTHETIC"
@@ -49,7 +49,7 @@ _OTHER_SCANS = {
 # Modalities of CT images without a class.
 _MAY_BE_CT = {"", "CT", "OT"}
 _OTHER_MODALITIES = {"MR", "PT", "NM", "US", "CR", "DX", "MG", "XA", "RF"}
-# Cosine of the angle between two slices from which one is no neighbour of the other, 5 degrees.
+# Smallest cosine of the angle between slices of one stack, 5 degrees.
 _OTHER_PLANE = 0.9962
 _MOST_LISTED = 8
 
@@ -60,7 +60,7 @@ class Choice:
 
     Attributes:
         images: their headers, in no order.
-        passed_over: what else is there, each in a word or two.
+        passed_over: labels of the other objects.
         synthetic: whether this program wrote any of the images.
     """
 
@@ -70,7 +70,7 @@ class Choice:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know, each a sentence.
+        """Notes for the user, each a sentence.
 
         >>> Choice((), ("localizer", "RT Dose", "localizer"), False).notes
         ('Passed over: 1 RT Dose, 2 localizers.',)
@@ -84,10 +84,10 @@ def is_directory(header: Header) -> bool:
 
 
 def is_image(header: Header) -> bool:
-    """Whether a DICOM object is an image, such as no report is.
+    """Whether a DICOM object is an image (and not a report, for example).
 
     Raises:
-        InputError: it is cut short, so that it may have been one.
+        InputError: the object is cut short, so this is unknown.
     """
     kind = header.text("SOPClassUID")
     has_pixels = bool(header.texts("Rows")) or kind in _ENHANCED_CT
@@ -100,12 +100,12 @@ def is_image(header: Header) -> bool:
 def choose(headers: Sequence[Header], folder: Path, given: Path | None = None) -> Choice:
     """The one CT series among DICOM objects.
 
-    Passed over are objects that are no CT image, localizers, and images beside a series that are no stack themselves.
+    Objects that are no CT image, localizers, and images that form no stack are passed over.
 
     Args:
         headers: of all objects in a folder.
         folder: its name, for messages.
-        given: a file of the series that is meant; None where there should be one series only.
+        given: a file of the series to choose; None if the folder should hold one series only.
 
     Raises:
         InputError: no CT series, several without a given file, or a given file that is of none.
@@ -133,12 +133,12 @@ def choose(headers: Sequence[Header], folder: Path, given: Path | None = None) -
 
 def _header_of(file: Path, headers: Sequence[Header]) -> Header:
     equal = (header for header in headers if header.path == file)
-    # A file system may know a file by names that are not equal letter by letter.
+    # A file system may accept several spellings of a file name.
     return next(equal, None) or next(header for header in headers if header.path.samefile(file))
 
 
 def _ct_slices(images: Sequence[Header]) -> list[Header]:
-    """CT images but for localizers; where there are none, those that were stored as screenshots or in many frames."""
+    """CT images without localizers; if there are none, CT stored as screenshots or as multi-frame images."""
     for is_candidate in (_is_ct, _is_captured_ct, _is_enhanced_ct):
         found = [header for header in images if is_candidate(header) and not _is_localizer(header)]
         if found:
@@ -154,7 +154,7 @@ def _is_ct(header: Header) -> bool:
 
 
 def _is_captured_ct(header: Header) -> bool:
-    # Some programs write every image as a secondary capture, those of scans with their place in the patient.
+    # Some programs store every image as a secondary capture, but slices of scans with their place in the patient.
     place = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
     is_capture = _class(header) == _SECONDARY_CAPTURE and _modality(header) == "CT"
     return is_capture and all(header.texts(keyword) for keyword in place)
@@ -188,7 +188,7 @@ def _by_series(headers: Iterable[Header]) -> list[list[Header]]:
 
 
 def _stack(series: list[Header]) -> list[Header]:
-    """The images of a series without those that lie alone in another plane than most."""
+    """The images of a series without single images in other planes."""
     planes = _planes(series)
     counts = Counter(planes)
     if not _is_stack(series):
@@ -197,13 +197,13 @@ def _stack(series: list[Header]) -> list[Header]:
 
 
 def _is_stack(images: Sequence[Header]) -> bool:
-    """Whether there are parallel slices at different places, unlike in the images that watch a contrast agent come."""
+    """Whether there are parallel slices at different places, unlike in bolus tracking images."""
     places = {(plane, image.text("ImagePositionPatient")) for plane, image in zip(_planes(images), images)}
     return any(count > 1 for plane, count in Counter(plane for plane, _ in places).items() if plane is not None)
 
 
 def _planes(images: Iterable[Header]) -> list[int | None]:
-    """A number for each image, the same for parallel ones; None where its place is not known."""
+    """A number for each image, the same for parallel ones; None if its place is unknown."""
     normals: list[tuple[float, ...]] = []
     planes: list[int | None] = []
     for image in images:
@@ -219,7 +219,7 @@ def _planes(images: Iterable[Header]) -> list[int | None]:
 
 
 def _normal(header: Header) -> tuple[float, ...] | None:
-    """(3,) unit normal of an image in LPS; None where its place is not known."""
+    """(3,) unit normal of an image in LPS; None if its place is unknown."""
     try:
         a, b, c, d, e, f = header.numbers("ImageOrientationPatient", 6)
         header.numbers("ImagePositionPatient", 3)
@@ -241,13 +241,13 @@ def _the_one(series: Sequence[list[Header]], folder: Path) -> list[Header]:
     listed = "; ".join(_described(images, folder) for images in stacks[:_MOST_LISTED])
     more = f"; and {len(stacks) - _MOST_LISTED} more" if len(stacks) > _MOST_LISTED else ""
     raise InputError(
-        f"The folder {printable(folder)} holds {len(stacks)} CT series, so give one file of the one that is meant: "
+        f"The folder {printable(folder)} holds {len(stacks)} CT series, so give one file of the series to use: "
         f"{listed}{more}."
     )
 
 
 def _described(images: Sequence[Header], folder: Path) -> str:
-    """Number, description, images and a file of a series, as for "series 3 'Chest', 60 images 5 mm apart, IM0001"."""
+    """Number, description, images and a file of a series, such as "series 3 'Chest', 60 images 5 mm apart, IM0001"."""
     first = min(images, key=lambda header: header.path)
     number, description = printable(first.text("SeriesNumber"))[:12], first.described("SeriesDescription")[:64]
     named = " ".join(["series", *filter(None, [number, description and f"'{description}'"])])
@@ -259,7 +259,7 @@ def _described(images: Sequence[Header], folder: Path) -> str:
 
 
 def _usual_gap(images: Sequence[Header]) -> float | None:
-    """The usual distance of neighbouring images, mm; None where their places are not known."""
+    """The median distance of neighbouring images, mm; None if their places are unknown."""
     normals = [_normal(header) for header in images]
     along = sorted(
         _dot(normal, header.numbers("ImagePositionPatient", 3))
@@ -271,12 +271,12 @@ def _usual_gap(images: Sequence[Header]) -> float | None:
 
 
 def _no_slice(given: Header, kind: str | None = None) -> InputError:
-    """What to raise for a given file that is no slice of a CT series."""
+    """The exception for a given file that is no slice of a CT series."""
     file = printable(given.path)
     if kind is None and _modality(given) in _OTHER_MODALITIES:
-        return InputError(f"{file} is {_modality(given)}, the models know CT: give a file of a CT series.")
+        return InputError(f"{file} is {_modality(given)}, but models are for CT: give a file of a CT series.")
     kind = kind or ("a localizer" if _is_localizer(given) else _class_name(given))
-    return InputError(f"{file} is no slice of a CT series ({kind}): give a file of the series that is meant.")
+    return InputError(f"{file} is no slice of a CT series ({kind}): give a file of the CT series.")
 
 
 def _no_ct(images: Sequence[Header], folder: Path) -> InputError:
@@ -286,7 +286,9 @@ def _no_ct(images: Sequence[Header], folder: Path) -> InputError:
         )
     modalities = sorted({_modality(header) for header in images} & _OTHER_MODALITIES)
     if modalities:
-        return InputError(f"{printable(folder)} is {' and '.join(modalities)}, the models know CT: give a CT series.")
+        return InputError(
+            f"{printable(folder)} is {' and '.join(modalities)}, but models are for CT: give a CT series."
+        )
     found = _counted(_label(image) for image in images)
     return InputError(
         f"The folder {printable(folder)} holds no CT slices ({found}): choose the folder with the slices of one series."
@@ -294,7 +296,7 @@ def _no_ct(images: Sequence[Header], folder: Path) -> InputError:
 
 
 def _label(header: Header, slices: Set[Header] = frozenset(), first: Header | None = None) -> str:
-    """What an object is that was passed over, in a word or two; `first` is a slice of the series that was chosen."""
+    """A label of an object that was passed over; `first` is a slice of the chosen series."""
     is_slice = header in slices
     if _is_localizer(header) or (is_slice and first is not None and len(set(_planes([header, first]))) > 1):
         return "localizer"
@@ -309,7 +311,7 @@ def _class_name(header: Header) -> str:
 
 
 def _known_name(sop_class: str) -> str | None:
-    """What a SOP class is called; None of one that is not in the standard."""
+    """The name of a SOP class; None if it is not in the standard."""
     from pydicom.uid import UID
 
     name = UID(sop_class).name
@@ -317,7 +319,7 @@ def _known_name(sop_class: str) -> str | None:
 
 
 def _counted(labels: Iterable[str]) -> str:
-    """As for "1 RT Dose, 2 localizers"."""
+    """Counts as text, such as "1 RT Dose, 2 localizers"."""
     counts = sorted(Counter(labels).items())
     return ", ".join(
         f"{count} {label}{'s' * (count > 1 and label.endswith(('image', 'Image', 'localizer')))}"

@@ -1,7 +1,7 @@
-"""Decodes compressed DICOM images for `jpeg`, in a process of its own: ``python -m XViewSynthLib.io.dicom.decoder``.
+"""Decodes compressed DICOM images for `jpeg`, in a separate process: ``python -m XViewSynthLib.io.dicom.decoder``.
 
-For each line on standard input, the image in the working folder is decoded, and its size in bytes written on standard
-output as a line of text, followed by the bytes: little endian on such a machine. What cannot be decoded has the size 0.
+For each line on standard input, the program decodes the image in the working folder. It writes the size in bytes to
+standard output as a line of text, then the bytes in the byte order of the machine. The size is 0 if decoding fails.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .jpeg import FRAME
 
 def main() -> None:
     """Decode until standard input ends."""
-    # What libraries print must not get between the bytes.
+    # Text that libraries print must not mix with the bytes.
     with os.fdopen(os.dup(1), "wb") as output:
         os.dup2(2, 1)
         for _ in sys.stdin.buffer:

@@ -1,4 +1,4 @@
-"""DICOM files: which files are some, and what is read of one but for its pixel data."""
+"""Detection of DICOM files, and reading of their headers without pixel data."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 EXPLICIT_BIG = "1.2.840.10008.1.2.2"
 
-# More than the file meta information and the first elements take.
+# More bytes than the file meta information and the first elements need.
 _START_BYTES = 4096
-# Elements in a row that make a file without the DICM prefix a DICOM file.
+# Number of valid elements after which a file without the DICM prefix counts as DICOM.
 _ENOUGH_ELEMENTS = 3
 # More than any text in the groups 0002 and 0008.
 _LONGEST_VALUE = 2**16
@@ -47,7 +47,7 @@ def is_dicom(path: Path) -> bool:
     At most 4 kB are read.
 
     Raises:
-        InputError: it is a pipe or the like.
+        InputError: it is no regular file.
         OSError: the file cannot be read.
     """
     with open_regular(path) as file:
@@ -56,7 +56,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def read_header(path: Path, keywords: Sequence[str] | None = None) -> Header:
-    """The elements of a DICOM file but for its pixel data.
+    """The elements of a DICOM file without its pixel data.
 
     Args:
         path: the file.
@@ -78,12 +78,12 @@ def read_header(path: Path, keywords: Sequence[str] | None = None) -> Header:
         return Header(path, dataset, syntax or _found_syntax(dataset), media_class, pixels, is_whole)
     except OSError:
         raise
-    except Exception as error:  # pydicom lets through whatever a broken header provokes
+    except Exception as error:  # pydicom raises many types of exceptions for broken headers
         raise damaged(path) from error
 
 
 def read_data_set(path: Path) -> BinaryIO:
-    """The bytes that `PixelData.offset` counts: an open file, or the inflated data set of a deflated one.
+    """The bytes to which `PixelData.offset` refers: an open file, or the inflated data set of a deflated one.
 
     Raises:
         ValueError: the file is deflated and damaged.
@@ -101,7 +101,7 @@ def read_data_set(path: Path) -> BinaryIO:
 
 
 def is_explicit_little(dataset: Dataset) -> bool:
-    """Whether the elements were read as explicit little endian, whatever the file states."""
+    """Whether the elements were read as explicit little endian. The file may state another encoding."""
     return _encoding(dataset) == (False, True)
 
 
@@ -122,7 +122,7 @@ def _begins_a_data_set(start: bytes) -> bool:
 
 
 def _elements(data: bytes, position: int = 0) -> Iterator[tuple[int, bytes | None, int, int]]:
-    """Tag, VR (None where implicit), place and length of the values of a data set, up to the first of no known end."""
+    """Tag, VR (None if implicit), place and length of the values of a data set, up to one of undefined length."""
     order = ">" if data[position : position + 1] == b"\0" else "<"
     explicit = data[position + 4 : position + 6] in _SHORT_VRS | _LONG_VRS
     while position + 12 <= len(data):
@@ -185,7 +185,7 @@ def _pixel_data(source: BinaryIO, dataset: Dataset) -> PixelData | None:
 
 
 def _encoding(dataset: Dataset) -> tuple[bool, bool]:
-    """Whether the elements were implicit, and little endian; files do not always hold what they state."""
+    """Whether the elements were implicit, and little endian. Files do not always use the encoding that they state."""
     from pydicom.dataelem import RawDataElement
 
     for element in dataset.values():
@@ -203,7 +203,7 @@ def _found_syntax(dataset: Dataset) -> str:
 
 
 def _is_whole(source: BinaryIO, dataset: Dataset, pixels: PixelData | None) -> bool:
-    """Whether the elements do not end with the file before they are complete."""
+    """Whether the file is long enough for its elements."""
     from pydicom.dataelem import RawDataElement
 
     for element in dataset.values():

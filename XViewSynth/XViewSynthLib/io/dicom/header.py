@@ -1,4 +1,4 @@
-"""The header of one DICOM file: its elements as text and numbers, whatever is wrong with them."""
+"""The header of one DICOM file: its elements as text and numbers, with checks of each value."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _LARGEST_NUMBER = 1e9
 
 @dataclass(frozen=True)
 class PixelData:
-    """Where the pixel data of a file lies.
+    """Location of the pixel data in a file.
 
     Attributes:
         offset: of its first byte; in a deflated file, of the inflated data set.
-        length: bytes as stated, or None where it is encapsulated in fragments.
+        length: bytes as stated, or None if it is encapsulated in fragments.
         held: bytes from there to the end of the file.
         as_words: whether it is stored as 16-bit words (OW).
         little_endian: the byte order of words and of larger values.
@@ -50,10 +50,10 @@ class Header:
     Attributes:
         path: the file.
         dataset: the elements.
-        syntax: UID of the transfer syntax, as stated or, where it is not stated, as found.
-        media_class: SOP class UID of the file meta information; empty where there is none.
-        pixels: where the pixel data lies; None where there is none.
-        is_whole: false where the file ends within an element.
+        syntax: UID of the transfer syntax, as stated, or else as detected.
+        media_class: SOP class UID of the file meta information; empty if there is none.
+        pixels: location of the pixel data; None if there is none.
+        is_whole: false if the file ends within an element.
     """
 
     path: Path
@@ -65,11 +65,11 @@ class Header:
     _texts: dict[str, list[str]] = field(default_factory=dict, repr=False)
 
     def texts(self, keyword: str) -> list[str]:
-        """The values of an element as text, stripped; empty where it is missing or has no value."""
+        """The values of an element as text, stripped; empty if it is missing or has no value."""
         if keyword not in self._texts:
             try:
                 texts = [text.strip(" \0\t\r\n") for text in self._values(keyword)]
-            except Exception as error:  # pydicom lets through whatever a broken value provokes
+            except Exception as error:  # pydicom raises many types of exceptions for broken values
                 raise damaged(self.path) from error
             self._texts[keyword] = texts if any(texts) else []
         return self._texts[keyword]
@@ -91,32 +91,32 @@ class Header:
         return ["" if each is None else str(each) for each in several]
 
     def text(self, keyword: str) -> str:
-        """The value of an element as text, several values as DICOM separates them; empty where there is none."""
+        """The value of an element as text, several values separated by backslashes; empty if there is none."""
         return "\\".join(self.texts(keyword))
 
     def described(self, keyword: str) -> str:
-        """A text for people, decoded by the character set of the file, without control characters."""
+        """A descriptive text, decoded by the character set of the file, without control characters."""
         try:
             return printable(str(self.dataset.get(keyword) or "").strip(" \0"))
-        except Exception:  # pydicom lets through whatever a broken text provokes
+        except Exception:  # pydicom raises many types of exceptions for broken texts
             return printable(self.text(keyword))
 
     def items(self, keyword: str) -> Sequence[Dataset]:
-        """The items of a sequence; none where it is missing.
+        """The items of a sequence; empty if it is missing.
 
         Raises:
             InputError: the sequence is damaged.
         """
         try:
             return list(self.dataset.get(keyword) or [])
-        except Exception as error:  # pydicom lets through whatever a broken sequence provokes
+        except Exception as error:  # pydicom raises many types of exceptions for broken sequences
             raise damaged(self.path) from error
 
     def numbers(self, keyword: str, count: int) -> tuple[float, ...]:
         """Decimal numbers. A decimal comma is read as a point.
 
         Raises:
-            InputError: another count of them, or one that is no finite number.
+            InputError: the count differs, or a value is not a finite number.
         """
         values = [number_in(text) for text in self.texts(keyword)]
         if len(values) != count or any(value is None for value in values):
@@ -127,7 +127,7 @@ class Header:
         """A whole number.
 
         Raises:
-            InputError: it is missing, several, or no whole number.
+            InputError: the value is missing, multiple, or not a whole number.
         """
         texts = self.texts(keyword)
         if not texts:
@@ -137,7 +137,7 @@ class Header:
         return int(texts[0])
 
     def refusal(self, keyword: str, expected: str) -> InputError:
-        """What to raise for the value of an element."""
+        """The exception for an invalid value of an element."""
         value = printable(self.text(keyword))[:80]
         return InputError(
             f"{printable(self.path)} has {keyword} {value!r}, which is not {expected}: correct it or export the series "
@@ -146,17 +146,17 @@ class Header:
 
 
 def damaged(path: Path) -> InputError:
-    """What to raise for a file that cannot be read."""
+    """The exception for a file that cannot be read."""
     return InputError(f"{printable(path)} is a damaged DICOM file: export the series again.")
 
 
 def printable(text: object) -> str:
-    """A path or a value as `visible` text, for a sentence."""
+    """A path or a value as `visible` text, for a message."""
     return visible(str(text))
 
 
 def number_in(text: str) -> float | None:
-    """The finite number that a text is, with a point or a comma; None where it is none.
+    """The finite number in a text, with a point or a comma; None for other texts.
 
     >>> number_in("0,8"), number_in("1e-3"), number_in("nan"), number_in("5 mm")
     (0.8, 0.001, None, None)

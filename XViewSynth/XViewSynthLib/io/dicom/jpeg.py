@@ -1,7 +1,7 @@
-"""JPEG, JPEG-LS and JPEG 2000 pixel data: checked here, decoded by SimpleITK's GDCM in a process of its own.
+"""JPEG, JPEG-LS and JPEG 2000 pixel data: checked here, decoded by SimpleITK's GDCM in a separate process.
 
-What crashes that library costs one file, not the program. It is given a file that holds the stream and its size and
-nothing else of the original, so it returns the numbers as they are stored.
+A crash of that library costs one file, not the program. The library gets a file with the stream, its size and nothing
+else of the original, so it returns the numbers as they are stored.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ _ITEM, _SEQUENCE_END, _UNDEFINED = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD), 0xFFFFFFF
 # Markers that begin the header of a JPEG or JPEG-LS frame.
 _FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _LIBRARY = Path(__file__).resolve().parents[3]
-# Of one slice; the slowest takes a second or two.
+# Time limit for one slice; the slowest takes a second or two.
 _PATIENCE_SECONDS = 300.0
-# What libjpeg says when it goes on after an error.
-_COMPLAINT = b"Corrupt JPEG data"
+# libjpeg's message if it continues after an error.
+_WARNING = b"Corrupt JPEG data"
 
 
 def read_fragments(pixels: Pixels) -> list[bytes]:
     """The fragments of encapsulated pixel data, without the basic offset table.
 
     Raises:
-        InputError: the file ends before they do, or they are not stored as fragments.
+        InputError: the file is cut short, or its pixel data is not stored in fragments.
         OSError: the file cannot be read.
     """
     fragments: list[bytes] = []
@@ -64,7 +64,7 @@ def read_fragments(pixels: Pixels) -> list[bytes]:
 
 
 class JpegDecoder(AbstractContextManager):
-    """A process that decodes one image after the other; it is started for the first, and ends with the context."""
+    """A process that decodes images one after the other. It starts with the first image and ends with the context."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -78,16 +78,16 @@ class JpegDecoder(AbstractContextManager):
         """(rows, columns) numbers as an image stores them.
 
         Raises:
-            InputError: the stream is cut short, is of another size than the header says, or cannot be decoded.
-            OSError: the file cannot be read, or there is no place for a copy of its stream.
+            InputError: the stream is cut short, has another size than the header states, or cannot be decoded.
+            OSError: the file cannot be read, or there is no space for a copy of its stream.
         """
         fragments = read_fragments(pixels)
         _check_stream(b"".join(fragments), pixels)
         if self._process is None:
             self._process = self._start()
         _write_frame(self._folder / FRAME, fragments, pixels)
-        data = self._answer(self._process, pixels.size)
-        if data is None or _COMPLAINT in (self._folder / "log").read_bytes():
+        data = self._decoded(self._process, pixels.size)
+        if data is None or _WARNING in (self._folder / "log").read_bytes():
             raise _damaged(pixels)
         return np.frombuffer(data, pixels.scalar_type).reshape(pixels.shape)
 
@@ -107,16 +107,16 @@ class JpegDecoder(AbstractContextManager):
         return process
 
     @staticmethod
-    def _answer(process: subprocess.Popen[bytes], size: int) -> bytes | None:
-        """The decoded bytes of the frame; None where the process has crashed or failed."""
+    def _decoded(process: subprocess.Popen[bytes], size: int) -> bytes | None:
+        """The decoded bytes of the frame; None if the process has crashed or failed."""
         timer = threading.Timer(_PATIENCE_SECONDS, process.kill)
         timer.start()
-        asking, answering = _pipes(process)
+        requests, results = _pipes(process)
         try:
-            asking.write(b"\n")
-            asking.flush()
-            told = answering.readline().strip()
-            data = answering.read(size) if told == str(size).encode("ascii") else b""
+            requests.write(b"\n")
+            requests.flush()
+            stated = results.readline().strip()
+            data = results.read(size) if stated == str(size).encode("ascii") else b""
         except OSError:  # it has crashed
             return None
         finally:
@@ -128,7 +128,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait()
     for stream in _pipes(process):
-        with suppress(OSError):  # what it did not take any more
+        with suppress(OSError):  # unread input
             stream.close()
 
 
@@ -146,14 +146,14 @@ def _environment() -> dict[str, str]:
 
 
 def _apart() -> dict[str, Any]:
-    """Keys pressed in the terminal do not reach the process."""
+    """Settings that keep signals of the terminal (Ctrl-C) away from the process."""
     if sys.platform != "win32":
         return {"start_new_session": True}
     return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
 
 
 def _write_frame(path: Path, fragments: list[bytes], pixels: Pixels) -> None:
-    """Write a DICOM file that holds a compressed image and what it takes to decode it."""
+    """Write a DICOM file with a compressed image and only the elements that decoding needs."""
     import pydicom
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import UID, CTImageStorage
@@ -181,12 +181,12 @@ def _write_frame(path: Path, fragments: list[bytes], pixels: Pixels) -> None:
 
 
 def _check_stream(stream: bytes, pixels: Pixels) -> None:
-    """Refuse a stream that is cut short, or whose own header says another size than the DICOM header.
+    """Refuse a stream that is cut short, or whose header contradicts the DICOM header.
 
     Raises:
-        InputError: it is such a stream.
+        InputError: the stream is cut short or of another size.
     """
-    # Padding to an even length is 0, or 255 where the encoder wrote it.
+    # Padding to an even length is 0, or 255 from some encoders.
     stream = stream.rstrip(b"\0\xff")
     begin = b"\xff\x4f\xff\x51" if pixels.syntax in JPEG_2000 else b"\xff\xd8\xff"
     if not (stream.startswith(begin) and stream.endswith(b"\xff\xd9")):

@@ -1,4 +1,4 @@
-"""Pixels of a DICOM series: read from each file as it stores them, and rescaled to HU."""
+"""Reads the pixels of a DICOM series and rescales them to HU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .jpeg import JpegDecoder, read_fragments
 from .slices import RLE, Pixels, Slice, cut_short
 from .stack import Stack, same_place
 
-# Larger integers are not all of them floats.
+# Floats cannot represent all larger integers.
 _LARGEST_WHOLE = 2**53
 _LARGEST_WHOLE_FLOAT32 = 2**24
 
@@ -25,7 +25,7 @@ _LARGEST_WHOLE_FLOAT32 = 2**24
 def read_voxels(stack: Stack, place: Path) -> np.ndarray:
     """Voxels (K, J, I) of a stack, each slice rescaled by its own slope and intercept.
 
-    The scalar type is the first of int16, int32, int64, float32 and float64 that holds all values of all slices.
+    The scalar type is the first of int16, int32, int64, float32 and float64 that can represent all values.
 
     Raises:
         InputError: a file is damaged, two images lie at one place, or the scan does not fit into memory.
@@ -42,7 +42,7 @@ def read_voxels(stack: Stack, place: Path) -> np.ndarray:
 
 
 def stored_numbers(pixels: Pixels, decoder: JpegDecoder) -> np.ndarray:
-    """(rows, columns) numbers as an image stores them; bits above those that count are set as the sign says.
+    """(rows, columns) numbers as an image stores them. Bits above BitsStored are set by sign extension.
 
     Raises:
         InputError: the file is damaged.
@@ -68,7 +68,7 @@ def _rescaled(
             _check_copy(image, numbers, copy, place, decoder)
         wider = np.result_type(voxels.dtype, _type_of_values(image.pixels, numbers))
         if voxels.dtype == np.float32 and wider != np.float32:
-            # The slices so far were rounded for a type that proves too narrow.
+            # The slices so far were rounded for a type that is too narrow.
             return _rescaled(slices, place, decoder, wider)
         voxels = voxels.astype(wider, copy=False)
         voxels[k] = _values(image.pixels, numbers)
@@ -86,7 +86,7 @@ def _native(pixels: Pixels) -> np.ndarray:
     try:
         with read_data_set(pixels.file) as source:
             source.seek(pixels.data.offset)
-            # With the byte of padding, which is a part of the last word where bytes are stored as words.
+            # With the byte of padding, which belongs to the last word if bytes are stored as words.
             data = source.read(pixels.size + pixels.size % 2)
     except ValueError as error:
         raise damaged(pixels.file) from error
@@ -107,7 +107,7 @@ def _run_lengths(pixels: Pixels) -> np.ndarray:
 
     frame = b"".join(read_fragments(pixels))
     rows, columns = pixels.shape
-    # pydicom annotates each option as if it were all of them.
+    # Its own type, since pydicom annotates each option with the type of all.
     options: dict[str, Any] = {
         "rows": rows,
         "columns": columns,
@@ -121,12 +121,12 @@ def _run_lengths(pixels: Pixels) -> np.ndarray:
     }
     try:
         with warnings.catch_warnings():
-            # More pixels than the header says are a warning only.
+            # For more pixels than the header states, pydicom only warns.
             warnings.simplefilter("error")
             numbers, _ = get_decoder(RLELossless).as_array(encapsulate([frame]), decoding_plugin="pydicom", **options)
     except MemoryError:
         raise
-    except Exception as error:  # pydicom lets through whatever broken data provokes
+    except Exception as error:  # pydicom raises many types of exceptions for broken data
         raise InputError(
             f"{printable(pixels.file)} has RLE pixel data that is damaged or is not {rows} x {columns} pixels of "
             f"{pixels.bits_allocated} bits, as the header says: export the series again."
@@ -135,7 +135,7 @@ def _run_lengths(pixels: Pixels) -> np.ndarray:
 
 
 def _type_of_values(pixels: Pixels, numbers: np.ndarray) -> np.dtype:
-    """The smallest scalar type that holds the rescaled numbers."""
+    """The smallest scalar type that can represent the rescaled numbers."""
     low, high = sorted(pixels.slope * int(number) + pixels.intercept for number in (numbers.min(), numbers.max()))
     largest = max(abs(low), abs(high))
     if largest > _LARGEST_WHOLE:

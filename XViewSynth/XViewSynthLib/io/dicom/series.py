@@ -1,4 +1,4 @@
-"""One CT series from DICOM files: which files belong to it, in which order, and where they lie in the patient."""
+"""Opens a CT series: selects its files, sorts them, and computes their place in the patient."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def open_series(path: Path) -> tuple[Volume, Callable[[], np.ndarray]]:
 def read_series(path: Path) -> tuple[Volume, Stack]:
     """The grid of the one CT series in a folder, and its slices, from the headers alone.
 
-    What is no CT image is passed over, and so are localizers. Where the folder holds a DICOMDIR and no image itself,
-    the folders below it are searched as well.
+    Localizers and objects that are no CT image are passed over. If the folder holds a DICOMDIR and no image, the
+    folders below it are searched as well.
 
     Args:
-        path: the folder, or one file of the series that is meant.
+        path: the folder, or one file of the series.
 
     Raises:
         InputError: no such series, several, or slices that do not make up one evenly spaced, upright stack.
@@ -78,7 +78,7 @@ def read_series(path: Path) -> tuple[Volume, Stack]:
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Keep pydicom's warnings of what scanners write against the standard from the user."""
+    """Suppress pydicom's warnings about files that violate the standard."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""One slice of a DICOM series: where it lies, and how its pixels are stored, checked before a pixel is read."""
+"""One slice of a DICOM series: its place and pixel format, checked before a pixel is read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ JPEG = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70))
 JPEG_LS = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (80, 81))
 JPEG_2000 = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91))
 
-#: Elements that `slice_of` looks at.
+#: Elements that `slice_of` reads.
 KEYWORDS = (
     "SOPInstanceUID",
     "ImagePositionPatient",
@@ -50,16 +50,16 @@ _NOT_HU = {"OD", "MGML", "Z_EFF", "ED", "EDW", "PCT"}
 
 @dataclass(frozen=True)
 class Pixels:
-    """How the pixels of one image are stored, and what makes HU of the stored numbers.
+    """Storage of the pixels of one image, and its rescaling to HU.
 
     Attributes:
         file: the DICOM file.
-        data: where in it they lie.
+        data: their location in it.
         syntax: transfer syntax UID.
         shape: (rows, columns).
-        bits_allocated: 8, 16 or 32 bits that each takes.
-        bits_stored: of these, the bits that count, from the lowest.
-        signed: whether they are two's complements.
+        bits_allocated: size of a pixel, 8, 16 or 32 bits.
+        bits_stored: number of these bits that are used, from the lowest.
+        signed: whether they are in two's complement.
         slope, intercept: HU = slope * stored + intercept.
     """
 
@@ -85,7 +85,7 @@ class Pixels:
 
     @property
     def is_native(self) -> bool:
-        """Whether they are not compressed by themselves."""
+        """Whether the pixels are uncompressed (apart from a deflated data set)."""
         return self.syntax in NATIVE
 
 
@@ -99,10 +99,10 @@ class Slice:
         position: of the centre of the first pixel, mm.
         orientation: unit directions of a row (columns grow) and of a column (rows grow), (6,).
         spacing: (between rows, between columns), mm.
-        thickness: mm; None where it is not stated.
-        pixels: how its pixels are stored.
-        notes: what the user should know, each a sentence that does not name the file.
-        copies: of this image, as far as headers say; their pixels must be equal.
+        thickness: mm; None if it is not stated.
+        pixels: storage of its pixels.
+        notes: for the user, each a sentence that does not name the file.
+        copies: images with the same header; their pixels must be equal.
     """
 
     file: Path
@@ -116,7 +116,7 @@ class Slice:
     copies: tuple[Slice, ...] = ()
 
     def with_copies(self, copies: tuple[Slice, ...]) -> Slice:
-        """The same slice, which has these copies."""
+        """The same slice with these copies."""
         return replace(self, copies=copies)
 
 
@@ -124,7 +124,7 @@ def slice_of(header: Header) -> Slice:
     """The slice that a header describes.
 
     Raises:
-        InputError: many frames, colours, no place in the patient, or pixels that cannot be stored so.
+        InputError: many frames, colours, no place in the patient, or an invalid pixel format.
     """
     check_one_frame(header)
     _check_grey(header)
@@ -144,7 +144,7 @@ def slice_of(header: Header) -> Slice:
 
 
 def thickness_in(text: str) -> float | None:
-    """The thickness in mm that a text is, with or without the unit; None where it is none.
+    """The thickness in mm in a text, with or without the unit; None for other texts.
 
     >>> thickness_in("5 mm"), thickness_in("0,8"), thickness_in("thick"), thickness_in("0")
     (5.0, 0.8, None, None)
@@ -158,10 +158,10 @@ def check_one_frame(header: Header, enhanced: bool = False) -> None:
 
     Args:
         header: of the file.
-        enhanced: whether its SOP class is one whose geometry lies in sequences even of a single frame.
+        enhanced: whether its SOP class stores the geometry in sequences, even of a single frame.
 
     Raises:
-        InputError: it is one.
+        InputError: it holds many slices.
     """
     text = header.text("NumberOfFrames")
     frames = int(text) if re.fullmatch(r"\d{1,9}", text) else 1
@@ -173,7 +173,7 @@ def check_one_frame(header: Header, enhanced: bool = False) -> None:
 
 
 def cut_short(file: Path) -> InputError:
-    """What to raise for a file that is too short for its pixels."""
+    """The exception for a file that is too short for its pixels."""
     return InputError(f"{printable(file)} ends within its pixel data, so it is damaged: copy or export it again.")
 
 
@@ -221,7 +221,7 @@ def _pixel_spacing(header: Header) -> tuple[float, ...]:
 
 
 def _thickness(header: Header) -> tuple[float | None, tuple[str, ...]]:
-    """Slice thickness in mm, and what to say of one that cannot be read."""
+    """Slice thickness in mm, and a note if it cannot be read."""
     text = header.text("SliceThickness")
     value = thickness_in(text)
     if value is not None or not text or number_in(text) == 0:
@@ -281,7 +281,7 @@ def _rescale(header: Header) -> tuple[float, float]:
 
 
 def _check_stored(pixels: Pixels) -> None:
-    """Refuse pixel data of another length than the header says, as far as that shows without reading it."""
+    """Refuse pixel data whose length contradicts the header, as far as that is visible without decoding."""
     file, data = printable(pixels.file), pixels.data
     if pixels.syntax not in (*NATIVE, RLE, *JPEG, *JPEG_LS, *JPEG_2000):
         from pydicom.uid import UID

@@ -1,4 +1,4 @@
-"""Slices of one DICOM series as a stack: which are copies, how they are ordered, and whether they are evenly spaced."""
+"""Slices of one DICOM series as a stack: without copies, sorted, and checked for even spacing."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ ROUNDING_MM = 0.02
 # Some exporters round positions to 0.1 mm. A slice may lie that half off an even grid, but never nearly half a gap.
 COARSE_ROUNDING_MM = 0.05
 _SHARE_OF_GAP = 0.2
-# What rounding each of three coordinates can do within the plane of the slices, in halves of the last digit: how far
-# one slice is beside the others, and how far a line through all drifts from the first to the last.
+# Largest effects of rounding three coordinates, within the plane of the slices, in halves of the last digit: distance
+# of one slice from the line through the others, and drift of a line through all from the first to the last.
 _SIDEWAYS, _DRIFT = 2.5, 5.0
 
-# What compressed pixels may grow to, in sizes of what the files hold. An empty slice grows more, but not all are empty.
+# Largest ratio of decoded to compressed size. An empty slice exceeds it, but not all slices are empty.
 _LARGEST_RATIO = 200
 # Slice thicknesses that differ by less are one.
 _THICKNESS_TOLERANCE = 0.01
@@ -32,13 +32,13 @@ _THICKNESS_TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class Stack:
-    """Slices in the order in which they lie.
+    """Slices in the order of their places.
 
     Attributes:
         slices: along K.
         affine: (4, 4), voxel indices (I, J, K) to patient RAS in mm.
-        thickness: of the slices, mm; None where they do not state one.
-        notes: what the user should know, each a sentence.
+        thickness: of the slices, mm; None if they do not state one.
+        notes: for the user, each a sentence.
     """
 
     slices: tuple[Slice, ...]
@@ -48,14 +48,14 @@ class Stack:
 
 
 def stack_slices(images: Iterable[Slice], place: Path) -> Stack:
-    """Slices of one series, in order and checked.
+    """Sort and check the slices of one series.
 
     Args:
         images: in any order, copies included.
         place: the folder or file that was given, for messages.
 
     Raises:
-        InputError: one slice only, or slices that do not make up one evenly spaced, straight stack.
+        InputError: there is only one slice, or the slices are not one evenly spaced, straight stack.
     """
     slices = _without_copies(images)
     if len(slices) == 1:
@@ -70,7 +70,7 @@ def stack_slices(images: Iterable[Slice], place: Path) -> Stack:
 
 
 def same_place(first: Slice, second: Slice, place: Path) -> InputError:
-    """What to raise for two different images at one place."""
+    """The exception for two different images at one place."""
     return InputError(
         f"{_name(first)} and {_name(second)} in {_folder(place)} lie at the same place: choose a folder with one image "
         "for each slice."
@@ -90,7 +90,7 @@ def _name(image: Slice) -> str:
 
 
 def _without_copies(images: Iterable[Slice]) -> list[Slice]:
-    """One slice for each instance at each place, which keeps those that may be copies of it, such as "IM1 (1).dcm"."""
+    """One slice for each instance at each place. Possible copies, such as "IM1 (1).dcm", go to its `copies`."""
     alike: dict[tuple, list[Slice]] = {}
     for image in images:
         alike.setdefault((image.instance, image.position, image.orientation), []).append(image)
@@ -114,7 +114,7 @@ def _check_alike(slices: Sequence[Slice], place: Path) -> None:
 
 
 def _check_sizes(slices: Sequence[Slice]) -> None:
-    """Refuse sizes that compressed pixel data cannot have; that of other data is known to the byte."""
+    """Refuse sizes that compressed pixel data cannot have. (The size of uncompressed data is already checked.)"""
     compressed = [image.pixels for image in slices if image.pixels.data.length is None]
     if sum(pixels.size for pixels in compressed) > _LARGEST_RATIO * sum(pixels.data.held for pixels in compressed):
         rows, columns = compressed[0].shape
@@ -129,7 +129,7 @@ def _normal(image: Slice) -> np.ndarray:
 
 
 def _fit(slices: Sequence[Slice], normal: np.ndarray, place: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """(3,) step from slice to slice and (3,) place of the first in LPS, mm, and what to say of them.
+    """(3,) step from slice to slice and (3,) place of the first in LPS, mm, and notes.
 
     Raises:
         InputError: slices lie at one place, are missing, uneven, or shifted.
@@ -139,7 +139,7 @@ def _fit(slices: Sequence[Slice], normal: np.ndarray, place: Path) -> tuple[np.n
     gaps = np.diff(along)
     if gaps.min() < ROUNDING_MM:
         raise same_place(slices[gaps.argmin()], slices[gaps.argmin() + 1], place)
-    # The lower of the two middle gaps: where every second slice is missing at one end, it is still the true one.
+    # The lower of the two middle gaps is right even if every second slice is missing at one end.
     gap = float(np.sort(gaps)[(len(gaps) - 1) // 2])
     tolerance = max(GAP_TOLERANCE * gap, ROUNDING_MM)
     # Each coordinate is rounded by itself.
@@ -166,7 +166,7 @@ def _sideways(vectors: np.ndarray, normal: np.ndarray) -> np.ndarray:
 
 
 def _furthest_from_even(along: np.ndarray) -> float:
-    """How far the slice that fits worst lies off the even grid that fits best, mm.
+    """Largest distance of a slice from the best evenly spaced grid, mm.
 
     The best step is that with the smallest range of residuals, which is convex in the step.
     """
@@ -183,13 +183,13 @@ def _furthest_from_even(along: np.ndarray) -> float:
 
 
 def _furthest_sideways(positions: np.ndarray, step: np.ndarray, origin: np.ndarray, normal: np.ndarray) -> float:
-    """How far the slice that fits worst lies beside the line from `origin` in steps, mm."""
+    """Largest sideways distance of a slice from the line from `origin` in steps, mm."""
     offsets = positions - origin - np.outer(np.arange(len(positions)), step)
     return float(np.linalg.norm(_sideways(offsets, normal), axis=1).max())
 
 
 def _least_squares(positions: np.ndarray, normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Step and place of the first slice, along the normal unless that is more of a tilt than rounding explains."""
+    """Step and place of the first slice. The step is along the normal if rounding can explain its tilt."""
     numbers = np.arange(len(positions)) - (len(positions) - 1) / 2
     step = numbers @ positions / (numbers @ numbers)
     if np.linalg.norm(_sideways(step, normal)) * (len(positions) - 1) <= _DRIFT * COARSE_ROUNDING_MM:

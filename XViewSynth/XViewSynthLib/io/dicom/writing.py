@@ -1,10 +1,9 @@
-"""DICOM out: an enhanced scan as a new series of the study that it came from, for the archive that holds the study.
+"""Writes an enhanced scan as a new DICOM series of its source's study.
 
-What was said of patient, study and acquisition is copied as it stands in the source. What only one source image can
-tell (a tube current, an acquisition time) goes along with that image's own slice; a synthetic slice keeps what the
-images around it agree on. Whether a slice is observed or synthetic is told by the fourth value of its Image Type
-("OBSERVED" or "SYNTHETIC"), by the first sentence of its Image Comments, and by its Derivation Description; synthetic
-slices alone have a Derivation Code.
+Elements of patient, study and acquisition are copied unchanged from the source. Elements of a single image (a tube
+current, an acquisition time) are copied to that image's own slice. A synthetic slice gets those elements that are equal
+in the images around it. The fourth value of Image Type marks a slice as "OBSERVED" or "SYNTHETIC". So do the first
+sentence of Image Comments and the Derivation Description. Only synthetic slices have a Derivation Code.
 """
 
 from __future__ import annotations
@@ -36,20 +35,20 @@ if TYPE_CHECKING:
 
     from ...inference.enhancement import Enhanced
 
-# Files are named so that no folder of other files is ever replaced for one of ours.
+# Pattern of file names. A folder with other files is never replaced.
 FILE_PATTERN = "XV?????.dcm"
 COMMENTS = {
     OBSERVED: "Observed slice: pixel values as acquired.",
     SYNTHETIC: "Synthetic slice: predicted, not observed. Not for diagnosis.",
 }
 
-# Names this implementation in every file; made once, at random.
+# Implementation class UID of every file; made once, at random.
 _IMPLEMENTATION_UID = "2.25.129068594568566579757230840676294736874"
 _LONGEST_DESCRIPTION = 64  # characters of a DICOM long string (LO)
 _LARGEST_NUMBER = 2**31 - 1  # of a DICOM integer string (IS)
-# A stored value this close to a whole number is that number, but for rounding to 32-bit floats.
+# A stored value this close to a whole number is that number, apart from rounding to 32-bit floats.
 _WHOLE = 0.01
-# Towards left, posterior and feet, as a reader expects columns, rows, and rows of a standing plane to run.
+# Directions of columns, rows, and rows of sagittal and coronal planes: left, posterior and feet, as in radiology.
 _READING_SIGNS = (1, 1, -1)
 
 _CODES = {
@@ -57,7 +56,7 @@ _CODES = {
     "Source image for image processing operation": "121322",
     "Processing Equipment": "109102",
 }
-# True of one image or file alone, or of its pixels and those beside it.
+# Valid for one image or file only, or for its pixels and neighbours.
 _NOT_COPIED = (
     "InstanceCreatorUID",
     "MACParametersSequence",
@@ -74,9 +73,9 @@ _NOT_COPIED = (
     "NumberOfStudyRelatedInstances",
     "PixelData",
 )
-# Of commands and of the file itself, which are never in a whole data set; overlays, curves, signatures, padding.
+# Groups of commands and file meta information, which no data set contains; overlays, curves, signatures, padding.
 _GROUPS_NOT_COPIED = (*range(8), *range(0x5000, 0x5100), *range(0x6000, 0x6100), 0xFFFA, 0xFFFC)
-# How pixels are stored; they belong together.
+# Storage of pixels; these elements belong together.
 _ENCODING = (
     "BitsAllocated",
     "BitsStored",
@@ -88,7 +87,7 @@ _ENCODING = (
     "RescaleIntercept",
     "RescaleType",
 )
-# What is reckoned with.
+# Elements used in computations.
 _NUMBERS = (
     "InstanceNumber",
     "SeriesNumber",
@@ -98,7 +97,7 @@ _NUMBERS = (
     "RescaleSlope",
     "RescaleIntercept",
 )
-# Kept from the nearest image where images differ: a slice needs a window, and texts their character set.
+# Copied from the nearest image if images differ: a slice needs a window, and texts need their character set.
 _FROM_NEAREST = (
     "SpecificCharacterSet",
     "WindowCenter",
@@ -108,10 +107,10 @@ _FROM_NEAREST = (
     "VOILUTSequence",
     *_ENCODING,
 )
-# What begins with the new series.
+# Elements of the new series.
 _DATED = ("Series", "Content", "InstanceCreation")
 _LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
-# A CT image has these, if need be without a value.
+# Elements that a CT image must have, possibly empty.
 _NEVER_MISSING = (
     "StudyDate",
     "StudyTime",
@@ -137,7 +136,7 @@ class Source:
     Attributes:
         path: where it was read from.
         grid: its geometry; every voxel is 0.
-        headers: of each slice along K, without what is not copied.
+        headers: of each slice along K, without elements that are not copied.
     """
 
     path: Path
@@ -153,13 +152,13 @@ def write_series(enhanced: Enhanced, source: str | Path, folder: str | Path, ove
     stored values bit for bit. Slices follow the axis that was enhanced.
 
     Args:
-        enhanced: what `enhance` made of the source.
+        enhanced: the result of `enhance` for the source.
         source: folder of the DICOM series or one of its files, as it was given to `read_volume`.
         folder: the folder to make.
         overwrite: whether a folder that was written by this function may be replaced.
 
     Raises:
-        InputError: the source is no DICOM series, no CT, or not what was enhanced; or the folder cannot be written.
+        InputError: the source is no DICOM series, no CT, or not the enhanced scan; or the folder cannot be written.
 
     >>> scan = read_volume("series")  # doctest: +SKIP
     >>> write_series(enhance(scan), "series", "enhanced")  # doctest: +SKIP
@@ -177,7 +176,7 @@ def open_source(path: str | Path) -> Source:
         path: its folder or DICOMDIR, or one of its files.
 
     Raises:
-        InputError: no DICOM series, no CT, or one that tells too little to be added to a study.
+        InputError: no DICOM series, no CT, or one without the elements that a study needs.
     """
     path = Path(path)
     place = path.parent if path.name.upper() == "DICOMDIR" and path.is_file() else path
@@ -206,18 +205,18 @@ def _check_is_series(path: Path) -> None:
 
 
 def write_files(
-    enhanced: Enhanced, source: Source, folder: Path, stop_if_asked: Callable[[], None] | None = None
+    enhanced: Enhanced, source: Source, folder: Path, stop_if_requested: Callable[[], None] | None = None
 ) -> None:
     """Write the files of a series into a folder that exists.
 
     Args:
-        enhanced: what was made of the source.
+        enhanced: the result for the source.
         source: the series that was enhanced.
         folder: an empty folder.
-        stop_if_asked: called before every slice; may raise.
+        stop_if_requested: called before every slice; may raise.
 
     Raises:
-        InputError: the source is not what was enhanced, or the disk is full.
+        InputError: the source is not the enhanced scan, or the disk is full.
     """
     from pydicom.uid import generate_uid
 
@@ -225,19 +224,19 @@ def write_files(
     slices = _slices(enhanced, stack, source)
     encoder = _Encoder(source)
     tags = _series_tags(enhanced, source)
-    # Slices between the same two images share all that does not depend on the slice.
+    # Slices between the same two images share most elements.
     header_from = lru_cache(maxsize=1)(lambda sources: _header_from([source.headers[n] for n in sources]))
     backwards = enhanced.axis == "K" and _numbered_backwards(source)
     with without_warnings():
         for index, slice_ in enumerate(slices):
-            if stop_if_asked is not None:
-                stop_if_asked()
+            if stop_if_requested is not None:
+                stop_if_requested()
             header, comment = header_from(slice_.sources)
             for keyword, value in tags.items():
                 setattr(header, keyword, value)
             header.SOPInstanceUID = generate_uid(prefix=None)
             header.InstanceNumber = len(slices) - index if backwards else index + 1
-            _tell_kind(header, slice_.kind, comment, enhanced)
+            _set_kind(header, slice_.kind, comment, enhanced)
             _place(header, stack, index, slice_, source, enhanced.axis, enhanced.acquisition)
             encoder.store(header, stack.voxels[index], slice_)
             _save(header, folder / f"XV{header.InstanceNumber:05d}.dcm")
@@ -245,7 +244,7 @@ def write_files(
 
 @dataclass(frozen=True)
 class _Slice:
-    """A slice to be written: what it is, its place among the source's slices, and its images, the nearest first."""
+    """A slice to write: its kind, its place among the source's slices, and its source images, the nearest first."""
 
     kind: str
     position: float
@@ -260,7 +259,7 @@ def _slices(enhanced: Enhanced, stack: Volume, source: Source) -> list[_Slice]:
         raise InputError(f"{source.path} is not the scan that was enhanced: name the folder that it was read from.")
     kinds = [SYNTHETIC if index in synthetic else OBSERVED for index in range(len(positions))]
     if axis != "K":
-        # Each slice cuts through every image; the middle one stands for them.
+        # Each slice cuts through every image, so the middle one represents them.
         count = len(source.headers)
         images = tuple(sorted(range(count), key=lambda n: abs(n - count // 2)))
         return [_Slice(kind, float(position), images) for kind, position in zip(kinds, positions)]
@@ -275,7 +274,7 @@ def _images_at(position: float, kind: str, last: int) -> tuple[int, ...]:
 
 
 def _stacked(volume: Volume, axis: Axis) -> Volume:
-    """The same voxels in the same places, with the slices along `axis` as K and their planes as a reader expects."""
+    """The same voxels in the same places, with slices along `axis` as K and planes in radiological orientation."""
     if axis == "K":
         return volume
     towards_lps = (LPS_TO_RAS @ volume.affine)[:3, :3] / volume.spacing
@@ -295,9 +294,9 @@ def _stacked(volume: Volume, axis: Axis) -> Volume:
 
 
 def _read_header(file: Path) -> Dataset:
-    """All of a file but its pixels and what is not copied.
+    """The elements of a file that are copied.
 
-    Elements stay as they were read where the bytes can be copied, whatever they hold.
+    Their bytes stay unchanged if possible, even if a value is invalid.
     """
     import pydicom
     from pydicom.filewriter import correct_ambiguous_vr
@@ -322,17 +321,17 @@ def _read_header(file: Path) -> Dataset:
         return header
     header.decode()
     correct_ambiguous_vr(header, True)
-    # Nothing here remembers another way of writing, which would forbid ours.
+    # pydicom remembers the encoding of the file and would refuse to write another one.
     decoded = pydicom.Dataset()
     decoded.update(header)
     return decoded
 
 
 def _correct_numbers(read: Header) -> None:
-    """Write the numbers that are used here as DICOM wants them, such as with a point for a comma.
+    """Correct the format of numbers that are used here, such as a comma for a point.
 
     Raises:
-        ValueError: one is no number.
+        ValueError: a value is not a number.
     """
     header = read.dataset
     for keyword in _NUMBERS:
@@ -367,7 +366,7 @@ def _check_source(headers: Sequence[Dataset], folder: str) -> None:
 
 
 def _header_from(images: Sequence[Dataset]) -> tuple[Dataset, str]:
-    """What a slice shares with the images it came from, the nearest first; and what comments had said of them."""
+    """Elements that a slice copies from its source images (nearest first), and their former comments."""
     from pydicom.datadict import tag_for_keyword
 
     nearest, *others = images
@@ -381,7 +380,7 @@ def _header_from(images: Sequence[Dataset]) -> tuple[Dataset, str]:
             setattr(header, keyword, None)
     lossy = [image for image in images if image.get("LossyImageCompression") == "01"]
     for keyword in _LOSSY:
-        # What came from one such image stays lossy, whatever the others are.
+        # One lossy source image makes the slice lossy.
         if lossy and keyword in lossy[0]:
             header[keyword] = deepcopy(lossy[0][keyword])
     _refer_to(header, images)
@@ -417,7 +416,7 @@ def _refer_to(header: Dataset, images: Sequence[Dataset]) -> None:
 
 
 def _series_tags(enhanced: Enhanced, source: Source) -> dict[str, object]:
-    """What is the same in all images of the new series."""
+    """Elements that are equal in all images of the new series."""
     from pydicom.uid import generate_uid
 
     first = source.headers[0]
@@ -430,7 +429,7 @@ def _series_tags(enhanced: Enhanced, source: Source) -> dict[str, object]:
         "Modality": "CT",
         "SeriesInstanceUID": generate_uid(prefix=None),
         "SeriesDescription": described[: _LONGEST_DESCRIPTION - len(about)] + about,
-        # Beside its source in a list, and unlikely to be another's.
+        # Sorted beside its source, and unlikely to be used by another series.
         "SeriesNumber": number * 1000 + enhanced.factor if 0 <= number < _LARGEST_NUMBER // 1000 else number,
         "ContributingEquipmentSequence": [*first.get("ContributingEquipmentSequence", []), _equipment(enhanced, now)],
     }
@@ -438,7 +437,7 @@ def _series_tags(enhanced: Enhanced, source: Source) -> dict[str, object]:
 
 
 def _now(header: Dataset) -> datetime:
-    """The time, told as the header tells its times."""
+    """The current time in the time zone of the header."""
     offset = re.fullmatch(r"([+-])(\d\d)(\d\d)", str(header.get("TimezoneOffsetFromUTC") or ""))
     if not offset:
         return datetime.now()
@@ -461,7 +460,7 @@ def _equipment(enhanced: Enhanced, now: datetime) -> Dataset:
 
 
 def _named(enhanced: Enhanced) -> str:
-    """The model, in letters that every character set has."""
+    """The model, in ASCII characters, which every character set contains."""
     model = enhanced.model
     name = f"{model.name} {model.card['version']}".encode("ascii", "replace").decode()
     return f"model {name}, SHA-256 {model.sha256}"
@@ -477,7 +476,7 @@ def _code(meaning: str) -> Dataset:
     return code
 
 
-def _tell_kind(header: Dataset, kind: str, comment: str, enhanced: Enhanced) -> None:
+def _set_kind(header: Dataset, kind: str, comment: str, enhanced: Enhanced) -> None:
     header.ImageType = ["DERIVED", "SECONDARY", "AXIAL", kind]
     header.ImageComments = f"{COMMENTS[kind]} {comment}".strip()
     by = f"{PROGRAM} {__version__} ({_named(enhanced)})"
@@ -494,7 +493,7 @@ def _tell_kind(header: Dataset, kind: str, comment: str, enhanced: Enhanced) -> 
 def _place(
     header: Dataset, stack: Volume, index: int, slice_: _Slice, source: Source, axis: Axis, acquisition: str
 ) -> None:
-    """Where the slice lies, and how thick it is: as the source's slices, unless these were taken apart."""
+    """Set place and thickness of the slice: the source's thickness, unless new slices have another."""
     lps = LPS_TO_RAS @ stack.affine
     columns, rows, between = stack.spacing
     position = lps[:3, 3] + index * lps[:3, 2]
@@ -508,9 +507,9 @@ def _place(
         header.SliceThickness = _decimals([source.grid.spacing_along(axis)])
     elif header.SliceThickness is None and source.grid.slice_thickness is not None:
         header.SliceThickness = _decimals([source.grid.slice_thickness])
-    told = [image.get("SliceLocation") for image in source.headers]
-    if axis == "K" and None not in told:
-        location = np.interp(slice_.position, range(len(told)), [float(value) for value in told])
+    locations = [image.get("SliceLocation") for image in source.headers]
+    if axis == "K" and None not in locations:
+        location = np.interp(slice_.position, range(len(locations)), [float(value) for value in locations])
     else:
         location = position @ lps[:3, 2] / between
     header.SliceLocation = _decimals([location])
@@ -539,13 +538,13 @@ class _Encoding:
     signed: bool
 
     def encode(self, hu: np.ndarray, exactly: bool) -> np.ndarray | None:
-        """Stored values, little endian; None where they cannot hold these HU (exactly, if so asked)."""
-        wanted = (hu.astype(np.float64) - self.intercept) / self.slope
-        stored = np.rint(wanted)
+        """Stored values, little endian; None where they cannot hold these HU (exactly, if requested)."""
+        exact = (hu.astype(np.float64) - self.intercept) / self.slope
+        stored = np.rint(exact)
         lowest, highest = self._range()
         if stored.min() < lowest or stored.max() > highest:
             return None
-        if exactly and np.abs(stored - wanted).max() > _WHOLE:
+        if exactly and np.abs(stored - exact).max() > _WHOLE:
             return None
         return stored.astype(self._scalar_type())
 
