@@ -10,7 +10,7 @@ import slicer
 from scene import make_volume_node
 from XViewSynthLib import Volume
 from XViewSynthLib.geometry.volume import Axis, array_axis
-from XViewSynthScene.provenance import Provenance, now, write_provenance
+from XViewSynthScene.provenance import UNCERTAINTY_REFERENCE, Provenance, now, write_provenance
 
 FACTOR = 4
 #: HU that the synthetic slices of a pair differ from interpolated ones, in a block in the middle of the slices.
@@ -50,6 +50,7 @@ def make_pair(scene: slicer.vtkMRMLScene, scan: Volume, axis: Axis = "K") -> Pai
         created=now(),
     )
     write_provenance(enhanced, provenance)
+    enhanced.SetNodeReferenceID(UNCERTAINTY_REFERENCE, uncertainty_node.GetID())
     return Pair(original, enhanced, uncertainty_node, provenance)
 
 

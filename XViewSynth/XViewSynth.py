@@ -55,7 +55,17 @@ def onStartupCompleted():
         from XViewSynthScene.views import register_layout
 
         register_layout(layoutManager.layoutLogic().GetLayoutNode())
+        slicer.mrmlScene.AddObserver(slicer.vtkMRMLScene.EndImportEvent, onSceneLoaded)
     slicer.mrmlScene.AddObserver(slicer.vtkMRMLScene.StartSaveEvent, onSaveScene)
+
+
+def onSceneLoaded(caller, event):
+    """A scene was loaded: if it brings the linked views, make the panel, which marks the synthetic slices there."""
+    from XViewSynthScene.desk import is_shown
+    from XViewSynthScene.views import LAYOUT_ID
+
+    if is_shown(LAYOUT_ID):
+        slicer.util.getModuleWidget("XViewSynth")
 
 
 def onSaveScene(caller, event):
@@ -67,6 +77,9 @@ def onSaveScene(caller, event):
 
 def registerSubjectHierarchyPlugin():
     """Add "Enhance slices" to the context menu of volumes."""
+    # Its import makes the base class of scripted plugins importable, which the plugin's own file needs.
+    import SubjectHierarchyPlugins  # noqa: F401
+
     path = MODULE_FOLDER / "SubjectHierarchyPlugins" / "XViewSynthSubjectHierarchyPlugin.py"
     plugin = slicer.qSlicerSubjectHierarchyScriptedPlugin(None)
     plugin.setPythonSource(str(path))

@@ -80,7 +80,7 @@ class TestOutlook:
         assert outlook.timed_voxels == 16 * 40 * 36
 
     def test_refuses_what_cannot_be_enhanced(self, scene, settings):
-        with pytest.raises(InputError, match="There is no volume"):
+        with pytest.raises(InputError, match="No scan is chosen"):
             look_ahead(None, settings)
         with pytest.raises(InputError, match="labelmap"):
             look_ahead(scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Labels"), settings)

@@ -10,7 +10,7 @@ from typing import Any
 
 import slicer
 import vtk
-from PySide6.QtCore import Property, QObject, QProcessEnvironment, QSettings, Signal
+from PySide6.QtCore import Property, QObject, QProcessEnvironment, QSettings, QTimer, Signal
 from PySide6.QtGui import QIcon
 from PySide6.QtWidgets import QApplication, QMainWindow, QScrollArea
 
@@ -256,6 +256,10 @@ class LayoutManager(QObject):
         self._known: dict[str, SliceWidget] = {}
         self._widgets: dict[str, SliceWidget] = {}
         self._last = -1
+        # Views that have no size yet: they get it when events are processed.
+        self._unsized: list[SliceWidget] = []
+        self._sizing = QTimer(self, interval=0, singleShot=True)
+        self._sizing.timeout.connect(self._give_sizes)
         node = self._logic.GetLayoutNode()
         self._tag = node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self._follow_layout())
         self._follow_layout()
@@ -265,6 +269,8 @@ class LayoutManager(QObject):
         node = self._logic.GetLayoutNode()
         if node is not None:
             node.RemoveObserver(self._tag)
+        self._sizing.stop()
+        self._unsized.clear()
         self._widgets.clear()
         for widget in self._known.values():
             widget.sliceLogic().SetMRMLScene(None)
@@ -298,8 +304,18 @@ class LayoutManager(QObject):
         self._slices.AddItem(logic)
         logic.SetMRMLScene(self._scene)
         logic.SetSliceNode(node)
-        logic.ResizeSliceNode(*_VIEW_SIZE)
-        return SliceWidget(node, logic)
+        widget = SliceWidget(node, logic)
+        self._unsized.append(widget)
+        self._sizing.start()
+        return widget
+
+    def _give_sizes(self) -> None:
+        """Give new views their size. What was fitted or moved before that is lost, as in Slicer."""
+        unsized, self._unsized = self._unsized, []
+        for widget in unsized:
+            if widget.mrmlSliceNode().GetScene() is not None:
+                widget.sliceLogic().ResizeSliceNode(*_VIEW_SIZE)
+                widget.sliceLogic().SetSliceOffset(0)
 
     def _forget_removed(self) -> None:
         for node_id, widget in list(self._known.items()):

@@ -34,6 +34,9 @@ from .pythonqt import QT_SOURCES, Proxy, QtModule, wrap, wrap_class
 
 SLICER_PYTHON_DIR = "SLICER_PYTHON_DIR"
 
+# Packages that Slicer's modules bring.
+_MODULE_PACKAGES = Path(__file__).parent / "python"
+
 _HEARTBEAT_MILLISECONDS = 10
 _LOOK_MILLISECONDS = 5
 _SEEN_BY_SCRIPTS = (
@@ -295,7 +298,7 @@ def install(
         desktop = Desktop(wrap(app), Path(folder))
         patches.attribute(pythonqt, "runtime", pythonqt.Runtime(on_modal=desktop.answer))
         patches.attribute(sys, "excepthook", _recording(sys.excepthook))
-        patches.attribute(sys, "path", list(sys.path))
+        patches.attribute(sys, "path", [*sys.path, str(_MODULE_PACKAGES)])
         patches.callback(QtCore.qInstallMessageHandler, QtCore.qInstallMessageHandler(_noting(desktop.qt_messages)))
         app.begin(Path(folder), scene, main_window, testing, desktop.installed_requirements.extend)
         _put_modules(patches, desktop, Path(own) if own else None, pytorch, packaging)
@@ -363,7 +366,6 @@ def _put_modules(patches: _Patches, desktop: Desktop, own: Path | None, pytorch:
         patches.attribute(slicer.util, name, value)
     _put_parts(patches, own, packaging, desktop)
     patches.module("SampleData", extras.sample_data_module())
-    patches.module("AbstractScriptedSubjectHierarchyPlugin", subjecthierarchy.abstract_module())
     patches.module("PyTorchUtils", extras.pytorch_module() if pytorch else None)
 
 

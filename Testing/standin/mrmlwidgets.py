@@ -132,8 +132,6 @@ class qMRMLNodeComboBox(QWidget):
             chosen = nodes[0] if nodes and not none_first else None
             self._show(chosen)
             self._take(chosen, always=True)
-        elif self._node is None and nodes and not none_first:
-            self._take(nodes[0])
         self._show(self._node)
 
     def _follow_names(self, nodes: list[slicer.vtkMRMLNode]) -> None:

@@ -11,6 +11,7 @@ import enum
 import pathlib
 import types
 import typing
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -445,6 +446,22 @@ class _Wrapper:
         for parameter in self.allParameters.values():
             if not parameter.is_in(parameterNode):
                 parameter.write(parameterNode, parameter.default)
+        self._cache: dict[str, Any] = {}
+        self._writing: set[str] = set()
+        self._read_all()
+        # The node outlives its wrappers and must not keep them.
+        me = weakref.ref(self)
+        event = vtk.vtkCommand.ModifiedEvent
+        self._cache_tag = parameterNode.AddObserver(event, lambda *_: me() and me()._read_all())
+
+    def __del__(self) -> None:
+        self.parameterNode.RemoveObserver(self._cache_tag)
+
+    def _read_all(self) -> None:
+        """Cache what the node holds now: like Slicer, a wrapper reads only when its node is modified."""
+        for name, parameter in self.allParameters.items():
+            if name not in self._writing:
+                self._cache[name] = parameter.read(self.parameterNode)
 
     @classmethod
     def _parameter(cls, name: str) -> _Parameter:
@@ -453,17 +470,25 @@ class _Wrapper:
         return cls.allParameters[name]
 
     def getValue(self, name: str) -> Any:
-        return self._parameter(name).read(self.parameterNode)
+        self._parameter(name)
+        return self._cache[name]
 
     def setValue(self, name: str, value: Any) -> None:
-        self._parameter(name).write(self.parameterNode, value)
+        parameter = self._parameter(name)
+        self._writing.add(name)
+        try:
+            with slicer.util.NodeModify(self.parameterNode):
+                parameter.write(self.parameterNode, value)
+                self._cache[name] = parameter.read(self.parameterNode)
+        finally:
+            self._writing.discard(name)
 
     def default(self, name: str) -> Default:
         return Default(self._parameter(name).default)
 
     def isCached(self, name: str) -> bool:
         self._parameter(name)
-        return False
+        return True
 
     @classmethod
     def dataType(cls, name: str) -> Any:

@@ -110,18 +110,3 @@ def names() -> dict[str, Any]:
         "qSlicerSubjectHierarchyScriptedPlugin": wrap_class(qSlicerSubjectHierarchyScriptedPlugin),
         "qSlicerSubjectHierarchyPluginHandler": handler_class,
     }
-
-
-def abstract_module() -> types.ModuleType:
-    """`AbstractScriptedSubjectHierarchyPlugin`: the base of scripted plugins, which registers them."""
-
-    class AbstractScriptedSubjectHierarchyPlugin:
-        """A plugin in Python."""
-
-        def __init__(self, scriptedPlugin: Any) -> None:
-            self.scriptedPlugin = scriptedPlugin
-            slicer.qSlicerSubjectHierarchyPluginHandler.instance().registerPlugin(scriptedPlugin)
-
-    module = types.ModuleType("AbstractScriptedSubjectHierarchyPlugin")
-    module.AbstractScriptedSubjectHierarchyPlugin = AbstractScriptedSubjectHierarchyPlugin
-    return module

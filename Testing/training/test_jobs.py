@@ -18,6 +18,7 @@ pytest.importorskip("slicer", reason="slicer-core is not installed")
 
 from scans import affine_from, shearing
 from scene import make_provenance, make_volume_node
+from scene_pairs import make_pair
 from training_runs import REPORT, write_run
 from XViewSynthLib import Volume, read_volume, write_volume
 from XViewSynthLib.errors import InputError
@@ -367,8 +368,15 @@ class TestStudy:
         node = make_volume_node(scene, scan, "Enhanced")
         write_provenance(node, make_provenance(17, 4))
         assert "synthetic slices" in loaded_candidates(scene)[0].problem
-        with pytest.raises(InputError, match="'Enhanced' cannot be used"):
+        with pytest.raises(InputError, match="'Enhanced' holds synthetic slices"):
             scan_from(node)
+
+    def test_uncertainty_maps_are_refused(self, scene, scan):
+        uncertainty = make_pair(scene, scan).uncertainty
+        problems = {candidate.name: candidate.problem for candidate in loaded_candidates(scene)}
+        assert "uncertainty map" in problems[uncertainty.GetName()]
+        with pytest.raises(InputError, match="uncertainty map"):
+            scan_from(uncertainty)
 
     def test_labelmaps_are_not_offered(self, scene):
         scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Labels")

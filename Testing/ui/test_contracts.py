@@ -251,7 +251,7 @@ with install(tempfile.mkdtemp()) as desktop:
         assert finished.returncode == 0, finished.stderr
         seconds = float(re.search(r"^seconds (\S+)$", finished.stdout, re.M).group(1))
         assert seconds < IMPORT_LIMIT_SECONDS
-        first_words = {MODULE: "There is no volume", TRAINING: "Load a CT scan"}
+        first_words = {MODULE: "No scan is chosen", TRAINING: "Load a CT scan"}
         assert f"panel {first_words[module]}" in finished.stdout
 
 

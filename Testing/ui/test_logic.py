@@ -102,7 +102,7 @@ class TestRefusals:
             logic.enhance(other, **options)
 
     def test_no_node(self, logic, options):
-        with pytest.raises(ValueError, match="There is no volume"):
+        with pytest.raises(ValueError, match="No scan is chosen"):
             logic.enhance(None, **options)
 
     def test_a_bent_grid(self, logic, node, options):

@@ -661,10 +661,17 @@ class TestNodeComboBox:
         add_volume()
         assert selector.currentNode() is None
 
-    def test_without_none_takes_the_first(self, selector):
+    def test_without_none_it_does_not_choose_a_node_that_is_added(self, selector):
         selector.noneEnabled = False
-        volume = add_volume()
-        assert selector.currentNode() is volume
+        add_volume()
+        assert selector.currentNode() is None
+
+    def test_without_none_it_chooses_another_node_when_its_own_is_removed(self, selector):
+        selector.noneEnabled = False
+        removed, other = add_volume(), add_volume()
+        selector.setCurrentNode(removed)
+        slicer.mrmlScene.RemoveNode(removed)
+        assert selector.currentNode() is other
 
     def test_tells_of_a_change(self, selector):
         heard, volume = [], add_volume()
@@ -1063,6 +1070,20 @@ class TestLayout:
         slicer.app.layoutManager().setLayout(777)
         assert set(slicer.app.layoutManager().sliceViewNames()) == {"Above", "Below"}
 
+    def test_new_views_get_their_size_when_events_are_processed(self, desktop):
+        manager = slicer.app.layoutManager()
+        node = manager.layoutLogic().GetLayoutNode()
+        view = '<view class="vtkMRMLSliceNode" singletontag="Above"/>'
+        node.AddLayoutDescription(777, f'<layout type="vertical"><item>{view}</item></layout>')
+        manager.setLayout(777)
+        logic = manager.sliceWidget("Above").sliceLogic()
+        logic.SetSliceOffset(12)
+        slicer.app.processEvents()
+        assert logic.GetSliceOffset() == 0
+        logic.SetSliceOffset(12)
+        slicer.app.processEvents()
+        assert logic.GetSliceOffset() == 12
+
     def test_views_have_their_logic(self, desktop):
         red = slicer.app.layoutManager().sliceWidget("Red")
         assert red.sliceLogic().GetSliceNode() is red.mrmlSliceNode()
@@ -1178,6 +1199,8 @@ class TestSubjectHierarchy:
     def plugin(self, desktop, tmp_path):
         path = tmp_path / "SampleSubjectHierarchyPlugin.py"
         path.write_text(PLUGIN)
+        import SubjectHierarchyPlugins  # noqa: F401  its import makes the base class importable
+
         plugin = slicer.qSlicerSubjectHierarchyScriptedPlugin(None)
         assert plugin.setPythonSource(str(path))
         return plugin
@@ -1191,6 +1214,12 @@ class TestSubjectHierarchy:
         (action,) = handler.right_click(item)
         action.trigger()
         assert plugin.self().enhanced == [item]
+
+    def test_the_base_class_is_not_importable_before_its_package(self, desktop, tmp_path):
+        path = tmp_path / "SampleSubjectHierarchyPlugin.py"
+        path.write_text(PLUGIN)
+        with pytest.raises(ModuleNotFoundError):
+            slicer.qSlicerSubjectHierarchyScriptedPlugin(None).setPythonSource(str(path))
 
     def test_action_is_hidden_elsewhere(self, plugin):
         model = self.item(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode"))

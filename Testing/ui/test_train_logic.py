@@ -62,7 +62,7 @@ class TestRefusals:
             logic.train([], tmp_path / "run")
 
     def test_no_node(self, logic, tmp_path):
-        with pytest.raises(ValueError, match="There is no volume"):
+        with pytest.raises(ValueError, match="No scan is chosen"):
             logic.train([None], tmp_path / "run")
 
     def test_an_unknown_setting(self, logic, node, tmp_path):

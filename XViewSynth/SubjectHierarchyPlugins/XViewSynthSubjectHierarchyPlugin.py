@@ -54,10 +54,11 @@ class XViewSynthSubjectHierarchyPlugin(AbstractScriptedSubjectHierarchyPlugin):
     def _isScan(self, node):
         if node is None:
             return False
-        from XViewSynthScene.volumes import NonLinearTransformError, check_volume_node
+        from XViewSynthScene.scans import check_scan
+        from XViewSynthScene.volumes import NonLinearTransformError
 
         try:
-            check_volume_node(node)
+            check_scan(node)
         except NonLinearTransformError:
             return True  # the module asks whether to straighten it
         except ValueError:

@@ -63,6 +63,12 @@ def wait_for(run: Any, end: Callable[[], None]) -> Any:
     return state
 
 
+def is_shown(layout_id: int) -> bool:
+    """Whether the main window shows a layout; False without a window."""
+    layout_manager = slicer.app.layoutManager()
+    return layout_manager is not None and layout_manager.layout == layout_id
+
+
 def renderer_of(view_name: str) -> Any | None:
     """The renderer of a slice view by its layout name; None where it is not drawn."""
     layout_manager = slicer.app.layoutManager()

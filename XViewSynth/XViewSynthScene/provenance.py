@@ -21,6 +21,10 @@ INPUT_REFERENCE = f"{PREFIX}Input"
 # So called in scenes that were saved when the map was that of the disagreement.
 UNCERTAINTY_REFERENCE = f"{PREFIX}Disagreement"
 
+#: What XViewSynth made a volume for; an attribute of the node. Scans have none.
+ROLE_ATTRIBUTE = f"{PREFIX}Role"
+ENHANCED_ROLE, UNCERTAINTY_ROLE, PREVIEW_ROLE = "enhanced", "uncertainty", "preview"
+
 _ATTRIBUTES = {
     "model": "Model",
     "model_sha256": "ModelSHA256",
@@ -180,6 +184,33 @@ def input_node(node: slicer.vtkMRMLNode) -> slicer.vtkMRMLNode | None:
 def uncertainty_node(node: slicer.vtkMRMLNode) -> slicer.vtkMRMLNode | None:
     """The uncertainty map in HU that belongs to the enhanced volume `node`, as long as it is in the scene."""
     return node.GetNodeReference(UNCERTAINTY_REFERENCE)
+
+
+def input_name(node: slicer.vtkMRMLNode) -> str:
+    """Name of the volume of which `node` is the enhanced one, which may have left the scene."""
+    origin = input_node(node)
+    return (node.GetAttribute(PREFIX + _ATTRIBUTES["input_name"]) or "") if origin is None else origin.GetName()
+
+
+def role_of(node: slicer.vtkMRMLNode) -> str | None:
+    """What XViewSynth made a volume for: "enhanced", "uncertainty" or "preview" (of a training).
+
+    None of any other volume. A volume counts as enhanced also where its provenance no longer fits, as after cropping.
+    """
+    role = node.GetAttribute(ROLE_ATTRIBUTE)
+    if role is not None:
+        return role
+    # Scenes that were saved before 0.19.0 tell no role.
+    if provenance_attributes(node):
+        return ENHANCED_ROLE
+    return UNCERTAINTY_ROLE if _is_uncertainty_of_any(node) else None
+
+
+def _is_uncertainty_of_any(node: slicer.vtkMRMLNode) -> bool:
+    scene = node.GetScene()
+    count = scene.GetNumberOfNodesByClass(node.GetClassName()) if scene is not None else 0
+    volumes = (scene.GetNthNodeByClass(index, node.GetClassName()) for index in range(count))
+    return any(uncertainty_node(volume) is node for volume in volumes)
 
 
 def provenance_attributes(node: slicer.vtkMRMLNode) -> dict[str, str]:

@@ -13,8 +13,11 @@ from XViewSynthLib.errors import InputError
 from XViewSynthLib.geometry.volume import Volume
 
 from .provenance import (
+    ENHANCED_ROLE,
     INPUT_REFERENCE,
+    ROLE_ATTRIBUTE,
     UNCERTAINTY_REFERENCE,
+    UNCERTAINTY_ROLE,
     Provenance,
     provenance_attributes,
     restore_attributes,
@@ -152,12 +155,14 @@ def create_output(
             uncertainty = _node_for(scene, uncertainty_node(output), f"{source.name} uncertainty", undo)
             set_look(uncertainty, look_of(uncertainty) or UNCERTAINTY_LOOK)
             set_image_and_geometry(uncertainty, uncertainty_image, uncertainty_map.affine)
+            uncertainty.SetAttribute(ROLE_ATTRIBUTE, UNCERTAINTY_ROLE)
         for node in (output, uncertainty):
             if node is not None:
                 place(node, source)
         output.SetNodeReferenceID(UNCERTAINTY_REFERENCE, uncertainty.GetID() if uncertainty else None)
         output.SetNodeReferenceID(INPUT_REFERENCE, input_node.GetID() if is_there else None)
         write_provenance(output, provenance)
+        output.SetAttribute(ROLE_ATTRIBUTE, ENHANCED_ROLE)
         undo.pop_all()
     return output, uncertainty
 
@@ -269,7 +274,7 @@ def _node_for(
 
 def _restorer(node: slicer.vtkMRMLScalarVolumeNode) -> Callable[[], None]:
     before, image, affine = snapshot(node), node.GetImageData(), ijk_to_ras(node)
-    attributes = provenance_attributes(node)
+    attributes, role_before = provenance_attributes(node), node.GetAttribute(ROLE_ATTRIBUTE)
     references = {role: node.GetNodeReferenceID(role) for role in (INPUT_REFERENCE, UNCERTAINTY_REFERENCE)}
 
     def restore() -> None:
@@ -277,6 +282,7 @@ def _restorer(node: slicer.vtkMRMLScalarVolumeNode) -> Callable[[], None]:
         for role, node_id in references.items():
             node.SetNodeReferenceID(role, node_id)
         restore_attributes(node, attributes)
+        node.SetAttribute(ROLE_ATTRIBUTE, role_before)
         place(node, before)
         if before.look is not None:
             set_look(node, before.look)

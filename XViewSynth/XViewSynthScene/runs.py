@@ -36,6 +36,7 @@ from .jobs import (
 )
 from .provenance import Provenance, provenance_from_report
 from .results import check_output_node, create_output, snapshot
+from .scans import scan_from_node
 from .sequences import EnhancedFrame, create_sequence_output, frames, sequence_of
 from .volumes import volume_from_node
 
@@ -67,7 +68,7 @@ def look_ahead(node: slicer.vtkMRMLScalarVolumeNode | None, request: Request) ->
     Raises:
         InputError: it cannot be enhanced like that.
     """
-    volume = volume_from_node(node)
+    volume = scan_from_node(node)
     grid = settle_grid(volume, axis=request.axis, **request.target)
     sequence = sequence_of(node)
     count = 1 if sequence is None else sequence.GetNumberOfDataNodes()
@@ -180,7 +181,7 @@ class EnhanceRun(_Run):
         self._request, self._job_options = request, job_options
         self._results: Sequence[EnhanceResult] = []
         self._reports: list[dict[str, Any]] = []
-        self._began = monotonic()
+        self._began, self._seconds = monotonic(), 0.0
         self._uncertainty_node: slicer.vtkMRMLScalarVolumeNode | None = None
 
     @property
@@ -197,6 +198,16 @@ class EnhanceRun(_Run):
     def report(self) -> dict[str, Any]:
         """What was done, as ``xviewsynth enhance --report`` tells it; of a sequence, about its first frame."""
         return self._reports[0]
+
+    @property
+    def seconds(self) -> float:
+        """Time from `start` until the result was in the scene, s, once the run is done."""
+        return self._seconds
+
+    @property
+    def compute_seconds(self) -> float:
+        """The part of `seconds` that the engine took, without starting it, reading and writing."""
+        return sum(report["seconds"] for report in self._reports)
 
     def start(self) -> None:
         """Begin, and return at once."""
@@ -245,6 +256,7 @@ class EnhanceRun(_Run):
             self._reports = [result.report for result in self._results]
             # The nodes have the voxels now.
             self._volumes = self._results = ()
+        self._seconds = monotonic() - self._began
         return JobState(DONE, "done", 1, 1, 0.0)
 
     def _deliver_volume(self) -> None:
@@ -284,7 +296,7 @@ class SelfCheckRun(_Run):
     """
 
     def __init__(self, node: slicer.vtkMRMLScalarVolumeNode | None, request: Request, **job_options: Any):
-        volume = volume_from_node(node)
+        volume = scan_from_node(node)
         super().__init__(node)
         self._job = SelfCheckJob(volume, request, **job_options)
 
@@ -314,7 +326,7 @@ def enhance_in_process(
     from XViewSynthLib import enhance
 
     check_output_node(output_node, input_node)
-    volume = volume_from_node(input_node)
+    volume = scan_from_node(input_node)
     if sequence_of(input_node) is not None:
         raise InputError(f"{input_node.GetName()!r} shows a sequence: enhance it in a process of its own.")
     before = snapshot(input_node)
@@ -333,7 +345,7 @@ def selfcheck_in_process(node: slicer.vtkMRMLScalarVolumeNode | None, request: R
     """
     from XViewSynthLib import selfcheck
 
-    return selfcheck(volume_from_node(node), request=request)
+    return selfcheck(scan_from_node(node), request=request)
 
 
 def _if_in_scene(node: slicer.vtkMRMLNode | None) -> slicer.vtkMRMLNode | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from XViewSynthLib.progress import describe_seconds
+from XViewSynthLib.request import AcquisitionChoice
 
 from .runs import Outlook
 
@@ -32,33 +33,29 @@ def describe_outlook(outlook: Outlook, seconds: float | None = None) -> str:
     return ", ".join(parts)
 
 
-def describe_result(name: str, report: Mapping[str, Any]) -> str:
+def describe_result(name: str, report: Mapping[str, Any], seconds: float) -> str:
     """What an enhancement has given, and what to know about it.
 
     Args:
         name: of the enhanced volume.
         report: as ``xviewsynth enhance --report`` writes it.
+        seconds: from the click until the volume was there, s.
     """
     slices = report["output"]["shape_ijk"]["IJK".index(report["axis"])]
-    ready = f"'{name}' is ready after {describe_seconds(report['seconds'])}"
+    ready = f"'{name}' is ready after {describe_seconds(seconds)}"
     return " ".join(
-        [f"{ready}: {len(report['synthetic_slices'])} of its {slices} slices are synthetic.", *report["notes"]]
-    )
+        [f"{ready}: {len(report['synthetic_slices'])} of its {slices} slices are synthetic.", _in_panel_words(report)]
+    ).rstrip()
 
 
 def describe_selfcheck(report: Mapping[str, Any]) -> str:
-    """HTML: what was gained over interpolation, and the scores of every method.
+    """HTML: the typical error of XViewSynth and of interpolation, and the scores of every method.
 
     Args:
         report: of a self-check.
     """
     methods = report["methods"]
-    enhanced = methods["enhanced"]
-    gains = " and ".join(
-        f"{enhanced[f'gain_over_{method}_db']:+.2f} dB and {enhanced['mae_hu'] - methods[method]['mae_hu']:+.1f} HU of "
-        f"error against {method}"
-        for method in ("linear", "cubic")
-    )
+    errors = {name: f"{scores['mae_hu']:.3g} HU" for name, scores in methods.items()}
     kept = f"all but every {report['factor']}th" if report["factor"] > 2 else "every second"
     headings = "".join(f"<th>{heading}</th>" for heading, _, _ in _COLUMNS)
     rows = "".join(
@@ -67,11 +64,21 @@ def describe_selfcheck(report: Mapping[str, Any]) -> str:
         + "</tr>"
         for name, scores in methods.items()
     )
-    notes = html.escape(" ".join(report["notes"]))
     return (
-        f"<p>Where {kept} slice of this scan was left out: {gains}.</p>"
-        f'<table cellpadding="3"><tr><th></th>{headings}</tr>{rows}</table><p>{notes}</p>'
+        f"<p><b>Typical error between slices: {errors['enhanced']} with XViewSynth, {errors['linear']} with linear and "
+        f"{errors['cubic']} with cubic interpolation (this scan).</b></p>"
+        f"<p>To measure it, {kept} slice of this scan was left out and restored.</p>"
+        f'<table cellpadding="3"><tr><th></th>{headings}</tr>{rows}</table>'
+        f"<p>{html.escape(_in_panel_words(report))}</p>"
     )
+
+
+def _in_panel_words(report: Mapping[str, Any]) -> str:
+    """The notes of a report, with the labels of the panel in place of the words of the command line."""
+    notes = " ".join(report["notes"])
+    for choice in AcquisitionChoice:
+        notes = notes.replace(f'acquisition "{choice.value}"', f'acquisition "{choice.label()}"')
+    return notes
 
 
 def describe_bytes(count: int) -> str:

@@ -11,7 +11,14 @@ import slicer
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.geometry.volume import Volume
 
-from .provenance import INPUT_REFERENCE, UNCERTAINTY_REFERENCE, Provenance, write_provenance
+from .provenance import (
+    INPUT_REFERENCE,
+    ROLE_ATTRIBUTE,
+    UNCERTAINTY_REFERENCE,
+    UNCERTAINTY_ROLE,
+    Provenance,
+    write_provenance,
+)
 from .results import UNCERTAINTY_LOOK, place, remove_volume, set_look, show_like, snapshot, unique_name
 from .volumes import check_volume_node, handed_over_image, set_image_and_geometry
 
@@ -126,6 +133,8 @@ def create_sequence_output(
         if all(result.uncertainty is not None for result in results):
             uncertainty = _sequence_like(sequence_node, f"{sequence_node.GetName()} uncertainty", undo)
             _fill(uncertainty, sequence_node, [result.uncertainty for result in results])
+            for index in range(uncertainty.GetNumberOfDataNodes()):
+                uncertainty.GetNthDataNode(index).SetAttribute(ROLE_ATTRIBUTE, UNCERTAINTY_ROLE)
             enhanced.SetNodeReferenceID(UNCERTAINTY_REFERENCE, uncertainty.GetID())
         browser = _browser_for(sequence_node, enhanced, undo)
         for sequence in (enhanced, uncertainty):

@@ -10,7 +10,7 @@ one of a sagittally acquired scan, tells which slices are synthetic.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import permutations
@@ -124,6 +124,7 @@ class LinkedViews(VTKObservationMixin):
         layout_node: of Slicer's layout manager; None where there is no window.
         application_logic: knows the slice logics of the views that are drawn (`slicer.app.applicationLogic()`).
         renderer_of: gives the renderer of a view by its layout name, or None; the corner marks are drawn in it.
+        process_events: lets the window process its events once; new views have no size before.
     """
 
     def __init__(
@@ -132,12 +133,14 @@ class LinkedViews(VTKObservationMixin):
         layout_node: slicer.vtkMRMLLayoutNode | None = None,
         application_logic: slicer.vtkMRMLApplicationLogic | None = None,
         renderer_of: RendererOf | None = None,
+        process_events: Callable[[], None] | None = None,
     ):
         super().__init__()
         self._scene = scene
         self._layout_node = layout_node
         self._application_logic = application_logic
         self._renderer_of = renderer_of or (lambda name: None)
+        self._process_events = process_events or (lambda: None)
         self._former_layout: int | None = None
         self._own_logics: list[slicer.vtkMRMLSliceLogic] = []
         self._own_nodes: set[tuple[str, str]] = set()  # class and layout name
@@ -199,13 +202,18 @@ class LinkedViews(VTKObservationMixin):
         given = {"original": original_node, "enhanced": enhanced_node}
         if uncertainty_node is not None:
             given["uncertainty"] = uncertainty_node
-        for role, node in given.items():
-            self._check(role, node)
+        self._check(given)
         self._forget()
+        self._switch_layout()
+        # What is fitted or moved in a view without a size is lost.
+        self._process_events()
+        # Events may have removed a volume, or shown another pair.
+        self._check(given)
+        self._forget()
+        self._views = {name: self._view(name) for name in view_names()}
         self._original, self._enhanced = original_node, enhanced_node
         self._provenance = provenance or read_provenance(enhanced_node)
         self._fade = 0.0
-        self._arrange()
         for name, view in self._views.items():
             self._prepare(name, view)
         if uncertainty_node is not None:
@@ -267,20 +275,20 @@ class LinkedViews(VTKObservationMixin):
                 self._scene.RemoveNode(node)
         self._own_nodes.clear()
 
-    def _check(self, role: str, node: slicer.vtkMRMLScalarVolumeNode | None) -> None:
-        if node is None or node.GetScene() is not self._scene:
-            raise InputError(f"The linked views need the {role} volume: choose one of this scene.")
-        if node.GetImageData() is None:
-            raise InputError(f"The {role} volume {node.GetName()!r} has no voxels: choose another one.")
+    def _check(self, given: Mapping[str, slicer.vtkMRMLScalarVolumeNode | None]) -> None:
+        for role, node in given.items():
+            if node is None or node.GetScene() is not self._scene:
+                raise InputError(f"The linked views need the {role} volume: choose one of this scene.")
+            if node.GetImageData() is None:
+                raise InputError(f"The {role} volume {node.GetName()!r} has no voxels: choose another one.")
 
-    def _arrange(self) -> None:
+    def _switch_layout(self) -> None:
         node = self._layout_node
         if node is not None:
             register_layout(node)
             if node.GetViewArrangement() != LAYOUT_ID:
                 self._former_layout = node.GetViewArrangement()
                 node.SetViewArrangement(LAYOUT_ID)
-        self._views = {name: self._view(name) for name in view_names()}
 
     def _view(self, name: str) -> _View:
         slice_node = self._scene.GetSingletonNode(name, "vtkMRMLSliceNode")

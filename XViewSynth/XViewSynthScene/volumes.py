@@ -61,7 +61,7 @@ def check_is_scalar_volume(node: slicer.vtkMRMLScalarVolumeNode | None) -> None:
         InputError: it is not.
     """
     if node is None:
-        raise InputError("There is no volume: load a CT scan and choose it.")
+        raise InputError("No scan is chosen: choose one, or load a CT scan.")
     if not isinstance(node, slicer.vtkMRMLNode):
         raise InputError(f"A volume node is needed, not {type(node).__name__}.")
     name = node.GetName()

@@ -8,7 +8,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from XViewSynthScene.desk import allow, make_timer
+from XViewSynthScene.desk import allow, is_shown, make_timer
 
 BLINK_MILLISECONDS = 600
 
@@ -23,6 +23,7 @@ class Comparison:
     def __init__(self, ui: Any) -> None:
         self.ui = ui
         self.views: Any | None = None
+        self._isShowing = False
         self.blinkTimer = make_timer(qt, BLINK_MILLISECONDS, self._blink)
 
     def show(self, parameters: Any, enhancedVolume: Any | None) -> None:
@@ -31,6 +32,7 @@ class Comparison:
         Raises:
             ValueError: that is not possible; no linked views are shown then.
         """
+        self._isShowing = True
         try:
             self.views = self.views or _makeViews()
             # What was compared before says nothing about how to begin with these.
@@ -39,6 +41,20 @@ class Comparison:
         except ValueError:
             self.close()
             raise
+        finally:
+            self._isShowing = False
+
+    def restore(self, parameters: Any) -> None:
+        """Fill the views of a scene that was saved with them: views and volumes are saved, marks are not.
+
+        Raises:
+            ValueError: that is not possible; no linked views are shown then.
+        """
+        from XViewSynthScene.views import LAYOUT_ID
+
+        # Showing processes events, and may so meet a scene that has just been loaded.
+        if is_shown(LAYOUT_ID) and not self._isShowing:
+            self.show(parameters, parameters.enhancedVolume)
 
     def swap(self, parameters: Any) -> None:
         """In the lower views, show what is not shown there now."""
@@ -94,13 +110,20 @@ def _makeViews() -> Any:
 
     layoutManager = slicer.app.layoutManager()
     layoutNode = layoutManager.layoutLogic().GetLayoutNode() if layoutManager else None
-    return LinkedViews(slicer.mrmlScene, layoutNode, slicer.app.applicationLogic(), renderer_of)
+    return LinkedViews(slicer.mrmlScene, layoutNode, slicer.app.applicationLogic(), renderer_of, _processEvents)
+
+
+def _processEvents() -> None:
+    """Process what is waiting, but nothing that the user does."""
+    slicer.app.processEvents(qt.QEventLoop.ExcludeUserInputEvents)
 
 
 def _comparedVolumes(enhancedVolume: Any) -> tuple[Any, Any, Any | None]:
     """Original, enhanced and uncertainty map (or None); raises ValueError where the original has gone."""
     from XViewSynthScene.provenance import input_node, uncertainty_node
 
+    if enhancedVolume is None:
+        raise ValueError(_("The scene holds no enhanced volume for the linked views: choose one."))
     original = input_node(enhancedVolume)
     if original is None:
         raise ValueError(

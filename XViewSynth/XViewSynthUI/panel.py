@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import qt
 import slicer
 import vtk
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleWidget
 from slicer.util import VTKObservationMixin
+
+from XViewSynthScene.desk import make_timer
 
 
 class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -27,6 +30,8 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic: Any = None
         self._parameterNode: Any = None
         self._parameterNodeGuiTag: int | None = None
+        self._settleTimer = make_timer(qt, 0, self._onSceneSettled, single_shot=True)
+        self._sceneWasLoaded = False
 
     # Life cycle
 
@@ -37,11 +42,19 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.layout.addWidget(uiWidget)
         self.ui = slicer.util.childWidgetVariables(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
+        for event in (scene.StartImportEvent, scene.StartRestoreEvent):
+            self.addObserver(scene, event, self.onSceneStartLoad)
+        for event in (scene.EndImportEvent, scene.EndRestoreEvent):
+            self.addObserver(scene, event, self.onSceneEndLoad)
+        self.addObserver(scene, scene.NodeAddedEvent, self.onNodeAdded)
+        self._requestSettling(sceneWasLoaded=True)
 
     def cleanup(self) -> None:
         """The panel goes away, because the application closes or the module is reloaded: end what runs."""
+        self._settleTimer.stop()
         self.endWork()
         self.setParameterNode(None)
         self.removeObservers()
@@ -71,6 +84,34 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.parent.isEntered:
             self.initializeParameterNode()
 
+    def onSceneStartLoad(self, caller: Any, event: str) -> None:
+        """A scene is about to be loaded, or restored, into this one: its parameter node replaces the panel's."""
+        self.setParameterNode(None)
+
+    def onSceneEndLoad(self, caller: Any, event: str) -> None:
+        """A scene was loaded or restored.
+
+        A wrapper of a parameter node keeps the nodes that it found when the node was modified, which is before the
+        other nodes are loaded: a new wrapper finds them.
+        """
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+        self._requestSettling(sceneWasLoaded=True)
+
+    def onNodeAdded(self, caller: Any, event: str) -> None:
+        """A node was added, which has its data only later."""
+        self._requestSettling()
+
+    def _requestSettling(self, sceneWasLoaded: bool = False) -> None:
+        self._sceneWasLoaded = self._sceneWasLoaded or sceneWasLoaded
+        self._settleTimer.start()
+
+    def _onSceneSettled(self) -> None:
+        wasLoaded, self._sceneWasLoaded = self._sceneWasLoaded, False
+        if wasLoaded:
+            self.restoreViews()
+        self.chooseNew()
+
     def initializeParameterNode(self) -> None:
         """Make sure that there is a parameter node."""
         self.setParameterNode(self.logic.getParameterNode())
@@ -95,6 +136,12 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onParameters(self, caller: Any = None, event: str | None = None) -> None:
         """Bring everything in line with the parameters and with what runs."""
+
+    def restoreViews(self) -> None:
+        """Fill the views of the panel's layout, if a loaded scene has brought it."""
+
+    def chooseNew(self) -> None:
+        """Choose among nodes that were added, where nothing is chosen."""
 
     def releaseScene(self) -> None:
         """Let go of all nodes."""

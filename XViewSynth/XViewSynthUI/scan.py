@@ -22,10 +22,10 @@ def canHarden(node: Any | None) -> bool:
 
 
 def _problemOf(node: Any | None) -> ValueError | None:
-    from XViewSynthScene.volumes import check_volume_node
+    from XViewSynthScene.scans import check_scan
 
     try:
-        check_volume_node(node)
+        check_scan(node)
     except ValueError as problem:
         return problem
     return None

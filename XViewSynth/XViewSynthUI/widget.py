@@ -65,15 +65,29 @@ class XViewSynthWidget(Panel):
     def initializeParameterNode(self) -> None:
         """Make sure that there is a parameter node, and that a scan is chosen where there is one."""
         Panel.initializeParameterNode(self)
-        if not self._parameterNode.inputVolume:
+        self.chooseNew()
+
+    def chooseNew(self) -> None:
+        """Choose the first scan where none is chosen."""
+        if self._parameterNode and not self._parameterNode.inputVolume:
             self._parameterNode.inputVolume = self.logic.firstScan()
+
+    def restoreViews(self) -> None:
+        """Fill the linked views, if a loaded scene has brought them."""
+        try:
+            self.comparison.restore(self.logic.getParameterNode())
+        except ValueError as problem:
+            self.messages.show(str(problem))
+        self.onParameters()
 
     def fillSelectors(self) -> None:
         """Offer the installed models."""
         self.models.offer(["auto", *self.logic.modelNames()])
 
     def releaseScene(self) -> None:
-        """Let go of all nodes."""
+        """Let go of all nodes, and of what was said about them."""
+        self.messages.show("")
+        self.ui.selfCheckLabel.visible = False
         self.speed.stop()
         self.comparison.close()
 
@@ -186,7 +200,9 @@ class XViewSynthWidget(Panel):
 
     def onShowViews(self) -> None:
         """Show original and enhanced in linked views."""
-        self._showViews(self._parameterNode.enhancedVolume)
+        problem = self._showViews(self._parameterNode.enhancedVolume)
+        if problem:
+            self.messages.show(problem)
 
     def onSwap(self) -> None:
         """In the lower views, show what is not shown there now."""
@@ -209,9 +225,11 @@ class XViewSynthWidget(Panel):
 
         parameters = self.logic.getParameterNode()
         parameters.enhancedVolume = run.output_node
-        self.messages.show(describe_result(run.output_node.GetName(), run.report))
-        if parameters.showViews:
-            self._showViews(run.output_node)
+        sentences = [describe_result(run.output_node.GetName(), run.report, run.seconds)]
+        # Whoever works in another module keeps the layout there.
+        if parameters.showViews and self.parent.isEntered:
+            sentences.append(self._showViews(run.output_node))
+        self.messages.show(" ".join(filter(None, sentences)))
 
     def _checked(self, run: Any) -> None:
         from XViewSynthScene.sentences import describe_selfcheck
@@ -219,9 +237,12 @@ class XViewSynthWidget(Panel):
         self.ui.selfCheckLabel.text = describe_selfcheck(run.result)
         self.ui.selfCheckLabel.visible = True
 
-    def _showViews(self, enhancedVolume: Any) -> None:
+    def _showViews(self, enhancedVolume: Any) -> str:
+        """Show a volume in the linked views; return why that is not possible, or ""."""
+        problem = ""
         try:
             self.comparison.show(self.logic.getParameterNode(), enhancedVolume)
-        except ValueError as problem:
-            self.messages.show(str(problem))
+        except ValueError as error:
+            problem = str(error)
         self.onParameters()
+        return problem

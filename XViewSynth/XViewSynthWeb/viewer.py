@@ -296,7 +296,7 @@ class Viewer(VTKObservationMixin):
         if self._state.status == DONE:
             self._take(run.output_node, run.uncertainty_node, read_provenance(run.output_node))
             self._show()
-            self._said = describe_result(run.output_node.GetName(), run.report)
+            self._said = describe_result(run.output_node.GetName(), run.report, run.seconds)
         elif self._state.status == CANCELLED:
             self._said = self._state.message or "The enhancement was cancelled."
         else:

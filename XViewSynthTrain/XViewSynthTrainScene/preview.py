@@ -12,6 +12,7 @@ from slicer.util import VTKObservationMixin
 
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.geometry.volume import Volume
+from XViewSynthScene import provenance
 from XViewSynthScene.views import share_window_level
 from XViewSynthScene.volumes import set_voxels_and_geometry
 from XViewSynthTrainLib.files import PREVIEW_FOLDER
@@ -129,6 +130,7 @@ class PreviewVolumes(VTKObservationMixin):
         node.UnRegister(None)
         node.SetName(f"Preview {role}")
         node.SetAttribute(ROLE_ATTRIBUTE, role)
+        node.SetAttribute(provenance.ROLE_ATTRIBUTE, provenance.PREVIEW_ROLE)
         node.SetSaveWithScene(False)
         self._nodes[role] = self._scene.AddNode(node)
         return node

@@ -12,8 +12,8 @@ import slicer
 from XViewSynthLib.errors import Cancelled, InputError
 from XViewSynthLib.geometry.checks import check_geometry
 from XViewSynthLib.progress import Progress
-from XViewSynthScene.provenance import read_provenance
-from XViewSynthScene.volumes import SCALAR_VOLUME, check_volume_node, volume_from_node
+from XViewSynthScene.scans import check_scan, scan_from_node
+from XViewSynthScene.volumes import SCALAR_VOLUME, volume_from_node
 
 from .jobs import StudyScan
 
@@ -57,14 +57,12 @@ def candidate_of(node: slicer.vtkMRMLScalarVolumeNode) -> Candidate:
     """What is known of a volume without looking at its voxels."""
     about = {"key": node.GetID(), "name": node.GetName(), "source": node}
     try:
-        volume = volume_from_node(node)
+        volume = scan_from_node(node)
     except InputError as problem:
         return Candidate(**about, problem=str(problem))
     axis = volume.through_plane_axis
     about |= {"slices": volume.slices(axis), "slice_spacing_mm": volume.spacing_along(axis)}
     try:
-        if read_provenance(node) is not None:
-            raise InputError("It holds synthetic slices: train on the scan that it was made from.")
         check_geometry(volume, axis, forced=True)
     except InputError as problem:
         return Candidate(**about, problem=str(problem))
@@ -82,7 +80,7 @@ def scan_from(given: slicer.vtkMRMLScalarVolumeNode | str | os.PathLike[str]) ->
         if not path.exists():
             raise InputError(f"There is no scan {path}: check the path.")
         return StudyScan(path.name, path)
-    check_volume_node(given)
+    check_scan(given)
     candidate = candidate_of(given)
     if candidate.problem is not None:
         raise InputError(f"{candidate.name!r} cannot be used: {candidate.problem}")

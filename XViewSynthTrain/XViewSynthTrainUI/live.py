@@ -9,7 +9,7 @@ from typing import Any
 import qt
 import slicer
 
-from XViewSynthScene.desk import make_timer
+from XViewSynthScene.desk import is_shown, make_timer
 
 LOOK_MILLISECONDS = 1000
 
@@ -32,6 +32,19 @@ class LiveViews:
         self.close()
         self.live = _watch(folder, inViews)
         self._timer.start()
+
+    def restore(self, folder: Any) -> None:
+        """Fill the views of a scene that was saved with them, or leave them where the folder holds no run.
+
+        Args:
+            folder: XViewSynthTrainScene.folders.RunFolder.
+        """
+        from XViewSynthTrainScene.layout import LAYOUT_ID
+
+        if is_shown(LAYOUT_ID) and not self.live:
+            self.show(folder.path, True)
+            if not folder.holds_run:
+                self.close()
 
     def look(self) -> None:
         """Show what is new."""

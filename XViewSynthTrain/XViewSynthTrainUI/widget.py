@@ -87,8 +87,16 @@ class XViewSynthTrainWidget(Panel):
         """Offer the installed models, and to start from scratch."""
         self.models.offer(["auto", *self.logic.modelNames(), ""])
 
+    def restoreViews(self) -> None:
+        """Fill the views of a run, if a loaded scene has brought them."""
+        from XViewSynthTrainScene.folders import RunFolder
+
+        self.views.restore(RunFolder(Path(self.logic.getParameterNode().runFolder)))
+        self.onParameters()
+
     def releaseScene(self) -> None:
         """Let go of all nodes."""
+        self.messages.show("")
         self.views.close()
 
     def endWork(self) -> None:

@@ -1,0 +1,41 @@
+"""Which volumes are scans: not those that XViewSynth made, whose slices were predicted or hold no HU of a patient."""
+
+from __future__ import annotations
+
+import slicer
+
+from XViewSynthLib.errors import InputError
+from XViewSynthLib.geometry.volume import Volume
+
+from .provenance import ENHANCED_ROLE, PREVIEW_ROLE, UNCERTAINTY_ROLE, input_name, role_of
+from .volumes import check_is_scalar_volume, check_volume_node, volume_from_node
+
+_NO_SCANS = {UNCERTAINTY_ROLE: "an uncertainty map and no CT", PREVIEW_ROLE: "the preview of a training"}
+
+
+def check_scan(node: slicer.vtkMRMLScalarVolumeNode | None) -> None:
+    """Make sure that a node is a scan that can be worked on.
+
+    Raises:
+        NonLinearTransformError: as `check_volume_node`.
+        InputError: as `check_volume_node`, or XViewSynth made the volume.
+    """
+    check_is_scalar_volume(node)
+    role = role_of(node)
+    if role in _NO_SCANS:
+        raise InputError(f"{node.GetName()!r} is {_NO_SCANS[role]}: choose the scan itself.")
+    if role == ENHANCED_ROLE:
+        raise InputError(
+            f"{node.GetName()!r} holds synthetic slices: choose the scan that it was made from, {input_name(node)!r}."
+        )
+    check_volume_node(node)
+
+
+def scan_from_node(node: slicer.vtkMRMLScalarVolumeNode | None) -> Volume:
+    """The volume of a scan, as `volume_from_node` gives it.
+
+    Raises:
+        InputError: as `check_scan`.
+    """
+    check_scan(node)
+    return volume_from_node(node)
