@@ -218,3 +218,16 @@ class TestDerivedVolumes:
 class TestDataModule:
     def test_the_plugin_needs_no_other_module(self, slicer_desk):
         assert slicer.qSlicerSubjectHierarchyPluginHandler.instance().pluginByName("XViewSynth") is not None
+
+
+class TestWidth:
+    def test_it_is_the_same_for_every_choice_and_for_long_names(self, slicer_desk, panel, pair):
+        def width():
+            process_events()
+            return panel.ui.scanCollapsibleButton.minimumSizeHint.width()
+
+        panel.ui.goalComboBox.setCurrentIndex(1)
+        before = width()
+        pair.original.SetName("2: CT thorax with contrast medium, arterial phase, reconstructed for the lung, 5.0 mm")
+        assert width() == before
+        assert before < 350
