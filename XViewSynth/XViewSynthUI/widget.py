@@ -97,6 +97,7 @@ class XViewSynthWidget(Panel):
         self.speed.stop()
         self.work.close()
         self.comparison.close()
+        self.comparison.markEverywhere(False)
 
     # What is shown
 
@@ -122,6 +123,8 @@ class XViewSynthWidget(Panel):
         )
         self.work.update()
         self.comparison.update(parameters)
+        if parameters:
+            self.comparison.markEverywhere(parameters.markSlices)
 
     def _showPlan(self) -> str | None:
         """Show what Enhance would do; return why it cannot be done, or None."""
