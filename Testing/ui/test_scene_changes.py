@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 import pytest
 
@@ -229,7 +231,7 @@ class TestMarksInOtherLayouts:
         slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
         process_events()
         self.composite("Red").SetBackgroundVolumeID(pair.enhanced.GetID())
-        return panel.comparison._marks.marks
+        return panel.comparison.marks
 
     def composite(self, name):
         return slicer.app.layoutManager().sliceWidget(name).mrmlSliceCompositeNode()
@@ -246,32 +248,32 @@ class TestMarksInOtherLayouts:
 
     def test_a_view_with_the_scan_is_not(self, panel, pair, shown):
         self.composite("Red").SetBackgroundVolumeID(pair.original.GetID())
-        assert panel.comparison._marks.marks == {}
+        assert panel.comparison.marks == {}
 
     def test_the_switch_removes_them_and_brings_them_back(self, panel, shown):
         panel.ui.markSlicesCheckBox.checked = False
-        assert panel.comparison._marks.marks == {}
+        assert panel.comparison.marks == {}
         panel.ui.markSlicesCheckBox.checked = True
-        assert set(panel.comparison._marks.marks) == {"Red"}
+        assert set(panel.comparison.marks) == {"Red"}
 
     def test_a_volume_that_is_removed_takes_its_mark_along(self, panel, pair, shown):
         remove_volume(pair.enhanced)
         process_events()
-        assert panel.comparison._marks.marks == {}
+        assert panel.comparison.marks == {}
 
     def test_a_view_of_a_layout_that_comes_later_is_marked(self, panel, pair, shown):
         self.composite("Green").SetBackgroundVolumeID(pair.enhanced.GetID())
-        assert set(panel.comparison._marks.marks) == {"Red", "Green"}
+        assert set(panel.comparison.marks) == {"Red", "Green"}
 
     def test_the_linked_views_have_their_own(self, panel, shown):
         panel.ui.showViewsButton.click()
         process_events()
-        assert not set(panel.comparison._marks.marks) & set(view_names())
+        assert not set(panel.comparison.marks) & set(view_names())
 
     def test_closing_the_scene_removes_them(self, panel, shown):
         slicer.mrmlScene.Clear(False)
         process_events()
-        assert panel.comparison._marks.marks == {}
+        assert panel.comparison.marks == {}
 
 
 class TestWidth:
@@ -285,3 +287,23 @@ class TestWidth:
         pair.original.SetName("2: CT thorax with contrast medium, arterial phase, reconstructed for the lung, 5.0 mm")
         assert width() == before
         assert before < 350
+
+
+class TestAcceptance:
+    def test_every_step_passes_on_the_stand_in(self, slicer_desk, scan, tmp_path):
+        from XViewSynthLib import write_volume
+
+        tool = Path(__file__).resolve().parents[1] / "tools" / "accept_in_slicer.py"
+        spec = spec_from_file_location("accept_in_slicer", tool)
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        write_volume(scan, tmp_path / "Chest.nrrd")
+
+        def photograph(path):
+            slicer_desk.desktop.photograph(slicer.util.mainWindow(), path)
+
+        acceptance = module.Acceptance(tmp_path / "accepted", tmp_path / "Chest.nrrd", photograph, "small")
+        passed = acceptance.run()
+        report = (tmp_path / "accepted" / "report.md").read_text(encoding="utf-8")
+        assert passed, report
+        assert len(list((tmp_path / "accepted").glob("*.png"))) == report.count("passed") == 6

@@ -79,6 +79,11 @@ class Comparison:
         if blinks != self.blinkTimer.active:
             self.blinkTimer.start() if blinks else self.blinkTimer.stop()
 
+    @property
+    def marks(self) -> dict[str, Any]:
+        """The marks in the views of other layouts (XViewSynthScene.marks.SliceMark), by the layout name of the view."""
+        return self._marks.marks if self._marks else {}
+
     def markEverywhere(self, enabled: bool) -> None:
         """Mark observed and synthetic slices also in the views of other layouts, or do not."""
         if self._marks is None and enabled:
