@@ -41,6 +41,24 @@ def saveNode(node: slicer.vtkMRMLStorableNode, filename: str, properties: dict[s
     return bool(storage.WriteData(node))
 
 
+def saveScene(filename: str, properties: dict[str, Any] | None = None) -> bool:
+    """Save the scene as .mrb; True when that went well."""
+    return bool(slicer.mrmlScene.WriteToMRB(str(filename), None))
+
+
+def loadScene(filename: str, properties: dict[str, Any] | None = None) -> bool:
+    """Load a scene from an .mrb file into the present one; True when that went well."""
+    scene = slicer.mrmlScene
+    if scene.GetCacheManager() is None:
+        cache, data = slicer.vtkCacheManager(), slicer.vtkDataIOManager()
+        cache.SetRemoteCacheDirectory(str(Path(filename).parent))
+        data.SetCacheManager(cache)
+        scene.SetCacheManager(cache)
+        scene.SetDataIOManager(data)
+    return bool(scene.ReadFromMRB(str(filename), False))
+
+
 def functions() -> dict[str, Callable]:
     """The functions by their name in `slicer.util`."""
-    return {"loadVolume": loadVolume, "saveNode": saveNode, "exportNode": saveNode}
+    own = {function.__name__: function for function in (loadVolume, saveNode, saveScene, loadScene)}
+    return {**own, "exportNode": saveNode}

@@ -452,7 +452,8 @@ class _Wrapper:
         # The node outlives its wrappers and must not keep them.
         me = weakref.ref(self)
         event = vtk.vtkCommand.ModifiedEvent
-        self._cache_tag = parameterNode.AddObserver(event, lambda *_: me() and me()._read_all())
+        # Of observers with the same priority, VTK calls the one that was added first last.
+        self._cache_tag = parameterNode.AddObserver(event, lambda *_: me() and me()._read_all(), 1.0)
 
     def __del__(self) -> None:
         self.parameterNode.RemoveObserver(self._cache_tag)

@@ -59,7 +59,6 @@ def photograph(scan: Path, output: Path, model: str | None, folder: Path) -> lis
         def take(name: str) -> None:
             pictures.append(opened.desktop.photograph(panel.parent, output / f"panel_{name}.png"))
 
-        opened.pump(lambda: "about" in panel.ui.planLabel.text, TIMEOUT_SECONDS)
         take("idle")
         panel.ui.enhanceButton.click()
         opened.pump(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -71,7 +72,23 @@ def ours(scene):
     return [node for node in nodes if node.GetAttribute("XViewSynthTrain.Role")]
 
 
+# In pixels, as seen in Slicer 5.12: the least width of a slice view, and that of the panel.
+SCREEN_WIDTH, PANEL_WIDTH, VIEW_WIDTH = 1280, 430, 422
+
+
 class TestPlots:
+    def test_a_curve_of_one_point_is_seen(self, plots, scene):
+        plots.show([entry for entry in LOG if entry["kind"] == "loss"][:1])
+        series = slicer.util.getNodesByClass("vtkMRMLPlotSeriesNode")
+        assert series
+        assert {node.GetMarkerStyle() for node in series} == {slicer.vtkMRMLPlotSeriesNode.MarkerStyleCircle}
+
+    def test_a_long_curve_is_a_line(self, plots, scene):
+        entry = next(entry for entry in LOG if entry["kind"] == "loss")
+        plots.show([{**entry, "step": step} for step in range(20, 400, 20)])
+        series = slicer.util.getNodesByClass("vtkMRMLPlotSeriesNode")
+        assert {node.GetMarkerStyle() for node in series} == {slicer.vtkMRMLPlotSeriesNode.MarkerStyleNone}
+
     def test_a_series_for_every_term(self, plots):
         plots.show(LOG)
         assert list(series(plots.loss_chart)) == ["views", "mean", "distillation_1"]
@@ -208,6 +225,11 @@ class TestLayout:
     def test_names_each_view_once(self):
         for name in (*map(view_name, ROLES), LOSS_VIEW, GAIN_VIEW):
             assert layout_description().count(f'singletontag="{name}"') == 1
+
+    def test_fits_beside_the_panel_on_a_small_screen(self):
+        rows = ElementTree.fromstring(layout_description()).iter("layout")
+        columns = max(len(row.findall("item")) for row in rows if row.get("type") == "horizontal")
+        assert columns * VIEW_WIDTH <= SCREEN_WIDTH - PANEL_WIDTH
 
     def test_charts_are_put_into_their_views_and_the_former_layout_comes_back(self, scene, plots):
         layout = slicer.vtkMRMLLayoutLogic()

@@ -18,9 +18,10 @@ from XViewSynthTrainLib.checkpoints import load_checkpoint
 from XViewSynthTrainLib.command import register_ablate, register_train
 from XViewSynthTrainLib.config import TrainingConfig
 from XViewSynthTrainLib.files import CHECKPOINT_FILE
+from XViewSynthTrainLib.heldout import VERDICT_VOXELS, WATCHED_VOXELS
 from XViewSynthTrainLib.runlog import read_log
+from XViewSynthTrainLib.runs import affordable_voxels, steps_within, train
 from XViewSynthTrainLib.runs import make_card as make_trained_card
-from XViewSynthTrainLib.runs import steps_within, train
 
 SETTINGS = {"steps": 4, "slices": 4, "pixels": 16, "batch": 1, "network": NETWORK}
 #: Wild steps, few enough to be harmful.
@@ -181,6 +182,23 @@ class TestTrain:
     def test_no_time_is_still_a_step(self, thin):
         assert steps_within(1e-6, [read_volume(thin)], TrainingConfig(**SETTINGS), "cpu") == 1
 
+    def test_measuring_can_be_interrupted(self, thin):
+        asked = []
+
+        def should_cancel():
+            asked.append(None)
+            return len(asked) > 2
+
+        config = TrainingConfig(**SETTINGS)
+        with pytest.raises(Cancelled):
+            steps_within(60, [read_volume(thin)], config, "cpu", should_cancel=should_cancel)
+        assert len(asked) < 10
+
+    def test_the_verdict_is_as_thorough_as_the_time_allows(self):
+        assert affordable_voxels(seconds=1e6, judging=1.0) == VERDICT_VOXELS
+        assert affordable_voxels(seconds=60, judging=60.0) == WATCHED_VOXELS
+        assert WATCHED_VOXELS < affordable_voxels(seconds=600, judging=10.0) < VERDICT_VOXELS
+
 
 class TestHoldOut:
     def test_of_a_single_scan_the_upper_slices_are_held_out(self, thin, tmp_path):
@@ -237,6 +255,21 @@ class TestVerdict:
         assert report["after"] == report["before"]
         assert "did not beat 'small'" in report["message"]
         assert report["model"]["sha256"] == load_model(untrained_model).sha256
+
+    def test_what_it_began_with_is_copied_byte_for_byte(self, thin, tmp_path):
+        half = tmp_path / "half"
+        save_model(half, make_spline_network(**NETWORK).bfloat16(), make_card())
+        report = train([thin], tmp_path / "run", HARMFUL, start=str(half))
+        assert report["beats_start"] is False
+        assert "did not beat 'small'" in report["message"]
+        for file in half.iterdir():
+            assert (tmp_path / "run" / "model" / file.name).read_bytes() == file.read_bytes()
+
+    def test_a_gain_that_is_printed_as_nothing_is_none(self, thin, tmp_path, untrained_model):
+        settings = {**SETTINGS, "learning_rate": 1e-9}
+        report = train([thin], tmp_path / "run", settings, start=str(untrained_model))
+        assert report["beats_start"] is False
+        assert "0.00 dB better" not in report["message"]
 
     def test_what_it_began_with_still_answers_at_best_quality(self, thin, tmp_path, with_best_specialist):
         report = train([thin], tmp_path / "run", HARMFUL, start=str(with_best_specialist))

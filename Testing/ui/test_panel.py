@@ -101,12 +101,31 @@ class TestChoosing:
             shown.append((panel.ui.factorSpinBox.visible, panel.ui.spacingSpinBox.visible))
         assert shown == [(False, False), (True, False), (False, True), (False, False)]
 
+    def test_nothing_is_measured_unless_the_user_wants_it(self, slicer_desk, panel):
+        panel.parent.show()
+        slicer_desk.desktop.pump(timeout=2)
+        assert workers() == []
+        assert panel.ui.timeButton.visible
+        assert "about" not in panel.ui.planLabel.text
+
     def test_the_time_is_measured_on_this_computer(self, slicer_desk, panel):
+        panel.parent.show()
+        panel.ui.timeButton.click()
+        assert panel.ui.timeButton.toolTip == "It is being measured."
         slicer_desk.pump(lambda: "about" in panel.ui.planLabel.text)
+        assert not panel.ui.timeButton.visible
         assert slicer_desk.leaves_nothing()
 
-    def test_the_time_of_best_quality_is_measured_for_itself(self, slicer_desk, panel):
-        slicer_desk.pump(lambda: "about" in panel.ui.planLabel.text)
+    def test_leaving_the_module_ends_the_measurement(self, slicer_desk, panel):
+        panel.ui.timeButton.click()
+        slicer_desk.wait_for_worker()
+        panel.parent.exit()
+        assert slicer_desk.leaves_nothing()
+        panel.parent.enter()
+        assert panel.ui.timeButton.enabled
+
+    def test_a_result_tells_the_time_of_the_next(self, panel, enhanced):
+        assert "about" in panel.ui.planLabel.text
         before = panel.logic.requestOf(parameters(panel))
         panel.ui.qualityComboBox.setCurrentIndex(1)
         after = panel.logic.requestOf(parameters(panel))
@@ -114,10 +133,8 @@ class TestChoosing:
         assert panel.logic.checkRequestOf(parameters(panel)).quality == "best"
         outlook = panel.logic.lookAhead(parameters(panel).inputVolume, after)
         assert panel.speed.expectedSeconds(outlook, before) > 0
+        assert panel.speed.expectedSeconds(outlook, after) is None
         assert panel.speed.missing(outlook, after).quality == "best"
-        slicer_desk.pump(lambda: "about" in panel.ui.planLabel.text)
-        assert panel.speed.expectedSeconds(outlook, after) > 0
-        assert panel.speed.missing(outlook, after) is None
 
     def test_a_thickness_counts_for_enhancing_and_checking(self, panel):
         assert panel.logic.requestOf(parameters(panel)).thickness is None
@@ -298,6 +315,16 @@ class TestInterrupted:
         assert result.GetName() == "Chest enhanced x4"
         assert np.array_equal(volume_from_node(result).voxels[::4], scan.voxels)
 
+    def test_deleting_the_input_is_said_beside_the_result(self, slicer_desk, panel, node):
+        panel.ui.showViewsCheckBox.checked = True
+        panel.ui.enhanceButton.click()
+        remove_volume(node)
+        slicer_desk.finish(panel)
+        assert "48 of its 65 slices are synthetic" in panel.ui.messageLabel.text
+        assert "no longer in the scene" in panel.ui.messageLabel.text
+        assert panel.ui.inputSelector.currentNode() is None
+        assert not panel.ui.enhanceButton.enabled
+
     def test_deleting_the_output_makes_a_new_one(self, slicer_desk, panel):
         mine = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Mine")
         panel.ui.outputSelector.setCurrentNode(mine)
@@ -345,6 +372,15 @@ class TestInterrupted:
         panel.parent.enter()
         assert panel.ui.enhancedSelector.currentNode().GetName() == "Chest enhanced x4"
 
+    def test_a_result_that_comes_meanwhile_leaves_the_layout(self, slicer_desk, panel):
+        panel.ui.showViewsCheckBox.checked = True
+        before = slicer.app.layoutManager().layout
+        panel.ui.enhanceButton.click()
+        panel.parent.exit()
+        slicer_desk.pump(lambda: len(volumes()) == 3)
+        assert slicer.app.layoutManager().layout == before
+        assert "is ready after" in panel.ui.messageLabel.text
+
     def test_closing_slicer_ends_it(self, tmp_path, models, scan):
         with desk(tmp_path / "again") as opened:
             make_volume_node(slicer.mrmlScene, scan, "Chest")
@@ -362,6 +398,7 @@ class TestSelfCheck:
         panel.ui.selfCheckButton.click()
         slicer_desk.finish(panel)
         assert panel.ui.selfCheckLabel.visible
+        assert "Typical error between slices: " in panel.ui.selfCheckLabel.text
         assert "every second slice of this scan was left out" in panel.ui.selfCheckLabel.text
         for method in ("linear", "cubic", "enhanced"):
             assert f"<td>{method}</td>" in panel.ui.selfCheckLabel.text

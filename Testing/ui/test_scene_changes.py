@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 import pytest
 
@@ -218,3 +220,90 @@ class TestDerivedVolumes:
 class TestDataModule:
     def test_the_plugin_needs_no_other_module(self, slicer_desk):
         assert slicer.qSlicerSubjectHierarchyPluginHandler.instance().pluginByName("XViewSynth") is not None
+
+
+class TestMarksInOtherLayouts:
+    """The standard layouts say as well which slices are synthetic."""
+
+    @pytest.fixture
+    def shown(self, panel, pair):
+        """The red view shows the enhanced volume."""
+        slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+        process_events()
+        self.composite("Red").SetBackgroundVolumeID(pair.enhanced.GetID())
+        return panel.comparison.marks
+
+    def composite(self, name):
+        return slicer.app.layoutManager().sliceWidget(name).mrmlSliceCompositeNode()
+
+    def test_a_view_with_an_enhanced_volume_is_marked(self, panel, pair, shown):
+        seen = set()
+        bounds = [0.0] * 6
+        pair.enhanced.GetRASBounds(bounds)
+        for offset in range(round(bounds[4]) + 5, round(bounds[4]) + 15):
+            slicer.app.layoutManager().sliceWidget("Red").sliceLogic().SetSliceOffset(offset)
+            seen.add(shown["Red"].text)
+        assert {"enhanced x4 - observed slice", "enhanced x4 - synthetic slice"} <= seen
+        assert set(shown) == {"Red"}
+
+    def test_a_view_with_the_scan_is_not(self, panel, pair, shown):
+        self.composite("Red").SetBackgroundVolumeID(pair.original.GetID())
+        assert panel.comparison.marks == {}
+
+    def test_the_switch_removes_them_and_brings_them_back(self, panel, shown):
+        panel.ui.markSlicesCheckBox.checked = False
+        assert panel.comparison.marks == {}
+        panel.ui.markSlicesCheckBox.checked = True
+        assert set(panel.comparison.marks) == {"Red"}
+
+    def test_a_volume_that_is_removed_takes_its_mark_along(self, panel, pair, shown):
+        remove_volume(pair.enhanced)
+        process_events()
+        assert panel.comparison.marks == {}
+
+    def test_a_view_of_a_layout_that_comes_later_is_marked(self, panel, pair, shown):
+        self.composite("Green").SetBackgroundVolumeID(pair.enhanced.GetID())
+        assert set(panel.comparison.marks) == {"Red", "Green"}
+
+    def test_the_linked_views_have_their_own(self, panel, shown):
+        panel.ui.showViewsButton.click()
+        process_events()
+        assert not set(panel.comparison.marks) & set(view_names())
+
+    def test_closing_the_scene_removes_them(self, panel, shown):
+        slicer.mrmlScene.Clear(False)
+        process_events()
+        assert panel.comparison.marks == {}
+
+
+class TestWidth:
+    def test_it_is_the_same_for_every_choice_and_for_long_names(self, slicer_desk, panel, pair):
+        def width():
+            process_events()
+            return panel.ui.scanCollapsibleButton.minimumSizeHint.width()
+
+        panel.ui.goalComboBox.setCurrentIndex(1)
+        before = width()
+        pair.original.SetName("2: CT thorax with contrast medium, arterial phase, reconstructed for the lung, 5.0 mm")
+        assert width() == before
+        assert before < 350
+
+
+class TestAcceptance:
+    def test_every_step_passes_on_the_stand_in(self, slicer_desk, scan, tmp_path):
+        from XViewSynthLib import write_volume
+
+        tool = Path(__file__).resolve().parents[1] / "tools" / "accept_in_slicer.py"
+        spec = spec_from_file_location("accept_in_slicer", tool)
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        write_volume(scan, tmp_path / "Chest.nrrd")
+
+        def photograph(path):
+            slicer_desk.desktop.photograph(slicer.util.mainWindow(), path)
+
+        acceptance = module.Acceptance(tmp_path / "accepted", tmp_path / "Chest.nrrd", photograph, "small")
+        passed = acceptance.run()
+        report = (tmp_path / "accepted" / "report.md").read_text(encoding="utf-8")
+        assert passed, report
+        assert len(list((tmp_path / "accepted").glob("*.png"))) == report.count("passed") == 6

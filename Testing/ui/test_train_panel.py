@@ -23,6 +23,7 @@ from training_runs import REPORT, append_log, write_run
 from XViewSynthLib import Volume, load_model, write_volume
 from XViewSynthScene import packages
 from XViewSynthTrainLib.lock import run_lock
+from XViewSynthTrainScene.folders import RunFolder
 from XViewSynthTrainScene.jobs import StudyScan, TrainingRun, TrainSettings
 from XViewSynthTrainScene.layout import LAYOUT_ID
 
@@ -434,6 +435,28 @@ class TestFinishedRun:
     def test_a_model_that_is_installed_already_is_chosen(self, panel, run):
         panel.ui.useModelButton.click()
         assert "'small' is chosen" in panel.ui.messageLabel.text
+
+    def test_a_run_that_gained_nothing_says_so(self, panel, run):
+        (run / "report.json").write_text(json.dumps({**REPORT, "beats_start": False}), encoding="utf-8")
+        panel.ui.useModelButton.click()
+        assert "Training gained nothing" in panel.ui.messageLabel.text
+        assert "'small'" in panel.ui.messageLabel.text
+
+    def test_a_scene_that_was_saved_with_its_views_shows_it_again(self, slicer_desk, panel, run):
+        panel.views.restore(RunFolder(run))
+        assert panel.views.live is None
+        slicer.app.layoutManager().setLayout(LAYOUT_ID)
+        panel.restoreViews()
+        assert panel.ui.clearButton.enabled
+        panel.ui.clearButton.click()
+        assert slicer.app.layoutManager().layout != LAYOUT_ID
+
+    def test_such_a_scene_without_its_run_goes_back_to_the_standard_layout(self, slicer_desk, panel, tmp_path):
+        parameters(panel).runFolder = str(tmp_path / "gone")
+        slicer.app.layoutManager().setLayout(LAYOUT_ID)
+        panel.restoreViews()
+        assert slicer.app.layoutManager().layout != LAYOUT_ID
+        assert panel.views.live is None
 
     def test_a_damaged_model_gives_a_sentence(self, panel, run, models):
         shutil.rmtree(models / "small")

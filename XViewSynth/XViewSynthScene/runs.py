@@ -151,6 +151,10 @@ class EnhanceRun(_Run):
         output_node: gets the result of a single volume; a new node unless given.
         folder, python: as for `EnhanceJob`.
 
+    Attributes:
+        outlook: what the run gives.
+        request: as given.
+
     Raises:
         InputError: the input cannot be enhanced, or the output cannot take the result.
     """
@@ -162,7 +166,7 @@ class EnhanceRun(_Run):
         output_node: slicer.vtkMRMLScalarVolumeNode | None = None,
         **job_options: Any,
     ):
-        look_ahead(input_node, request)
+        self.outlook, self.request = look_ahead(input_node, request), request
         check_output_node(output_node, input_node)
         self._sequence = sequence_of(input_node)
         if self._sequence is not None and output_node is not None:
@@ -178,7 +182,7 @@ class EnhanceRun(_Run):
             if self._sequence is None
             else [volume_from_node(frame.node) for frame in frames(self._sequence)]
         )
-        self._request, self._job_options = request, job_options
+        self._job_options = job_options
         self._results: Sequence[EnhanceResult] = []
         self._reports: list[dict[str, Any]] = []
         self._began, self._seconds = monotonic(), 0.0
@@ -215,7 +219,7 @@ class EnhanceRun(_Run):
         self._start_next()
 
     def _start_next(self) -> None:
-        self._job = EnhanceJob(self._volumes[len(self._results)], self._request, **self._job_options)
+        self._job = EnhanceJob(self._volumes[len(self._results)], self.request, **self._job_options)
         self._job.start()
 
     def _look(self) -> JobState:

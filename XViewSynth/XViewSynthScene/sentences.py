@@ -55,7 +55,7 @@ def describe_selfcheck(report: Mapping[str, Any]) -> str:
         report: of a self-check.
     """
     methods = report["methods"]
-    errors = {name: f"{scores['mae_hu']:.3g} HU" for name, scores in methods.items()}
+    errors = {name: _rounded_hu(scores["mae_hu"]) for name, scores in methods.items()}
     kept = f"all but every {report['factor']}th" if report["factor"] > 2 else "every second"
     headings = "".join(f"<th>{heading}</th>" for heading, _, _ in _COLUMNS)
     rows = "".join(
@@ -71,6 +71,10 @@ def describe_selfcheck(report: Mapping[str, Any]) -> str:
         f'<table cellpadding="3"><tr><th></th>{headings}</tr>{rows}</table>'
         f"<p>{html.escape(_in_panel_words(report))}</p>"
     )
+
+
+def _rounded_hu(error: float) -> str:
+    return f"{error:.0f} HU" if error >= 10 else f"{error:.1f} HU"
 
 
 def _in_panel_words(report: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from XViewSynthScene.desk import allow, is_shown, make_timer
+from XViewSynthScene.desk import allow, is_shown, make_timer, renderer_of
 
 BLINK_MILLISECONDS = 600
 
@@ -24,6 +24,7 @@ class Comparison:
         self.ui = ui
         self.views: Any | None = None
         self._isShowing = False
+        self._marks: Any | None = None
         self.blinkTimer = make_timer(qt, BLINK_MILLISECONDS, self._blink)
 
     def show(self, parameters: Any, enhancedVolume: Any | None) -> None:
@@ -78,6 +79,18 @@ class Comparison:
         if blinks != self.blinkTimer.active:
             self.blinkTimer.start() if blinks else self.blinkTimer.stop()
 
+    @property
+    def marks(self) -> dict[str, Any]:
+        """The marks in the views of other layouts (XViewSynthScene.marks.SliceMark), by the layout name of the view."""
+        return self._marks.marks if self._marks else {}
+
+    def markEverywhere(self, enabled: bool) -> None:
+        """Mark observed and synthetic slices also in the views of other layouts, or do not."""
+        if self._marks is None and enabled:
+            self._marks = _makeMarks()
+        if self._marks is not None:
+            self._marks.set_enabled(enabled)
+
     def _updateWidgets(self, parameters: Any | None) -> None:
         enhanced = parameters.enhancedVolume if parameters else None
         hidden = None if self.views else _("Show the linked views first.")
@@ -103,14 +116,23 @@ class Comparison:
             self.views.toggle()
 
 
+def _layoutNode() -> Any | None:
+    layoutManager = slicer.app.layoutManager()
+    return layoutManager.layoutLogic().GetLayoutNode() if layoutManager else None
+
+
+def _makeMarks() -> Any:
+    """Marks for the views of this application."""
+    from XViewSynthScene.everywhere import MarksEverywhere
+
+    return MarksEverywhere(slicer.mrmlScene, _layoutNode(), renderer_of)
+
+
 def _makeViews() -> Any:
     """Linked views for this application, not yet shown."""
-    from XViewSynthScene.desk import renderer_of
     from XViewSynthScene.views import LinkedViews
 
-    layoutManager = slicer.app.layoutManager()
-    layoutNode = layoutManager.layoutLogic().GetLayoutNode() if layoutManager else None
-    return LinkedViews(slicer.mrmlScene, layoutNode, slicer.app.applicationLogic(), renderer_of, _processEvents)
+    return LinkedViews(slicer.mrmlScene, _layoutNode(), slicer.app.applicationLogic(), renderer_of, _processEvents)
 
 
 def _processEvents() -> None:

@@ -22,6 +22,7 @@ class XViewSynthParameterNode:
     thickness - Of the observed slices, mm; 0 for what the scan says.
     memory - The most memory to take, GB; 0 for what is free.
     showViews - Whether the linked views open when a result is there.
+    markSlices - Whether observed and synthetic slices are marked in the views of every layout.
     enhancedVolume - The result that is compared with its original.
     fade - What the lower views show: 0 the enhanced volume, 1 the original.
     blink - Whether original and enhanced take turns there.
@@ -41,6 +42,7 @@ class XViewSynthParameterNode:
     quality: Quality = Quality.STANDARD
     memory: Annotated[float, WithinRange(0.0, 4096.0)] = 0.0
     showViews: bool = True
+    markSlices: bool = True
     enhancedVolume: vtkMRMLScalarVolumeNode
     fade: Annotated[float, WithinRange(0.0, 1.0)] = 0.0
     blink: bool = False

@@ -13,12 +13,9 @@ from XViewSynthScene.desk import make_timer
 
 from .progress import TICK_MILLISECONDS
 
-# Speed is measured only once the user has stopped choosing.
-SETTLED_MILLISECONDS = 800
-
 
 class SpeedMeasurement:
-    """Measures the speed of the chosen settings in the background, each of them once.
+    """Knows the speed of settings: from results on this computer, or measured in the background when the user wants it.
 
     Args:
         changed: called after each measurement.
@@ -28,10 +25,8 @@ class SpeedMeasurement:
         self._changed = changed
         # Seconds for a voxel, and to begin and end, by what they depend on; None where they could not be measured.
         self._speeds: dict[tuple, tuple[float, float] | None] = {}
-        self._requested: Any | None = None
         self._job: Any | None = None
         self._began = 0.0
-        self._settleTimer = make_timer(qt, SETTLED_MILLISECONDS, self._start, single_shot=True)
         self._pollTimer = make_timer(qt, TICK_MILLISECONDS, self._poll)
 
     def expectedSeconds(self, outlook: Any, request: Any) -> float | None:
@@ -54,29 +49,40 @@ class SpeedMeasurement:
         model, device, precision, quality, factor = key
         return Request(factor=factor, model=model, device=device, precision=precision, quality=quality)
 
-    def measure(self, request: Any | None) -> None:
-        """Measure this (Request) once the user has stopped choosing; None for nothing."""
-        self._requested = request
-        if request:
-            self._settleTimer.start()
+    @property
+    def isMeasuring(self) -> bool:
+        """Whether a measurement goes on."""
+        return self._job is not None
+
+    def learn(self, outlook: Any, request: Any, seconds: float, computeSeconds: float) -> None:
+        """Keep how long an enhancement has taken; its speed counts more than a measured one.
+
+        Args:
+            outlook: of the enhancement, as it began.
+            request: its XViewSynthLib.request.Request.
+            seconds: from the click until the result was there.
+            computeSeconds: the part of it in which slices were computed.
+        """
+        speed = computeSeconds / outlook.timed_voxels, seconds - computeSeconds
+        self._speeds[_key(request, outlook.grid.factor)] = speed
+
+    def measure(self, request: Any) -> None:
+        """Measure the speed of this (Request)."""
+        from XViewSynthScene.jobs import SpeedJob
+
+        self.stop()
+        self._began = time.monotonic()
+        self._job = SpeedJob(request)
+        self._job.start()
+        self._pollTimer.start()
+        self._changed()
 
     def stop(self) -> None:
-        """End a measurement, and start none."""
-        self._settleTimer.stop()
+        """End a measurement."""
         self._pollTimer.stop()
         if self._job:
             self._job.close()
             self._job = None
-
-    def _start(self) -> None:
-        if self._job or not self._requested:
-            return
-        from XViewSynthScene.jobs import SpeedJob
-
-        self._began = time.monotonic()
-        self._job = SpeedJob(self._requested)
-        self._job.start()
-        self._pollTimer.start()
 
     def _poll(self) -> None:
         state = self._job.poll()

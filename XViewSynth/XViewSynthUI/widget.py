@@ -52,6 +52,7 @@ class XViewSynthWidget(Panel):
         self.ui.enhanceButton.connect("clicked(bool)", self.onEnhance)
         self.ui.selfCheckButton.connect("clicked(bool)", self.onSelfCheck)
         self.ui.cancelButton.connect("clicked(bool)", self.onCancel)
+        self.ui.timeButton.connect("clicked(bool)", self.onEstimateTime)
         self.ui.showViewsButton.connect("clicked(bool)", self.onShowViews)
         self.ui.swapButton.connect("clicked(bool)", self.onSwap)
         self.ui.formerLayoutButton.connect("clicked(bool)", self.onFormerLayout)
@@ -96,6 +97,7 @@ class XViewSynthWidget(Panel):
         self.speed.stop()
         self.work.close()
         self.comparison.close()
+        self.comparison.markEverywhere(False)
 
     # What is shown
 
@@ -121,12 +123,14 @@ class XViewSynthWidget(Panel):
         )
         self.work.update()
         self.comparison.update(parameters)
+        if parameters:
+            self.comparison.markEverywhere(parameters.markSlices)
 
     def _showPlan(self) -> str | None:
         """Show what Enhance would do; return why it cannot be done, or None."""
         from XViewSynthScene.sentences import describe_outlook
 
-        self.speed.measure(None)
+        self.ui.timeButton.visible = False
         parameters = self._parameterNode
         if not parameters:
             self.ui.planLabel.text = ""
@@ -138,9 +142,16 @@ class XViewSynthWidget(Panel):
             self.ui.planLabel.text = str(problem)
             return None if canHarden(parameters.inputVolume) else str(problem)
         self.ui.planLabel.text = describe_outlook(outlook, self.speed.expectedSeconds(outlook, request))
-        if not self.work.isRunning:
-            self.speed.measure(self.speed.missing(outlook, request))
+        self._showTimeButton(outlook, request)
         return None
+
+    def _showTimeButton(self, outlook: Any, request: Any) -> None:
+        self.ui.timeButton.visible = self.speed.missing(outlook, request) is not None and not self.work.isRunning
+        allow(
+            self.ui.timeButton,
+            _("It is being measured.") if self.speed.isMeasuring else None,
+            _("Measure on this computer how long that takes. After a first result it is known without."),
+        )
 
     def _checkRefusal(self) -> str | None:
         if not self._parameterNode:
@@ -169,10 +180,9 @@ class XViewSynthWidget(Panel):
     def onEnhance(self) -> None:
         """Enhance the chosen scan."""
         parameters = self._parameterNode
+        request = self.logic.requestOf(parameters)
         self._begin(
-            lambda: self.logic.startEnhancement(
-                parameters.inputVolume, self.logic.requestOf(parameters), parameters.outputVolume
-            ),
+            lambda: self.logic.startEnhancement(parameters.inputVolume, request, parameters.outputVolume),
             self._enhanced,
         )
 
@@ -193,6 +203,14 @@ class XViewSynthWidget(Panel):
             lambda: self.logic.startSelfCheck(parameters.inputVolume, self.logic.checkRequestOf(parameters)),
             self._checked,
         )
+
+    def onEstimateTime(self) -> None:
+        """Measure how long the chosen enhancement takes here."""
+        request = self.logic.requestOf(self._parameterNode)
+        outlook = self.logic.lookAhead(self._parameterNode.inputVolume, request)
+        missing = self.speed.missing(outlook, request)
+        if missing:
+            self.speed.measure(missing)
 
     def onCancel(self) -> None:
         """End what runs."""
@@ -225,6 +243,7 @@ class XViewSynthWidget(Panel):
 
         parameters = self.logic.getParameterNode()
         parameters.enhancedVolume = run.output_node
+        self.speed.learn(run.outlook, run.request, run.seconds, run.compute_seconds)
         sentences = [describe_result(run.output_node.GetName(), run.report, run.seconds)]
         # Whoever works in another module keeps the layout there.
         if parameters.showViews and self.parent.isEntered:

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from XViewSynthLib.errors import InputError
+from XViewSynthLib.errors import Cancelled, InputError
 from XViewSynthLib.evaluation.selfcheck import cancel_check
 from XViewSynthLib.geometry.checks import check_enhanceable, geometry_notes
 from XViewSynthLib.geometry.constants import INTENSITY_RANGE
@@ -24,7 +24,7 @@ from XViewSynthLib.geometry.intensity import in_hu
 from XViewSynthLib.geometry.volume import Volume
 from XViewSynthLib.inference.hardware import resolve_device
 from XViewSynthLib.io.reading import read_volume
-from XViewSynthLib.model.catalogue import Model, check_name, load_model, save_model, shipped_for
+from XViewSynthLib.model.catalogue import Model, check_name, copy_model, load_model, save_model, shipped_for
 from XViewSynthLib.model.network import ThreeViewNetwork
 from XViewSynthLib.model.weights import trained_factors
 from XViewSynthLib.progress import Progress
@@ -54,6 +54,10 @@ _USES = {
 }
 #: Of a run's time, what all its judgements may take, and the verdict at its end.
 _JUDGING_SHARE = 0.2
+#: Of a run's time, what measuring the length of a step may take.
+_MEASURING_SHARE = 0.1
+#: A smaller gain is printed as 0.00 dB, and is none.
+_LEAST_GAIN_DB = 0.005
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Study:
             of a single scan its upper slices. 0 for none: nothing is judged then.
         start: folder of the model to start from, or None.
         name: of the new model.
+        minutes: length of the run, if that is what was requested.
     """
 
     training: tuple[str, ...]
@@ -74,6 +79,7 @@ class Study:
     hold_out_share: float = HOLD_OUT_SHARE
     start: str | None = None
     name: str = "trained"
+    minutes: float | None = None
 
     def __post_init__(self) -> None:
         if not self.training:
@@ -163,6 +169,7 @@ def train(
                 hold_out_share,
                 None if start is None else _start_folder(start, settings),
                 name,
+                minutes,
             )
         if minutes is not None and team.size > 1:
             raise InputError("Give --steps in place of --minutes when several processes train together.")
@@ -280,13 +287,14 @@ class _Run:
         verdict = min(share, 2 * judging * VERDICT_VOXELS / WATCHED_VOXELS)
         taken = time.monotonic() - self._began + judgements * judging + verdict
         left = max(seconds - taken, seconds / 5)
-        steps = steps_within(left, self._training, config, self._device, self._first_weights(config))
+        start = self._first_weights(config)
+        steps = steps_within(left, self._training, config, self._device, start, self._should_cancel)
         return replace(config, steps=steps, judgements=judgements)
 
     def _begin(self, trainer: Trainer, watch: HeldOut, before: dict[int, Gain]) -> None:
         """Write what there is to beat."""
         if self._start is not None:
-            save_model(self._folder / MODEL_FOLDER, self._start.network, self._start.card)
+            copy_model(self._start, self._folder / MODEL_FOLDER)
         write_example(watch, self._folder / PREVIEW_FOLDER)
         for name in ("before", "now"):
             self._show(watch, self._first_network(trainer.config), name)
@@ -303,7 +311,7 @@ class _Run:
     def _close(self, trainer: Trainer, config: TrainingConfig, watch: HeldOut | None) -> dict[str, Any]:
         """Judge start and end on more of the scans, settle which model is delivered, and write the report."""
         _tell(self._progress, "judging", 0, 1)
-        verdict = self._judges(config, VERDICT_VOXELS)
+        verdict = self._judges(config, self._verdict_voxels(watch, config))
         before = after = None
         if verdict is None:
             model = self._save(trainer.average, config)
@@ -311,14 +319,23 @@ class _Run:
             before = verdict.judge(self._first_network(config), self._should_cancel)
             model = self._best(trainer, config)
             after = before if self._is_start(model) else verdict.judge(model.network, self._should_cancel)
-            if self._start is not None and not mean_gain(after) > mean_gain(before):
-                model, after = save_model(self._folder / MODEL_FOLDER, self._start.network, self._start.card), before
+            # "Not greater" also where the gain is no number.
+            if self._start is not None and not mean_gain(after) > mean_gain(before) + _LEAST_GAIN_DB:
+                model, after = copy_model(self._start, self._folder / MODEL_FOLDER), before
             if watch is not None:
                 self._show(watch, model.network, "now")
         _tell(self._progress, "writing", 0, 1)
         report = self._report(trainer, model, before, after)
         write_report(self._folder, report)
         return report
+
+    def _verdict_voxels(self, watch: HeldOut | None, config: TrainingConfig) -> int:
+        """Held-out voxels that are judged at the end: as many as the requested time allows."""
+        if watch is None or self._study.minutes is None:
+            return VERDICT_VOXELS
+        began = time.monotonic()
+        watch.judge(self._first_network(config), self._should_cancel)
+        return affordable_voxels(60 * self._study.minutes, time.monotonic() - began)
 
     def _best(self, trainer: Trainer, config: TrainingConfig) -> Model:
         if not (self._folder / MODEL_FOLDER).exists():
@@ -357,29 +374,58 @@ class _Run:
         }
 
 
+def affordable_voxels(seconds: float, judging: float) -> int:
+    """Held-out voxels that can be judged twice, before and after, in a run's share of time for that.
+
+    Args:
+        seconds: requested length of the run.
+        judging: seconds that judging `WATCHED_VOXELS` takes.
+    """
+    affordable = WATCHED_VOXELS * _JUDGING_SHARE * seconds / max(2 * judging, 1e-6)
+    return int(min(max(affordable, WATCHED_VOXELS), VERDICT_VOXELS))
+
+
 def steps_within(
     seconds: float,
     volumes: Sequence[Volume],
     config: TrainingConfig,
     device: str,
     start: dict[str, Tensor] | None = None,
+    should_cancel: Callable[[], bool] | None = None,
 ) -> int:
-    """How many steps fit into a time, judged by a few steps of each stage (which are thrown away).
+    """How many steps fit into a time, judged by up to four steps of each stage (which are thrown away).
+
+    Measuring takes a tenth of the time, or one step of each stage where that is longer.
 
     Raises:
         InputError: there is no room for temporary files.
+        Cancelled: `should_cancel` returned True.
     """
-    shares = _stage_shares(config)
+    check = cancel_check(should_cancel)
+    stages = {stage: share for stage, share in _stage_shares(config).items() if share}
     mean = 0.0
-    for (cross_view_from, incremental_from), share in shares.items():
-        if share:
-            stage = replace(config, steps=4, cross_view_from=cross_view_from, incremental_from=incremental_from)
-            with _temporary_folder() as folder:
-                trainer = Trainer(volumes, stage, folder / "measured", start=start, device=device)
-                began = time.perf_counter()
-                trainer.run()
-                mean += share * (time.perf_counter() - began) / stage.steps
+    for (cross_view_from, incremental_from), share in stages.items():
+        check()
+        stage = replace(config, steps=4, cross_view_from=cross_view_from, incremental_from=incremental_from)
+        with _temporary_folder() as folder:
+            trainer = Trainer(volumes, stage, folder / "measured", start=start, device=device)
+            mean += share * _seconds_of_step(trainer, _MEASURING_SHARE * seconds / len(stages), check)
     return max(1, int(min(seconds / mean, MOST_STEPS)))
+
+
+def _seconds_of_step(trainer: Trainer, seconds: float, check: Callable[[], None]) -> float:
+    """Mean time of a step, of as many as begin within `seconds`, and at least of one."""
+    began = time.perf_counter()
+
+    def should_end() -> bool:
+        check()
+        return trainer.step > 0 and time.perf_counter() - began > seconds
+
+    # Either the time is over, or the user wants to stop.
+    with suppress(Cancelled):
+        trainer.run(should_cancel=should_end)
+    check()
+    return (time.perf_counter() - began) / trainer.step
 
 
 @contextmanager
@@ -506,7 +552,8 @@ def _stored_study(folder: Path) -> Study:
             if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
                 raise ValueError(f'"{name}" is no list of paths')
             stored[name] = tuple(paths)
-        if not isinstance(stored.get("start"), (str, type(None))) or not is_number(stored.get("hold_out_share")):
+        numbers = [stored.get("hold_out_share"), stored.get("minutes") or 0]
+        if not isinstance(stored.get("start"), (str, type(None))) or not all(map(is_number, numbers)):
             raise ValueError("its values are of the wrong kind")
         return Study(**stored)
     except FileNotFoundError:

@@ -77,6 +77,14 @@ class RunFolder:
             raise InputError(f"{self.path / REPORT_FILE} is no report of a training: train again.")
         return report
 
+    @property
+    def gained_nothing(self) -> bool:
+        """Whether the run came to its end and delivered the model that it started from."""
+        try:
+            return self.read_report().get("beats_start") is False
+        except InputError:
+            return False
+
     def check_new(self) -> None:
         """Make sure that a new run can begin here.
 

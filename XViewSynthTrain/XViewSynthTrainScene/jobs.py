@@ -43,6 +43,12 @@ TRAINING = Program("XViewSynthTrainLib", (Path(__file__).resolve().parents[1],),
 
 _POLL_SECONDS = 0.05
 
+# What the worker is doing where no step is trained, in words that say why.
+_STAGES = {
+    "measuring": "measuring how many steps fit into the time",
+    "judging": "measuring the gain on held-out slices",
+}
+
 SETTINGS_FILE = "settings.json"
 
 # What a worker says may name files, so patients, and does not belong into a run folder.
@@ -338,7 +344,7 @@ class TrainingRun:
         state = self._state
         for printed in self._worker.poll():
             if "stage" in printed:
-                state = JobState(RUNNING, **printed)
+                state = JobState(RUNNING, **{**printed, "stage": _STAGES.get(printed["stage"], printed["stage"])})
         if finished:
             return self._settle(self._end)
         return JobState(RUNNING, "stopping, which saves what was learned") if self.stopping else state

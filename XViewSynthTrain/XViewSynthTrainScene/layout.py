@@ -1,4 +1,4 @@
-"""The views of a run: observed, before, now and truth in four linked views, loss and gain in plots below."""
+"""The views of a run: observed and before, now and truth in four linked views, loss and gain in plots below."""
 
 from __future__ import annotations
 
@@ -41,15 +41,16 @@ def view_name(role: str) -> str:
 
 
 def layout_description() -> str:
-    """XML of the layout for a `vtkMRMLLayoutNode`."""
-    slices = "".join(_slice_description(role) for role in ROLES)
-    plots = "".join(
+    """XML of the layout for a `vtkMRMLLayoutNode`: two columns, so that 1280 x 800 pixels are enough for all."""
+    slices = [_slice_description(role) for role in ROLES]
+    plots = [
         f'<item><view class="vtkMRMLPlotViewNode" singletontag="{name}">'
         f'<property name="viewlabel" action="default">{label}</property></view></item>'
         for name, label in ((LOSS_VIEW, "L"), (GAIN_VIEW, "G"))
-    )
-    rows = (f'<item><layout type="horizontal" split="true">{row}</layout></item>' for row in (slices, plots))
-    return f'<layout type="vertical" split="true">{"".join(rows)}</layout>'
+    ]
+    rows = (slices[:2], slices[2:], plots)
+    items = (f'<item><layout type="horizontal" split="true">{"".join(row)}</layout></item>' for row in rows)
+    return f'<layout type="vertical" split="true">{"".join(items)}</layout>'
 
 
 def register_layout(layout_node: slicer.vtkMRMLLayoutNode) -> None:

@@ -28,6 +28,9 @@ _COLORS = (
 # Room on the right of the curves for the legend, which would hide their newest points.
 _LEGEND_SHARE = 0.4
 
+# A line through fewer points shows them too: one alone would draw nothing.
+_FEW_POINTS = 10
+
 _BASELINES = {"over_linear_db": "linear", "over_cubic_db": "cubic"}
 
 
@@ -119,6 +122,9 @@ class _Chart:
                 self._add_series(name)
         for name in [name for name in self._series if name not in names]:
             self._remove_node(self._series.pop(name))
+        marked = self._markers or len(steps) < _FEW_POINTS
+        for node in self._series.values():
+            node.SetMarkerStyle(node.MarkerStyleCircle if marked else node.MarkerStyleNone)
 
     def remove(self) -> None:
         for node in (self.chart_node, *self._series.values(), self._table_node):
@@ -143,7 +149,6 @@ class _Chart:
         node.SetColor(*_COLORS[pair % len(_COLORS)])
         style = node.LineStyleDash if second else node.LineStyleSolid
         node.SetLineStyle(style)
-        node.SetMarkerStyle(node.MarkerStyleCircle if self._markers else node.MarkerStyleNone)
         self._series[name] = node
         self.chart_node.AddAndObservePlotSeriesNodeID(node.GetID())
 

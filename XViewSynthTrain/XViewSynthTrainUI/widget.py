@@ -268,7 +268,10 @@ class XViewSynthTrainWidget(Panel):
             return
         self.fillSelectors()
         self._parameterNode.modelName = self.logic.freeModelName()
-        self.messages.showText(_("The model '{name}' is chosen in the module XViewSynth now.").format(name=name))
+        said = _("The model '{name}' is chosen in the module XViewSynth now.")
+        if self._runFolder().gained_nothing:
+            said = _("Training gained nothing, so the model that it started from, '{name}', is chosen in XViewSynth.")
+        self.messages.showText(said.format(name=name))
 
     def onReport(self) -> None:
         """Show the report in the browser."""

@@ -367,6 +367,17 @@ def save_model(folder: str | os.PathLike[str], network: ThreeViewNetwork, card: 
     return _load(folder)
 
 
+def copy_model(model: Model, folder: str | os.PathLike[str]) -> Model:
+    """Copy a model's files, byte for byte, so that the copy has its checksum; a model that is there is replaced.
+
+    Raises:
+        InputError: the model's files are gone or damaged, the folder holds something else, or it cannot be written.
+    """
+    files = read_folder(model.folder)
+    _write_folder(Path(folder), lambda staged: _write_files(staged, files))
+    return _load(Path(folder))
+
+
 def user_folder() -> Path | None:
     """Where the user's own models lie: $XVIEWSYNTH_MODELS, else the platform's place for data of applications.
 
