@@ -195,7 +195,9 @@ class TestLook:
 
     def look(self, step: Step, **changes: str) -> str | None:
         plain = json.loads(json.dumps(asdict(step)))
-        return cluster.look(plain, **{"model": step.model, "token": "abc", "version": __version__, **changes})
+        return cluster.look(
+            plain, **{"model": step.request["model"], "token": "abc", "version": __version__, **changes}
+        )
 
     def test_nothing_amiss(self, step):
         assert self.look(step) is None
