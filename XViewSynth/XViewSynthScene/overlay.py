@@ -11,7 +11,7 @@ import slicer
 from .results import UNCERTAINTY_LOOK, look_of, set_look
 
 COLOR_NODE_NAME = "XViewSynth uncertainty"
-LEGEND_TITLE = "Uncertainty (HU)"
+LEGEND_TITLE = "± HU"
 DEFAULT_OPACITY = 0.5
 
 # Width and height as shares of the view; the width decides how large the letters are.
