@@ -117,7 +117,7 @@ class TestSliceThickness:
 
 class TestRefused:
     def test_nothing(self):
-        with pytest.raises(InputError, match="load a CT scan and choose it"):
+        with pytest.raises(InputError, match="choose one, or load a CT scan"):
             check_volume_node(None)
 
     def test_something_else_than_a_node(self):
