@@ -27,8 +27,10 @@ from XViewSynthLib.evaluation.selfcheck import (
 )
 from XViewSynthLib.geometry.interpolation import METHODS
 from XViewSynthLib.inference.hardware import peak_bytes
+from XViewSynthLib.inference.plan import make_plan
 from XViewSynthLib.progress import Progress, reporter
 from XViewSynthLib.report import describe_enhanced
+from XViewSynthLib.request import Request
 from XViewSynthLib.system.outputs import Outputs, output_folder
 from XViewSynthLib.system.stop import LastStep, at_once, stop_signals
 from XViewSynthLib.workers.job import run
@@ -81,7 +83,8 @@ def demonstrate(folder: Path, model: str, should_cancel: Callable[[], bool], las
             for done, method in enumerate(METHODS):
                 progress(Progress("interpolating", done, len(METHODS)))
                 methods[method], _ = measure_baseline(trial, method, check)
-            enhanced, result = measure_model(trial, loaded, progress=progress, should_cancel=should_cancel)
+            plan = make_plan(trial.observed, loaded, trial.request(loaded, Request()))
+            enhanced, result = measure_model(trial, loaded, plan, progress=progress, should_cancel=should_cancel)
         methods = with_gains(methods | result)
         for name, volume in (
             (VOLUME, enhanced.volume),

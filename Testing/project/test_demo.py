@@ -30,7 +30,7 @@ class TestDemo:
         folder = tmp_path / "out"
         assert demo.main([str(folder), "--model", str(model)]) == 0
         told = capsys.readouterr().out
-        names = ["comparison.png", "uncertainty.nrrd", "enhanced.nrrd", "observed.nrrd", "report.json"]
+        names = ["comparison.png", "enhanced.nrrd", "observed.nrrd", "report.json", "uncertainty.nrrd"]
         assert sorted(path.name for path in folder.iterdir()) == names
         assert all(name in told for name in [*names, str(folder), "over linear", "over cubic"])
         enhanced, observed = (read_volume(folder / name) for name in ("enhanced.nrrd", "observed.nrrd"))
