@@ -24,6 +24,9 @@ _SINGLETON = "XViewSynthDisagreement"
 #: this much uncertainty and more.
 FAINT_HU, FULL_HU = 20.0, UNCERTAINTY_LOOK.window
 
+# Expected errors below this many standard deviations of the noise are what noise alone makes of any two slices.
+_NOISE_DEVIATIONS = 2.0
+
 # From little uncertainty to much: yellow, orange, red, which differ in lightness too.
 _RAMP = ((0.0, (1.0, 0.93, 0.45)), (0.5, (1.0, 0.55, 0.1)), (1.0, (0.75, 0.0, 0.15)))
 _SHADES = 256
@@ -32,7 +35,7 @@ _SHADES = 256
 class UncertaintyOverlay:
     """An uncertainty map over what some views show, with a colour legend in HU.
 
-    The colours mean the same in every scan: up to 20 HU the scan stays as it is, from there uncertainty is yellow, then
+    Up to 20 HU, or twice the noise of a noisy scan, the scan stays as it is; from there uncertainty is yellow, then
     orange, and from 100 HU red. So a scan without uncertainty stays grey, whatever its own range is. The map lies in
     the topmost layer of the views, that of label maps: in the foreground, Slicer's window/level tool would change the
     meaning of the colours, and above it, Slicer would draw no legend.
@@ -115,6 +118,11 @@ class UncertaintyOverlay:
                 set_look(self._node, self._look_before)
         if not _is_in_use(self._colors):
             _remove_from_scene(self._colors)
+
+
+def faint_from_noise(noise_hu: float | None) -> float:
+    """HU up to which uncertainty says nothing in a scan with this noise (standard deviation, HU; None if unknown)."""
+    return max(FAINT_HU, _NOISE_DEVIATIONS * (noise_hu or 0.0))
 
 
 def uncertainty_color(share: float) -> tuple[float, float, float]:

@@ -23,7 +23,7 @@ from slicer.util import VTKObservationMixin
 from XViewSynthLib.errors import InputError
 
 from .marks import SliceMark, ijk_to_world
-from .overlay import UncertaintyOverlay
+from .overlay import FAINT_HU, FULL_HU, UncertaintyOverlay
 from .provenance import Provenance, read_provenance
 from .volumes import array_from_matrix, matrix_from_array
 
@@ -187,6 +187,7 @@ class LinkedViews(VTKObservationMixin):
         enhanced_node: slicer.vtkMRMLScalarVolumeNode,
         uncertainty_node: slicer.vtkMRMLScalarVolumeNode | None = None,
         provenance: Provenance | None = None,
+        faint_hu: float = FAINT_HU,
     ) -> None:
         """Show a pair of volumes, in place of one shown before, and switch to the layout.
 
@@ -195,6 +196,7 @@ class LinkedViews(VTKObservationMixin):
             enhanced_node: what was made of it.
             uncertainty_node: its uncertainty map in HU, which becomes the overlay.
             provenance: tells the synthetic slices; that of the enhanced node unless given.
+            faint_hu: HU up to which uncertainty has no colour.
 
         Raises:
             InputError: a volume is missing, not in this scene, or has no voxels.
@@ -218,7 +220,7 @@ class LinkedViews(VTKObservationMixin):
             self._prepare(name, view)
         if uncertainty_node is not None:
             composites = [self.composite_node(ENHANCED, plane) for plane in PLANES]
-            self._overlay = UncertaintyOverlay(uncertainty_node, composites)
+            self._overlay = UncertaintyOverlay(uncertainty_node, composites, faint_hu, max(FULL_HU, 2 * faint_hu))
         self._share_window_level(original_node, enhanced_node)
         self.fit()
         self._mark_views()

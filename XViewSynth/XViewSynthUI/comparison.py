@@ -38,7 +38,8 @@ class Comparison:
             self.views = self.views or _makeViews()
             # What was compared before says nothing about how to begin with these.
             parameters.fade = 0.0
-            self.views.show(*_comparedVolumes(enhancedVolume))
+            original, enhanced, uncertainty = _comparedVolumes(enhancedVolume)
+            self.views.show(original, enhanced, uncertainty, faint_hu=_faintHU(original) if uncertainty else 0.0)
         except ValueError:
             self.close()
             raise
@@ -107,7 +108,7 @@ class Comparison:
         allow(
             self.ui.uncertaintyCheckBox,
             ununcertaintyed,
-            _("Colour the places where the new slices may be wrong, by the error to expect in HU."),
+            _("Colour the places where the expected error of the new slices exceeds the noise of the scan, in HU."),
         )
         allow(self.ui.uncertaintySlider, ununcertaintyed, _("Opacity of the uncertainty map."))
 
@@ -138,6 +139,18 @@ def _makeViews() -> Any:
 def _processEvents() -> None:
     """Process what is waiting, but nothing that the user does."""
     slicer.app.processEvents(qt.QEventLoop.ExcludeUserInputEvents)
+
+
+def _faintHU(original: Any) -> float:
+    """HU up to which the uncertainty of a scan is no more than its noise."""
+    from XViewSynthScene.noise import noise_hu
+    from XViewSynthScene.overlay import faint_from_noise
+
+    try:
+        noise = noise_hu(original)
+    except ValueError:  # its voxels are no regular grid, or gone
+        noise = None
+    return faint_from_noise(noise)
 
 
 def _comparedVolumes(enhancedVolume: Any) -> tuple[Any, Any, Any | None]:

@@ -36,6 +36,8 @@ class XViewSynthWidget(Panel):
     def __init__(self, parent: Any = None) -> None:
         Panel.__init__(self, parent)
         self._observedInput = None
+        # Why Enhance is not possible; None where it is.
+        self._refusal: str | None = None
 
     # Life cycle
 
@@ -111,9 +113,10 @@ class XViewSynthWidget(Panel):
             self.models.select(parameters.model)
         refusal = self._showPlan()
         running = _("Something runs already: wait, or cancel it.") if self.work.isRunning else None
+        self._refusal = running or refusal
         allow(
             self.ui.enhanceButton,
-            running or refusal,
+            self._refusal,
             _("Make the slices that are missing; Slicer stays usable meanwhile."),
         )
         allow(
@@ -191,10 +194,10 @@ class XViewSynthWidget(Panel):
         self.initializeParameterNode()
         self._parameterNode.inputVolume = node
         self._parameterNode.outputVolume = None
-        if self.ui.enhanceButton.enabled:
+        if self._refusal is None:
             self.onEnhance()
         else:
-            self.messages.show(self.ui.enhanceButton.toolTip)
+            self.messages.show(self._refusal)
 
     def onSelfCheck(self) -> None:
         """Check on the chosen scan how well slices are restored."""
