@@ -103,7 +103,7 @@ class TestSaving:
 
     def test_a_folder_with_other_files_is_refused_and_kept(self, tmp_path):
         (tmp_path / "thesis.txt").write_text("years of work")
-        with pytest.raises(InputError, match="something else than a model"):
+        with pytest.raises(InputError, match="other files than a model"):
             save_model(tmp_path, make_network(), make_card())
         assert (tmp_path / "thesis.txt").read_text() == "years of work"
 

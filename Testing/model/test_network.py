@@ -19,7 +19,7 @@ from XViewSynthLib.model.network import (
     to_hu,
     to_network_units,
 )
-from XViewSynthLib.model.noise import slice_likeness
+from XViewSynthLib.model.noise import noise_correlation
 
 FACTS = ScanFacts(torch.tensor([3.0]))
 SPECIALISTS = {"2": {}, "4": {"fusion_blocks": 2, "likeness": 1}}
@@ -181,7 +181,7 @@ class TestLikeness:
         assert torch.equal(views[2], views[3])
 
     def test_is_that_of_the_slices_unless_told_otherwise(self, told, observed):
-        likeness = slice_likeness(observed)
+        likeness = noise_correlation(observed)
         views = told(observed, 3, FACTS)
         assert torch.equal(views, told(observed, 3, replace(FACTS, likeness=likeness)))
         fused = told.fuse(observed, views, 3, FACTS)
