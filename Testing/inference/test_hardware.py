@@ -10,6 +10,7 @@ import torch
 
 from XViewSynthLib import InputError
 from XViewSynthLib.inference import hardware
+from XViewSynthLib.request import Request
 
 
 class TestDevice:
@@ -47,12 +48,12 @@ class TestPrecision:
     def test_auto_is_what_the_device_is_made_for(self, device, precision):
         assert hardware.resolve_precision("auto", torch.device(device)) == precision
 
-    def test_what_is_asked_for_is_taken(self):
+    def test_the_requested_one_is_used(self):
         assert hardware.resolve_precision("bf16", torch.device("cpu")) == "bf16"
 
     def test_unknown_is_refused(self):
-        with pytest.raises(InputError, match="choose auto, fp32, bf16, fp16"):
-            hardware.resolve_precision("fp8", torch.device("cpu"))
+        with pytest.raises(InputError, match="must be auto, fp32, bf16 or fp16, not 'fp8'"):
+            Request(precision="fp8")
 
 
 class TestArrival:

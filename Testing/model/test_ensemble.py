@@ -123,7 +123,7 @@ class TestPlan:
         assert more == 4 * scan.voxels.size + 8 * 16 * 24 * 20
         assert four.to_dict()["quality"] == "best"
 
-    def test_is_told_pass_by_pass(self, scan, model):
+    def test_is_reported_pass_by_pass(self, scan, model):
         steps = []
         enhance(scan, 2, model=model, quality=Quality.BEST, device="cpu", progress=steps.append)
         stages = list(dict.fromkeys(step.stage for step in steps))

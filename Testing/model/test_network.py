@@ -180,7 +180,7 @@ class TestLikeness:
         assert torch.equal(views[0], views[1])
         assert torch.equal(views[2], views[3])
 
-    def test_is_that_of_the_slices_unless_told_otherwise(self, told, observed):
+    def test_is_that_of_the_slices_by_default(self, told, observed):
         likeness = noise_correlation(observed)
         views = told(observed, 3, FACTS)
         assert torch.equal(views, told(observed, 3, replace(FACTS, likeness=likeness)))
@@ -189,7 +189,7 @@ class TestLikeness:
 
     @pytest.mark.parametrize("before", [{}, {"thick": 1}, {"likeness": 1}, {"thick": 1, "likeness": 1, "overlap": 1}])
     @pytest.mark.parametrize("after", [{}, {"overlap": 1}, {"likeness": 1}, {"thick": 1, "likeness": 1}])
-    def test_adopted_trunks_are_told_what_both_are_told(self, before, after):
+    def test_adopted_trunks_keep_common_conditions(self, before, after):
         teacher, pupil = make_network(seed=1, **before), make_network(seed=2, **after)
         own = pupil.axial.trunk.condition.weight.detach().clone()
         pupil.adopt_trunks(teacher)

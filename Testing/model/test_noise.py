@@ -74,7 +74,7 @@ class TestLikeness:
 
 
 class TestEnhancement:
-    def test_all_tiles_are_told_that_of_the_whole_scan(self, tmp_path):
+    def test_all_tiles_are_conditioned_on_that_of_the_whole_scan(self, tmp_path):
         network = make_network(fusion_blocks=1, likeness=1)
         card = make_card(network=NETWORK | {"fusion_blocks": 1, "likeness": 1})
         model = load_model(save_model(tmp_path / "told", network, card).folder)
@@ -102,7 +102,7 @@ class TestTraining:
         voxels = (noise(80, 48).numpy() * 1024).round().astype(np.int16)
         cls.scan = Volume(voxels, affine_from((0.8, 0.8, 1.0)))
 
-    def test_blocks_are_told_that_of_their_scan(self):
+    def test_blocks_are_conditioned_on_that_of_their_scan(self):
         sampler = Sampler([self.scan], self.CONFIG)
         told = torch.cat([sampler.thinned(step).likeness for step in range(8)])
         # Thinned, slices share a neighbour where they were made to overlap, and nothing where they were not.
@@ -128,14 +128,14 @@ class TestTraining:
         material = Sampler([self.scan], self.CONFIG).along[0]
         assert material.likeness(factor, 0.2, profile) == pytest.approx(measured.tolist(), abs=0.03)
 
-    def test_thick_slices_are_told_too(self):
+    def test_networks_of_thick_slices_are_conditioned_too(self):
         network = NETWORK | {"thick": 1, "likeness": 1}
         sampler = Sampler([self.scan], replace(self.CONFIG, acquisition="thick", network=network))
         assert sampler.thinned(0).likeness.shape == (2, 1)
 
-    def test_nothing_is_told_to_networks_that_do_not_ask(self):
+    def test_other_networks_are_not_conditioned(self):
         assert Sampler([self.scan], replace(self.CONFIG, network=NETWORK)).thinned(0).likeness is None
 
-    def test_a_specialist_that_asks_is_told(self):
+    def test_a_specialist_with_that_input_is_conditioned(self):
         network = NETWORK | {"specialists": {"2": {"likeness": 1}}}
         assert Sampler([self.scan], replace(self.CONFIG, network=network)).thinned(0).likeness is not None

@@ -274,7 +274,7 @@ def import_model(source: str | os.PathLike[str], last_step: LastStep = at_once) 
     parent = user_folder()
     if parent is None:
         raise InputError(
-            f"There is no folder for your models, as the system knows no home folder: set {_FOLDER_VARIABLE} to one."
+            f"There is no folder for your models, as you have no home folder: set {_FOLDER_VARIABLE} to one."
         )
 
     def check_and_write(folder: Path) -> None:
