@@ -10,7 +10,7 @@ RESULT = "result.json"
 ENHANCED, REFUSED, FAILED = "enhanced", "refused", "failed"
 # A folder with a series; its name ends so.
 DICOM = "dicom"
-# Endings of what can be written; not .mhd, which would be two files.
+# Endings of writable formats; not .mhd, which has two files.
 FORMATS = ("nrrd", "nii.gz", "nii", "mha", DICOM)
 
 

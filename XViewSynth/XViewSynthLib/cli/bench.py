@@ -71,7 +71,7 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
         metavar="MM",
         action="append",
         default=[],
-        help="of the slices; once for each scan, in their order (default: what the scans say)",
+        help="of the slices; once for each scan, in their order (default: as the scans state)",
     )
     add_request_options(parser, BENCHMARK)
     add_progress_option(parser)

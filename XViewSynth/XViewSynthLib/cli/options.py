@@ -57,7 +57,7 @@ def argument_type(option: Option) -> Callable[[str], Any]:
 
 
 def add_progress_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--progress``, which decides what `Job.progress` shows."""
+    """Add ``--progress``, which selects the reporter of `Job.progress`."""
     parser.add_argument(
         "--progress",
         choices=KINDS,

@@ -88,7 +88,7 @@ class VolumeOfOthers:
                 return self.place / f"{name}{suffix}"
         raise InputError(
             f"{self.place} holds no file {name}.nrrd (or {', '.join(list(READABLE)[1:])}): let {self.name} restore "
-            f"what xviewsynth thin makes of {scan}, under the same name."
+            f"the output of xviewsynth thin for {scan}, under the same name."
         )
 
     def measure(self, scan: Path, trial: Trial, check: Callable[[], None]) -> dict[str, Any]:

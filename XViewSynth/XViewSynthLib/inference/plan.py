@@ -37,7 +37,7 @@ _USUAL_GAP = 5.0
 # Measured at the network's widest point: live float32 feature maps of a tile, which have a quarter of its pixels, and
 # live images for each predicted slice of a gap.
 _LIVE_FEATURE_MAPS, _LIVE_IMAGES = 5, 14
-# What the C library holds beside, in pieces that do not fit what comes next.
+# Memory that the C library holds in fragments that are too small for reuse.
 _FRAGMENTS = 1.7
 # A smaller tile does not save memory worth having; a larger one makes cancelling and the progress bar sluggish.
 _SMALLEST_TILE = 2**14

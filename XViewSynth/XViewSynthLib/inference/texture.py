@@ -55,7 +55,7 @@ def textured(enhanced: Enhanced, scan: Volume, check: Callable[[], None] | None 
 
     Args:
         enhanced: the result for `scan`.
-        check: called for each slice; what it raises ends the work.
+        check: called for each slice; an exception of it ends the work.
     """
     axis = enhanced.axis
     observed, order = to_slices(scan, axis)

@@ -246,7 +246,7 @@ def _clear(folder: Path, lock: FileLock | None) -> None:
 
 
 def _empty(folder: Path) -> None:
-    """Remove what is in a staging folder, except its lock."""
+    """Remove the content of a staging folder, except its lock."""
     # A thread that still writes may add files meanwhile.
     for _ in range(3):
         with suppress(OSError), os.scandir(folder) as entries:
