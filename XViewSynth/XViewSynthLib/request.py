@@ -230,9 +230,7 @@ class Request:
     )
     memory: int | None = field(
         default=None,
-        metadata=_option(
-            int, "most memory to use (default: the free memory)", metavar="GB", unit="gigabytes", scale=1e9
-        ),
+        metadata=_option(int, "most memory to use (default: free memory)", metavar="GB", unit="gigabytes", scale=1e9),
     )
     thickness: float | None = field(
         default=None,

@@ -538,7 +538,7 @@ class _Encoding:
     signed: bool
 
     def encode(self, hu: np.ndarray, exactly: bool) -> np.ndarray | None:
-        """Stored values, little endian; None where they cannot hold these HU (exactly, if requested)."""
+        """Stored values, little endian; None if they cannot hold these HU (exactly, if requested)."""
         exact = (hu.astype(np.float64) - self.intercept) / self.slope
         stored = np.rint(exact)
         lowest, highest = self._range()
