@@ -206,15 +206,7 @@ def _carried_out(plan: Plan, volume: Volume, model: Model, keep_views: bool, rep
 
     enhanced, disagreement = on_grid(enhanced, plan.offset), on_grid(disagreement)
     expected = None if expected is None else on_grid(expected)
-    grid = replace(
-        volume,
-        voxels=enhanced,
-        affine=_resulting_affine(volume, plan),
-        slice_thickness=_resulting_thickness(volume, plan),
-        slice_axis=volume.through_plane_axis if plan.profile is None else plan.axis,
-        synthetic=True,
-        notes=(),
-    )
+    grid = _resulting_volume(enhanced, volume, plan)
     result = Enhanced(
         volume=grid,
         disagreement=grid.with_voxels(disagreement),
@@ -319,6 +311,19 @@ class _Reporter:
 def _observed(slices: int, plan: Plan) -> range:
     """Indices of observed slices in the result."""
     return range(0, slices, plan.factor) if plan.profile is None else range(0)
+
+
+def _resulting_volume(voxels: np.ndarray, volume: Volume, plan: Plan) -> Volume:
+    """The result with its place in the patient, from voxels (K, J, I)."""
+    return replace(
+        volume,
+        voxels=voxels,
+        affine=_resulting_affine(volume, plan),
+        slice_thickness=_resulting_thickness(volume, plan),
+        slice_axis=volume.through_plane_axis if plan.profile is None else plan.axis,
+        synthetic=True,
+        notes=(),
+    )
 
 
 def _resulting_thickness(volume: Volume, plan: Plan) -> float | None:

@@ -124,11 +124,7 @@ def make_plan(volume: Volume, model: Model, request: Request | None = None, **op
     passes = len(augmentations(request.quality))
     model = model.at_quality(request.quality)
     if resample_to is not None:
-        step = volume.spacing_along(chosen_axis)
-        notes.append(
-            f"The spacing of {resample_to:g} mm is no whole fraction of {step:g} mm: slices are "
-            f"enhanced by {factor} and then resampled, so observed slices are not kept bit for bit."
-        )
+        notes.append(_resampling_note(resample_to, volume.spacing_along(chosen_axis), factor))
     network_factor = model.network.asked(factor, gap_ratio(volume, chosen_axis))
     overlap, network_overlap = (
         resolve_overlap(volume, chosen_axis, closer, acquisition, thickness, new_thickness)
@@ -162,6 +158,13 @@ def make_plan(volume: Volume, model: Model, request: Request | None = None, **op
         expected_peak_bytes=peak,
         offset=offset,
         notes=tuple(notes),
+    )
+
+
+def _resampling_note(spacing: float, step: float, factor: int) -> str:
+    return (
+        f"The spacing of {spacing:g} mm is no whole fraction of {step:g} mm: slices are enhanced by {factor} and then "
+        "resampled, so observed slices are not kept bit for bit."
     )
 
 
