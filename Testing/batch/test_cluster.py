@@ -109,7 +109,7 @@ class TestCluster:
             assert psutil.wait_procs(at_work, 20)[1] == []
             assert dask.workers[0].poll() is None
 
-    def test_a_scheduler_that_goes_is_told(self, site, tmp_path, tiny_model):
+    def test_a_scheduler_that_goes_is_reported(self, site, tmp_path, tiny_model):
         with at_work_on_a_scan(tmp_path, site, tiny_model) as (dask, batch):
             dask.scheduler.kill()
             assert batch.wait(PATIENCE_SECONDS) == 2
@@ -168,7 +168,7 @@ class TestWrongArguments:
         monkeypatch.setattr(cluster, "_CONNECTING_SECONDS", 0.5)
         source = write_scans(tmp_path / "in", "1")
         assert main([*words(source, tmp_path / "out", tiny_model), "--dask", "tcp://127.0.0.1:1"]) == 2
-        assert "No Dask scheduler answers at tcp://127.0.0.1:1" in capsys.readouterr().err
+        assert "No Dask scheduler responds at tcp://127.0.0.1:1" in capsys.readouterr().err
         assert os.listdir(tmp_path / "out") == []
 
 
@@ -236,9 +236,9 @@ class TestWorkers:
             log_event=lambda *event: heard.append(event),
         )
         monkeypatch.setattr("distributed.get_worker", lambda: worker)
-        monkeypatch.setattr(cluster, "_STANDING_BACK_SECONDS", 0.1)
+        monkeypatch.setattr(cluster, "_BACK_OFF_SECONDS", 0.1)
         with pytest.raises(distributed.Reschedule):
-            cluster.take_step_here(
+            cluster.run_step_here(
                 asdict(step), model=step.request["model"], token="xyz", version=__version__, topic="topic"
             )
         ((topic, sentence),) = heard
@@ -249,7 +249,7 @@ class TestWorkers:
         ("answer", "sentence"),
         [
             (ModuleNotFoundError("No module named 'XViewSynthLib'"), f"has no XViewSynth.*install {__version__} there"),
-            (OSError("Timed out"), "does not answer .Timed out.: restart it"),
+            (OSError("Timed out"), "does not respond .Timed out.: restart it"),
             ("does not see /in: mount it.", "The worker tcp://node:1 does not see /in: mount it."),
         ],
     )
@@ -260,13 +260,13 @@ class TestWorkers:
 
     def test_a_scan_that_takes_every_worker_with_it_fails(self):
         error = distributed.KilledWorker("key", SimpleNamespace(address="tcp://node:1"), 3)
-        told = cluster._outcome(SimpleNamespace(status="error", exception=lambda: error))
-        assert told["status"] == "failed"
-        assert "perhaps for lack of memory" in told["message"]
+        outcome = cluster._outcome(SimpleNamespace(status="error", exception=lambda: error))
+        assert outcome["status"] == "failed"
+        assert "perhaps for lack of memory" in outcome["message"]
 
     def test_each_sentence_is_passed_on_once(self):
         said = []
-        tell = cluster._teller(said.append)
+        tell = cluster._message_callback(said.append)
         for event in ((1.0, "a"), (2.0, "a"), (3.0, "b")):
             tell(event)
         assert said == ["a", "b"]

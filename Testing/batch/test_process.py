@@ -76,7 +76,7 @@ class TestDeath:
         assert expected in message(run(f"os._exit({code})"))
 
     @pytest.mark.parametrize(("code", "reason"), [(0xC0000005, "0xc0000005, a crash"), (0xC0000017, "lack of memory")])
-    def test_as_windows_tells_it(self, code, reason):
+    def test_exit_codes_of_windows(self, code, reason):
         assert reason in process._last_words(code, "")
 
     def test_passes_on_the_last_error(self, run):
@@ -146,7 +146,7 @@ class TestIdleness:
         monkeypatch.setattr(process, "_LOOKING_SECONDS", 0.2)
 
     @pytest.mark.parametrize("code", ["time.sleep(600)", "os.kill(os.getpid(), signal.SIGSTOP)"])
-    def test_is_told_from_work_and_ended(self, run, code):
+    def test_is_distinguished_from_work_and_ended(self, run, code):
         assert "did nothing for 0 minutes and was ended" in message(run(code))
 
     def test_computing_is_none(self):

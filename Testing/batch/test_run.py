@@ -22,8 +22,8 @@ from scans import affine_from, anatomy, write_dicom_series
 from tiny import make_card, make_network
 from XViewSynthLib import InputError, Volume, enhance, read_volume, write_volume
 from XViewSynthLib.batch import run as batch
-from XViewSynthLib.batch.run import find_studies
-from XViewSynthLib.batch.step import Study, is_done, read_record
+from XViewSynthLib.batch.run import find_items
+from XViewSynthLib.batch.step import BatchItem, is_done, read_record
 from XViewSynthLib.batch.summary import Row, counts, write_summary
 from XViewSynthLib.cli.main import main
 from XViewSynthLib.errors import Cancelled
@@ -159,8 +159,8 @@ class TestOutputs:
         assert before.std() > 0
         assert (before != after).any()
 
-    def test_have_a_record_that_tells_their_checksum(self, places):
-        study = Study("series", places[0] / "series", places[1] / "series.enhanced")
+    def test_have_a_record_with_their_checksum(self, places):
+        study = BatchItem("series", places[0] / "series", places[1] / "series.enhanced")
         record = read_record(study)
         assert record["output"]["sha256"] == fingerprint_of_file(study.file("nrrd"))
         assert record["input_sha256"] == fingerprint_of_scan(study.source)
@@ -180,7 +180,7 @@ class TestDicomOutputs:
 
     def test_are_known_again_and_done_again_where_a_slice_is_missing(self, dicom_places, tiny_model):
         output = dicom_places[1] / "series.enhanced.dicom"
-        study = Study("series", dicom_places[0] / "series", dicom_places[1] / "series.enhanced")
+        study = BatchItem("series", dicom_places[0] / "series", dicom_places[1] / "series.enhanced")
         record = read_record(study)
         what = {key: record[key] for key in ("input_sha256", "settings")}
         assert is_done(study, record, what)
@@ -213,7 +213,7 @@ class TestSummary:
     def test_says_why_one_does_not_qualify(self, places, name, reason):
         assert reason in table(places[1])[name]["message"]
 
-    def test_tells_what_was_gained(self, places):
+    def test_reports_the_gains(self, places):
         row = table(places[1])["series"]
         assert row["slices"] == "15"
         assert (float(row["spacing_before_mm"]), float(row["spacing_after_mm"])) == (4, 2)
@@ -334,7 +334,7 @@ class TestResume:
     def test_touches_nothing_that_a_forged_record_names(self, copies, tiny_model):
         other = copies[1].parent / "precious.nrrd"
         other.write_bytes(b"precious")
-        study = Study("series", copies[0] / "series", copies[1] / "series.enhanced")
+        study = BatchItem("series", copies[0] / "series", copies[1] / "series.enhanced")
         record = json.loads(study.record.read_text())
         size, checksum = other.stat().st_size, fingerprint_of_file(other)
         record["output"] = {"file": "../precious.nrrd", "bytes": size, "sha256": checksum}
@@ -374,8 +374,8 @@ class TestResume:
 
 class TestIsDone:
     @pytest.fixture
-    def study(self, copies) -> Study:
-        return Study("series", copies[0] / "series", copies[1] / "series.enhanced")
+    def study(self, copies) -> BatchItem:
+        return BatchItem("series", copies[0] / "series", copies[1] / "series.enhanced")
 
     @pytest.fixture
     def what(self, study) -> dict:
@@ -589,7 +589,7 @@ class TestFindStudies:
         return tmp_path / "in"
 
     def test_each_has_a_place_of_its_own(self, folder, tmp_path):
-        studies = find_studies(folder, tmp_path / "out")
+        studies = find_items(folder, tmp_path / "out")
         places = [study.place.relative_to(tmp_path / "out").as_posix() for study in studies]
         assert places == [
             "b/chest.nrrd.enhanced",
@@ -599,16 +599,16 @@ class TestFindStudies:
         ]
 
     def test_outputs_are_not_scans(self, folder):
-        names = [study.name for study in find_studies(folder, folder / "b" / "out")]
+        names = [study.name for study in find_items(folder, folder / "b" / "out")]
         assert names == ["b/chest.nrrd", "chest.mha", "chest.nrrd"]
 
     def test_scans_below_the_output_folder_are(self, folder):
-        assert len(find_studies(folder / "b", folder)) == 2
+        assert len(find_items(folder / "b", folder)) == 2
 
     def test_a_folder_named_like_an_output_is_evaded(self, folder, tmp_path):
         (folder / "chest.mha.enhanced.NRRD").mkdir()
         (folder / "chest.mha.enhanced.NRRD" / "chest.nrrd").touch()
-        places = {study.name: study.place.name for study in find_studies(folder, tmp_path / "out")}
+        places = {study.name: study.place.name for study in find_items(folder, tmp_path / "out")}
         assert places["chest.mha"] == "chest.mha.enhanced~2"
 
     @pytest.mark.parametrize(("first", "second"), [("Ab.nrrd", "aB.nrrd"), ("\u00e9.nrrd", "e\u0301.nrrd")])
@@ -617,7 +617,7 @@ class TestFindStudies:
         (tmp_path / second).touch()
         if len(os.listdir(tmp_path)) == 1:
             pytest.skip("this system takes them for one")
-        places = {study.place.name for study in find_studies(tmp_path, tmp_path / "out")}
+        places = {study.place.name for study in find_items(tmp_path, tmp_path / "out")}
         assert len({place.removesuffix("~2") for place in places}) == 2
         assert sum(place.endswith("~2") for place in places) == 1
 
@@ -626,36 +626,36 @@ class TestFindStudies:
             (folder / "again").symlink_to("b/out", target_is_directory=True)
         except OSError:
             pytest.skip("this user may not make links")
-        names = [study.name for study in find_studies(folder, folder / "b" / "out", follow_links=True)]
+        names = [study.name for study in find_items(folder, folder / "b" / "out", follow_links=True)]
         assert names == ["b/chest.nrrd", "chest.mha", "chest.nrrd"]
 
-    def test_links_out_of_the_folder_are_told(self, folder, tmp_path):
+    def test_links_out_of_the_folder_are_reported(self, folder, tmp_path):
         (tmp_path / "far.nrrd").touch()
         try:
             (folder / "far.nrrd").symlink_to(tmp_path / "far.nrrd")
         except OSError:
             pytest.skip("this user may not make links")
         said = []
-        assert len(find_studies(folder, tmp_path / "out", say=said.append)) == 4
+        assert len(find_items(folder, tmp_path / "out", say=said.append)) == 4
         assert said[0].startswith("Links out of ")
-        assert len(find_studies(folder, tmp_path / "out", follow_links=True)) == 5
+        assert len(find_items(folder, tmp_path / "out", follow_links=True)) == 5
 
     def test_the_folder_itself_can_be_a_series(self, tmp_path):
         write_dicom_series(tmp_path / "in", small_scan())
-        (study,) = find_studies(tmp_path / "in", tmp_path / "out")
+        (study,) = find_items(tmp_path / "in", tmp_path / "out")
         assert (study.name, study.place) == (".", tmp_path / "out" / "enhanced")
 
     def test_outputs_among_the_scans_are_refused(self, folder):
         with pytest.raises(InputError, match="choose another folder"):
-            find_studies(folder, folder)
+            find_items(folder, folder)
 
     def test_nothing_found(self, tmp_path):
         with pytest.raises(InputError, match="holds no scan"):
-            find_studies(tmp_path, tmp_path / "out")
+            find_items(tmp_path, tmp_path / "out")
 
     def test_no_folder(self, tmp_path):
         with pytest.raises(InputError, match="is no folder"):
-            find_studies(tmp_path / "none", tmp_path / "out")
+            find_items(tmp_path / "none", tmp_path / "out")
 
 
 class TestFingerprint:

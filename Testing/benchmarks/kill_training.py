@@ -118,12 +118,12 @@ def moments(run: Path, attempt: Attempt, draw: random.Random) -> dict[str, Calla
 
     return {
         "reading": lambda: attempt.stage == "reading" and later(0.05),
-        "first judgement": lambda: attempt.stage == "judging" and later(0.3),
+        "first judgement": lambda: attempt.stage == "evaluating" and later(0.3),
         "any": lambda: trains() and later(0.5),
         "checkpoint": lambda: trains() and there_is(".xviewsynth-*/checkpoint.safetensors"),
         "judgement": lambda: trains() and is_judging(run) and later(0.1) and is_judging(run),
         "model": lambda: trains() and there_is(".xviewsynth-*/new/model/card.json"),
-        "last judgement": lambda: attempt.stage == "judging" and later(0.3),
+        "last judgement": lambda: attempt.stage == "evaluating" and later(0.3),
         "report": lambda: attempt.stage == "writing" and there_is(".xviewsynth-*/new/report.*"),
     }
 

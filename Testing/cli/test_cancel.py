@@ -318,7 +318,7 @@ class TestParent:
         assert start(parent=parent.pid, stdin=subprocess.DEVNULL).wait(timeout=TIMEOUT_SECONDS) == 3
         assert os.listdir(folder) == ["scan.nrrd"]
 
-    def test_is_nothing_to_a_command_that_was_not_told(self, start, folder):
+    def test_has_no_effect_without_the_option(self, start, folder):
         process = start(delay=SLOW_READING)
         wait_for(process, "reading")
         process.stdin.close()

@@ -80,7 +80,7 @@ class TestEnhance:
         np.testing.assert_array_equal(enhanced.voxels[::2], scan.voxels)
         np.testing.assert_allclose(enhanced.affine, scan.upsampled_affine("K", 2), atol=1e-6)
 
-    def test_tells_the_plan_before_and_the_result_after(self, enhance, capsys):
+    def test_prints_the_plan_before_and_the_result_after(self, enhance, capsys):
         enhance()
         plan, *_, result = capsys.readouterr().out.splitlines()
         assert plan == "Plan: 2 times the slices along K, to 36 x 40 x 33 voxels of 0.8 x 0.8 x 2 mm"
@@ -169,7 +169,7 @@ class TestEnhance:
         assert sorted(os.listdir(folder)) == ["out.mhd", "out.raw", "scan.nrrd"]
         assert read_volume("out.mhd").shape_ijk == (36, 40, 33)
 
-    def test_replaces_outputs_when_told_to(self, enhance, folder):
+    def test_replaces_outputs_on_request(self, enhance, folder):
         (folder / "out.nrrd").write_text("old")
         assert enhance("--overwrite") == 0
         assert read_volume("out.nrrd").shape_ijk == (36, 40, 33)
@@ -388,7 +388,7 @@ class TestHelp:
         text = capsys.readouterr().out
         assert all(name in text for name in ("enhance", "selfcheck", "models", "bench"))
 
-    def test_tells_the_version(self, capsys):
+    def test_prints_the_version(self, capsys):
         assert main(["--version"]) == 0
         assert capsys.readouterr().out.startswith("xviewsynth ")
 
@@ -632,7 +632,7 @@ class TestProgram:
         assert (done.returncode, done.stderr) == (0, "")
         assert read_volume("out.nrrd").shape_ijk == (36, 40, 33)
 
-    def test_a_wrong_argument_is_told_without_waiting_for_torch(self):
+    def test_a_wrong_argument_is_reported_without_waiting_for_torch(self):
         code = (
             "import sys; from XViewSynthLib.cli.main import main; main(['enhance']); sys.exit('torch' in sys.modules)"
         )

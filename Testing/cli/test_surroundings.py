@@ -93,7 +93,7 @@ class TestUnknownUser:
         assert (done.returncode, done.stderr) == (0, "")
         assert (place / "out.nrrd").exists()
 
-    def test_import_tells_what_to_set(self, place):
+    def test_import_names_the_variable_to_set(self, place):
         done = as_unknown_user(place, "models", "import", "small")
         assert done.returncode == 2
         assert done.stderr.startswith("error: There is no folder for your models")
@@ -102,7 +102,7 @@ class TestUnknownUser:
         assert (done.returncode, done.stderr) == (0, "")
         assert (place / "mine" / "small" / "card.json").exists()
 
-    def test_a_folder_that_may_not_be_read_is_told_and_hides_nothing_else(self, place):
+    def test_a_folder_that_may_not_be_read_is_reported_and_hides_nothing_else(self, place):
         (place / "mine").mkdir(mode=0o700)
         done = as_unknown_user(place, "models", "list", XVIEWSYNTH_MODELS=str(place / "mine"))
         assert done.returncode == 0
@@ -116,7 +116,7 @@ class TestUnknownUser:
         assert "Permission denied" in done.stderr
         assert len(done.stderr.splitlines()) == 1
 
-    def test_an_output_folder_that_may_not_be_written_to_is_told(self, place):
+    def test_an_output_folder_that_may_not_be_written_to_is_reported(self, place):
         place.chmod(0o755)
         done = as_unknown_user(place, *ENHANCE)
         assert done.returncode == 2

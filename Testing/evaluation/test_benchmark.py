@@ -184,7 +184,7 @@ class TestMarkdown:
         section = to_markdown(report).split("### first.nrrd, x4")[1].split("###")[0]
         assert f"{gain:+.2f}" in section.split("**three views fused**")[1]
 
-    def test_tells_how_true_the_uncertainty_is(self, folder, scans, report, tmp_path):
+    def test_reports_the_calibration_of_the_uncertainty(self, folder, scans, report, tmp_path):
         assert all(run["models"]["small"]["uncertainty"] is None for run in report["runs"])
         assert "90 % bound" not in to_markdown(report)
         calibrated = save_model(folder / "calibrated", make_network(), make_card(doubt=UNCERTAINTY))
@@ -207,8 +207,8 @@ class TestQuality:
     def test_is_what_models_are_measured_at(self, folder, scans, model, report, tmp_path):
         best = run_bench(scans[:1], [2], [model], tmp_path, device="cpu", quality="best")
         assert (report["quality"], best["quality"]) == ("standard", "best")
-        assert "Models answered in one pass." in to_markdown(report)
-        assert "Models answered at best quality: the mean of 4 passes." in to_markdown(best)
+        assert "Models predicted in one pass." in to_markdown(report)
+        assert "Models predicted at best quality: the mean of 4 passes." in to_markdown(best)
         answers = [found["runs"][0]["models"]["small"]["methods"]["enhanced"]["psnr_db"] for found in (report, best)]
         assert answers[0] != answers[1]
 

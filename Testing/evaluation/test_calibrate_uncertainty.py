@@ -71,7 +71,7 @@ def test_the_networks_of_a_factor_answer_also_where_gaps_are_wide(folder):
     model = load_model(folder)
     far = Volume(anatomy((8, 24, 24)), affine_from((0.5, 0.5, 3.0)))
     own, read_off = (enhance(far, 2, model=each) for each in (calibrate_uncertainty.with_own_networks(model), model))
-    assert (own.plan.asked_factor, read_off.plan.asked_factor) == (2, 4)
+    assert (own.plan.network_factor, read_off.plan.network_factor) == (2, 4)
     assert not np.array_equal(own.volume.voxels, read_off.volume.voxels)
 
 

@@ -170,7 +170,7 @@ class TestNoiseRatio:
         counted[:, 8:] = False
         assert noise_ratio(slices, counted, self.is_new) == pytest.approx(1, abs=0.15)
 
-    def test_cannot_be_told(self):
+    def test_cannot_be_measured(self):
         assert math.isnan(noise_ratio(_noise(), ~EVERYWHERE, self.is_new))
         assert math.isnan(noise_ratio(np.zeros(SHAPE), EVERYWHERE, self.is_new))
 

@@ -120,7 +120,7 @@ class TestTraining:
         assert facts["steps"] == steps
         assert facts["parameters"] == learning.parameters > 1000
 
-    def test_progress_is_told(self, fine, tiny_sizes):
+    def test_progress_is_reported(self, fine, tiny_sizes):
         lines = []
         train_peer.train(FourSlice(2, "tiny"), [fine], config(2), steps=25, tell=lines.append)
         assert len(lines) == 1

@@ -246,7 +246,7 @@ class TestRequests:
 
     @pytest.mark.parametrize("name", ["registration", "linear"])
     def test_taken_name(self, scans, restored, name):
-        with pytest.raises(InputError, match="call something else"):
+        with pytest.raises(InputError, match="Another method is named"):
             make_peers([], {name: restored}, scans, [2], "gap", taken=("linear",))
 
     def test_one_file_for_one_thinned_scan(self, scans, restored):
@@ -261,7 +261,7 @@ class TestRequests:
         with pytest.raises(InputError, match="none.nrrd does not exist"):
             make_peers([], {"theirs": Path("none.nrrd")}, scans[:1], [2], "gap")
 
-    def test_missing_scan_in_a_folder_is_told_before_any_work(self, tmp_path, scans, model, restored):
+    def test_missing_scan_in_a_folder_is_reported_before_any_work(self, tmp_path, scans, model, restored):
         steps = []
         with pytest.raises(InputError, match="holds no file first.x3.nrrd"):
             run_bench(scans, [2, 3], [model], tmp_path, volumes={"theirs": restored}, progress=steps.append)

@@ -86,7 +86,7 @@ class TestSelfcheck:
     def test_named_axis_wins(self, scan, model):
         assert selfcheck(scan, 2, axis="J", model=model, device="cpu")["output"]["shape_ijk"] == [36, 39, 17]
 
-    def test_tells_progress_with_the_time_left(self, scan, model):
+    def test_reports_progress_with_the_time_left(self, scan, model):
         steps = []
         selfcheck(scan, 2, model=model, device="cpu", progress=steps.append)
         assert steps[0].stage == "measuring interpolation"

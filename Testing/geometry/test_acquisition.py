@@ -179,7 +179,7 @@ class TestResolveAcquisition:
 
 
 class TestResolveProfile:
-    def test_the_scan_tells_its_thickness(self):
+    def test_the_scan_states_its_thickness(self):
         profile = resolve_profile(_scan(spacing=(0.8, 0.8, 4.0), thickness=5.0), "K")
         assert profile == SliceProfile(1.25, "box")
 

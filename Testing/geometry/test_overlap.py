@@ -126,11 +126,11 @@ class TestEnhancement:
         assert np.array_equal(given.volume.voxels, answers[2])
         assert given.plan.overlap == pytest.approx(2.0)
 
-    def test_the_report_tells(self, model):
+    def test_the_report_states_it(self, model):
         assert make_plan(scan(2.0), model, factor=2).to_dict()["overlap"] == 1.0
         assert make_plan(scan(2.0), model, factor=4).to_dict()["overlap"] == 2.0
 
-    def test_a_self_check_is_told_the_same(self, model):
+    def test_a_self_check_uses_the_same(self, model):
         thin = scan(slices=17, spacing=1.0)
         checks = [selfcheck(thin, 2, model=model, thickness=thickness)["methods"] for thickness in (None, 0.8, 2.0)]
         untold, touching, overlapping = (methods["enhanced"]["psnr_db"] for methods in checks)
@@ -149,7 +149,7 @@ class TestNewSlicesInPlaceOfThickOnes:
         )
         plan = make_plan(scan(4.0), model, factor=4, new_thickness=2.0)
         assert plan.overlap == 1.0
-        assert plan.notes[-1] == "The model untold cannot be told how thick new slices are to be: they touch."
+        assert plan.notes[-1] == "The model untold does not support a thickness of new slices: they touch."
 
     @pytest.mark.parametrize(("thickness", "expected"), [(None, None), (0.7, 1.0), (1.6, 1.6), (4.0, 2.5)])
     def test_are_asked_for_as_those_that_are_known(self, thick_model, model, thickness, expected):
@@ -175,7 +175,7 @@ class TestTraining:
         return Sampler([Volume(anatomy((40, 24, 24)), affine_from((0.8, 0.8, 1.0)), thickness)], config)
 
     @pytest.mark.parametrize("acquisition", ["gap", "thick"])
-    def test_blocks_are_told_that_of_what_they_restore(self, acquisition):
+    def test_blocks_are_conditioned_on_that_of_their_target(self, acquisition):
         sampler = self.sampler(1.5, acquisition)
         overlap = torch.cat([sampler.thinned(step).overlap for step in range(8)])
         assert overlap.min() == pytest.approx(1.5)

@@ -200,7 +200,7 @@ class TestResampling:
         between = fine[1] + (position - 1) * (fine[2] - fine[1])
         assert np.abs(resampled.volume.voxels[1] - between).mean() < 15
 
-    def test_is_told(self, resampled):
+    def test_is_noted(self, resampled):
         assert any("resampled" in note for note in resampled.notes)
 
     def test_carries_views_and_disagreement(self, resampled):
@@ -209,7 +209,7 @@ class TestResampling:
 
 
 class TestProgressAndStopping:
-    def test_every_view_is_told_to_the_end(self, scan, model):
+    def test_every_view_is_reported_to_the_end(self, scan, model):
         told = []
         enhance(scan, 2, model=model, progress=told.append)
         for view in ("axial view", "coronal view", "sagittal view"):

@@ -47,7 +47,7 @@ class TestPrecision:
     def test_auto_is_what_the_device_is_made_for(self, device, precision):
         assert hardware.resolve_precision("auto", torch.device(device)) == precision
 
-    def test_what_is_asked_for_is_taken(self):
+    def test_the_requested_one_is_used(self):
         assert hardware.resolve_precision("bf16", torch.device("cpu")) == "bf16"
 
 

@@ -154,18 +154,18 @@ class TestEnhance:
 
 
 class TestPlan:
-    def test_tells_the_thickness(self, thick_scan, thick_model):
+    def test_notes_the_thickness(self, thick_scan, thick_model):
         plan = make_plan(thick_scan, thick_model)
         assert (plan.acquisition, plan.profile) == ("thick", TOUCHING)
-        assert plan.notes[0].startswith("Slices were taken as averages over 4 mm: they are met on average")
+        assert plan.notes[0].startswith("Slices were taken as averages over 4 mm: the averages are kept")
 
     def test_a_guessed_thickness_is_called_one(self, thick_scan, thick_model):
         plan = make_plan(replace(thick_scan, slice_thickness=None), thick_model)
-        assert "4 mm, which is a guess" in plan.notes[0]
+        assert "4 mm, a guess" in plan.notes[0]
 
     def test_a_given_thickness_is_no_guess(self, thick_scan, thick_model):
         plan = make_plan(replace(thick_scan, slice_thickness=None), thick_model, thickness=5.0)
-        assert plan.notes[0].startswith("Slices were taken as averages over 5 mm: they are met on average")
+        assert plan.notes[0].startswith("Slices were taken as averages over 5 mm: the averages are kept")
 
     def test_a_given_thickness_decides_which_model_is_taken(self, thick_scan, tiny_model):
         thin = replace(thick_scan, slice_thickness=0.5)
@@ -177,12 +177,12 @@ class TestPlan:
     def test_is_plain_json(self, thick_scan, thick_model):
         assert make_plan(thick_scan, thick_model).to_dict()["profile"] == {"thickness": 1.0, "shape": "box"}
 
-    def test_the_gap_model_tells_of_thick_slices(self, thick_scan, tiny_model):
+    def test_the_gap_model_notes_thick_slices(self, thick_scan, tiny_model):
         assert "are 4 mm thick and 4 mm apart" in make_plan(thick_scan, load_model(tiny_model)).notes[0]
 
     def test_and_of_slices_of_unknown_thickness(self, thick_scan, tiny_model):
         plan = make_plan(replace(thick_scan, slice_thickness=None), load_model(tiny_model))
-        assert "does not tell how thick" in plan.notes[0]
+        assert "does not state its slice thickness" in plan.notes[0]
 
     def test_but_not_of_thin_ones(self, thick_scan, tiny_model):
         assert make_plan(replace(thick_scan, slice_thickness=1.0), load_model(tiny_model)).notes == ()

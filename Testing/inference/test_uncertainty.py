@@ -241,7 +241,7 @@ class TestMeasure:
         assert found["mean_error_hu"] == pytest.approx(error.mean())
         assert found["mean_expected_error_hu"] == pytest.approx(restored.expected_error.voxels[1::2].mean(), rel=1e-5)
 
-    def test_tells_the_same_for_each_fifth(self, trial, restored):
+    def test_has_the_same_values_for_each_fifth(self, trial, restored):
         found = measure(trial.reference, restored)
         bounds = [part["mean_bound_hu"] for part in found["bins"]]
         assert len(bounds) == 5

@@ -147,7 +147,7 @@ class TestEnhancing:
         with torch.inference_mode():
             _, answer = model.network.answer(observed, 3, WIDE)
         expected = to_hu(interleave(observed, answer))[0].numpy().clip(far_apart.voxels.min(), far_apart.voxels.max())
-        assert wide.plan.asked_factor == 4
+        assert wide.plan.network_factor == 4
         # Between two voxels at the end of the range of the networks, the spline alone counts.
         outside = far_apart.voxels <= -1024
         seen = np.repeat(~(outside[:-1] & outside[1:]), 3, axis=0)
@@ -165,7 +165,7 @@ class TestEnhancing:
             enhance_with_views(scan(4.0, 2.2), factor, model=model, axis="K", acquisition="gap", precision="fp32")
             for factor in (2, 4)
         )
-        assert (wide.plan.asked_factor, wide.plan.asked_overlap) == (4, pytest.approx(2.2))
+        assert (wide.plan.network_factor, wide.plan.network_overlap) == (4, pytest.approx(2.2))
         assert wide.plan.overlap == pytest.approx(1.1)
         assert np.array_equal(wide.volume.voxels, finer.volume.voxels[::2])
         assert np.array_equal(wide.disagreement.voxels, finer.disagreement.voxels[::2])
@@ -180,11 +180,11 @@ class TestEnhancing:
 
     def test_narrow_gaps_are_planned_as_ever(self, model):
         plan = make_plan(scan(2.4), model, factor=2)
-        assert (plan.factor, plan.asked_factor) == (2, 2)
+        assert (plan.factor, plan.network_factor) == (2, 2)
 
     def test_finer_slices_are_counted_in_time_and_memory(self, model):
         narrow, wide = (make_plan(scan(spacing), model, factor=2) for spacing in (3.0, 3.4))
-        assert wide.asked_factor == 4
+        assert wide.network_factor == 4
         assert wide.expected_peak_bytes > narrow.expected_peak_bytes
 
     def test_a_self_check_asks_the_same_network(self, model):

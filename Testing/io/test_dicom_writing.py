@@ -186,7 +186,7 @@ class TestStudy:
         made()
         assert raw(tmp_path / "enhanced" / "XV00002.dcm", "PatientName") == raw(paths[0], "PatientName")
 
-    def test_the_series_is_told_from_its_source(self, images):
+    def test_the_series_differs_from_its_source(self, images):
         assert {image.SeriesDescription for image in images} == {"Lunge dünn (x2, synthetic slices)"}
         assert {int(image.SeriesNumber) for image in images} == {3002}
 
@@ -196,7 +196,7 @@ class TestStudy:
         assert len(description) == 64
         assert description.endswith("n (x2, synthetic slices)")
 
-    def test_time_is_told_in_the_zone_of_the_source(self, series, made):
+    def test_time_is_in_the_zone_of_the_source(self, series, made):
         clinical_series(series, TimezoneOffsetFromUTC="-0930")
         image = made()[0]
         told = time.strptime(f"{image.ContentDate}{image.ContentTime[:6]}+0000", "%Y%m%d%H%M%S%z")
@@ -211,7 +211,7 @@ class TestStudy:
 
 
 class TestKinds:
-    def test_every_image_tells_whether_it_is_synthetic(self, images):
+    def test_every_image_is_marked_as_synthetic_or_observed(self, images):
         kinds = [image.ImageType[3] for image in images]
         assert kinds == [SYNTHETIC if n % 2 else OBSERVED for n in range(11)]
         assert {tuple(image.ImageType[:3]) for image in images} == {("DERIVED", "SECONDARY", "AXIAL")}
@@ -227,7 +227,7 @@ class TestKinds:
             assert "small 1.0" in image.DerivationDescription
             assert ("DerivationCodeSequence" in image) == synthetic
 
-    def test_noise_that_was_added_is_told_of_synthetic_slices(self, series, made):
+    def test_added_noise_is_noted_on_synthetic_slices(self, series, made):
         clinical_series(series)
         told = ["noise" in image.DerivationDescription for image in made(texture="match")]
         assert told == [bool(n % 2) for n in range(11)]
@@ -280,7 +280,7 @@ class TestPixels:
             assert (image.PixelPaddingValue, image["PixelPaddingValue"].VR) == (0, "US")
             assert stored(image).max() < 2**12
 
-    def test_missing_rescale_is_told(self, series, made):
+    def test_missing_rescale_is_reported(self, series, made):
         clinical_series(series, RescaleSlope=None, RescaleIntercept=None)
         assert {(i.RescaleSlope, i.RescaleIntercept, i.RescaleType) for i in made()} == {(1, 0, "HU")}
 
@@ -427,7 +427,7 @@ class TestGeometry:
 
 
 class TestCopied:
-    def test_what_one_image_tells_stays_with_its_slice(self, series, made):
+    def test_elements_of_one_image_stay_with_its_slice(self, series, made):
         change(clinical_series(series), lambda header, k: setattr(header, "XRayTubeCurrent", 100 + k // 2))
         told = [image.get("XRayTubeCurrent") for image in made()]
         assert told == [100, 100, 100, None, 101, 101, 101, None, 102, 102, 102]

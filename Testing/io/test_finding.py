@@ -203,7 +203,7 @@ class TestSearch:
         write_volume(small, tmp_path / "Schädel 頭.nrrd")
         assert only(tmp_path).usable
 
-    def test_a_folder_that_cannot_be_looked_into_is_told(self, tmp_path, small, monkeypatch):
+    def test_a_folder_that_cannot_be_looked_into_is_reported(self, tmp_path, small, monkeypatch):
         (tmp_path / "closed").mkdir()
         write_volume(small, tmp_path / "scan.nrrd")
         for name in ("scandir", "listdir"):
@@ -340,7 +340,7 @@ class TestBounds:
         assert np.array_equal(voxels.ravel(), labels.ravel()[: 1 << 20])
         assert "segmentation" in only(tmp_path).problem
 
-    def test_blank_first_slices_tell_nothing(self, tmp_path):
+    def test_blank_first_slices_are_accepted(self, tmp_path):
         values = np.zeros((40, 256, 256), np.uint8)
         values[-1] = np.arange(256)
         write_volume(Volume(values, affine_from()), tmp_path / "scan.nrrd")
@@ -472,7 +472,7 @@ class TestProgress:
             write_volume(small, tmp_path / name)
         return tmp_path
 
-    def test_is_told_after_every_scan(self, folder):
+    def test_is_reported_after_every_scan(self, folder):
         told = []
         list(find_scans(folder, progress=told.append))
         assert [(step.stage, step.done, step.total) for step in told] == [

@@ -103,7 +103,7 @@ class TestSaving:
 
     def test_a_folder_with_other_files_is_refused_and_kept(self, tmp_path):
         (tmp_path / "thesis.txt").write_text("years of work")
-        with pytest.raises(InputError, match="something else than a model"):
+        with pytest.raises(InputError, match="other files than a model"):
             save_model(tmp_path, make_network(), make_card())
         assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
@@ -532,7 +532,7 @@ class TestCatalogue:
         (shipped / ".staging").mkdir()
         assert list_models() == []
 
-    def test_an_unknown_name_is_told_with_those_that_exist(self, shipped):
+    def test_an_unknown_name_is_refused_with_those_that_exist(self, shipped):
         save_model(shipped / "small", make_network(), make_card())
         with pytest.raises(InputError, match=r"no model 'large': .* \(small\)"):
             load_model("large")
@@ -566,7 +566,7 @@ class TestCatalogue:
     def test_a_users_folder_that_is_not_there_is_no_problem(self):
         assert unreadable_folder() is None
 
-    def test_a_file_in_place_of_the_users_folder_is_told(self, tmp_path):
+    def test_a_file_in_place_of_the_users_folder_is_reported(self, tmp_path):
         user_folder().write_text("")
         assert list_models() == []
         assert "Not a directory" in unreadable_folder()
@@ -641,7 +641,7 @@ class TestExport:
         export_model(str(folder), tmp_path / "b.zip")
         assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
-    def test_an_existing_file_is_kept_unless_told_otherwise(self, folder, tmp_path):
+    def test_an_existing_file_is_kept_by_default(self, folder, tmp_path):
         file = tmp_path / "small.zip"
         file.write_text("mine")
         with pytest.raises(InputError, match="exists already"):

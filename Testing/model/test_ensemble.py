@@ -16,7 +16,7 @@ from XViewSynthLib import InputError, Volume, enhance, selfcheck
 from XViewSynthLib.inference import plan
 from XViewSynthLib.inference.plan import make_plan
 from XViewSynthLib.model.catalogue import Model, load_model, save_model
-from XViewSynthLib.model.ensemble import Pose, poses
+from XViewSynthLib.model.ensemble import Augmentation, augmentations
 from XViewSynthLib.model.network import ThreeViewNetwork
 from XViewSynthLib.request import Quality
 
@@ -78,7 +78,7 @@ def mean_where_none_is_clipped(grids: list[np.ndarray]) -> tuple[np.ndarray, np.
 
 
 class TestAnswer:
-    def test_is_the_mean_of_what_each_pose_is_answered_with(self, best, alone):
+    def test_is_the_mean_over_all_augmentations(self, best, alone):
         expected, within = mean_where_none_is_clipped([answer["enhanced"] for answer in alone])
         np.testing.assert_allclose(best.volume.voxels[within], expected[within], atol=0.02)
         assert np.abs(alone[0]["enhanced"] - expected).max() > 1
@@ -106,7 +106,7 @@ class TestAnswer:
         network = make_network(wide_gaps=4)
         small = Model("small", tmp_path, make_card(), "0" * 64, network)
         best = enhance(scan, factor, model=small, quality=Quality.BEST, device="cpu")
-        assert best.plan.asked_factor == 4
+        assert best.plan.network_factor == 4
         np.testing.assert_array_equal(best.volume.voxels[::factor], scan.voxels)
 
 
@@ -123,7 +123,7 @@ class TestPlan:
         assert more == 4 * scan.voxels.size + 8 * 16 * 24 * 20
         assert four.to_dict()["quality"] == "best"
 
-    def test_is_told_pass_by_pass(self, scan, model):
+    def test_is_reported_pass_by_pass(self, scan, model):
         steps = []
         enhance(scan, 2, model=model, quality=Quality.BEST, device="cpu", progress=steps.append)
         stages = list(dict.fromkeys(step.stage for step in steps))
@@ -207,18 +207,18 @@ def test_a_selfcheck_measures_it(scan, model):
     assert one != four
 
 
-class TestPoses:
+class TestAugmentations:
     def test_one_pass_sees_the_scan_as_it_is(self):
-        assert poses("standard") == (Pose(),)
+        assert augmentations("standard") == (Augmentation(),)
 
     def test_best_sees_its_mirror_image_and_both_turned(self):
         voxels = np.random.default_rng(0).normal(size=(3, 4, 6))
-        seen = [pose.seen(torch.from_numpy(voxels)).numpy() for pose in poses("best")]
+        seen = [augmentation.apply(torch.from_numpy(voxels)).numpy() for augmentation in augmentations("best")]
         for shown, see in zip(seen, SEEN, strict=True):
             assert np.array_equal(shown, see(voxels))
 
     @given(reversed_axes=st.sets(st.integers(0, 2)), turned=st.booleans(), index=st.integers(0, 2))
     def test_every_slice_comes_back_as_it_was(self, reversed_axes, turned, index):
         voxels = torch.arange(3.0 * 4 * 6).view(3, 4, 6)
-        pose = Pose(tuple(sorted(reversed_axes)), turned)
-        assert torch.equal(pose.slice_back(pose.seen(voxels), index), voxels[index])
+        augmentation = Augmentation(tuple(sorted(reversed_axes)), turned)
+        assert torch.equal(augmentation.inverse_slice(augmentation.apply(voxels), index), voxels[index])

@@ -120,7 +120,7 @@ class TestEnhancement:
         expected = fuse(scan.voxels, missed, 3, profile)
         assert np.abs(expected.astype(int) - enhanced.volume.voxels).max() <= 1
 
-    def test_the_mean_of_the_views_is_told_beside_it(self, scan, model):
+    def test_the_mean_of_the_views_is_returned_too(self, scan, model):
         views = enhance_with_views(scan, 3, model=model).views
         assert list(views) == ["axial", "coronal", "sagittal", "mean"]
         three = np.array([views[view].voxels for view in ("axial", "coronal", "sagittal")])

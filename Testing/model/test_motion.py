@@ -64,7 +64,7 @@ class TestOnTheWay:
             truth, faded = disc(20 + 2 * part), torch.lerp(below, above, part / 4)[0]
             assert (faded + missed - truth).abs().mean() < 0.35 * (faded - truth).abs().mean()
 
-    def test_tells_what_still_differs(self):
+    def test_returns_the_remaining_difference(self):
         """A spot in one slice alone goes nowhere: moved slices differ by it at every position."""
         below = torch.full((1, ROWS, COLUMNS), -0.5)
         above = below.clone()

@@ -19,7 +19,7 @@ from XViewSynthLib.model.network import (
     to_hu,
     to_network_units,
 )
-from XViewSynthLib.model.noise import slice_likeness
+from XViewSynthLib.model.noise import noise_correlation
 
 FACTS = ScanFacts(torch.tensor([3.0]))
 SPECIALISTS = {"2": {}, "4": {"fusion_blocks": 2, "likeness": 1}}
@@ -180,8 +180,8 @@ class TestLikeness:
         assert torch.equal(views[0], views[1])
         assert torch.equal(views[2], views[3])
 
-    def test_is_that_of_the_slices_unless_told_otherwise(self, told, observed):
-        likeness = slice_likeness(observed)
+    def test_is_that_of_the_slices_by_default(self, told, observed):
+        likeness = noise_correlation(observed)
         views = told(observed, 3, FACTS)
         assert torch.equal(views, told(observed, 3, replace(FACTS, likeness=likeness)))
         fused = told.fuse(observed, views, 3, FACTS)
@@ -189,7 +189,7 @@ class TestLikeness:
 
     @pytest.mark.parametrize("before", [{}, {"thick": 1}, {"likeness": 1}, {"thick": 1, "likeness": 1, "overlap": 1}])
     @pytest.mark.parametrize("after", [{}, {"overlap": 1}, {"likeness": 1}, {"thick": 1, "likeness": 1}])
-    def test_adopted_trunks_are_told_what_both_are_told(self, before, after):
+    def test_adopted_trunks_keep_common_conditions(self, before, after):
         teacher, pupil = make_network(seed=1, **before), make_network(seed=2, **after)
         own = pupil.axial.trunk.condition.weight.detach().clone()
         pupil.adopt_trunks(teacher)

@@ -16,7 +16,7 @@ from XViewSynthLib import Volume, enhance
 from XViewSynthLib.geometry.slice_profile import SliceProfile, averaging_weights
 from XViewSynthLib.model.catalogue import load_model, save_model
 from XViewSynthLib.model.network import ScanFacts, to_network_units
-from XViewSynthLib.model.noise import slice_likeness
+from XViewSynthLib.model.noise import noise_correlation
 from XViewSynthTrainLib.config import TrainingConfig
 from XViewSynthTrainLib.sampling import Sampler
 
@@ -33,10 +33,10 @@ def overlapping(slices: torch.Tensor, weight: float) -> torch.Tensor:
 
 class TestLikeness:
     def test_of_slices_with_noise_of_their_own_is_none(self):
-        assert slice_likeness(noise()[None], (1, 2))[0].tolist() == pytest.approx([0.0, 0.0], abs=0.02)
+        assert noise_correlation(noise()[None], (1, 2))[0].tolist() == pytest.approx([0.0, 0.0], abs=0.02)
 
     def test_of_equal_slices_is_one(self):
-        assert slice_likeness(noise(1).expand(5, -1, -1)[None], (1, 2))[0].tolist() == pytest.approx(
+        assert noise_correlation(noise(1).expand(5, -1, -1)[None], (1, 2))[0].tolist() == pytest.approx(
             [1.0, 1.0], abs=1e-5
         )
 
@@ -47,34 +47,34 @@ class TestLikeness:
         power = 2 * weight**2 + (1 - 2 * weight) ** 2
         expected = [2 * weight * (1 - 2 * weight) / power, weight**2 / power]
         # That edges count no more than noise takes a little away.
-        measured = slice_likeness(overlapping(noise(15), weight)[None], (1, 2))[0]
+        measured = noise_correlation(overlapping(noise(15), weight)[None], (1, 2))[0]
         assert measured.tolist() == pytest.approx(expected, abs=0.03)
 
     def test_neither_depends_on_the_level_nor_on_the_strength_of_noise(self):
         slices = overlapping(noise(), 0.3)[None]
-        assert torch.allclose(slice_likeness(slices), slice_likeness(slices * 0.5 + 0.05), atol=1e-3)
+        assert torch.allclose(noise_correlation(slices), noise_correlation(slices * 0.5 + 0.05), atol=1e-3)
 
     def test_what_is_no_soft_tissue_does_not_count(self):
         """Lungs, bones and the table are alike from slice to slice, and say nothing of the slices."""
         body, table = overlapping(noise(), 0.3), noise(1, seed=2).expand(7, -1, -1)
         for level in (-0.5, 0.5):
             beside = torch.cat([body, table + level], dim=2)
-            assert torch.allclose(slice_likeness(beside[None]), slice_likeness(body[None]), atol=0.01)
+            assert torch.allclose(noise_correlation(beside[None]), noise_correlation(body[None]), atol=0.01)
 
     def test_of_a_scan_without_soft_tissue_is_none(self):
-        assert slice_likeness(torch.full((2, 5, 8, 8), -1.0)).tolist() == [[0.0]] * 2
+        assert noise_correlation(torch.full((2, 5, 8, 8), -1.0)).tolist() == [[0.0]] * 2
 
     def test_of_what_does_not_change_is_none(self):
-        assert slice_likeness(torch.zeros(1, 5, 8, 8)).tolist() == [[0.0]]
+        assert noise_correlation(torch.zeros(1, 5, 8, 8)).tolist() == [[0.0]]
 
     def test_scans_of_a_batch_do_not_see_each_other(self):
         one, other = overlapping(noise(), 0.3), noise(7, seed=4)
-        both = slice_likeness(torch.stack([one, other]))
-        assert torch.equal(both[1], slice_likeness(other[None])[0])
+        both = noise_correlation(torch.stack([one, other]))
+        assert torch.equal(both[1], noise_correlation(other[None])[0])
 
 
 class TestEnhancement:
-    def test_all_tiles_are_told_that_of_the_whole_scan(self, tmp_path):
+    def test_all_tiles_are_conditioned_on_that_of_the_whole_scan(self, tmp_path):
         network = make_network(fusion_blocks=1, likeness=1)
         card = make_card(network=NETWORK | {"fusion_blocks": 1, "likeness": 1})
         model = load_model(save_model(tmp_path / "told", network, card).folder)
@@ -102,7 +102,7 @@ class TestTraining:
         voxels = (noise(80, 48).numpy() * 1024).round().astype(np.int16)
         cls.scan = Volume(voxels, affine_from((0.8, 0.8, 1.0)))
 
-    def test_blocks_are_told_that_of_their_scan(self):
+    def test_blocks_are_conditioned_on_that_of_their_scan(self):
         sampler = Sampler([self.scan], self.CONFIG)
         told = torch.cat([sampler.thinned(step).likeness for step in range(8)])
         # Thinned, slices share a neighbour where they were made to overlap, and nothing where they were not.
@@ -124,18 +124,18 @@ class TestTraining:
         thinned = fine[::factor]
         if profile is not None:
             thinned = np.tensordot(averaging_weights(kept, factor, profile), fine[: (kept - 1) * factor + 1], 1)
-        measured = slice_likeness(to_network_units(torch.from_numpy(thinned[2:-2]).float())[None])[0]
+        measured = noise_correlation(to_network_units(torch.from_numpy(thinned[2:-2]).float())[None])[0]
         material = Sampler([self.scan], self.CONFIG).along[0]
         assert material.likeness(factor, 0.2, profile) == pytest.approx(measured.tolist(), abs=0.03)
 
-    def test_thick_slices_are_told_too(self):
+    def test_networks_of_thick_slices_are_conditioned_too(self):
         network = NETWORK | {"thick": 1, "likeness": 1}
         sampler = Sampler([self.scan], replace(self.CONFIG, acquisition="thick", network=network))
         assert sampler.thinned(0).likeness.shape == (2, 1)
 
-    def test_nothing_is_told_to_networks_that_do_not_ask(self):
+    def test_other_networks_are_not_conditioned(self):
         assert Sampler([self.scan], replace(self.CONFIG, network=NETWORK)).thinned(0).likeness is None
 
-    def test_a_specialist_that_asks_is_told(self):
+    def test_a_specialist_with_that_input_is_conditioned(self):
         network = NETWORK | {"specialists": {"2": {"likeness": 1}}}
         assert Sampler([self.scan], replace(self.CONFIG, network=network)).thinned(0).likeness is not None

@@ -168,7 +168,7 @@ class TestCommit:
         with Outputs() as outputs:
             assert outputs.add(tmp_path / "scan.nii.gz").name == "scan.nii.gz"
 
-    def test_replaces_when_told_to(self, tmp_path):
+    def test_replaces_on_request(self, tmp_path):
         (tmp_path / "a.txt").write_text("old")
         write_all([tmp_path / "a.txt"], overwrite=True)
         assert content(tmp_path) == {"a.txt": "new"}
@@ -235,14 +235,14 @@ class TestFolders:
             (outputs.add_folder(tmp_path / "folder", "*.x") / "a.x").write_text("new")
         assert os.listdir(tmp_path) == []
 
-    def test_are_replaced_as_a_whole_when_told_to(self, write, tmp_path):
+    def test_are_replaced_as_a_whole_on_request(self, write, tmp_path):
         write("old")
         (tmp_path / "folder" / "b.x").write_text("old")
         write(overwrite=True)
         assert content(tmp_path) == {"folder/a.x": "new"}
         assert os.listdir(tmp_path) == ["folder"]
 
-    def test_are_kept_unless_told_to(self, write, tmp_path):
+    def test_are_kept_by_default(self, write, tmp_path):
         write("old")
         with pytest.raises(InputError, match="exists already"):
             write()
@@ -320,22 +320,22 @@ class TestDoor:
         with pytest.raises(InputError, match="give the output a"):
             write_all([path])
 
-    def test_a_missing_folder_is_told(self, tmp_path):
+    def test_a_missing_folder_is_reported(self, tmp_path):
         with pytest.raises(InputError, match="none does not exist: create it first"):
             write_all([tmp_path / "none" / "a.txt"])
 
-    def test_a_place_below_a_file_is_told(self, tmp_path):
+    def test_a_place_below_a_file_is_reported(self, tmp_path):
         (tmp_path / "file").write_text("")
         with pytest.raises(InputError, match="file does not exist: create it first"):
             write_all([tmp_path / "file" / "a.txt"])
 
     @pytest.mark.skipif(sys.platform != "linux", reason="needs a folder that even the system's owner cannot write to")
-    def test_an_unwritable_folder_is_told(self):
+    def test_an_unwritable_folder_is_reported(self):
         with pytest.raises(InputError, match=r"Cannot write /proc/a.txt: .* Choose another place"):
             write_all(["/proc/a.txt"])
 
     @pytest.mark.parametrize("name", ["a" * 300, "a\0b"])
-    def test_an_impossible_name_is_told(self, tmp_path, name):
+    def test_an_impossible_name_is_reported(self, tmp_path, name):
         with pytest.raises(InputError, match="Cannot write"):
             write_all([tmp_path / name])
         assert os.listdir(tmp_path) == []

@@ -61,7 +61,7 @@ class TestJson:
 
 
 class TestBar:
-    def test_moves_on_a_terminal_and_tells_the_time_left(self):
+    def test_moves_on_a_terminal_and_shows_the_time_left(self):
         messages = Terminal()
         show("bar", messages=messages)
         text = messages.getvalue()
@@ -106,7 +106,7 @@ class TestNone:
 
 
 class TestReporter:
-    def test_an_unknown_kind_is_told_with_those_that_exist(self):
+    def test_an_unknown_kind_is_refused_with_those_that_exist(self):
         with pytest.raises(ValueError, match="choose one of bar, json, none"), reporter("spinner"):
             pass
 
@@ -120,5 +120,5 @@ class TestReporter:
     ("seconds", "words"),
     [(0, "0 s"), (-3, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (3599, "59 min 59 s"), (7260, "2 h 1 min")],
 )
-def test_seconds_are_told_in_words_quick_to_read(seconds, words):
+def test_seconds_in_words(seconds, words):
     assert describe_seconds(seconds) == words

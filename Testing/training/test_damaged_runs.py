@@ -94,7 +94,7 @@ class TestFiles:
         assert_refused(run, "larger than 1 MB")
 
     @pytest.mark.parametrize("name", [CONFIG_FILE, SCANS_FILE, CHECKPOINT_FILE])
-    def test_that_are_missing_are_told_and_the_others_stay(self, run, name):
+    def test_that_are_missing_are_reported_and_the_others_stay(self, run, name):
         (run / name).unlink()
         assert_refused(run, "there is no (run|checkpoint)")
 

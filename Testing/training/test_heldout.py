@@ -24,22 +24,22 @@ class TestGain:
         network = make_network().eval()
         model = save_model(tmp_path / "small", network, make_card())
         scores = selfcheck(SCAN, 2, model=model, device="cpu")["methods"]["enhanced"]
-        gain = held_out(most_voxels=10**7).judge(network)[2]
+        gain = held_out(most_voxels=10**7).evaluate(network)[2]
         assert gain.over_linear_db == pytest.approx(scores["gain_over_linear_db"], abs=1e-3)
         assert gain.over_cubic_db == pytest.approx(scores["gain_over_cubic_db"], abs=1e-3)
         assert gain.over_better_db == pytest.approx(scores["gain_over_better_db"], abs=1e-3)
 
     def test_of_an_untrained_network_is_that_of_the_spline(self):
-        gains = held_out().judge(ThreeViewNetwork(**NETWORK).eval())
+        gains = held_out().evaluate(ThreeViewNetwork(**NETWORK).eval())
         # Voxels are whole HU, and so are the spline's here.
         assert gains[2].over_cubic_db == pytest.approx(0, abs=0.05)
 
     def test_is_the_mean_over_scans(self):
         other = Volume(anatomy((21, 48, 52), seed=3), SCAN.affine)
         network = make_network().eval()
-        alone = [held_out([scan]).judge(network)[2].over_linear_db for scan in (SCAN, other)]
+        alone = [held_out([scan]).evaluate(network)[2].over_linear_db for scan in (SCAN, other)]
         # Of two scans half as much of each is looked at, unless it all fits.
-        together = held_out([SCAN, other], most_voxels=10**7).judge(network)[2].over_linear_db
+        together = held_out([SCAN, other], most_voxels=10**7).evaluate(network)[2].over_linear_db
         assert together == pytest.approx(np.mean(alone), abs=1e-6)
 
     def test_the_figure_of_a_run_is_the_mean_over_factors(self):
@@ -50,7 +50,7 @@ class TestScans:
     def test_factors_that_a_scan_is_too_short_for_are_left_out(self):
         assert held_out(factors=(2, 4, 8)).factors == [2, 4]
 
-    def test_too_short_for_all_is_told(self):
+    def test_too_short_for_all_is_reported(self):
         short = Volume(SCAN.voxels[:5], SCAN.affine)
         with pytest.raises(InputError, match="Hold out other scans or more slices"):
             held_out([short])
@@ -61,7 +61,7 @@ class TestScans:
 
     def test_can_be_cancelled(self):
         with pytest.raises(Cancelled):
-            held_out().judge(make_network().eval(), lambda: True)
+            held_out().evaluate(make_network().eval(), lambda: True)
 
 
 class TestPreview:

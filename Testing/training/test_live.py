@@ -213,7 +213,7 @@ class TestPreview:
         assert ours(scene) == []
         assert scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeDisplayNode") == 0
 
-    def test_every_entry_is_told_once(self, live, run):
+    def test_every_entry_is_reported_once(self, live, run):
         told = []
         append_log(run, {"kind": "note", "step": 50, "message": "More."})
         watch(live, lambda: told, told.append)

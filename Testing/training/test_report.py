@@ -153,7 +153,7 @@ class TestFiles:
         assert {path.name for path in run.iterdir()} == before | {"report.json", "report.html"}
         assert json.loads((run / "report.json").read_text())["message"] == "Second."
 
-    def test_a_missing_folder_is_told(self, tmp_path):
+    def test_a_missing_folder_is_reported(self, tmp_path):
         with pytest.raises(InputError, match="does not exist"):
             write_report(tmp_path / "missing", make_report())
 
@@ -190,7 +190,7 @@ class TestPage:
         }
 
     def test_a_run_in_vain_says_so(self, run):
-        assert "Training brought nothing" in page_of(run, beats_start=False).words
+        assert "Training gave no improvement" in page_of(run, beats_start=False).words
 
     def test_a_model_behind_interpolation_is_not_recommended(self, run):
         words = page_of(run, beats_start=None, after={"2": gain(-1.0, -2.0)}).words
@@ -199,12 +199,12 @@ class TestPage:
 
     def test_without_held_out_scans_nothing_is_claimed(self, run):
         words = page_of(run, beats_start=None, before={}, after={}, held_out_scans=[]).words
-        assert "cannot say how good the model is" in words
+        assert "the quality of the model is unknown" in words
         assert "smaller" not in words
 
     def test_slices_of_the_same_scan_are_the_easiest_case(self, run):
         write_study(run, training=["only.nrrd"], held_out=[])
-        assert "other slices of the very scan it was trained on" in page_of(run).words
+        assert "other slices of the scan that it was trained on" in page_of(run).words
 
 
 @pytest.fixture(scope="module")

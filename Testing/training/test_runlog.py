@@ -61,7 +61,7 @@ class TestLog:
         filled.add_note(60, "All is well.")
         assert [entry["kind"] for entry in read_log(tmp_path)] == ["gain", "loss", "loss", "loss", "note"]
 
-    def test_gains_are_told_by_factor_and_as_one_figure(self, filled, tmp_path):
+    def test_gains_are_reported_by_factor_and_as_one_figure(self, filled, tmp_path):
         entry = read_log(tmp_path)[0]
         assert entry["gain"]["4"] == {"over_linear_db": 5.0, "over_cubic_db": 2.5, "over_better_db": 2.5}
         assert entry["mean_gain_db"] == 2.0
@@ -72,7 +72,7 @@ class TestLog:
         assert "NaN" not in (tmp_path / "log.jsonl").read_text()
 
     @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not limit the size of files")
-    def test_a_full_disk_is_told_in_one_sentence_however_often_it_is_met(self, filled):
+    def test_a_full_disk_is_reported_in_one_sentence_however_often_it_is_met(self, filled):
         import resource
 
         room = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -98,7 +98,7 @@ class TestLog:
     def test_there_may_be_none(self, tmp_path):
         assert read_log(tmp_path) == []
 
-    def test_a_folder_that_has_gone_is_told(self, new_log, tmp_path):
+    def test_a_folder_that_has_gone_is_reported(self, new_log, tmp_path):
         log = new_log(tmp_path, 0)
         (tmp_path / "log.jsonl").unlink()
         (tmp_path / "log.jsonl").mkdir()
@@ -114,7 +114,7 @@ class TestEvents:
         assert scalars[0, "gain/x4_over_cubic_db"] == 2.5
         assert scalars[0, "gain/mean"] == 2.0
 
-    def test_going_on_tells_viewers_to_drop_what_comes_again(self, filled, new_log, tmp_path):
+    def test_resuming_makes_viewers_drop_repeated_entries(self, filled, new_log, tmp_path):
         new_log(tmp_path, 40).add_loss(60, 1.0, 1e-3, {"views": 0.1})
         first = next(event for event in events(tmp_path)[5:] if event.HasField("session_log"))
         assert (first.step, first.session_log.status) == (41, first.session_log.START)

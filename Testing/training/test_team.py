@@ -97,7 +97,7 @@ class TestAlone:
         with team_of_torchrun("cpu") as (team, device):
             assert (team.size, team.leads, device) == (1, True, "cpu")
 
-    def test_a_batch_that_cannot_be_shared_is_told(self, tmp_path):
+    def test_a_batch_that_cannot_be_shared_is_reported(self, tmp_path):
         scan = Volume(anatomy((21, 24, 28)), affine_from((0.8, 0.8, 1.0)))
         config = TrainingConfig(steps=1, slices=4, pixels=16, batch=1, network=NETWORK)
         with pytest.raises(InputError, match="multiple of 2"):

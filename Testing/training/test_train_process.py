@@ -180,7 +180,7 @@ class TestLock:
         assert len(turns) == 4 * 25 * 2
         assert all(begin == end for begin, end in zip(turns[::2], turns[1::2]))
 
-    def test_a_folder_that_is_not_there_is_told(self, tmp_path):
+    def test_a_folder_that_is_not_there_is_reported(self, tmp_path):
         with pytest.raises(InputError, match="Choose another folder"), run_lock(tmp_path / "nowhere"):
             pass
         assert not is_locked(tmp_path / "nowhere")

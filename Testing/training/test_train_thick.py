@@ -128,7 +128,7 @@ class TestHeldOut:
         card = make_card(acquisition="thick", network=THICK_NETWORK)
         held_out = HeldOut([fine_scan()], (2, 4), card, "cpu")
         assert np.array_equal(held_out.example.observed.voxels, average(fine_scan(), 2).voxels)
-        gains = held_out.judge(ThreeViewNetwork(**THICK_NETWORK).eval())
+        gains = held_out.evaluate(ThreeViewNetwork(**THICK_NETWORK).eval())
         assert gains[2].over_cubic_db > 0.2
 
     def test_the_preview_shows_the_averages(self, tmp_path):
@@ -153,7 +153,7 @@ class TestRun:
         report = train([scan_file], tmp_path / "run", SETTINGS, device="cpu", start=str(gap_model))
         config = stored_config(tmp_path / "run")
         assert config.network["thick"] == 1
-        # There is no answer of a former model to beat or to keep.
+        # There is no starting model to beat or to rehearse.
         assert report["beats_start"] is None
         assert config.rehearsal_share == 0
         card = load_model(tmp_path / "run" / "model").card
@@ -175,7 +175,7 @@ class TestRun:
         assert report["model"]["sha256"] == whole["model"]["sha256"]
 
     def test_and_cannot_be_made_to_rehearse(self, scan_file, gap_model, tmp_path):
-        with pytest.raises(InputError, match="no answer of a former model to keep"):
+        with pytest.raises(InputError, match="no starting model to rehearse"):
             train([scan_file], tmp_path / "run", SETTINGS | {"rehearsal_share": 0.3}, start=str(gap_model))
 
     def test_a_model_for_thick_slices_goes_on_as_one(self, scan_file, tmp_path):

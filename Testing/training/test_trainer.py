@@ -212,7 +212,7 @@ class TestResuming:
         with pytest.raises(InputError, match="Start without --resume"):
             Trainer(scans, CONFIG, tmp_path / "run", resume=True)
 
-    def test_a_folder_that_cannot_be_made_is_told(self, scans, tmp_path):
+    def test_a_folder_that_cannot_be_made_is_reported(self, scans, tmp_path):
         (tmp_path / "file").write_text("")
         with pytest.raises(InputError, match="Choose another folder"):
             Trainer(scans, CONFIG, tmp_path / "file" / "run")
@@ -245,7 +245,7 @@ class TestJudging:
         assert judge.judged == 4
         assert [entry["step"] for entry in read_log(tmp_path) if entry["kind"] == "gain"] == [2, 4, 6, 8]
 
-    def test_every_better_network_is_told(self, scans, tmp_path):
+    def test_every_better_network_is_reported(self, scans, tmp_path):
         trainer, best = self.run(scans, tmp_path, Judge(1, 3, 2, 4))
         assert best == [2, 4, 8]
         assert (trainer.best_gain, trainer.best_step) == (4, 8)
@@ -383,11 +383,11 @@ class TestCheckpoints:
         assert load_checkpoint(tmp_path / CHECKPOINT_FILE)[1] == {"step": 1}
 
     @pytest.mark.parametrize("content", [b"", b"\x00" * 100, b"not tensors at all"])
-    def test_a_damaged_one_is_told(self, tmp_path, content):
+    def test_a_damaged_one_is_reported(self, tmp_path, content):
         (tmp_path / CHECKPOINT_FILE).write_bytes(content)
         with pytest.raises(InputError, match="is damaged"):
             load_checkpoint(tmp_path / CHECKPOINT_FILE)
 
-    def test_a_missing_one_is_told(self, tmp_path):
+    def test_a_missing_one_is_reported(self, tmp_path):
         with pytest.raises(InputError, match="there is no checkpoint"):
             load_checkpoint(tmp_path / CHECKPOINT_FILE)

@@ -95,7 +95,7 @@ class Option:
         unit: unit of a number on the command line, in words.
         scale: factor from that unit to the unit of the field.
         lowest, highest: limits of whole numbers, both included.
-        is_target: whether the field says how many slices to make. At most one such field can be given.
+        is_target: whether the field determines the number of new slices. At most one such field can be given.
     """
 
     kind: type
@@ -230,12 +230,12 @@ class Request:
     )
     memory: int | None = field(
         default=None,
-        metadata=_option(int, "most memory to use (default: what is free)", metavar="GB", unit="gigabytes", scale=1e9),
+        metadata=_option(int, "most memory to use (default: free memory)", metavar="GB", unit="gigabytes", scale=1e9),
     )
     thickness: float | None = field(
         default=None,
         metadata=_millimetres(
-            "slice thickness (default: what the scan states, or else, of thick slices, their distance)"
+            "slice thickness (default: as the scan states, or else, for thick slices, their distance)"
         ),
     )
     profile: ProfileShape = field(
@@ -275,7 +275,7 @@ class Request:
 
     @property
     def target(self) -> dict[str, Any]:
-        """The fields that say how many slices to make."""
+        """The fields that determine the number of new slices."""
         return {name: getattr(self, name) for name in TARGETS}
 
     def to_json(self) -> dict[str, Any]:
@@ -316,7 +316,7 @@ class Request:
 
         Args:
             names: fields that have one.
-            purpose: what the request is for, such as "a self-check".
+            purpose: of the request, such as "a self-check".
 
         Raises:
             InputError: another field differs from its default.

@@ -1,1 +1,1 @@
-"""Training of the three students by incremental cross-view mutual distillation, without ground truth."""
+"""Training of the three views' networks by incremental cross-view mutual distillation, without ground truth."""

@@ -1,4 +1,4 @@
-"""`python -m XViewSynthTrainLib`: the training commands where the program `xviewsynth` is not installed."""
+"""`python -m XViewSynthTrainLib`: the training commands without the installed program `xviewsynth`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def _register(subparsers: argparse._SubParsersAction) -> None:
-    # Here, so that the program listens to stop signals before it imports anything.
+    # Imported here, so that the program catches stop signals before slow imports.
     from .command import register_ablate, register_train
 
     register_train(subparsers)

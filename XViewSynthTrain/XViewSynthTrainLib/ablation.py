@@ -1,4 +1,4 @@
-"""What each part of the method brings: short runs that differ in that part alone."""
+"""Ablation of the method: short runs that differ in one component."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ from .regions import middle_of
 from .runs import learned_factors, make_card, read_training_scan, training_data
 from .trainer import Trainer
 
-#: Settings of each arm. All arms of a seed see the same blocks in the same order; level 0 gives the single views and
+#: Settings of each arm. All arms of a seed use the same blocks in the same order; level 0 gives the single views and
 #: their mean without distillation.
 ARMS = {
     "level0": {"cross_view_from": 1.0, "incremental_from": 1.0},
@@ -56,7 +56,7 @@ def ablate(
     folder = Path(folder)
     volumes = [read_training_scan(str(scan)) for scan in scans]
     for scan in validate:
-        # To refuse it before hours of training.
+        # Refuses an invalid request before hours of training.
         read_volume(scan)
     with output_folder(folder, parents=True), run_lock(folder):
         _train_arms(volumes, folder, settings, seeds, start, device, progress, should_cancel)
@@ -102,7 +102,7 @@ def _train_arms(
 
 
 def _write_center(scan: Path, size: int, folder: Path) -> Path:
-    """Cut the middle out of every slice of a scan, as a file of the same name in `folder`."""
+    """Write the middle of every slice of a scan as a file of the same name in `folder`."""
     volume = read_volume(scan)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{scan.stem}.nrrd"
@@ -111,15 +111,15 @@ def _write_center(scan: Path, size: int, folder: Path) -> Path:
 
 
 def _counted(progress: Callable | None, arm: str, done: int, runs: int) -> Callable | None:
-    """Tell the seconds left of all runs, which take about equally long."""
+    """A progress callback that adds the expected seconds of the remaining runs, which take about equally long."""
     if progress is None:
         return None
 
-    def tell(step: Progress) -> None:
+    def report(step: Progress) -> None:
         left = step.seconds_left
         if left is not None and step.done:
             this_run = left * step.total / max(step.total - step.done, 1)
             left += (runs - done - 1) * this_run
         progress(Progress(arm, step.done, step.total, left))
 
-    return tell
+    return report

@@ -1,4 +1,4 @@
-"""A training run's state in one safetensors file: written beside and renamed, so a checkpoint is whole or absent."""
+"""Checkpoints: a training run's state in one safetensors file, written atomically."""
 
 import json
 from collections.abc import Mapping
@@ -15,22 +15,22 @@ from .stored_json import parse
 from .whole import write_whole
 
 _KINDS = ("network", "average")
-#: What Adam keeps of each parameter.
+#: Adam's state of each parameter.
 _STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], facts: dict) -> None:
-    """Write tensors and JSON-able facts; an older checkpoint at `path` survives until the new one is whole.
+    """Write tensors and plain facts. An older checkpoint at `path` is kept until the new one is complete.
 
     Raises:
-        InputError: the disk is full or the folder cannot be written to; `path` is as it was.
+        InputError: the disk is full or the folder cannot be written to; `path` is unchanged.
     """
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     write_whole(path, lambda beside: save_file(whole, beside, {"facts": json.dumps(facts)}))
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """Read what `save_checkpoint` wrote, to the CPU.
+    """Read a checkpoint of `save_checkpoint`, to the CPU.
 
     Raises:
         InputError: there is no checkpoint, or it is damaged.
@@ -48,18 +48,18 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:
 
 
 def damaged_checkpoint(path: Path, problem: object) -> InputError:
-    """The sentence for a checkpoint that cannot be used, and why."""
+    """The exception for a checkpoint that cannot be used, with the reason."""
     return InputError(f"Start anew in another folder: the checkpoint {path} is damaged ({problem}).")
 
 
 def check_tensors(path: Path, tensors: Mapping[str, Tensor], network: torch.nn.Module) -> None:
-    """Make sure that a checkpoint is of a network: its tensors have the names and shapes of one, and are finite.
+    """Check that the tensors of a checkpoint have the names and shapes of a network, and are finite.
 
     Raises:
-        InputError: it is not.
+        InputError: a tensor is missing, unknown, of another shape or not finite.
     """
     expected = {f"{kind}.{name}": value for kind in _KINDS for name, value in network.state_dict().items()}
-    # A parameter has a state once it has had a gradient.
+    # A parameter has a state after its first gradient.
     states = [
         {f"optimizer.{index}.{name}": parameter if name != "step" else torch.zeros(()) for name in _STATE}
         for index, parameter in enumerate(network.parameters())
@@ -77,7 +77,7 @@ def check_tensors(path: Path, tensors: Mapping[str, Tensor], network: torch.nn.M
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Flatten the optimiser's state to named tensors."""
+    """The optimiser's state as named tensors."""
     return {
         f"optimizer.{index}.{name}": value
         for index, entries in optimizer.state_dict()["state"].items()
@@ -86,7 +86,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave."""
+    """Restore the state from the result of `optimizer_tensors`."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):

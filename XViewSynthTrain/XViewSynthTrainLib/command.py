@@ -8,7 +8,7 @@ from pathlib import Path
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.workers.job import Job
 
-#: A step with large blocks takes long on a slow machine, and stopping must not lose what was learned.
+#: Seconds for the last step and checkpoint after a stop request. A step with large blocks is slow on a slow machine.
 _GRACE_SECONDS = 60.0
 
 
@@ -24,28 +24,11 @@ def register_train(subparsers: argparse._SubParsersAction) -> None:
     _add_scans(parser, "*")
     parser.add_argument("--output", required=True, type=Path, metavar="RUN_FOLDER")
     parser.add_argument(
-        "--from", dest="start", metavar="MODEL", help="start from a model, by name or folder; auto: the one that ships"
+        "--from", dest="start", metavar="MODEL", help="start from a model, by name or folder; auto: the shipped one"
     )
     parser.add_argument("--name", default="trained", help="name of the new model (default: %(default)s)")
-    parser.add_argument(
-        "--resume", action="store_true", help="go on where the run in RUN_FOLDER stopped; it knows its scans"
-    )
-    parser.add_argument(
-        "--hold-out",
-        action="append",
-        default=[],
-        type=Path,
-        metavar="SCAN",
-        help="judge the model on this scan, and do not train on it; may be repeated",
-    )
-    parser.add_argument(
-        "--hold-out-share",
-        type=float,
-        default=0.25,
-        metavar="SHARE",
-        help="without --hold-out: the share of the scans, or of the slices of a single one, to judge on "
-        "(default: %(default)s; 0 for none)",
-    )
+    parser.add_argument("--resume", action="store_true", help="continue the run in RUN_FOLDER, with its scans")
+    _add_held_out(parser)
     parser.add_argument(
         "--factor",
         action="append",
@@ -56,9 +39,34 @@ def register_train(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--acquisition",
         choices=("gap", "thick"),
-        help="learn to fill gaps between thin slices, or to take averages over thick slices apart (default: as the "
+        help="learn to fill gaps between thin slices, or to separate averages over thick slices (default: as the "
         "model to start from, else gap)",
     )
+    _add_method(parser)
+    _add_common(parser)
+    parser.set_defaults(run=_train, grace_seconds=_GRACE_SECONDS)
+
+
+def _add_held_out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--hold-out",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="SCAN",
+        help="evaluate the model on this scan, and do not train on it; may be repeated",
+    )
+    parser.add_argument(
+        "--hold-out-share",
+        type=float,
+        default=0.25,
+        metavar="SHARE",
+        help="without --hold-out: the share of the scans, or of the slices of a single one, to evaluate on "
+        "(default: %(default)s; 0 for none)",
+    )
+
+
+def _add_method(parser: argparse.ArgumentParser) -> None:
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=_whole, metavar="N", help="length of the run (default: 4000)")
     length.add_argument("--minutes", type=float, metavar="M", help="length of the run, measured at its beginning")
@@ -68,8 +76,6 @@ def register_train(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--distillation", type=float, metavar="WEIGHT", help="default: 0.15; 0 switches it off")
     parser.add_argument("--wavelet", type=float, metavar="WEIGHT", help="default: 0.1; 0 switches it off")
     parser.add_argument("--seed", type=int)
-    _add_common(parser)
-    parser.set_defaults(run=_train, grace_seconds=_GRACE_SECONDS)
 
 
 def register_ablate(subparsers: argparse._SubParsersAction) -> None:
@@ -114,7 +120,7 @@ def _train(arguments: argparse.Namespace, job: Job) -> None:
     from .runs import train
 
     if arguments.resume and arguments.scans:
-        raise InputError("Leave the scans out with --resume: the run knows them.")
+        raise InputError("Leave the scans out with --resume: the run uses its own.")
     _check_links(arguments, [*arguments.scans, *arguments.hold_out])
     report = train(
         arguments.scans,
@@ -167,7 +173,7 @@ def _check_links(arguments: argparse.Namespace, scans: Sequence[Path]) -> None:
 
 
 def _settings(arguments: argparse.Namespace) -> dict:
-    """What the user set, in the terms of `TrainingConfig`."""
+    """The user's settings, as values of `TrainingConfig`."""
     settings = {} if arguments.settings is None else _read_settings(arguments.settings)
     given = vars(arguments)
     settings |= {name: given[name] for name in ("steps", "gamma", "seed", "acquisition") if given.get(name) is not None}

@@ -1,4 +1,4 @@
-"""What a training run is made of."""
+"""Settings of a training run."""
 
 import math
 from dataclasses import asdict, dataclass, field, fields
@@ -11,14 +11,14 @@ from .stored_json import is_number, is_whole
 #: Factors a run trains, and how often each is drawn. The usual ones most often.
 FACTOR_SHARES = {2: 0.30, 3: 0.15, 4: 0.30, 5: 0.10, 6: 0.06, 7: 0.03, 8: 0.06}
 
-#: How the slices are made: thin and far apart, or averages over their thickness.
+#: Acquisition of the slices: thin and far apart, or averages over their thickness.
 GAP, THICK = ACQUISITIONS = ("gap", "thick")
 
 #: The network of the shipped model.
 NETWORK = {"channels": 64, "axial_blocks": 4, "pixel_blocks": 4, "fusion_blocks": 3}
 
 MOST_STEPS = 10**9
-#: Ranges of settings that are whole numbers, and of others; ends included.
+#: Ranges of whole-number settings, and of others; ends included.
 _WHOLE = {
     "steps": (1, MOST_STEPS),
     "seed": (0, 2**32 - 1),
@@ -61,19 +61,19 @@ _LARGEST_SIZE, _LARGEST_SHARE = 4096, 10**6
 class LossWeights:
     """Weights of the loss terms; 0 switches a term off.
 
-    The paper's terms and weights are `distillation` and `wavelet`; its memory-bank terms have no counterpart, as our
-    students have no memory bank.
+    The paper's terms and weights are `distillation` and `wavelet`. Its memory-bank terms have no counterpart, since our
+    networks have no memory bank.
     """
 
     #: Each view against the dropped slices (level 0): mean absolute error in network units.
     views: float = 1.0
-    #: The answer made of the views, which is their mean where the network has no fusion, against the dropped slices.
+    #: The fused prediction (the mean of the views without a fusion network) against the dropped slices.
     mean: float = 1.0
-    #: Mean squared error beside every absolute one, which counts large errors more.
+    #: Mean squared error in addition to every absolute one; it gives large errors more weight.
     squared: float = 5.0
-    #: Agreement of axial with coronal, and axial with sagittal, on slices nobody has seen (levels 1 and beyond).
+    #: Agreement of axial with coronal, and axial with sagittal, on slices without truth (levels 1 and beyond).
     distillation: float = 0.15
-    #: High wavelet bands of the answer made of the views against those of the dropped slices (level 0).
+    #: High wavelet bands of the fused prediction against those of the dropped slices (level 0).
     wavelet: float = 0.1
 
     def __post_init__(self) -> None:
@@ -90,7 +90,7 @@ class TrainingConfig:
 
     steps: int = 4000
     seed: int = 0
-    #: Whether slices are left out ("gap") or averaged ("thick") to make the exercises, and so what is learned.
+    #: Whether slices are dropped ("gap") or averaged ("thick") to make training samples.
     acquisition: str = GAP
     #: Blocks of scan a step, and their size: observed slices, rows and columns.
     batch: int = 1
@@ -101,43 +101,43 @@ class TrainingConfig:
     weights: LossWeights = field(default_factory=LossWeights)
     #: Fraction of the smallest differences that views distil (the paper's γ); 1 is plain distillation.
     gamma: float = 0.25
-    #: Differences between views are counted in units of this many HU.
+    #: Scale of differences between views, HU.
     distillation_scale_hu: float = 100.0
-    #: When, as a fraction of the run, the views begin to teach each other (level 1); 1 is never.
+    #: Start of the distillation between views (level 1), as a fraction of the run; 1 is never.
     cross_view_from: float = 0.5
-    #: When, as a fraction of the run, their answer goes in again for another doubling; 1 is never.
+    #: Start of further doublings, for which the prediction is the input, as a fraction of the run; 1 is never.
     incremental_from: float = 0.75
     #: Doublings after level 1.
     increments: int = 1
     #: Share of blocks thinned along an in-plane axis, where the scan has true fine detail.
     in_plane_share: float = 0.1
-    #: Share of blocks made as if the scan had been reconstructed with overlap, slices thicker than their distance.
-    #: For thin scans; where slices are far apart it blurs what lies between them.
+    #: Share of blocks that simulate a reconstruction with overlap, with slices thicker than their distance.
+    #: For thin scans; of scans with wide gaps it would blur the gaps.
     overlap_share: float = 0.0
-    #: So many places of a scan are looked at for each block; the one where slices change most is taken. With 1 all
-    #: places are equally likely, with more a network sees less of what is easy.
+    #: Number of random places for each block, of which the one with the largest changes between slices is used. With 1,
+    #: all places are equally likely; with more, a network sees fewer easy places.
     candidates: int = 1
-    #: Pixels along the sides of a thinned block that do not count: a network that looks further than a block goes
-    #: cannot know them, and scans are not answered in pieces of their size.
+    #: Width in pixels of the border of a thinned block that does not count in the loss. There, the receptive field of a
+    #: network extends beyond the block, while whole scans are predicted in much larger tiles.
     rim: int = 0
-    #: Share of the loss that counts the first and the last gap of a thinned block like those between: no slice is seen
-    #: beyond them, as at the ends of a scan, where there are two among many. The rest leaves them out.
+    #: Share of the loss in which the first and the last gap of a thinned block count as all others. No slice is known
+    #: beyond them, as at the ends of a scan, which has two such gaps among many. The rest excludes them.
     ends_share: float = 1.0
-    #: Share of steps whose thinned blocks have coarser pixels too, by the same factor: gaps and pixels then have the
-    #: ratio that they have in the scan itself, whose gaps will be filled one day.
+    #: Share of steps whose thinned blocks have coarser pixels too, by the same factor. Then the ratio of gaps to pixels
+    #: is that of the original scan.
     scaled_share: float = 0.0
-    #: Share of steps that rehearse what the starting model answers between the scans' own slices. Thinned scans teach
-    #: about gaps wider than those that will be filled; without rehearsal, a model forgets the narrower ones.
+    #: Share of rehearsal steps, whose target is the starting model's prediction between the scans' own slices. Thinned
+    #: scans have wider gaps than the original ones. Without rehearsal, a model forgets the narrower ones.
     rehearsal_share: float = 0.0
-    #: Decay of the moving average of the weights, which is what a run delivers.
+    #: Decay of the moving average of the weights. The average is the result of a run.
     average_decay: float = 0.999
-    #: How often, in a whole run, the averaged network is judged on scans that are kept from it.
+    #: Number of evaluations of the averaged network on held-out scans in a whole run.
     judgements: int = 12
-    #: So many judgements in a row without more gain end the run; 0 never ends it early.
+    #: Number of consecutive evaluations without improvement after which the run ends; 0 never ends it early.
     patience: int = 5
-    #: How often the state is saved: no more than this is lost when the process is killed.
+    #: Time between checkpoints: the most work that is lost if the process is killed.
     checkpoint_seconds: float = 45.0
-    #: Keyword arguments of `ThreeViewNetwork`; written out, so that a model's card does not depend on its defaults.
+    #: Keyword arguments of `ThreeViewNetwork`. All are stored, so that a model's card does not depend on defaults.
     network: dict[str, Any] = field(default_factory=lambda: dict(NETWORK))
 
     def __post_init__(self) -> None:

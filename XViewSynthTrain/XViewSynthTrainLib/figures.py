@@ -1,4 +1,4 @@
-"""Drawings of a run for its report: curves of its log, and the preview before and after. Each is a `data:` address."""
+"""Figures of a run for its report: curves of its log, and the preview before and after. Each is a `data:` address."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Files of a preview, in the order in which they are shown, and what a reader calls them.
+#: Files of a preview in their order, and their titles.
 PREVIEW = {
     "observed": "observed slices only",
     "before": "before training",
@@ -32,7 +32,7 @@ _SMALLEST_ERROR_SCALE_HU = 20.0
 
 
 def loss_curves(entries: Sequence[dict[str, Any]]) -> str | None:
-    """Every term of the loss over the steps, logarithmic; None where none was logged.
+    """Every term of the loss over the steps, logarithmic; None if none was logged.
 
     Args:
         entries: of the log; those of kind "loss" count.
@@ -43,7 +43,7 @@ def loss_curves(entries: Sequence[dict[str, Any]]) -> str | None:
     figure, plot = _figure()
     for term in sorted({term for entry in losses for term in entry["loss"]}):
         points = [(entry["step"], entry["loss"][term]) for entry in losses if _drawable(entry["loss"].get(term))]
-        # The logarithm has no place for 0, which a term has while it is switched off.
+        # A term is 0 while it is switched off, which has no logarithm.
         points = [(step, value) for step, value in points if value > 0]
         if points:
             plot.plot(*zip(*points, strict=True), label=term, linewidth=1.3, marker=_marker(points))
@@ -54,7 +54,7 @@ def loss_curves(entries: Sequence[dict[str, Any]]) -> str | None:
 
 
 def rate_curve(entries: Sequence[dict[str, Any]]) -> str | None:
-    """The learning rate over the steps; None where none was logged."""
+    """The learning rate over the steps; None if none was logged."""
     points = [(entry["step"], entry["learning_rate"]) for entry in entries if entry["kind"] == "loss"]
     if not points:
         return None
@@ -67,11 +67,11 @@ def rate_curve(entries: Sequence[dict[str, Any]]) -> str | None:
 
 
 def gain_curves(entries: Sequence[dict[str, Any]], best_step: int | None) -> str | None:
-    """Held-out gain over linear and cubic at every factor, the best step marked; None where none was measured.
+    """Held-out gain over linear and cubic at every factor, with the best step marked; None if none was measured.
 
     Args:
         entries: of the log; those of kind "gain" count.
-        best_step: the step with the most gain.
+        best_step: the step with the largest gain.
     """
     gains = [entry for entry in entries if entry["kind"] == "gain"]
     factors = sorted({factor for entry in gains for factor in entry["gain"]}, key=int)
@@ -101,11 +101,11 @@ def gain_curves(entries: Sequence[dict[str, Any]], best_step: int | None) -> str
 def before_and_after(folder: Path, factor: int) -> str | None:
     """The preview: a plane through the slices, a part of it enlarged, and its absolute error; None without a truth.
 
-    Plane and part are those where neighbouring slices of the truth differ most, so that no column is favoured.
+    Plane and part have the largest differences between neighbouring slices of the truth, which favours no column.
 
     Args:
-        folder: with NRRD files on one grid, named by the keys of `PREVIEW`; those but the truth may be missing.
-        factor: every `factor`-th slice of the truth was left.
+        folder: with NRRD files on one grid, named by the keys of `PREVIEW`; only the truth is required.
+        factor: of the thinning: every `factor`-th slice of the truth was kept.
 
     Raises:
         InputError: a file is damaged, or they do not lie on one grid.
@@ -170,7 +170,7 @@ def _title(best: metrics.Reference, name: str, values: np.ndarray) -> str:
 
 
 def _error_scale(errors: dict[str, np.ndarray]) -> float:
-    """What all but the largest errors of the predictions stay below, HU; repeated slices would hide them."""
+    """A high quantile of the predictions' errors, HU. Errors of the repeated observed slices would be too large."""
     predicted = [values for name, values in errors.items() if name != "observed"] or list(errors.values())
     largest = max(float(np.percentile(values, 99.5)) for values in predicted)
     return max(_SMALLEST_ERROR_SCALE_HU, 10 * math.ceil(largest / 10))
@@ -181,7 +181,7 @@ def _drawable(value: float | None) -> bool:
 
 
 def _marker(points: Sequence[tuple[float, float]]) -> str:
-    """A line needs two points to be seen."""
+    """The marker for a curve: a single point is not visible as a line."""
     return "o" if len(points) == 1 else ""
 
 
@@ -212,7 +212,7 @@ def _finish(plot: Axes, legend: bool = True) -> None:
 
 def _svg(figure: Figure) -> str:
     file = io.BytesIO()
-    # Neither the time of drawing nor the program that drew belongs into the page.
+    # The page must not contain the time or the program of the drawing.
     figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     return _address("svg+xml", file.getvalue())
 

@@ -1,4 +1,4 @@
-"""Scans that are kept from training, and what a network gains on them over interpolation."""
+"""Held-out scans, and the gain of a network over interpolation on them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from XViewSynthLib.system.outputs import Outputs
 
 from .regions import middle_of
 
-#: What can be judged often, and what is judged twice in a run; voxels of all scans and factors together.
+#: Voxels for the frequent evaluations, and for the two final ones; all scans and factors together.
 WATCHED_VOXELS, VERDICT_VOXELS = 1_500_000, 40_000_000
 _FEWEST_PIXELS = 32
 
 
 @dataclass(frozen=True)
 class Gain:
-    """Gain in PSNR on the slices that were left out, dB, mean over the scans, as `metrics.score` measures it."""
+    """Gain in PSNR on the dropped slices, dB, mean over the scans, measured with `metrics.score`."""
 
     over_linear_db: float
     over_cubic_db: float
@@ -39,7 +39,7 @@ class Gain:
 
 
 def mean_gain(gains: dict[int, Gain]) -> float:
-    """The one figure a run is judged by: the mean gain over the better interpolation, dB."""
+    """The criterion of a run: the mean gain over the better interpolation, dB."""
     return float(np.mean([gain.over_better_db for gain in gains.values()]))
 
 
@@ -53,15 +53,15 @@ class _Task:
 
 
 class HeldOut:
-    """Scans that lose slices on purpose, and how well networks restore them.
+    """Thinned held-out scans, and the evaluation of networks that restore them.
 
     Args:
-        scans: at least one; none of them, nor its patient, is trained on.
-        factors: every `factor`-th slice is left, or so many are averaged where the model is for thick slices; those a
-            scan is too short for are left out for that scan.
-        card: of the model whose networks are judged.
-        device: where they compute.
-        most_voxels: the middle of every slice counts, as much of it as keeps all scans and factors together below.
+        scans: at least one; the training must use neither them nor other scans of their patients.
+        factors: of the thinning. For a model of thick slices, slices are averaged. Factors that are too large for a
+            scan are skipped for that scan.
+        card: of the model whose networks are evaluated.
+        device: of the networks.
+        most_voxels: limit of all scans and factors together; slices are cropped to their middle to stay below.
 
     Raises:
         InputError: a scan cannot be enhanced, or all are too short for every factor.
@@ -95,14 +95,14 @@ class HeldOut:
 
     @property
     def factors(self) -> list[int]:
-        """The factors that the scans are judged at."""
+        """The factors of the evaluation."""
         return sorted(self._tasks)
 
-    def judge(self, network: ThreeViewNetwork, should_cancel: Callable[[], bool] | None = None) -> dict[int, Gain]:
-        """The gain of a network at every factor. Equal networks get equal gains.
+    def evaluate(self, network: ThreeViewNetwork, should_cancel: Callable[[], bool] | None = None) -> dict[int, Gain]:
+        """The gain of a network at every factor; deterministic.
 
         Raises:
-            Cancelled: `should_cancel` said so.
+            Cancelled: `should_cancel` returned true.
         """
         return {
             factor: _mean([self._gain(task, network, should_cancel) for task in self._tasks[factor]])
@@ -128,12 +128,12 @@ class HeldOut:
         return _Task(trial, plan, counted, linear, cubic)
 
     def restore_example(self, network: ThreeViewNetwork) -> Volume:
-        """What a network makes of the first scan at the first factor."""
+        """The result of a network for the first scan at the first factor."""
         return self._restore(self._tasks[self.factors[0]][0], network, None)
 
     @property
     def example(self) -> Trial:
-        """The first scan at the first factor: what was left of it, and the truth."""
+        """The first scan at the first factor: thinned scan and truth."""
         return self._tasks[self.factors[0]][0].trial
 
     def _model(self, network: ThreeViewNetwork) -> Model:
@@ -150,9 +150,9 @@ class HeldOut:
 
 
 def write_example(held_out: HeldOut, folder: Path) -> None:
-    """Write the truth of the example, and what was left of it, as `truth.nrrd` and `observed.nrrd` into a folder.
+    """Write truth and thinned scan of the example as `truth.nrrd` and `observed.nrrd` into a folder.
 
-    Both lie on the grid of the truth; every slice that was left is repeated up to the middle of the gap.
+    Both are on the grid of the truth: every observed slice is repeated up to the middle of the gap.
 
     Raises:
         InputError: the folder cannot be written to.
@@ -166,7 +166,7 @@ def write_example(held_out: HeldOut, folder: Path) -> None:
 
 
 def write_preview(volume: Volume, folder: Path, name: str) -> None:
-    """Write a volume as `name`.nrrd; whoever reads a former one never meets half a file.
+    """Write a volume as `name`.nrrd, atomically.
 
     Raises:
         InputError: the folder cannot be written to.

@@ -1,7 +1,7 @@
-"""At most one process at a time trains in a run folder.
+"""The lock of a run folder: at most one process at a time trains in it.
 
-The operating system itself keeps the lock, and gives it back when a process ends, however it ends: a run that was
-killed, or cut off with the power, can be resumed at once. Imports no PyTorch, so that a desktop may look at runs.
+The operating system releases the lock when a process ends, however it ends. So a run that was killed, or stopped by a
+power cut, can be resumed at once. Imports no PyTorch, so that a panel can show runs.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from XViewSynthLib.system.locks import FileLock, LockHeld, LocksMissing
 
 from .files import LOCK_FILE
 
-# Whoever only looks whether there is a run holds the lock for an instant, and must not stop a run from beginning.
+# A process that checks for a run holds the lock for an instant, which must not refuse a new run.
 _PATIENCE_SECONDS = 1.0
 
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run folder; its file is there as long as the lock is held, or until the next run.
+    """Hold the lock of a run folder. Its file exists while the lock is held, or until the next run.
 
     Args:
         folder: of the run, which exists.
 
     Raises:
-        InputError: another process holds it, the folder cannot be written to, or its disk knows no locks.
+        InputError: another process holds it, the folder cannot be written to, or its disk has no locks.
     """
     lock = _locked(folder / LOCK_FILE)
     try:
@@ -42,13 +42,13 @@ def is_locked(folder: Path) -> bool:
         FileLock(folder / LOCK_FILE, create=False, shared=True).release()
     except LockHeld:
         return True
-    except OSError:  # there is no file, or the disk has no locks, which a run itself reports
+    except OSError:  # no file, or a disk without locks, which a run reports
         return False
     return False
 
 
 def refuse_locked_run(folder: Path) -> None:
-    """Raise `InputError` where a process trains in a run folder now."""
+    """Raise `InputError` if a process trains in a run folder now."""
     if is_locked(folder):
         raise _refusal(folder)
 

@@ -1,4 +1,4 @@
-"""Parts of a scan, cut in the patient's order of slices, rows and columns, whatever the order of the array."""
+"""Parts of a scan, in canonical order of slices, rows and columns."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from XViewSynthLib.geometry.volume import Axis, Volume
 def part_of(
     volume: Volume, axis: Axis, slices: slice, rows: slice = slice(None), columns: slice = slice(None)
 ) -> Volume:
-    """A box of a scan, in its place in the patient.
+    """A box of a scan at its place in the patient.
 
     Args:
         volume: the scan.
         axis: along which its slices lie.
-        slices, rows, columns: what to keep, as positions in `orientation.to_slices(volume, axis)`.
+        slices, rows, columns: the box, in indices of `orientation.to_slices(volume, axis)`.
     """
     order = to_slices(volume, axis)[1]
     index = [slice(None)] * 3
@@ -31,14 +31,14 @@ def part_of(
 
 
 def middle_of(volume: Volume, axis: Axis, pixels: int) -> Volume:
-    """The middle `pixels` x `pixels` of every slice; of a smaller slice, all there is."""
+    """The middle `pixels` x `pixels` of every slice; smaller slices as a whole."""
     shape = to_slices(volume, axis)[0].shape
     rows, columns = (slice(max(0, (size - pixels) // 2), max(0, (size - pixels) // 2) + pixels) for size in shape[1:])
     return part_of(volume, axis, slice(None), rows, columns)
 
 
 def split_slices(volume: Volume, axis: Axis, upper_share: float) -> tuple[Volume, Volume]:
-    """The slices of a scan in two parts that share none: towards left, posterior or inferior, and the rest.
+    """The slices of a scan in two disjoint parts: towards left, posterior or inferior, and the rest.
 
     Args:
         volume: the scan.

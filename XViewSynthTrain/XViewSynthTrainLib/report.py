@@ -1,7 +1,7 @@
-"""What a finished run leaves for people: `report.json`, and the same as a page with pictures that needs nothing else.
+"""Report of a finished run: `report.json`, and the same as a self-contained page with figures.
 
-The page is to be shown around, so it names no file, no folder and no patient: what the run was told of those is taken
-out of all texts, and pictures are drawn from voxels alone.
+The page may be shared, so it names no file, no folder and no patient. Paths of the run are removed from all texts, and
+figures are drawn from voxels alone.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SETTINGS = {
     "learning_rate": "highest learning rate",
     "factor_shares": "factors and how often each is trained",
     "gamma": "γ, share of the smallest differences that views distil",
-    "cross_view_from": "views teach each other from this share of the run",
+    "cross_view_from": "distillation between views from this share of the run",
     "incremental_from": "further doublings from this share of the run",
     "weights": "weights of the loss terms",
 }
@@ -45,7 +45,7 @@ _TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 @dataclass(frozen=True)
 class _Figure:
-    """A picture of the page: its address (`data:image/...`), its name for those who do not see it, and its caption."""
+    """A figure of the page: its address (`data:image/...`), its alternative text, and its caption."""
 
     address: str
     about: str
@@ -53,20 +53,20 @@ class _Figure:
 
 
 def write_report(run_folder: Path, report: dict[str, Any]) -> None:
-    """Write `report.json` and `report.html` into a run folder, both or none; former ones are replaced.
+    """Write `report.json` and `report.html` into a run folder, both or none. Former ones are replaced.
 
-    The page draws on `log.jsonl`, `config.json` and `preview/` too, and does without those that are missing.
+    The page also uses `log.jsonl`, `config.json` and `preview/`, if they exist.
 
     Args:
         run_folder: the run's.
         report: "status", "message", "beats_start", "before" and "after" (gains by factor), "best_step", "steps",
-            "seconds", "training_scans", "held_out_scans", "model"; the page leaves out what is missing.
+            "seconds", "training_scans", "held_out_scans", "model". The page omits missing values.
 
     Raises:
         InputError: the folder cannot be written to.
     """
     folder = Path(run_folder)
-    # Through JSON, so that the page shows what a reader of the file gets.
+    # Through JSON, so that page and file show the same values.
     text = json.dumps(_without_infinities(report), indent=2, allow_nan=False)
     page = _page(folder, json.loads(text))
     with Outputs(overwrite=True) as outputs:
@@ -103,7 +103,7 @@ def _page(folder: Path, report: dict[str, Any]) -> str:
 
 
 def _extent(report: dict[str, Any]) -> list[str]:
-    """How many steps and how long the run was, and how it ended."""
+    """Number of steps, duration and end of the run."""
     extent = []
     if "steps" in report:
         extent.append(f"{report['steps']} steps")
@@ -115,15 +115,15 @@ def _extent(report: dict[str, Any]) -> list[str]:
 
 
 def _meaning(report: dict[str, Any], is_one_scan: bool) -> list[str]:
-    """Sentences on what a clinician may conclude, and may not."""
+    """Sentences for a clinician on the meaning of the gains."""
     reached, had = (_mean_gain(report.get(key)) for key in ("after", "before"))
     if reached is None:
         return [
-            "No scans were kept from training, so this page cannot say how good the model is. Check it on your own "
+            "No scans were held out from training, so the quality of the model is unknown. Check it on your own "
             "scan before you rely on it."
         ]
     sentences = [
-        "Parts of scans that the model was not trained on lost slices on purpose, and it restored them. "
+        "Slices were dropped from parts of scans that the model was not trained on, and the model restored them. "
         f"{_error_sentence('The delivered model', reached)}"
     ]
     if report.get("beats_start") and had is not None:
@@ -135,12 +135,12 @@ def _meaning(report: dict[str, Any], is_one_scan: bool) -> list[str]:
 
 def _reservation(is_one_scan: bool, count: int) -> str:
     if is_one_scan:
-        measured = "This was measured on other slices of the very scan it was trained on, which is the easiest case."
+        measured = "This was measured on other slices of the scan that it was trained on, which is the easiest case."
     else:
         measured = f"This was measured on {_count(count, 'scan')}." if count else "This was measured on few scans."
     return (
-        f"{measured} The same slices told when to stop training, which flatters the figures a little. Scans of another "
-        "scanner, dose, contrast or part of the body may fare worse: check the model on the scan at hand."
+        f"{measured} The same slices determined the end of training, so the figures are a little too good. Scans of "
+        "other scanners, doses, contrast agents or parts of the body may have lower gains: check it on your scan."
     )
 
 
@@ -162,8 +162,8 @@ def _error_sentence(who: str, gain_db: float) -> str:
 def _advice(beats_start: bool | None, reached: float) -> str:
     if beats_start is False:
         return (
-            "Training brought nothing on these scans, so the delivered model is the one it started from. Go on using "
-            "that, or train longer or on more scans."
+            "Training gave no improvement on these scans, so the result is the model that it started from. Continue to "
+            "use that, or train longer or on more scans."
         )
     if reached <= 0:
         return "Do not use this model: plain interpolation does as well. Train longer or on more scans."
@@ -217,13 +217,13 @@ def _curves(report: dict[str, Any], log: Sequence[dict[str, Any]]) -> list[_Figu
 
 def _scans(scans: Sequence[dict[str, Any]] | None) -> list[tuple[int | str, ...]]:
     """Rows of the number of scans that are alike, their slices and the distance of slices in mm."""
-    # Numbers alone, whatever else the run may have noted of a scan.
+    # Numbers alone, since other values may name a patient.
     alike = Counter((scan.get("slices"), scan.get("slice_spacing_mm")) for scan in scans or [])
     return [(count, *(_number(value) for value in facts)) for facts, count in alike.items()]
 
 
 def _settings(folder: Path, hide: Callable[[str], str]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Names and values of the settings that matter most, and of all others."""
+    """Names and values of the most important settings, and of all others."""
     try:
         settings = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         rows = [(meaning, hide(_setting(settings[key]))) for key, meaning in _SETTINGS.items() if key in settings]
@@ -271,7 +271,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _without_infinities(value: Any) -> Any:
-    """The same with None for what JSON has no word for."""
+    """The same with None for NaN and infinity, which JSON lacks."""
     if isinstance(value, dict):
         return {key: _without_infinities(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
@@ -279,28 +279,28 @@ def _without_infinities(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _study(folder: Path) -> tuple[list[str], list[str]]:
-    """Paths of the scans that were trained on, and of those that the user kept from it."""
+def _scan_paths(folder: Path) -> tuple[list[str], list[str]]:
+    """Paths of the training scans and of the held-out scans."""
     try:
-        study = json.loads((folder / SCANS_FILE).read_text(encoding="utf-8"))
-        return list(study["training"]), list(study["held_out"])
+        stored = json.loads((folder / SCANS_FILE).read_text(encoding="utf-8"))
+        return list(stored["training"]), list(stored["held_out"])
     except (OSError, ValueError, TypeError, KeyError):
         return [], []
 
 
 def _is_one_scan(folder: Path) -> bool:
-    """Whether there was nothing to judge on but slices of the scan that was trained on."""
-    training, held_out = _study(folder)
+    """Whether only slices of the training scan were held out."""
+    training, held_out = _scan_paths(folder)
     return len(training) == 1 and not held_out
 
 
 def _hiding_names(folder: Path) -> Callable[[str], str]:
-    """A function that takes the run's folder, and the files and folders of its scans, out of a text."""
+    """A function that removes the paths of the run and its scans from a text."""
     names: set[str] = {str(folder), str(folder.resolve())}
-    training, held_out = _study(folder)
+    training, held_out = _scan_paths(folder)
     for path in map(Path, [*training, *held_out]):
         names |= {str(path), path.name, path.name[: len(path.name) - len(suffix_of(path))]}
-    # The longest first, or what is left of a path would still tell.
+    # The longest first, so that no part of a path remains.
     ordered = sorted((name for name in names if len(name) >= _SHORTEST_NAME), key=len, reverse=True)
     pattern = re.compile("|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in ordered))
     return lambda text: pattern.sub("…", text)

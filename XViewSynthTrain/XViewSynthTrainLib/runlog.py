@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: `log.jsonl`, one object a line, and the same as events for TensorBoard.
+"""Log of a run: `log.jsonl`, one object a line, and the same as events for TensorBoard.
 
 Lines are of three kinds: "loss" (step, seconds, learning_rate, loss by term), "gain" (step, seconds, gain by factor,
 mean_gain_db) and "note" (step, message).
@@ -30,10 +30,10 @@ class RunLog:
 
     Args:
         folder: the run's, which exists.
-        step: where the run stands; what an interrupted run had noted beyond that is forgotten, as it comes again.
+        step: current step of the run. Later entries of an interrupted run are removed, since they are repeated.
 
     Raises:
-        InputError: the folder cannot be written to; of every method.
+        InputError: the folder cannot be written to (raised by every method).
     """
 
     def __init__(self, folder: Path, step: int):
@@ -44,12 +44,12 @@ class RunLog:
         self.forget_after(step)
 
     def add_loss(self, step: int, seconds: float, rate: float, loss: dict[str, float]) -> None:
-        """Note the mean of every weighted term since the last such line, and the learning rate."""
+        """Log the mean of every weighted term since the last such entry, and the learning rate."""
         self._add_scalars(step, {f"loss/{name}": value for name, value in loss.items()} | {"learning_rate": rate})
         self._add("loss", step, seconds=round(seconds, 1), learning_rate=rate, loss=loss)
 
     def add_gain(self, step: int, seconds: float, gains: dict[int, Gain]) -> None:
-        """Note what the averaged network gains on held-out scans, dB by factor."""
+        """Log the gain of the averaged network on held-out scans, dB by factor."""
         self._forget_gain(step)
         scalars = {f"gain/x{factor}_{name}": v for factor, gain in gains.items() for name, v in asdict(gain).items()}
         self._add_scalars(step, scalars | {"gain/mean": mean_gain(gains)})
@@ -57,26 +57,26 @@ class RunLog:
         self._add("gain", step, seconds=round(seconds, 1), gain=gains_to_json(gains), mean_gain_db=mean)
 
     def add_note(self, step: int, message: str) -> None:
-        """Note what a person should know."""
+        """Log a message to the user."""
         self._add("note", step, message=message)
 
     def forget_after(self, step: int) -> None:
-        """Drop what was noted beyond a step."""
+        """Remove the entries after a step."""
         self._keep([entry for entry in read_log(self._folder) if entry["step"] <= step])
         self.close()
         self._known_step = step
 
     def close(self) -> None:
-        """Finish the file of events; what comes later goes into another."""
+        """Close the file of events. Later events go to another one."""
         events, self._events = self._events, None
         if events is not None:
-            # What could not be written is tried once more here, and fails once more where there is still no room.
-            with _told(self._folder):
+            # Closing writes the remaining events, and fails again if the disk is still full.
+            with _refusing_full_disk(self._folder):
                 events.close()
 
     def _forget_gain(self, step: int) -> None:
-        # A process that was killed after it noted a gain, and before a checkpoint said so, is followed by one that
-        # judges again.
+        # If a process was killed between the log entry of a gain and the next checkpoint, the next process evaluates
+        # again.
         entries = read_log(self._folder)
         kept = [entry for entry in entries if (entry["kind"], entry["step"]) != ("gain", step)]
         if kept != entries:
@@ -86,30 +86,30 @@ class RunLog:
         write_whole_text(self._path, "".join(json.dumps(entry) + "\n" for entry in entries))
 
     def _add(self, kind: str, step: int, **facts: Any) -> None:
-        with _told(self._folder), open(self._path, "a", encoding="utf-8") as log:
+        with _refusing_full_disk(self._folder), open(self._path, "a", encoding="utf-8") as log:
             log.write(json.dumps({"kind": kind, "step": step, **facts}) + "\n")
         self._known_step = step
 
     def _add_scalars(self, step: int, scalars: dict[str, float]) -> None:
-        with _told(self._folder):
+        with _refusing_full_disk(self._folder):
             if self._events is None:
                 self._events = _Events(self._folder, self._known_step)
             self._events.add(step, scalars)
 
 
 class _Events:
-    """A file of events, written at once: tensorboardX's own writer has a queue, a thread and no errors."""
+    """A file of events, written at once. (tensorboardX's own writer has a queue and a thread, and hides errors.)"""
 
     def __init__(self, folder: Path, step: int):
         from tensorboardX.proto import event_pb2
         from tensorboardX.record_writer import RecordWriter
 
         self._new_event = event_pb2.Event
-        # Viewers look for such names, and read what is the last by name last.
+        # Viewers expect such names, and read them in alphabetical order.
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{time.time_ns()}"
         self._file = RecordWriter(str(folder / name))
         self._write(file_version="brain.Event:2")
-        # Viewers drop what former files say beyond the step.
+        # Viewers then ignore events of former files after the step.
         self._write(step=step + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
 
     def add(self, step: int, scalars: dict[str, float]) -> None:
@@ -120,7 +120,7 @@ class _Events:
         self._file.flush()
 
     def close(self) -> None:
-        # Lets go of the file even where what is left has no room in it.
+        # Closes the file even if the disk is full.
         self._file.close()
 
     def _write(self, **facts: Any) -> None:
@@ -128,7 +128,7 @@ class _Events:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The entries of a run's log, oldest first; none where there is no log. Lines that are damaged are left out.
+    """The entries of a run's log, oldest first; empty if there is no log. Damaged lines are skipped.
 
     Raises:
         InputError: the log cannot be read.
@@ -146,7 +146,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def gains_to_json(gains: dict[int, Gain]) -> dict[str, dict[str, float | None]]:
-    """Gains by factor for JSON, which knows no infinity: None stands for what is not finite."""
+    """Gains by factor for JSON. None stands for NaN and infinity."""
     return {
         str(factor): {name: finite_or_none(value) for name, value in asdict(gain).items()}
         for factor, gain in gains.items()
@@ -154,7 +154,7 @@ def gains_to_json(gains: dict[int, Gain]) -> dict[str, dict[str, float | None]]:
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[None]:
+def _refusing_full_disk(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as problem:

@@ -44,31 +44,31 @@ from .trainer import Trainer, new_network, refuse_existing_run, stored_config
 from .whole import write_whole_text
 
 HOLD_OUT_SHARE = 0.25
-#: What a run is judged at, unless it trains other factors.
+#: Factors of the evaluation, unless the run trains other ones.
 _USUAL_FACTORS = (2, 4)
-# What was learned before must not be shaken off, above all about gaps narrower than those a thinned scan has.
+# Fine-tuning must not destroy earlier training, above all for gaps that are narrower than those of a thinned scan.
 _FINE_TUNING = {"learning_rate": 3e-4, "rehearsal_share": 0.3}
 _USES = {
     GAP: "thin slices between observed CT slices that are thin and far apart",
     THICK: "thin slices from observed CT slices that are averages over their thickness",
 }
-#: Of a run's time, what all its judgements may take, and the verdict at its end.
-_JUDGING_SHARE = 0.2
-#: Of a run's time, what measuring the length of a step may take.
+#: Largest share of a run's time for all its evaluations, and for the final one.
+_EVALUATION_SHARE = 0.2
+#: Largest share of a run's time for measuring the length of a step.
 _MEASURING_SHARE = 0.1
 #: A smaller gain is printed as 0.00 dB, and is none.
 _LEAST_GAIN_DB = 0.005
 
 
 @dataclass(frozen=True)
-class Study:
-    """What a run works on; kept in its folder, so that it can be resumed without being told again.
+class TrainingSet:
+    """Scans and start of a run. Stored in its folder, so that it can be resumed.
 
     Attributes:
         training: files or DICOM folders.
         held_out: files or DICOM folders kept from training.
-        hold_out_share: where no scan is named in `held_out`, the share to hold out: of several scans the last ones,
-            of a single scan its upper slices. 0 for none: nothing is judged then.
+        hold_out_share: if `held_out` is empty, the share to hold out: of several scans the last ones,
+            of a single scan its upper slices. 0 for none: then there is no evaluation.
         start: folder of the model to start from, or None.
         name: of the new model.
         minutes: length of the run, if that is what was requested.
@@ -92,16 +92,16 @@ class Study:
         """Read the scans.
 
         Returns:
-            Volumes to train on, and volumes kept from training.
+            Volumes to train on, and held-out volumes.
 
         Raises:
-            InputError: a scan cannot be read, or is none: a labelmap, one value everywhere, too few slices.
+            InputError: a scan cannot be read, or cannot be used: a labelmap, one value everywhere, too few slices.
         """
         paths = [*self.training, *self.held_out]
         volumes = []
         for done, path in enumerate(paths):
             check()
-            _tell(progress, "reading", done, len(paths))
+            _report_progress(progress, "reading", done, len(paths))
             volumes.append(read_training_scan(path))
         count = len(self.training)
         if self.held_out or not self.hold_out_share:
@@ -128,26 +128,26 @@ def train(
     progress: Callable[[Progress], None] | None = None,
     should_cancel: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
-    """Train on scans, and judge what was learned on scans that were kept from it.
+    """Train on scans, and evaluate the network on held-out scans.
 
-    The best network lies in `folder`/model whenever one was judged; where training did not beat the model it started
-    from, that one does.
+    After each evaluation, the best network is in `folder`/model. If training did not improve on the starting model,
+    that is the starting model.
 
     Args:
         scans: files or DICOM folders; no truth is needed.
         folder: run folder, see `Trainer`.
-        settings: what differs from the defaults of `TrainingConfig`.
-        hold_out, hold_out_share: as for `Study`.
+        settings: values that differ from the defaults of `TrainingConfig`.
+        hold_out, hold_out_share: as for `TrainingSet`.
         name: the model's name.
-        start: name or folder of a model to start from, "auto" for the one that ships; its network is kept. Of a model
-            for the other acquisition the run takes over how it sees scans, and learns to answer anew.
-        minutes: length of the run in place of a number of steps; measured with a few steps at the beginning.
-        device: where to compute.
-        resume: go on where the run in `folder` stopped; its own scans and settings count.
+        start: name or folder of a model to start from, "auto" for the shipped one. A model for the other acquisition
+            gives its backbone, and its heads are trained from scratch.
+        minutes: length of the run in place of a number of steps; converted with the speed of a few steps.
+        device: of the networks.
+        resume: continue the run in `folder` with its scans and settings.
         progress, should_cancel: as for `enhance`.
 
     Returns:
-        What `folder`/report.json holds.
+        The content of `folder`/report.json.
 
     Raises:
         InputError: a scan, a setting or the folder is unsuitable, or another process trains in it.
@@ -157,13 +157,13 @@ def train(
     if minutes is not None and not 0 < minutes < float("inf"):
         raise InputError(f"The length of the run must be a positive number of minutes, not {minutes}.")
     settings = settings or {}
-    # Before any work; the network is settled once the model to start from is known.
+    # Checked before any work. The network depends on the starting model, which is loaded later.
     TrainingConfig.from_dict({name: value for name, value in settings.items() if name != "network"})
     with team_of_torchrun(str(resolve_device(device))) as (team, where):
         if resume:
-            study = _stored_study(folder)
+            training_set = _stored_training_set(folder)
         else:
-            study = Study(
+            training_set = TrainingSet(
                 tuple(str(Path(scan).absolute()) for scan in scans),
                 tuple(str(Path(scan).absolute()) for scan in hold_out),
                 hold_out_share,
@@ -174,9 +174,9 @@ def train(
         if minutes is not None and team.size > 1:
             raise InputError("Give --steps in place of --minutes when several processes train together.")
         with _claimed(folder, resume, team, where):
-            run = _Run(study, folder, where, team, progress, should_cancel)
+            run = _Run(training_set, folder, where, team, progress, should_cancel)
             if team.leads and not resume:
-                _store_study(study, folder)
+                _store_training_set(training_set, folder)
             return run.carry_out(settings, minutes, resume)
 
 
@@ -185,28 +185,28 @@ class _Run:
 
     def __init__(
         self,
-        study: Study,
+        training_set: TrainingSet,
         folder: Path,
         device: str,
         team: Team,
         progress: Callable[[Progress], None] | None,
         should_cancel: Callable[[], bool] | None,
     ):
-        self._study, self._folder, self._device, self._team = study, folder, device, team
+        self._training_set, self._folder, self._device, self._team = training_set, folder, device, team
         self._progress, self._should_cancel = progress, should_cancel
         self._began = time.monotonic()
-        # What to beat, and what to learn to see from: one model, unless it is for another acquisition.
-        self._start = load_model(study.start) if study.start is not None else None
-        self._eyes = self._start.trainable() if self._start is not None else None
-        self._training, self._held_out = study.read(progress, cancel_check(should_cancel))
+        # Reference of the gains, and source of the backbone. Both are one model, unless its acquisition differs.
+        self._start = load_model(training_set.start) if training_set.start is not None else None
+        self._initial = self._start.trainable() if self._start is not None else None
+        self._training, self._held_out = training_set.read(progress, cancel_check(should_cancel))
 
     def carry_out(self, settings: dict, minutes: float | None, resume: bool) -> dict[str, Any]:
-        """Train, judge, and write the model and the report."""
+        """Train, evaluate, and write the model and the report."""
         config = self._config(settings, resume)
-        watch = self._judges(config, WATCHED_VOXELS)
-        before, judging = (None, 0.0) if watch is None or resume else self._judge_start(watch, config)
+        watch = self._held_out_at(config, WATCHED_VOXELS)
+        before, each_evaluation = (None, 0.0) if watch is None or resume else self._evaluate_start(watch, config)
         if minutes is not None and not resume:
-            config = self._fitted(config, 60 * minutes, judging)
+            config = self._fitted(config, 60 * minutes, each_evaluation)
         trainer = Trainer(
             self._training,
             config,
@@ -214,85 +214,85 @@ class _Run:
             start=self._first_weights(config),
             device=self._device,
             resume=resume,
-            judge=None if watch is None else partial(watch.judge, should_cancel=self._stop_judging),
+            judge=None if watch is None else partial(watch.evaluate, should_cancel=self._stop_evaluation),
             on_best=lambda network: self._save(network, config),
             on_judged=None if watch is None else partial(self._show, watch, name="now"),
             team=self._team,
         )
         if watch is not None and trainer.best_step is None:
-            self._begin(trainer, watch, before or self._judge_start(watch, config)[0])
+            self._begin(trainer, watch, before or self._evaluate_start(watch, config)[0])
         trainer.run(self._progress, self._should_cancel)
         return self._close(trainer, config, watch) if self._team.leads else {}
 
     @property
-    def _stop_judging(self) -> Callable[[], bool] | None:
-        # The others of a team wait for its leader, and stop with it after the next step.
+    def _stop_evaluation(self) -> Callable[[], bool] | None:
+        # The other processes of a team wait for the leader, and stop with it after the next step.
         return self._should_cancel if self._team.size == 1 else None
 
     def _first_weights(self, config: TrainingConfig) -> dict[str, Tensor] | None:
-        return self._first_network(config).state_dict() if self._eyes is not None else None
+        return self._first_network(config).state_dict() if self._initial is not None else None
 
     def _config(self, settings: dict, resume: bool) -> TrainingConfig:
         if resume:
             config = stored_config(self._folder)
-        elif self._eyes is None:
+        elif self._initial is None:
             config = TrainingConfig.from_dict(settings)
         else:
-            settings = {"acquisition": self._eyes.card["acquisition"], **settings}
-            if settings["acquisition"] == self._eyes.card["acquisition"]:
+            settings = {"acquisition": self._initial.card["acquisition"], **settings}
+            if settings["acquisition"] == self._initial.card["acquisition"]:
                 settings = {**_FINE_TUNING, **settings}
-            network = {name: number for name, number in self._eyes.card["network"].items() if name != "thick"}
+            network = {name: number for name, number in self._initial.card["network"].items() if name != "thick"}
             thick = {} if settings["acquisition"] == GAP else {"thick": 1}
             config = TrainingConfig.from_dict({**settings, "network": network | thick})
-        if self._eyes is not None and self._eyes.card["acquisition"] != config.acquisition:
+        if self._initial is not None and self._initial.card["acquisition"] != config.acquisition:
             self._start = None
         if self._start is None and config.rehearsal_share:
-            raise InputError("Set the share of rehearsing steps to 0: there is no answer of a former model to keep.")
-        # To refuse sizes that fit no network, or no memory.
+            raise InputError("Set the share of rehearsal steps to 0: there is no starting model to rehearse.")
+        # Refuses sizes that are impossible or do not fit into memory.
         with torch.random.fork_rng(devices=[]):
             new_network(config)
         return config
 
-    def _judges(self, config: TrainingConfig, most_voxels: int) -> HeldOut | None:
+    def _held_out_at(self, config: TrainingConfig, most_voxels: int) -> HeldOut | None:
         if not (self._held_out and self._team.leads):
             return None
         usual = [factor for factor in _USUAL_FACTORS if factor in config.factor_shares]
         factors = usual or sorted(config.factor_shares)
-        card = make_card(self._study.name, config, [])
+        card = make_card(self._training_set.name, config, [])
         return HeldOut(self._held_out, factors, card, self._device, most_voxels)
 
-    def _judge_start(self, watch: HeldOut, config: TrainingConfig) -> tuple[dict[int, Gain], float]:
-        """What the run begins with is worth, and the seconds that judging takes."""
-        _tell(self._progress, "judging", 0, 1)
+    def _evaluate_start(self, watch: HeldOut, config: TrainingConfig) -> tuple[dict[int, Gain], float]:
+        """Gains of the initial network, and the seconds of the evaluation."""
+        _report_progress(self._progress, "evaluating", 0, 1)
         began = time.monotonic()
-        gains = watch.judge(self._first_network(config), self._should_cancel)
+        gains = watch.evaluate(self._first_network(config), self._should_cancel)
         return gains, time.monotonic() - began
 
     def _first_network(self, config: TrainingConfig) -> ThreeViewNetwork:
-        if self._start is not None and self._eyes is not None:
-            return self._eyes.network
-        # Untrained, a network answers with the spline, whatever its seed and whatever it sees.
+        if self._start is not None and self._initial is not None:
+            return self._initial.network
+        # An untrained network predicts the spline, for any seed and input.
         torch.manual_seed(config.seed)
         network = new_network(config).eval()
-        if self._eyes is not None:
-            network.adopt_trunks(self._eyes.network)
+        if self._initial is not None:
+            network.adopt_trunks(self._initial.network)
         return network
 
-    def _fitted(self, config: TrainingConfig, seconds: float, judging: float) -> TrainingConfig:
-        """The settings with as many steps as fit into a time, and no more judgements than it can bear."""
-        _tell(self._progress, "measuring", 0, 1)
-        share = _JUDGING_SHARE * seconds
-        judgements = min(config.judgements, max(1, int(share / judging))) if judging else config.judgements
-        # The verdict looks at more of the scans, before and after.
-        verdict = min(share, 2 * judging * VERDICT_VOXELS / WATCHED_VOXELS)
-        taken = time.monotonic() - self._began + judgements * judging + verdict
+    def _fitted(self, config: TrainingConfig, seconds: float, each_evaluation: float) -> TrainingConfig:
+        """The settings with the numbers of steps and evaluations that fit into a time."""
+        _report_progress(self._progress, "measuring", 0, 1)
+        share = _EVALUATION_SHARE * seconds
+        count = min(config.judgements, max(1, int(share / each_evaluation))) if each_evaluation else config.judgements
+        # The final evaluation uses more voxels, before and after.
+        verdict = min(share, 2 * each_evaluation * VERDICT_VOXELS / WATCHED_VOXELS)
+        taken = time.monotonic() - self._began + count * each_evaluation + verdict
         left = max(seconds - taken, seconds / 5)
         start = self._first_weights(config)
         steps = steps_within(left, self._training, config, self._device, start, self._should_cancel)
-        return replace(config, steps=steps, judgements=judgements)
+        return replace(config, steps=steps, judgements=count)
 
     def _begin(self, trainer: Trainer, watch: HeldOut, before: dict[int, Gain]) -> None:
-        """Write what there is to beat."""
+        """Write the starting model, its preview and its gains."""
         if self._start is not None:
             copy_model(self._start, self._folder / MODEL_FOLDER)
         write_example(watch, self._folder / PREVIEW_FOLDER)
@@ -301,7 +301,7 @@ class _Run:
         trainer.judge_start(before)
 
     def _save(self, network: ThreeViewNetwork, config: TrainingConfig) -> Model:
-        card = make_card(self._study.name, config, training_data(self._training), self._eyes)
+        card = make_card(self._training_set.name, config, training_data(self._training), self._initial)
         card |= {"factors": learned_factors(network, config)}
         return save_model(self._folder / MODEL_FOLDER, network, card)
 
@@ -309,37 +309,37 @@ class _Run:
         write_preview(watch.restore_example(network), self._folder / PREVIEW_FOLDER, name)
 
     def _close(self, trainer: Trainer, config: TrainingConfig, watch: HeldOut | None) -> dict[str, Any]:
-        """Judge start and end on more of the scans, settle which model is delivered, and write the report."""
-        _tell(self._progress, "judging", 0, 1)
-        verdict = self._judges(config, self._verdict_voxels(watch, config))
+        """Evaluate start and end on more voxels, select the resulting model, and write the report."""
+        _report_progress(self._progress, "evaluating", 0, 1)
+        verdict = self._held_out_at(config, self._verdict_voxels(watch, config))
         before = after = None
         if verdict is None:
             model = self._save(trainer.average, config)
         else:
-            before = verdict.judge(self._first_network(config), self._should_cancel)
+            before = verdict.evaluate(self._first_network(config), self._should_cancel)
             model = self._best(trainer, config)
-            after = before if self._is_start(model) else verdict.judge(model.network, self._should_cancel)
+            after = before if self._is_start(model) else verdict.evaluate(model.network, self._should_cancel)
             # "Not greater" also where the gain is no number.
             if self._start is not None and not mean_gain(after) > mean_gain(before) + _LEAST_GAIN_DB:
                 model, after = copy_model(self._start, self._folder / MODEL_FOLDER), before
             if watch is not None:
                 self._show(watch, model.network, "now")
-        _tell(self._progress, "writing", 0, 1)
+        _report_progress(self._progress, "writing", 0, 1)
         report = self._report(trainer, model, before, after)
         write_report(self._folder, report)
         return report
 
     def _verdict_voxels(self, watch: HeldOut | None, config: TrainingConfig) -> int:
-        """Held-out voxels that are judged at the end: as many as the requested time allows."""
-        if watch is None or self._study.minutes is None:
+        """Held-out voxels of the final evaluation: as many as the requested time allows."""
+        if watch is None or self._training_set.minutes is None:
             return VERDICT_VOXELS
         began = time.monotonic()
-        watch.judge(self._first_network(config), self._should_cancel)
-        return affordable_voxels(60 * self._study.minutes, time.monotonic() - began)
+        watch.evaluate(self._first_network(config), self._should_cancel)
+        return affordable_voxels(60 * self._training_set.minutes, time.monotonic() - began)
 
     def _best(self, trainer: Trainer, config: TrainingConfig) -> Model:
         if not (self._folder / MODEL_FOLDER).exists():
-            # From scratch, and no better than the spline at any time.
+            # Trained from scratch, and never better than the spline.
             return self._save(trainer.average, config)
         return load_model(self._folder / MODEL_FOLDER)
 
@@ -374,14 +374,14 @@ class _Run:
         }
 
 
-def affordable_voxels(seconds: float, judging: float) -> int:
-    """Held-out voxels that can be judged twice, before and after, in a run's share of time for that.
+def affordable_voxels(seconds: float, evaluation: float) -> int:
+    """Held-out voxels that can be evaluated twice, before and after, in a run's share of time for that.
 
     Args:
         seconds: requested length of the run.
-        judging: seconds that judging `WATCHED_VOXELS` takes.
+        evaluation: seconds that evaluating `WATCHED_VOXELS` takes.
     """
-    affordable = WATCHED_VOXELS * _JUDGING_SHARE * seconds / max(2 * judging, 1e-6)
+    affordable = WATCHED_VOXELS * _EVALUATION_SHARE * seconds / max(2 * evaluation, 1e-6)
     return int(min(max(affordable, WATCHED_VOXELS), VERDICT_VOXELS))
 
 
@@ -393,12 +393,12 @@ def steps_within(
     start: dict[str, Tensor] | None = None,
     should_cancel: Callable[[], bool] | None = None,
 ) -> int:
-    """How many steps fit into a time, judged by up to four steps of each stage (which are thrown away).
+    """Number of steps that fit into a time, estimated with a few steps of each stage (which are discarded).
 
-    Measuring takes a tenth of the time, or one step of each stage where that is longer.
+    At least one step of each stage is run, and no further one begins after a tenth of the time.
 
     Raises:
-        InputError: there is no room for temporary files.
+        InputError: there is no space for temporary files.
         Cancelled: `should_cancel` returned True.
     """
     check = cancel_check(should_cancel)
@@ -441,12 +441,12 @@ def _temporary_folder() -> Iterator[Path]:
 
 
 def learned_factors(network: ThreeViewNetwork, config: TrainingConfig) -> list[int]:
-    """The factors for a card: those of the run that were drawn so far, as short runs do not draw rare ones."""
+    """The factors for a card: those that were drawn so far. Short runs do not draw rare ones."""
     return trained_factors(network, config.factor_shares) or sorted(config.factor_shares)
 
 
 def make_card(name: str, config: TrainingConfig, training_data: list[dict], began_with: Model | None = None) -> dict:
-    """The card of a model trained here, for `save_model`. Gains are added by whoever measures them."""
+    """The card of a model trained here, for `save_model`, without gains."""
     inherited = began_with.card["training_data"] if began_with is not None else []
     levels = 0 if config.cross_view_from >= 1 else 1 if config.incremental_from >= 1 else 1 + config.increments
     return {
@@ -491,14 +491,14 @@ def read_training_scan(path: Path | str) -> Volume:
     try:
         check_enhanceable(volume, forced=True)
     except InputError as problem:
-        # Of many scans the sentence must tell which one.
+        # The message must name the scan.
         raise InputError(f"{path} cannot be trained on: {problem}") from problem
     return in_hu(replace(volume, notes=geometry_notes(volume)))
 
 
 @contextmanager
 def _claimed(folder: Path, resume: bool, team: Team, device: str) -> Iterator[None]:
-    """Keep a run's folder from all others. The leader holds it for its team, which hears whether it was refused."""
+    """Lock a run's folder. The leader holds the lock for its team, and a refusal ends all processes."""
     with ExitStack() as held:
         refusal = None
         if team.leads:
@@ -507,7 +507,7 @@ def _claimed(folder: Path, resume: bool, team: Team, device: str) -> Iterator[No
             except InputError as problem:
                 refusal = problem
         if team.any(refusal is not None, torch.device(device)):
-            raise refusal or InputError("The process that leads cannot use the run's folder, and tells why.")
+            raise refusal or InputError("The leading process cannot use the run's folder: see its message.")
         yield
 
 
@@ -518,11 +518,11 @@ def _held(folder: Path, resume: bool) -> Iterator[None]:
             _clear_up(folder)
             yield
         return
-    # The first of two sentences that may both be true: a run that goes on cannot be resumed yet.
+    # Before the check for an existing run: a running one cannot be resumed yet, so this message is more helpful.
     refuse_locked_run(folder)
     refuse_existing_run(folder)
     with output_folder(folder, parents=True), run_lock(folder):
-        # Another may have begun a run since the folder was looked at.
+        # Another process may have begun a run since the first check.
         refuse_existing_run(folder)
         _clear_up(folder)
         try:
@@ -535,16 +535,16 @@ def _held(folder: Path, resume: bool) -> Iterator[None]:
 
 
 def _clear_up(folder: Path) -> None:
-    """Put in order what a killed process was writing: nobody else writes there now."""
+    """Remove incomplete files of killed processes. The caller holds the lock."""
     for place in (folder, folder / PREVIEW_FOLDER):
         remove_left_folders(place, all_computers=True)
 
 
-def _store_study(study: Study, folder: Path) -> None:
-    write_whole_text(folder / SCANS_FILE, json.dumps(vars(study), indent=2) + "\n")
+def _store_training_set(training_set: TrainingSet, folder: Path) -> None:
+    write_whole_text(folder / SCANS_FILE, json.dumps(vars(training_set), indent=2) + "\n")
 
 
-def _stored_study(folder: Path) -> Study:
+def _stored_training_set(folder: Path) -> TrainingSet:
     try:
         stored = read_object(folder / SCANS_FILE)
         for name in ("training", "held_out"):
@@ -555,7 +555,7 @@ def _stored_study(folder: Path) -> Study:
         numbers = [stored.get("hold_out_share"), stored.get("minutes") or 0]
         if not isinstance(stored.get("start"), (str, type(None))) or not all(map(is_number, numbers)):
             raise ValueError("its values are of the wrong kind")
-        return Study(**stored)
+        return TrainingSet(**stored)
     except FileNotFoundError:
         raise InputError(f"Start without --resume: there is no run in {folder}.") from None
     except (OSError, ValueError, TypeError) as problem:
@@ -568,12 +568,12 @@ def _sentence(
     model: Model, beats_start: bool | None, before: dict[int, Gain] | None, after: dict[int, Gain] | None
 ) -> str:
     if before is None or after is None:
-        return f"'{model.name}' is trained; no scans were held out, so nobody knows yet how good it is."
+        return f"'{model.name}' is trained; no scans were held out, so its quality is unknown."
     reached, had = mean_gain(after), mean_gain(before)
     if beats_start is False:
         return (
             f"Training did not beat '{model.name}' on the held-out slices ({had:+.2f} dB over interpolation), so that "
-            "model is the one delivered: go on with it, or train longer or on more scans."
+            "model is the result: continue with it, or train longer or on more scans."
         )
     if beats_start:
         return (
@@ -583,13 +583,13 @@ def _sentence(
     return f"'{model.name}' restores the held-out slices with {reached:+.2f} dB over the better interpolation."
 
 
-def _tell(progress: Callable[[Progress], None] | None, stage: str, done: int, total: int) -> None:
+def _report_progress(progress: Callable[[Progress], None] | None, stage: str, done: int, total: int) -> None:
     if progress is not None:
         progress(Progress(stage, done, total))
 
 
 def training_data(volumes: Sequence[Volume]) -> list[dict]:
-    """What was trained on, in numbers: file names and headers may name patients."""
+    """Training scans for a card, as numbers only: file names and headers may name patients."""
     described = []
     for index, volume in enumerate(volumes, start=1):
         axis = volume.through_plane_axis

@@ -17,7 +17,7 @@ from XViewSynthLib.geometry.orientation import to_slices
 from XViewSynthLib.geometry.slice_profile import THICKNESS_RANGE, WIDTH_OVER_THICKNESS, SliceProfile, averaging_weights
 from XViewSynthLib.geometry.volume import Volume
 from XViewSynthLib.model.network import ScanFacts, to_network_units
-from XViewSynthLib.model.noise import DISTANCES, slice_likeness
+from XViewSynthLib.model.noise import DISTANCES, noise_correlation
 
 from .config import THICK, TrainingConfig
 
@@ -64,7 +64,7 @@ class Material:
         return math.sqrt(self.thickness**2 + 12 * variance / WIDTH_OVER_THICKNESS**2)
 
     def likeness(self, factor: int, weight: float = 0.0, profile: SliceProfile | None = None) -> list[float]:
-        """How alike the slices of the thinned scan are (`slice_likeness`), without thinning it.
+        """How alike the slices of the thinned scan are (`noise_correlation`), without thinning it.
 
         They are sums of thin slices, whose noise has the correlations `noise`.
 
@@ -91,7 +91,7 @@ class Material:
         first = max(0, len(self.voxels) - _NOISE_SLICES) // 2
         slices = to_network_units(torch.from_numpy(self.voxels[first : first + _NOISE_SLICES]).float())
         distances = range(1, min(_NOISE_DISTANCES, len(slices) - 1) + 1)
-        return np.array([1.0, *slice_likeness(slices[None], distances)[0]])
+        return np.array([1.0, *noise_correlation(slices[None], distances)[0]])
 
 
 @dataclass(frozen=True)

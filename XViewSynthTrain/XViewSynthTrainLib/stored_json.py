@@ -1,4 +1,4 @@
-"""JSON files that a person or a broken disk may have changed. Imports no PyTorch."""
+"""Reads JSON files that may be damaged. Imports no PyTorch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        ValueError: the file holds something else, or more than 1 MB; an `InputError` where it is no regular file.
+        ValueError: the file holds another value, or more than 1 MB; an `InputError` if it is no regular file.
         OSError: it cannot be read.
     """
     with open_regular(path) as file:
@@ -34,7 +34,7 @@ def parse(content: str | bytes) -> Any:
     """The value of a JSON text.
 
     Raises:
-        ValueError: it is none, or nested too deeply.
+        ValueError: it is no valid JSON, or nested too deeply.
     """
     try:
         return json.loads(content)
@@ -43,13 +43,13 @@ def parse(content: str | bytes) -> Any:
 
 
 def reason(problem: Exception) -> str:
-    """Why a file could not be read, in one line."""
+    """The reason why a file could not be read, in one line."""
     text = getattr(problem, "strerror", None) or str(problem)
     return text.rstrip(".") if isinstance(problem, InputError) else text
 
 
 def parse_entry(line: str) -> dict[str, Any] | None:
-    """A line of a run's log, or None where it is damaged."""
+    """A line of a run's log, or None if it is damaged."""
     try:
         entry = parse(line)
     except ValueError:

@@ -19,7 +19,7 @@ class Team:
     """The processes of one run.
 
     Attributes:
-        rank: number of this process; 0 leads: it alone writes, judges and tells.
+        rank: number of this process. Process 0 leads: it alone evaluates, writes and reports.
         size: number of processes.
     """
 
@@ -33,18 +33,18 @@ class Team:
 
     def wrap(self, objective: torch.nn.Module) -> torch.nn.Module:
         """The module with its gradients averaged over the team."""
-        # A step draws one factor, and the heads of the others get no gradient.
+        # A step draws one factor, so the heads of other factors get no gradient.
         return DistributedDataParallel(objective, find_unused_parameters=True) if self.size > 1 else objective
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over the team, of numbers that every member has."""
+        """The mean of values over the team."""
         if self.size > 1:
             distributed.all_reduce(values)
             values = values / self.size
         return values
 
     def any(self, yes: bool, device: torch.device) -> bool:
-        """Whether one of the team says yes; all must ask at the same place."""
+        """Whether `yes` is true in one process of the team. All must call this at the same place."""
         if self.size == 1:
             return yes
         flag = torch.tensor(float(yes), device=device)
@@ -52,17 +52,17 @@ class Team:
         return bool(flag.item())
 
     def wait(self) -> None:
-        """Wait until all have come here."""
+        """Wait for all processes of the team."""
         if self.size > 1:
             distributed.barrier()
 
 
 @contextmanager
 def team_of_torchrun(device: str) -> Iterator[tuple[Team, str]]:
-    """Join the team that `torchrun` has started, or be alone where it has not.
+    """Join the team that `torchrun` has started, or be a team of one process.
 
     Args:
-        device: where to compute; of several CUDA devices each process takes its own.
+        device: of the networks; with several CUDA devices, each process uses its own.
 
     Yields:
         The team, and the device of this process.

@@ -1,4 +1,4 @@
-"""Files of a run that are whole or absent, whenever the process is killed: written beside, then renamed."""
+"""Atomic writing of a run's files: written beside, then renamed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from XViewSynthLib.system.outputs import staging_folder
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, and give it that name; a former file survives until the new one is whole.
+    """Call `write` with a temporary file beside `path`, then rename it. A former file is kept until then.
 
     Raises:
-        InputError: the disk is full or the folder cannot be written to; `path` is as it was.
+        InputError: the disk is full or the folder cannot be written to; `path` is unchanged.
     """
     try:
         with staging_folder(path.parent) as staged:

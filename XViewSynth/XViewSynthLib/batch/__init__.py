@@ -1,1 +1,1 @@
-"""Many scans, each enhanced in a process of its own."""
+"""Enhances many scans, each in a separate process."""

@@ -1,7 +1,7 @@
-"""A batch on the workers of a Dask cluster, which see its folders under the same names as this computer does.
+"""Runs a batch on the workers of a Dask cluster, which mount its folders under the same names as this computer.
 
-Dask hands out the scans and gives those of a worker that was lost to another. What it sends are plain values. Its own
-transport is made for networks where everybody is trusted: whoever reaches a scheduler or a worker can run code there.
+Dask distributes the scans, and reassigns those of a lost worker. Only plain values are sent. Dask's transport is for
+trusted networks: any computer that can connect to a scheduler or a worker can run code there.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from .. import __version__
 from ..errors import Cancelled, InputError
 from ..model.catalogue import model_folder, model_identity
 from ..request import AUTOMATIC
-from .step import Outcome, Outcomes, Step, defect, take_step
+from .step import Outcome, Outcomes, Step, internal_error, run_step
 from .task import FAILED
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-# Of a scan whose worker reports an error of its own; Dask itself counts the workers that a scan was lost with.
+# Retries of a scan after an error of its worker. Dask itself counts the workers that were lost with a scan.
 _RETRIES = 2
 _CONNECTING_SECONDS = 30.0
-# Without a worker, until the user is told.
+# Time without a worker until the user gets a message.
 _PATIENCE_SECONDS = 5.0
 _CLOSING_SECONDS = 0.3
 _POLL_SECONDS = 0.05
-_ASKING_SECONDS = 0.25
-# How long a worker that cannot do its part lets others have a scan.
-_STANDING_BACK_SECONDS = 5.0
+_WORKER_POLL_SECONDS = 0.25
+# Time that a worker with a problem waits before it returns a scan, so that others can take it.
+_BACK_OFF_SECONDS = 5.0
 _SCANS_AT_A_TIME = 1000
 _TOKEN = "token.txt"
 _LOGGER = logging.getLogger(__name__)
 
 
 def check_address(address: str) -> None:
-    """Refuse what cannot be the address of a scheduler, and a computer without Dask.
+    """Refuse an invalid address of a scheduler, and a computer without Dask.
 
     Raises:
-        InputError: it is, or there is none.
+        InputError: the address is invalid, or Dask is not installed.
     """
     if not re.fullmatch(r"(tcp|tls)://[^/\s]+:[0-9]+", address):
         raise InputError(f"{address} is no address of a Dask scheduler: give one such as tcp://head-node:8786.")
@@ -59,7 +59,7 @@ def check_address(address: str) -> None:
 
 
 @contextmanager
-def cluster_crew(
+def cluster_executor(
     address: str,
     steps: Sequence[Step],
     model: str,
@@ -67,19 +67,19 @@ def cluster_crew(
     say: Callable[[str], None],
     should_cancel: Callable[[], bool],
 ) -> Iterator[None]:
-    """Let the workers of a cluster take the steps of a batch until the context ends.
+    """Run the steps of a batch on the workers of a cluster until the context ends.
 
     Args:
         address: of the scheduler.
-        steps: what to do; they share all but the scan.
-        model: name of the model, by which a worker finds it that does not see its folder.
-        done: where each outcome goes with the number of its step; or -1 and an exception that ends the batch.
-        say: told what the user should know.
-        should_cancel: asked while workers are waited for.
+        steps: of the batch; they differ only in the scan.
+        model: name of the model, for workers that do not see its folder.
+        done: receives the number and outcome of each step, or -1 and an exception that ends the batch.
+        say: called with each message to the user.
+        should_cancel: called while the batch waits for workers; true ends the wait.
 
     Raises:
-        InputError: there is no such scheduler, or a worker cannot do its part.
-        Cancelled: `should_cancel` said so.
+        InputError: there is no such scheduler, or a worker cannot run steps.
+        Cancelled: `should_cancel` returned true.
     """
     staging = Path(steps[0].staging)
     token = uuid.uuid4().hex
@@ -90,10 +90,10 @@ def cluster_crew(
         _wait_for_a_worker(client, address, say, should_cancel)
         _check_workers(client, asdict(steps[0]), common)
         topic = f"xviewsynth-{token}"
-        client.subscribe_topic(topic, _teller(say))
+        client.subscribe_topic(topic, _message_callback(say))
         leaving = threading.Event()
         futures = client.map(
-            take_step_here,
+            run_step_here,
             [asdict(step) for step in steps],
             key=[f"{topic}-{number}" for number in range(len(steps))],
             retries=_RETRIES,
@@ -103,22 +103,22 @@ def cluster_crew(
             **common,
         )
         for number, future in enumerate(futures):
-            future.add_done_callback(_deliverer(number, done, leaving))
+            future.add_done_callback(_result_callback(number, done, leaving))
         try:
             yield
         finally:
             leaving.set()
             with suppress(Exception):
-                if client.status == "running":  # a scheduler that has gone need not be told
+                if client.status == "running":  # else the scheduler has gone
                     client.cancel(futures)
 
 
-def take_step_here(step: dict[str, Any], *, model: str, token: str, version: str, topic: str) -> Outcome:
-    """Take a step in a task, on the worker that the task was given to."""
+def run_step_here(step: dict[str, Any], *, model: str, token: str, version: str, topic: str) -> Outcome:
+    """Run a step in a task, on the worker of the task."""
     from distributed import Reschedule, get_worker
 
     worker = get_worker()
-    # Cancelled once the batch, or the program that ran it, has gone.
+    # Cancelled once the batch or its program has ended.
     task = worker.state.tasks[worker.get_current_task()]
     order = Step(**step)
 
@@ -130,22 +130,20 @@ def take_step_here(step: dict[str, Any], *, model: str, token: str, version: str
     try:
         if problem:
             worker.log_event(topic, f"The worker {worker.address} {problem}")
-            _stand_back(stop_if_requested)
+            _back_off(stop_if_requested)
             raise Reschedule
-        return take_step(
-            replace(order, request=order.request | {"model": _model_here(order, model)}), stop_if_requested
-        )
+        return run_step(replace(order, request=order.request | {"model": _model_here(order, model)}), stop_if_requested)
     except Cancelled:
-        return {"status": FAILED, "message": "It was stopped."}  # which nobody hears
+        return {"status": FAILED, "message": "It was stopped."}  # the scheduler ignores it
 
 
 def version_here() -> str:
-    """Which XViewSynth this computer has."""
+    """Version of XViewSynth on this computer."""
     return __version__
 
 
 def look(step: dict[str, Any], *, model: str, token: str, version: str) -> str | None:
-    """What keeps this computer from doing its part, as the end of a sentence; None where nothing does."""
+    """Why this computer cannot run steps, as the end of a sentence; None if it can."""
     if version != __version__:
         return f"has XViewSynth {__version__}, and not {version}: install the same version there."
     order = Step(**step)
@@ -153,7 +151,7 @@ def look(step: dict[str, Any], *, model: str, token: str, version: str) -> str |
         return f"does not see {order.root}: mount it there under the same name."
     outputs = Path(order.staging).parent
     try:
-        # Not just a folder of the same name.
+        # The token distinguishes it from another folder of the same name.
         if (Path(order.staging) / _TOKEN).read_text(encoding="ascii") != token:
             return f"has another folder {outputs}: mount the one of this computer there under the same name."
     except OSError:
@@ -162,7 +160,7 @@ def look(step: dict[str, Any], *, model: str, token: str, version: str) -> str |
         with tempfile.TemporaryFile(dir=order.staging):
             pass
     except OSError as error:
-        return f"cannot write to {outputs} ({error.strerror or error}): let it."
+        return f"cannot write to {outputs} ({error.strerror or error}): allow it."
     try:
         _model_here(order, model)
     except InputError as problem:
@@ -175,11 +173,11 @@ def _model_here(step: Step, name: str) -> str:
         with suppress(InputError):
             if model_identity(model) == step.settings["model"]:
                 return model if model == AUTOMATIC else str(model_folder(model))
-    raise InputError(f"{name} is missing or another one; import it there, or keep it in a folder that all see.")
+    raise InputError(f"{name} is missing or another one; import it there, or keep it in a shared folder.")
 
 
-def _stand_back(stop_if_requested: Callable[[], None]) -> None:
-    until = time.monotonic() + _STANDING_BACK_SECONDS
+def _back_off(stop_if_requested: Callable[[], None]) -> None:
+    until = time.monotonic() + _BACK_OFF_SECONDS
     while time.monotonic() < until:
         stop_if_requested()
         time.sleep(_POLL_SECONDS)
@@ -189,7 +187,7 @@ def _stand_back(stop_if_requested: Callable[[], None]) -> None:
 def _connected(address: str) -> Iterator[Client]:
     import distributed
 
-    # What goes wrong is told in sentences of ours.
+    # Errors are reported by our own messages.
     logger = logging.getLogger("distributed")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -198,7 +196,7 @@ def _connected(address: str) -> Iterator[Client]:
             client = distributed.Client(address, timeout=_CONNECTING_SECONDS, set_as_default=False)
         except (OSError, ValueError) as error:
             raise InputError(
-                f"No Dask scheduler answers at {address}: start one with `dask scheduler`, or mend the address."
+                f"No Dask scheduler responds at {address}: start one with `dask scheduler`, or correct the address."
             ) from error
         try:
             yield client
@@ -210,10 +208,10 @@ def _connected(address: str) -> Iterator[Client]:
 
 
 def _check_scheduler(client: Client, address: str) -> None:
-    # It unpacks what it hands on.
+    # The scheduler unpickles our functions.
     try:
         found = client.run_on_scheduler(version_here)
-    except Exception as error:  # whatever importing provokes there
+    except Exception as error:  # any exception of the import there
         raise InputError(
             f"The scheduler {address} has no XViewSynth, or another version ({error}): install {__version__} there."
         ) from error
@@ -224,45 +222,45 @@ def _check_scheduler(client: Client, address: str) -> None:
 def _wait_for_a_worker(
     client: Client, address: str, say: Callable[[str], None], should_cancel: Callable[[], bool]
 ) -> None:
-    told, began = False, time.monotonic()
+    shown, began = False, time.monotonic()
     while not client.scheduler_info()["workers"]:
         if should_cancel():
             raise Cancelled("Nothing was begun.")
         if client.status != "running":
             raise _gone(client)
-        if not told and time.monotonic() - began > _PATIENCE_SECONDS:
+        if not shown and time.monotonic() - began > _PATIENCE_SECONDS:
             say(f"No worker has come yet: start them with `dask worker {address} --nthreads 1`.")
-            told = True
-        time.sleep(_ASKING_SECONDS)
+            shown = True
+        time.sleep(_WORKER_POLL_SECONDS)
 
 
 def _check_workers(client: Client, step: dict[str, Any], common: dict[str, Any]) -> None:
-    answers = client.run(look, step, on_error="return", **common)
-    for address, problem in sorted(answers.items()):
+    problems = client.run(look, step, on_error="return", **common)
+    for address, problem in sorted(problems.items()):
         if isinstance(problem, ImportError | AttributeError):
             problem = f"has no XViewSynth, or another version ({problem}): install {__version__} there."
         elif isinstance(problem, Exception):
-            problem = f"does not answer ({problem}): restart it."
+            problem = f"does not respond ({problem}): restart it."
         if problem:
             raise InputError(f"The worker {address} {problem}")
 
 
-def _teller(say: Callable[[str], None]) -> Callable[[tuple[float, str]], None]:
-    """Says each sentence once that workers have for the user."""
-    told: set[str] = set()
+def _message_callback(say: Callable[[str], None]) -> Callable[[tuple[float, str]], None]:
+    """A callback that passes each message of workers to the user once."""
+    shown: set[str] = set()
 
-    def tell(event: tuple[float, str]) -> None:
-        if event[1] not in told:
-            told.add(event[1])
+    def receive(event: tuple[float, str]) -> None:
+        if event[1] not in shown:
+            shown.add(event[1])
             say(event[1])
 
-    return tell
+    return receive
 
 
-def _deliverer(number: int, done: Outcomes, leaving: threading.Event) -> Callable[[Future], None]:
-    """What is called once a step has come to its end, in a thread of Dask's."""
+def _result_callback(number: int, done: Outcomes, leaving: threading.Event) -> Callable[[Future], None]:
+    """A callback for the end of a step. Dask calls it in a thread of its own."""
 
-    def deliver(future: Future) -> None:
+    def receive(future: Future) -> None:
         if leaving.is_set():
             return
         try:
@@ -273,7 +271,7 @@ def _deliverer(number: int, done: Outcomes, leaving: threading.Event) -> Callabl
         finally:
             future.release()
 
-    return deliver
+    return receive
 
 
 def _outcome(future: Future) -> Outcome:
@@ -286,7 +284,7 @@ def _outcome(future: Future) -> Outcome:
                 "Every worker that took it was lost, perhaps for lack of memory: see their logs, use less --memory."
             )
             return {"status": FAILED, "message": message}
-        return defect(error)
+        return internal_error(error)
     if future.status in ("cancelled", "lost"):
         raise _gone(future.client)
     return future.result()

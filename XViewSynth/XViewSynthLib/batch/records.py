@@ -1,7 +1,6 @@
-"""JSON that another process has written, which may be damaged or forged: the record of a scan, the result of a worker.
+"""Reads JSON of other processes, which may be damaged or forged: records of scans, results of workers.
 
-Whatever lies there, reading it takes little memory, never waits, and gives either values of the expected types or
-nothing.
+Reading takes little memory and never blocks. Values of unexpected types are refused.
 """
 
 from __future__ import annotations
@@ -15,17 +14,17 @@ from ..evaluation.selfcheck import GAINS
 from ..geometry.volume import AXES
 from ..system.regular_files import open_regular
 
-# Some tens of kilobytes are usual; a megabyte holds the slices of the longest scan.
+# Usual are some tens of kilobytes. A megabyte suffices for the longest scan.
 _MOST_BYTES = 4 * 1024**2
 _LARGEST = 2**53
 
 
 def read_json(path: Path) -> Any:
-    """The value that a file of JSON holds.
+    """The value in a JSON file.
 
     Raises:
-        OSError: there is no such file, or it cannot be read.
-        ValueError: it is no regular file, larger than any of ours, or not JSON: NaN, infinity and deep nesting are not.
+        OSError: the file is missing, or cannot be read.
+        ValueError: it is no regular file, too large, or no valid JSON. NaN, infinity and deep nesting are refused.
     """
     with open_regular(path) as file:
         data = file.read(_MOST_BYTES + 1)
@@ -38,11 +37,11 @@ def read_json(path: Path) -> Any:
 
 
 def read_record(path: Path, outputs: Collection[str]) -> dict[str, Any] | None:
-    """The record of a scan, or None where there is none that can be trusted to be whole.
+    """The record of a scan, or None if it is missing or invalid.
 
     Args:
         path: the record.
-        outputs: what the output may be called; a record that names another file is none.
+        outputs: valid names of the output.
     """
     try:
         record = read_json(path)
@@ -60,12 +59,12 @@ def read_record(path: Path, outputs: Collection[str]) -> dict[str, Any] | None:
 
 
 def facts_of(report: dict[str, Any], selfcheck: dict[str, Any] | None, seconds: float) -> dict[str, Any]:
-    """What the summary shows of an enhanced scan: fields of `Row`.
+    """Fields of `Row` for an enhanced scan.
 
     Args:
         report: as of ``enhance --report``.
         selfcheck: as of ``selfcheck --report``, or its "problem", or None.
-        seconds: that it took.
+        seconds: duration of the work.
 
     Raises:
         ValueError, TypeError, LookupError, AttributeError: a value is missing or of another type.
@@ -101,7 +100,7 @@ def _whole(value: Any) -> int:
 def _number(value: Any) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"{value!r} is no number")
-    # Text of JSON such as 1e999 becomes infinity, and whole numbers have any length.
+    # A number in JSON such as 1e999 becomes infinity, and whole numbers have any length.
     if not abs(value) <= _LARGEST:
         raise ValueError("no scan has such a number")
     return float(value)

@@ -1,8 +1,8 @@
-"""Every scan below a folder, enhanced one after the other or several at once, each in a process of its own.
+"""Enhances every scan below a folder, one or several at a time, each in a separate process.
 
-A scan that cannot be enhanced, or whose process crashes, stops no other. The process works in a hidden folder of the
-batch, on this computer or another; what it made is moved to its place when it is whole. A record beside each output
-holds the checksum of the scan and of the settings, by which a batch that is started again knows what is done.
+A scan that cannot be enhanced, or whose process crashes, does not stop the others. The process works in a hidden folder
+of the batch, on this computer or another. Complete outputs are moved to their places. A record beside each output holds
+the checksums of scan and settings, from which a resumed batch recognises finished scans.
 """
 
 from __future__ import annotations
@@ -30,22 +30,32 @@ from ..system.locks import LockHeld
 from ..system.names import portable_path, same_name_key
 from ..system.outputs import STAGING_PREFIX, held_staging_folder
 from ..system.streams import visible
-from .cluster import check_address, cluster_crew
+from .cluster import check_address, cluster_executor
 from .records import facts_of
-from .step import ENHANCED_BEFORE, Outcome, Outcomes, Step, Study, defect, read_record, take_step, unwritable_message
+from .step import (
+    ENHANCED_BEFORE,
+    BatchItem,
+    Outcome,
+    Outcomes,
+    Step,
+    internal_error,
+    read_record,
+    run_step,
+    unwritable_message,
+)
 from .summary import PAGE, TABLE, Row, write_summary
 from .task import ENHANCED, FAILED, FORMATS
 
-# Of all that may lie beside each other for one scan.
+# Endings of all files of one scan.
 _ENDINGS = (*(f".{ending}" for ending in FORMATS), ".json", ".png")
-# The exit code where scans that qualify are not enhanced.
+# The exit code if scans that qualify were not enhanced.
 SOME_FAILED = 4
 
 _STAGING = f"{STAGING_PREFIX}batch"
 _POLL_SECONDS = 0.05
-# What a batch that was killed has left running ends within a second, or a few on a busy machine.
+# Processes of a killed batch end within a second, or a few on a busy machine.
 _LOCK_SECONDS = 20.0
-# Of the time between two writings of the summary, the share that writing may take.
+# Largest share of the time for writing the summary.
 _SUMMARY_SHARE = 0.05
 _MEMORY_SHARE = 0.8
 
@@ -67,33 +77,33 @@ def run_batch(
 ) -> list[Row]:
     """Enhance every scan below a folder that can be enhanced, and write a summary after each.
 
-    The output of ``a/chest.nrrd`` is ``a/chest.nrrd.enhanced.nrrd``; beside it lie a thumbnail (.png) and a record
-    (.json). What is in the output folder is no scan to enhance.
+    The output of ``a/chest.nrrd`` is ``a/chest.nrrd.enhanced.nrrd``. A thumbnail (.png) and a record (.json) lie beside
+    it. Scans in the output folder are ignored.
 
     Args:
         source: folder with scans, at any depth.
-        target: folder for the outputs; made where missing.
-        request: what to do to every scan. "auto" as device shares the scans out among all GPUs. Memory is what all may
-            take together, on a cluster each; default is most of what is free.
+        target: folder for the outputs; made if missing.
+        request: settings for every scan. "auto" as device distributes the scans over all GPUs. Memory is the limit for
+            all scans together, on a cluster for each; default is most of the free memory.
         format: ending of the outputs, one of `FORMATS`.
         selfcheck: whether to measure on each scan how well slices of it are restored.
-        jobs: how many scans at once; one a device by default. Not for a cluster, whose workers know.
-        resume: pass over the scans that an earlier batch has done with the same settings, and replace the outputs of
-            those that have changed, or were done with others.
-        follow_links: also enhance what links lead to that point out of `source`.
-        dask: address of a Dask scheduler, whose workers see both folders under the same names; without it the scans
-            are enhanced on this computer.
-        say: told one sentence a scan.
-        progress: told after every scan.
-        should_cancel: asked many times a second.
+        jobs: number of scans at a time; one a device by default. Not allowed with a cluster.
+        resume: skip scans that an earlier batch has enhanced with the same settings. Outputs of scans with changes, or
+            with other settings, are replaced.
+        follow_links: also enhance scans behind links that lead out of `source`.
+        dask: address of a Dask scheduler, whose workers mount both folders under the same names; None to enhance the
+            scans on this computer.
+        say: called with one sentence a scan.
+        progress: called after every scan.
+        should_cancel: called many times a second; true ends the work.
 
     Returns:
-        What became of each scan, in the order of their names.
+        A row for each scan, in the order of their names.
 
     Raises:
-        InputError: the settings, the folders, the model or the cluster cannot be used, nothing was found, there are
-            outputs already (unless resuming), another batch works there, or the summary cannot be written.
-        Cancelled: `should_cancel` said so. What was finished is kept.
+        InputError: the settings, the folders, the model or the cluster cannot be used, no scan was found, outputs exist
+            (unless resuming), another batch uses the folder, or the summary cannot be written.
+        Cancelled: `should_cancel` returned true. Finished outputs are kept.
     """
     if dask is not None:
         check_address(dask)
@@ -101,17 +111,17 @@ def run_batch(
             raise InputError(
                 "A cluster's workers take as many scans at once as they have threads: leave --jobs out, or --dask."
             )
-    tell = progress or (lambda step: None)
-    tell(Progress("searching", 0, 1))
+    report = progress or (lambda step: None)
+    report(Progress("searching", 0, 1))
     model = request.model if request.model == AUTOMATIC else str(model_folder(request.model).resolve())
     identity, factors = model_identity(model), known_factors(model)
     if request.factor is not None and request.factor not in factors:
-        known = ", ".join(str(factor) for factor in factors)
-        raise InputError(f"{request.model} was trained for factors {known}: choose one of these or another model.")
+        trained = ", ".join(str(factor) for factor in factors)
+        raise InputError(f"{request.model} was trained for factors {trained}: choose one of these or another model.")
     source, target = Path(os.path.abspath(source)), Path(os.path.abspath(target))
-    studies = find_studies(source, target, should_cancel, follow_links=follow_links, say=say)
+    items = find_items(source, target, should_cancel, follow_links=follow_links, say=say)
     with _output_folder(target) as (staging, lock):
-        _check_outputs(studies, target, format, resume)
+        _check_outputs(items, target, format, resume)
         should_cancel = should_cancel or (lambda: False)
         done: Outcomes = queue.SimpleQueue()
         devices = [] if dask is not None else _devices(request.device)
@@ -121,32 +131,32 @@ def run_batch(
         settings = _recorded(request, identity) | {"selfcheck": selfcheck, "format": format}
         here = replace(request, model=model, memory=memory).to_json()
         common = (str(source), str(staging), settings, here, threads)
-        steps = [Step(study.name, str(study.source), str(study.place), *common) for study in studies]
+        steps = [Step(item.name, str(item.source), str(item.place), *common) for item in items]
         if dask is None:
-            crew = _local_crew(steps, devices, at_once, lock, done)
+            executor = _local_executor(steps, devices, at_once, lock, done)
         else:
-            crew = cluster_crew(dask, steps, request.model, done, say, should_cancel)
-        return _Batch(target, staging, studies, done).run(crew, say, tell, should_cancel)
+            executor = cluster_executor(dask, steps, request.model, done, say, should_cancel)
+        return _Batch(target, staging, items, done).run(executor, say, report, should_cancel)
 
 
-def find_studies(
+def find_items(
     source: Path,
     target: Path,
     should_cancel: Callable[[], bool] | None = None,
     *,
     follow_links: bool = False,
     say: Callable[[str], None] = lambda text: None,
-) -> list[Study]:
-    """All that looks like a scan below a folder, and a place of its own for what becomes of each.
+) -> list[BatchItem]:
+    """All possible scans below a folder, each with an own place for its output.
 
     Args:
         source: folder with scans.
-        target: folder for the outputs; what is in it is no scan.
+        target: folder for the outputs; scans in it are ignored.
         should_cancel, follow_links, say: as for `scan_paths`.
 
     Raises:
         InputError: there is no such folder, no scan in it, or the outputs would lie among the scans.
-        Cancelled: the user asked to stop.
+        Cancelled: `should_cancel` returned true.
     """
     if not os.path.isdir(source):
         raise InputError(f"{source} is no folder: name the folder that holds the scans.")
@@ -161,33 +171,33 @@ def find_studies(
         )
     folders = {parent.as_posix() for name in names for parent in Path(name).parents}
     taken = {same_name_key(portable_path(folder)) for folder in folders}
-    studies = []
+    items = []
     for name in names:
         place = _free_place("enhanced" if name == "." else portable_path(name, ".enhanced"), taken)
         taken.add(same_name_key(place))
-        studies.append(Study(name, source / name, target / place))
-    return studies
+        items.append(BatchItem(name, source / name, target / place))
+    return items
 
 
-def _free_place(wanted: str, taken: set[str]) -> str:
-    # Only names that some file system takes for one, and folders that are named like outputs, ever meet.
-    place, number = wanted, 1
+def _free_place(preferred: str, taken: set[str]) -> str:
+    # Collisions are possible for names that a file system treats as one, and for folders with names of outputs.
+    place, number = preferred, 1
     while taken & {same_name_key(f"{place}{ending}") for ending in ("", *_ENDINGS)}:
         number += 1
-        place = f"{wanted}~{number}"
+        place = f"{preferred}~{number}"
     return place
 
 
 def _recorded(request: Request, model: str) -> dict[str, Any]:
-    """What decides on the result: where the model lies and how much memory there is do not, the weights do."""
+    """Settings that determine the result: the weights of the model, but neither its folder nor the memory."""
     settings = {name: value for name, value in request.to_json().items() if name != "memory"}
     return settings | {"model": model, "program": __version__}
 
 
-def _check_outputs(studies: Sequence[Study], target: Path, format: str, resume: bool) -> None:
+def _check_outputs(items: Sequence[BatchItem], target: Path, format: str, resume: bool) -> None:
     if resume:
         return
-    ours = [file for study in studies for file in (study.file(format), study.file("png"), study.record)]
+    ours = [file for item in items for file in (item.file(format), item.file("png"), item.record)]
     for file in (target / TABLE, target / PAGE, *ours):
         if os.path.lexists(file):
             raise InputError(f"{file} exists already: add --resume to go on there, or choose another folder.")
@@ -207,7 +217,7 @@ def _devices(requested: str) -> list[str]:
 
 
 def _share(memory: int | None, jobs: int) -> int | None:
-    """Bytes that each of several processes may take; one alone sees for itself what is free."""
+    """Memory limit of each of several processes, bytes. A single process measures the free memory itself."""
     if jobs == 1:
         return memory
     if memory is None:
@@ -218,10 +228,10 @@ def _share(memory: int | None, jobs: int) -> int | None:
 
 
 @contextmanager
-def _local_crew(
+def _local_executor(
     steps: Sequence[Step], devices: Sequence[str], jobs: int, lock: int | None, done: Outcomes
 ) -> Iterator[None]:
-    """Take the steps in as many threads as scans are enhanced at once, each waiting for a process."""
+    """Run the steps in one thread for each parallel scan. Each thread waits for a process."""
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in range(len(steps)):
         waiting.put(number)
@@ -238,11 +248,11 @@ def _local_crew(
                 step = steps[number]
                 step = replace(step, request=step.request | {"device": device})
                 try:
-                    done.put((number, take_step(step, stop_if_requested, lock)))
+                    done.put((number, run_step(step, stop_if_requested, lock)))
                 except Cancelled:
                     raise
-                except Exception as error:  # not even a defect of ours may stop the others
-                    done.put((number, defect(error)))
+                except Exception as error:  # even an internal error must not stop the others
+                    done.put((number, internal_error(error)))
 
     threads = [
         threading.Thread(target=work, args=(devices[n % len(devices)],), daemon=True)
@@ -260,60 +270,60 @@ def _local_crew(
 
 @dataclass
 class _Batch:
-    """A batch at work: what its crew has made is put in place, and told of."""
+    """A running batch: moves outputs of the executor to their places, and reports them."""
 
     target: Path
     staging: Path
-    studies: Sequence[Study]
+    items: Sequence[BatchItem]
     done: Outcomes
 
     def run(
         self,
-        crew: AbstractContextManager[None],
+        executor: AbstractContextManager[None],
         say: Callable[[str], None],
-        tell: Report,
+        report: Report,
         should_cancel: Callable[[], bool],
     ) -> list[Row]:
-        total = len(self.studies)
-        summary = _Summary(self.target, self.staging, [study.name for study in self.studies])
+        total = len(self.items)
+        summary = _Summary(self.target, self.staging, [item.name for item in self.items])
         began = False
         try:
-            with crew:
+            with executor:
                 began = True
-                tell(Progress("enhancing", 0, total))
+                report(Progress("enhancing", 0, total))
                 while len(summary.rows) < total:
                     row = self._settle(*_next(self.done, should_cancel))
                     summary.add(row)
                     say(_sentence(row, len(summary.rows), total))
-                    tell(Progress("enhancing", len(summary.rows), total, summary.seconds_left()))
+                    report(Progress("enhancing", len(summary.rows), total, summary.seconds_left()))
         finally:
-            # What was finished while somebody asked to stop.
+            # Scans that were finished after the stop request.
             with suppress(queue.Empty):
                 while True:
-                    number, told = self.done.get_nowait()
-                    if not isinstance(told, Exception):
-                        summary.add(self._settle(number, told))
-            # A crew that could not begin leaves no trace.
+                    number, outcome = self.done.get_nowait()
+                    if not isinstance(outcome, Exception):
+                        summary.add(self._settle(number, outcome))
+            # An executor that could not begin leaves no trace.
             if began:
                 summary.write()
         return summary.rows
 
-    def _settle(self, number: int, told: Outcome) -> Row:
-        """What became of a scan, once that has its final names."""
-        study = self.studies[number]
-        if told["status"] == ENHANCED:
+    def _settle(self, number: int, outcome: Outcome) -> Row:
+        """Give the outputs of a scan their final names, and return its row."""
+        item = self.items[number]
+        if outcome["status"] == ENHANCED:
             try:
-                _put_in_place(study, Path(told["folder"]), told["record"])
+                _put_in_place(item, Path(outcome["folder"]), outcome["record"])
             except OSError as error:
-                return Row(study.name, FAILED, message=unwritable_message(error))
-        if "record" in told:
-            return _row(study, told["record"], self.target, told["status"])
-        return Row(study.name, told["status"], message=told["message"])
+                return Row(item.name, FAILED, message=unwritable_message(error))
+        if "record" in outcome:
+            return _row(item, outcome["record"], self.target, outcome["status"])
+        return Row(item.name, outcome["status"], message=outcome["message"])
 
 
 @dataclass
 class _Summary:
-    """The rows so far; written after each, unless writing would then be most of the work."""
+    """The rows so far. Written after each, unless that would take most of the time."""
 
     target: Path
     staging: Path
@@ -328,7 +338,7 @@ class _Summary:
     def add(self, row: Row) -> None:
         insort(self.rows, row, key=lambda row: self._order[row.scan])
         if time.monotonic() >= self.due:
-            # A table that somebody has opened, or a full disk, may be free again by the time that the batch ends.
+            # The table may be open in a program, or the disk full. Both may change before the batch ends.
             with suppress(InputError):
                 self.write()
 
@@ -352,26 +362,26 @@ class _Summary:
         return (time.monotonic() - self.began) / worked * (len(self.names) - len(self.rows))
 
 
-def _put_in_place(study: Study, folder: Path, record: dict[str, Any]) -> None:
-    """Give a finished scan its final names, so that at no moment a record stands beside an output that is not its own.
+def _put_in_place(item: BatchItem, folder: Path, record: dict[str, Any]) -> None:
+    """Give the outputs of a scan their final names, so that a record never lies beside an output of another run.
 
-    A record whose output is missing counts for nothing, so the former output goes first and the new one comes last.
+    A record without its output is ignored, so the former output is removed first and the new one comes last.
     """
-    study.place.parent.mkdir(parents=True, exist_ok=True)
-    former = read_record(study)
+    item.place.parent.mkdir(parents=True, exist_ok=True)
+    former = read_record(item)
     if former is not None:
         with suppress(FileNotFoundError):
-            os.replace(study.record.with_name(former["output"]["file"]), folder / "former")
+            os.replace(item.record.with_name(former["output"]["file"]), folder / "former")
     output = record["output"]["file"]
-    for file in (study.file("png"), study.record, study.record.with_name(output)):
+    for file in (item.file("png"), item.record, item.record.with_name(output)):
         os.replace(folder / file.name, file)
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _row(study: Study, record: dict[str, Any], target: Path, status: str) -> Row:
-    output, thumbnail = study.record.with_name(record["output"]["file"]), study.file("png")
+def _row(item: BatchItem, record: dict[str, Any], target: Path, status: str) -> Row:
+    output, thumbnail = item.record.with_name(record["output"]["file"]), item.file("png")
     return Row(
-        scan=study.name,
+        scan=item.name,
         status=status,
         output=output.relative_to(target).as_posix(),
         thumbnail=thumbnail.relative_to(target).as_posix() if os.path.exists(thumbnail) else None,
@@ -390,10 +400,10 @@ def _next(done: Outcomes, should_cancel: Callable[[], bool]) -> tuple[int, Outco
         if should_cancel():
             raise Cancelled("What was finished is kept: add --resume to go on.")
         with suppress(queue.Empty):
-            number, told = done.get(timeout=_POLL_SECONDS)
-            if isinstance(told, Exception):
-                raise told
-            return number, told
+            number, outcome = done.get(timeout=_POLL_SECONDS)
+            if isinstance(outcome, Exception):
+                raise outcome
+            return number, outcome
 
 
 def _cores() -> int:
@@ -404,9 +414,9 @@ def _cores() -> int:
 
 @contextmanager
 def _output_folder(target: Path) -> Iterator[tuple[Path, int | None]]:
-    """Make the output folder where missing, and hold it for this batch alone.
+    """Make the output folder if it is missing, and lock it for this batch.
 
-    Gives a hidden folder in it, empty whatever a batch that was killed has left there, and the descriptor of its lock.
+    Yields an empty hidden folder in it, and the descriptor of its lock. Remains of a killed batch are removed.
     """
     with ExitStack() as stack:
         try:

@@ -1,7 +1,7 @@
-"""One scan of a batch, as any computer that sees its files can take it: recognise it as done, or enhance it.
+"""One scan of a batch: recognises it as done, or enhances it, on any computer that sees its files.
 
-What was made waits in the batch's hidden folder. The batch alone gives it its final name, so it makes no difference
-that a computer which seemed lost, and whose scan another has taken over, comes to its end after all.
+The outputs stay in the batch's hidden folder until the batch gives them their final names. So a lost computer that
+finishes a reassigned scan does no harm.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _ADVICE = {
     errno.EXDEV: "keep the whole output folder on one drive",
 }
 
-# What `take_step` tells, and where crews put that, with the number of the step.
+# Result of `run_step`, and queue of an executor: number of the step and result.
 Outcome = dict[str, Any]
 Outcomes = queue.SimpleQueue
 
 
 @dataclass(frozen=True)
-class Study:
-    """A scan, and where what becomes of it goes.
+class BatchItem:
+    """A scan, and the place of its output.
 
     Attributes:
         name: path below the input folder; "." for that folder itself.
@@ -63,21 +63,21 @@ class Study:
 
     @property
     def record(self) -> Path:
-        """Of what was done, and to what."""
+        """The record: settings and checksums."""
         return self.file("json")
 
 
 @dataclass(frozen=True)
 class Step:
-    """A scan, and what is to be done to it, in plain values that JSON can hold.
+    """A scan and the settings of its enhancement, as plain values that JSON can hold.
 
     Attributes:
-        name, source, place: of the `Study`.
+        name, source, place: of the `BatchItem`.
         root: the input folder, which no message names.
         staging: the batch's hidden folder.
-        settings: for the record: all that decides on the result, with the weights' checksum as "model".
-        request: as `Request.to_json` gives it, for this computer: folder of the model, device, memory.
-        threads: CPU threads that it may use unless the environment says so, or None for all.
+        settings: for the record: all that determines the result, with the weights' checksum as "model".
+        request: as of `Request.to_json`, for this computer: folder of the model, device, memory.
+        threads: limit of CPU threads, or None for all. The environment has precedence.
     """
 
     name: str
@@ -90,48 +90,48 @@ class Step:
     threads: int | None
 
     @property
-    def study(self) -> Study:
+    def item(self) -> BatchItem:
         """The scan and its outputs."""
-        return Study(self.name, Path(self.source), Path(self.place))
+        return BatchItem(self.name, Path(self.source), Path(self.place))
 
 
-def take_step(step: Step, stop_if_requested: Callable[[], None], lock: int | None = None) -> Outcome:
-    """Enhance a scan unless that has been done, in a process of its own.
+def run_step(step: Step, stop_if_requested: Callable[[], None], lock: int | None = None) -> Outcome:
+    """Enhance a scan in a separate process, unless that has been done.
 
     Args:
-        step: what to do.
+        step: the scan and its settings.
         stop_if_requested: called many times a second; raises `Cancelled` to end the work.
         lock: a descriptor that the process holds open to its end.
 
     Returns:
-        "status": "enhanced before", "enhanced", "refused" or "failed"; with the first two "record"; with the second
-        "folder", where output, thumbnail and record wait; with the last two "message".
+        "status": "enhanced before", "enhanced", "refused" or "failed". The first two have "record". "enhanced" has
+        "folder" with output, thumbnail and record. The last two have "message".
 
     Raises:
-        Cancelled: `stop_if_requested` said so.
+        Cancelled: `stop_if_requested` raised it.
     """
-    study = step.study
+    item = step.item
     try:
-        checksum = fingerprint_of_scan(study.source, stop_if_requested)
+        checksum = fingerprint_of_scan(item.source, stop_if_requested)
     except OSError as error:
         reason = error.strerror or error
-        return _told(REFUSED, f"{study.name} cannot be read ({reason}): check the file and its permissions.")
+        return _unfinished(REFUSED, f"{item.name} cannot be read ({reason}): check the file and its permissions.")
     what = {"input_sha256": checksum, "settings": step.settings}
-    record = read_record(study)
-    if is_done(study, record, what, stop_if_requested):
+    record = read_record(item)
+    if is_done(item, record, what, stop_if_requested):
         return {"status": ENHANCED_BEFORE, "record": record}
-    output = study.file(step.settings["format"])
+    output = item.file(step.settings["format"])
     if (record is None or record["output"]["file"] != output.name) and os.path.lexists(output):
-        return _told(FAILED, f"{output.name} exists already and is not of a batch: move it away.")
+        return _unfinished(FAILED, f"{output.name} exists already and is not of a batch: move it away.")
     try:
         folder = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=step.staging))
     except OSError as error:
         return _unwritable(error)
     finished = False
     try:
-        told = _enhance(step, folder, what, stop_if_requested, lock)
-        finished = told["status"] == ENHANCED
-        return told
+        outcome = _enhance(step, folder, what, stop_if_requested, lock)
+        finished = outcome["status"] == ENHANCED
+        return outcome
     except OSError as error:
         return _unwritable(error)
     finally:
@@ -139,69 +139,69 @@ def take_step(step: Step, stop_if_requested: Callable[[], None], lock: int | Non
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def read_record(study: Study) -> dict[str, Any] | None:
-    """The record of a study, or None where there is none, or a damaged one."""
-    return read_record_file(study.record, {study.file(ending).name for ending in FORMATS})
+def read_record(item: BatchItem) -> dict[str, Any] | None:
+    """The record of an item, or None if it is missing or damaged."""
+    return read_record_file(item.record, {item.file(ending).name for ending in FORMATS})
 
 
 def is_done(
-    study: Study,
+    item: BatchItem,
     record: dict[str, Any] | None,
     what: dict[str, Any],
     check: Callable[[], None] = lambda: None,
 ) -> bool:
-    """Whether the output is there byte for byte, and comes from this very scan and these very settings.
+    """Whether the output is unchanged byte for byte, and comes from this scan and these settings.
 
     Args:
-        study: the scan.
-        record: of what was done.
-        what: what is to be done, as on record.
-        check: called while the output is read; what it raises ends the work.
+        item: the scan.
+        record: of the earlier enhancement.
+        what: the requested settings, in the form of the record.
+        check: called while the output is read; an exception of it ends the work.
     """
     if record is None or record["fingerprint"] != fingerprint_of(what):
         return False
-    output = study.record.with_name(record["output"]["file"])
+    output = item.record.with_name(record["output"]["file"])
     try:
-        # A size is known at once, and a checksum only after reading all of it.
+        # The size is known at once, the checksum only after reading the whole file.
         return _size(output) == record["output"]["bytes"] and _checksum(output, check) == record["output"]["sha256"]
     except OSError:
         return False
 
 
-def defect(error: BaseException) -> Outcome:
-    """What to tell of a scan that a defect of ours has stopped."""
+def internal_error(error: BaseException) -> Outcome:
+    """The outcome of a scan that was stopped by an internal error."""
     what = f"{type(error).__name__}: {error}"
-    return _told(FAILED, f"This is a defect of XViewSynth, please report it: {what}")
+    return _unfinished(FAILED, f"This is an internal error, please report it: {what}")
 
 
 def unwritable_message(error: OSError) -> str:
-    """What to say of a scan whose output cannot be written."""
+    """The message for a scan whose output cannot be written."""
     advice = _ADVICE.get(error.errno or 0, "check the output folder, then add --resume")
     return f"Its output cannot be written ({error.strerror or error}): {advice}."
 
 
-def _told(status: str, message: str) -> Outcome:
+def _unfinished(status: str, message: str) -> Outcome:
     return {"status": status, "message": message}
 
 
 def _unwritable(error: OSError) -> Outcome:
-    return _told(FAILED, unwritable_message(error))
+    return _unfinished(FAILED, unwritable_message(error))
 
 
 def _enhance(
     step: Step, folder: Path, what: dict[str, Any], stop_if_requested: Callable[[], None], lock: int | None
 ) -> dict[str, Any]:
     began = time.monotonic()
-    study = step.study
+    item = step.item
     _write_task(step, folder)
     result = run_worker(folder, step.threads, stop_if_requested, lock)
     if result["status"] != ENHANCED:
-        return _told(result["status"], _without_folders(result["message"], folder, step.root))
+        return _unfinished(result["status"], _without_folders(result["message"], folder, step.root))
     stop_if_requested()
-    output = folder / study.file(step.settings["format"]).name
+    output = folder / item.file(step.settings["format"]).name
     record = {
         "program": f"xviewsynth {__version__}",
-        "scan": study.name,
+        "scan": item.name,
         "fingerprint": fingerprint_of(what),
         **what,
         "output": {"file": output.name, "bytes": _size(output), "sha256": _checksum(output, stop_if_requested)},
@@ -209,7 +209,7 @@ def _enhance(
         "report": result["report"],
         "selfcheck": result["selfcheck"],
     }
-    written = folder / study.record.name
+    written = folder / item.record.name
     written.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     for file in (written, *_files(output)):
         stop_if_requested()
@@ -218,13 +218,13 @@ def _enhance(
 
 
 def _write_task(step: Step, folder: Path) -> None:
-    settings, study = step.settings, step.study
+    settings, item = step.settings, step.item
     task = Task(
-        name=study.name,
+        name=item.name,
         source=step.source,
-        output=study.file(settings["format"]).name,
+        output=item.file(settings["format"]).name,
         dicom=settings["format"] == DICOM,
-        thumbnail=study.file("png").name,
+        thumbnail=item.file("png").name,
         request=step.request,
         selfcheck=settings["selfcheck"],
     )
@@ -232,9 +232,9 @@ def _write_task(step: Step, folder: Path) -> None:
 
 
 def _without_folders(message: str, folder: Path, root: str) -> str:
-    """The sentence, naming files as the summary does: below the input folder, and nothing of this computer."""
+    """The message with paths relative to the input folder, as in the summary, without folders of this computer."""
     for place, name in ((str(folder), ""), (root, ".")):
-        # What was printed is escaped.
+        # Printed text is escaped.
         for text in (place, visible(place)):
             message = message.replace(f"{text}{os.sep}", "").replace(text, name)
     return message

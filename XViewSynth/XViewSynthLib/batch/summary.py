@@ -1,4 +1,4 @@
-"""What became of every scan of a batch: a table for programs, and a page for people."""
+"""Summary of a batch: a table for programs, and a page for users."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ _TEMPLATE = Path(__file__).with_name("summary.html.j2")
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one scan; None where that is not known, or does not apply.
+    """The result of one scan. Values are None if they are unknown, or do not apply.
 
     Attributes:
-        scan: path below the folder that was searched; "." for that folder itself.
+        scan: path below the searched folder; "." for that folder itself.
         status: "enhanced", "enhanced before", "refused" (the scan does not qualify) or "failed" (it does).
         output, thumbnail: files below the output folder.
-        factor, axis, slices: how many times closer the slices got, along which axis, and how many there are now.
+        factor, axis, slices: factor and axis of the enhancement, and number of slices of the result.
         spacing_before_mm, spacing_after_mm: distance of slices.
-        gain_over_linear_db, gain_over_cubic_db, gain_over_better_db: of the self-check, where asked for.
-        seconds: that it took.
-        message: why not, or what to know.
+        gain_over_linear_db, gain_over_cubic_db, gain_over_better_db: of the self-check, if requested.
+        seconds: duration of the work.
+        message: reason of a failure, or notes.
     """
 
     scan: str
@@ -60,16 +60,16 @@ class Row:
 
 
 def write_summary(folder: Path, staging: Path, rows: Sequence[Row], total: int) -> None:
-    """Write `TABLE` and `PAGE`, each whole at any moment.
+    """Write `TABLE` and `PAGE`, each atomically.
 
     Args:
         folder: where they go.
         staging: a folder on the same file system, in which they are written first.
-        rows: in the order in which they are to stand.
-        total: how many scans there are, done or not.
+        rows: in their final order.
+        total: number of scans, done or not.
 
     Raises:
-        OSError: the disk is full, or somebody else holds a file open (Windows).
+        OSError: the disk is full, or another program holds a file open (Windows).
     """
     with open(staging / TABLE, "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, [field.name for field in fields(Row)])
@@ -81,19 +81,19 @@ def write_summary(folder: Path, staging: Path, rows: Sequence[Row], total: int) 
 
 
 def counts(rows: Sequence[Row], total: int) -> str:
-    """One sentence on how many became what.
+    """The number of scans of each status, as one sentence.
 
     >>> counts([Row("a.nrrd", "enhanced"), Row("b.nrrd", "refused")], 3)
     '1 enhanced, 1 refused, 1 not reached, of 3 scans.'
     """
     found = Counter(row.status for row in rows)
     kinds = {**found, "not reached": total - len(rows)}
-    told = ", ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
-    return f"{told}, of {total} scan{'' if total == 1 else 's'}."
+    listed = ", ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
+    return f"{listed}, of {total} scan{'' if total == 1 else 's'}."
 
 
 def cell(value: object) -> object:
-    """A value as a table keeps it: numbers with four digits, and text that no spreadsheet takes for a formula.
+    """A value for a cell of the table: numbers with four digits, and text that spreadsheets do not read as a formula.
 
     >>> cell(0.123456), cell(-3), cell("chest.nrrd"), cell("=1+1.nrrd")
     ('0.1235', -3, 'chest.nrrd', "'=1+1.nrrd")
@@ -119,7 +119,7 @@ def _page(rows: Sequence[Row], total: int) -> str:
 
 def _line(row: Row) -> dict[str, object]:
     return {
-        # A name is bytes, and need not be text.
+        # File names are bytes, and not always valid text.
         "picture": quote(os.fsencode(row.thumbnail)) if row.thumbnail else None,
         "scan": visible(row.scan),
         "status": row.status,

@@ -1,4 +1,4 @@
-"""One scan of a batch as its process gets it, and what the process can answer."""
+"""Task of a process of a batch (one scan), and its possible results."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ RESULT = "result.json"
 ENHANCED, REFUSED, FAILED = "enhanced", "refused", "failed"
 # A folder with a series; its name ends so.
 DICOM = "dicom"
-# Endings of what can be written; not .mhd, which would be two files.
+# Endings of writable formats; not .mhd, which has two files.
 FORMATS = ("nrrd", "nii.gz", "nii", "mha", DICOM)
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a process enhances, as plain values that JSON can hold.
+    """Input of a process, as plain values that JSON can hold.
 
     Attributes:
-        name: of the scan, relative to the folder that is searched; the only name that reports contain.
+        name: of the scan, relative to the searched folder; the only name that reports contain.
         source: the scan.
         output: name of the file, or of the DICOM folder, to write.
-        dicom: whether it is a DICOM series, for which the scan must be one.
-        thumbnail: file name of its picture.
-        request: a `Request`, as `Request.to_json` gives it.
+        dicom: whether to write a DICOM series; then the scan must be one.
+        thumbnail: file name of the thumbnail.
+        request: a `Request`, as of `Request.to_json`.
         selfcheck: whether to measure on this scan how well slices are restored.
     """
 

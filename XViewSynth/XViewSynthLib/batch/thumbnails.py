@@ -1,4 +1,4 @@
-"""A small picture of one plane across the slices, before and after, by which to find a scan again among many."""
+"""Thumbnails: a plane across the slices before and after the enhancement."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ _GAP = 4
 def write_thumbnail(path: Path, observed: Volume, enhanced: Volume, axis: Axis) -> None:
     """Write a PNG with the middle plane across the slices: observed on the left, enhanced on the right.
 
-    Of axial slices that is the coronal plane: superior is up, the patient's right on the left. A millimetre is as long
-    upwards as sideways.
+    For axial slices, that is the coronal plane: superior is up, the patient's right on the left. Pixels are square.
 
     Args:
         path: the file to write.
         observed: the scan.
-        enhanced: the result, which begins with the same slice.
-        axis: the one that got more slices.
+        enhanced: the result, with the same first slice.
+        axis: the axis that got more slices.
     """
     offset = np.float32(hu_offset(observed.voxels))
     observed = in_hu(observed)
@@ -44,7 +43,7 @@ def write_thumbnail(path: Path, observed: Volume, enhanced: Volume, axis: Axis) 
         plane = volume[:, volume.shape[1] // 2]
         rows = np.rint(ups / distance).astype(int).clip(0, len(plane) - 1)
         columns = np.rint(acrosses / spacing[2]).astype(int).clip(0, plane.shape[1] - 1)
-        # Slices run upwards and columns to the right of the patient, where pictures run downwards and to the left.
+        # Slices run upwards and columns to the right of the patient. Pictures run downwards and to the patient's left.
         planes.append(_grey(plane[np.ix_(rows, columns)].astype(np.float32) - above_hu, window)[::-1, ::-1])
     gap = np.full((len(ups), _GAP), 255, np.uint8)
     path.write_bytes(_png(np.hstack([planes[0], gap, planes[1]])))
@@ -56,9 +55,9 @@ def _grey(plane: np.ndarray, window: tuple[float, float]) -> np.ndarray:
 
 
 def _png(pixels: np.ndarray) -> bytes:
-    """A grey picture of 8 bits in PNG; (rows, columns)."""
+    """A PNG file with 8 grey bits, from (rows, columns)."""
     rows, columns = pixels.shape
-    # A row begins with the number of its filter, here none.
+    # A row begins with the number of its filter, here 0 for none.
     lines = np.hstack([np.zeros((rows, 1), np.uint8), pixels]).tobytes()
     parts = {b"IHDR": struct.pack(">2I5B", columns, rows, 8, 0, 0, 0, 0), b"IDAT": zlib.compress(lines), b"IEND": b""}
     return b"\x89PNG\r\n\x1a\n" + b"".join(

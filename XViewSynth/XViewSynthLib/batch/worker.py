@@ -1,7 +1,7 @@
-"""Enhance one scan of a batch: what its process does.
+"""Enhances one scan of a batch, in a separate process.
 
-The output and its thumbnail lie in the batch's own folder. The batch moves them to their place, so that a process which
-ends halfway, for whatever reason, leaves nothing there.
+The process writes output and thumbnail to the batch's hidden folder, and the batch moves them to their place. So a
+process that ends early leaves nothing at that place.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 def enhance_one(task: Task, folder: Path, should_cancel: Callable[[], bool] | None = None) -> dict[str, Any]:
-    """Enhance a scan into a folder and tell how that went.
+    """Enhance a scan into a folder, and return the status.
 
     Returns:
-        "status": "enhanced", "refused" (the scan does not qualify) or "failed" (it does); "message" for the latter
-        two; for the first "report" as of ``enhance --report``, and "selfcheck", the report of `selfcheck`, or None.
+        "status": "enhanced", "refused" (the scan does not qualify) or "failed" (it does). The latter two have
+        "message". The first has "report" as of ``enhance --report``, and "selfcheck" (a report or None).
 
     Raises:
-        Cancelled: `should_cancel` said so.
+        Cancelled: `should_cancel` returned true.
     """
     request = Request.from_json(task.request)
     try:
@@ -45,10 +45,10 @@ def enhance_one(task: Task, folder: Path, should_cancel: Callable[[], bool] | No
 
 
 def _qualified(task: Task, request: Request) -> tuple[Volume, Source | None, Model]:
-    """The scan, if nothing in it or about it speaks against enhancing it, and for DICOM output the series it is.
+    """Read and check the scan; return it, its series for DICOM output, and the model.
 
     Raises:
-        InputError: something does.
+        InputError: the scan cannot be enhanced.
     """
     from ..geometry.acquisition import resolve_overlap, resolve_profile
     from ..geometry.checks import check_values
@@ -62,7 +62,7 @@ def _qualified(task: Task, request: Request) -> tuple[Volume, Source | None, Mod
     grid = settle_grid(scan, axis=request.axis, **request.target)
     check_values(scan.voxels)
 
-    # Takes seconds, which a scan that is refused need not wait for.
+    # Imported here, since it takes seconds, which are not needed for a refused scan.
     from ..inference.plan import check_acquisition, check_known_factor
     from ..model.catalogue import choose_model
 
@@ -121,9 +121,9 @@ def _write_series(enhanced: Enhanced, series: Source, folder: Path) -> None:
 def _check(scan: Volume, model: Model, request: Request, should_cancel: Callable[[], bool] | None) -> dict[str, Any]:
     from ..evaluation.selfcheck import selfcheck
 
-    # Twice as many slices are the nearest to the scan, whatever the batch makes of it.
+    # Always with factor 2, which is nearest to the original scan.
     measured = replace(request.limited_to(SELF_CHECK), factor=None)
     try:
         return selfcheck(scan, model=model, request=measured, should_cancel=should_cancel)
-    except InputError as problem:  # such as too few slices to leave some out, which takes nothing from the result
+    except InputError as problem:  # such as too few slices to drop some; the result is valid all the same
         return {"problem": str(problem)}

@@ -25,12 +25,12 @@ def register(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "batch",
         help="enhance every scan below a folder",
-        description="Enhance every scan below a folder that can be enhanced, and say of the others why not. OUT gets "
+        description="Enhance every scan below a folder, and report those that cannot be enhanced. OUT gets "
         "the same folders, with NAME.enhanced.nrrd, a thumbnail and a record for each scan, and summary.csv and "
         "summary.html for all. Exit code 4: some scans that qualify could not be enhanced.",
     )
     parser.add_argument("input", metavar="IN", type=Path, help="folder with scans, at any depth")
-    parser.add_argument("output", metavar="OUT", type=Path, help="folder for the results, made where missing")
+    parser.add_argument("output", metavar="OUT", type=Path, help="folder for the results, made if missing")
     add_request_options(parser)
     parser.add_argument("--selfcheck", action="store_true", help="also measure how well slices of each are restored")
     parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of the results (default: %(default)s)")
@@ -38,15 +38,15 @@ def register(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--dask",
         metavar="tcp://HOST:PORT",
-        help="let the workers of this Dask scheduler do it; they see IN and OUT under the same names",
+        help="use the workers of this Dask scheduler; they must mount IN and OUT under the same names",
     )
     parser.add_argument(
-        "--resume", action="store_true", help="go on: pass over what is done, redo what has changed since"
+        "--resume", action="store_true", help="continue: skip finished scans, and repeat those with changes"
     )
     add_links_option(parser)
     add_progress_option(parser)
     add_stop_option(parser)
-    # Time to end the processes and write the summary once more.
+    # Time for ending the processes and writing the summary.
     parser.set_defaults(run=_batch, grace_seconds=1.0)
 
 

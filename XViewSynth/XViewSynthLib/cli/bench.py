@@ -34,7 +34,7 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "bench",
         help="quality and speed against interpolation, on scans with thin slices",
-        description="Thin scans out, restore them by every method, and write tables and a figure of what was gained.",
+        description="Thin scans, restore them by every method, and write tables and a figure of the gains.",
     )
     parser.add_argument("scans", metavar="SCAN", nargs="+", type=Path, help="a thin-slice scan no model was trained on")
     parser.add_argument(
@@ -62,8 +62,8 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
         metavar="NAME=FILE|FOLDER",
         action="append",
         default=[],
-        help="also measure what another program made of the thinned scan (see xviewsynth thin), or of each, under the "
-        "same names in a folder; may be repeated",
+        help="also measure the result of another program for the thinned scan (see xviewsynth thin), or a folder with "
+        "results of the same names; may be repeated",
     )
     parser.add_argument(
         "--thickness",
@@ -71,7 +71,7 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
         metavar="MM",
         action="append",
         default=[],
-        help="of the slices; once for each scan, in their order (default: what the scans say)",
+        help="of the slices; once for each scan, in their order (default: as the scans state)",
     )
     add_request_options(parser, BENCHMARK)
     add_progress_option(parser)
@@ -117,9 +117,9 @@ def _by_name(volumes: Sequence[tuple[str, Path]]) -> dict[str, Path]:
 def _add_thin(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "thin",
-        help="write the thinned scans that bench gives every method, for other programs to restore",
+        help="write the thinned scans of bench, to restore them with other programs",
         description="Drop all but every N-th slice of scans, as bench does, and write FOLDER/SCAN.xN.nrrd for each. "
-        "What another program makes of them, under the same names in another folder, goes to "
+        "Results of another program, under the same names in another folder, can be measured with "
         "bench --volume NAME=FOLDER.",
     )
     parser.add_argument("scans", metavar="SCAN", nargs="+", type=Path, help="a thin-slice scan")

@@ -37,8 +37,8 @@ def register(commands: argparse._SubParsersAction) -> None:
     """Add `enhance`."""
     parser = commands.add_parser(
         "enhance",
-        help="give a scan the slices it lacks",
-        description="Give a scan the slices it lacks. Without --factor, --spacing or --isotropic: the smallest factor "
+        help="add the missing slices to a scan",
+        description="Add the missing slices to a scan. Without --factor, --spacing or --isotropic: the smallest factor "
         "that brings the slices to 1.25 mm or less, at most 8.",
     )
     add_scan_argument(parser)
@@ -49,7 +49,7 @@ def register(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--dicom",
         action="store_true",
-        help="write a DICOM series of the same study, in which every image tells whether it is synthetic or observed: "
+        help="write a DICOM series of the same study, in which every image is marked as synthetic or observed: "
         "INPUT must be a DICOM series, and OUTPUT becomes a folder",
     )
     parser.add_argument(
@@ -57,18 +57,20 @@ def register(commands: argparse._SubParsersAction) -> None:
         "--doubt",
         type=Path,
         metavar="FILE",
-        help="also write the uncertainty map, in HU: the expected error, or if the model is not calibrated, how far "
-        "its views differ (--doubt is the former name)",
+        help="also write the uncertainty map, in HU: the expected error, or if the model is not calibrated, the "
+        "disagreement of its views (--doubt is the former name)",
     )
-    parser.add_argument("--disagreement", type=Path, metavar="FILE", help="also write how far the views differ, in HU")
     parser.add_argument(
-        "--expected-error", type=Path, metavar="FILE", help="also write the absolute error to expect, in HU"
+        "--disagreement", type=Path, metavar="FILE", help="also write the disagreement of the views, in HU"
+    )
+    parser.add_argument(
+        "--expected-error", type=Path, metavar="FILE", help="also write the expected absolute error, in HU"
     )
     parser.add_argument(
         "--error-bound",
         type=Path,
         metavar="FILE",
-        help="also write what 90 %% of the errors stay under, in HU",
+        help="also write the 90 %% bound of the absolute error, in HU",
     )
     add_report_options(parser)
     add_progress_option(parser)
@@ -108,7 +110,7 @@ def _enhance(arguments: argparse.Namespace, job: Job) -> None:
         if source:
             _write_series(enhanced, source, output, job)
         volumes = _volumes_to_write(enhanced, None if source else output, maps)
-        # Each volume goes as soon as it is written: formats need memory of their own.
+        # Each volume is freed after it is written, since writing needs memory too.
         del enhanced
         while volumes:
             job.stop_if_requested()
@@ -128,7 +130,7 @@ def _enhance(arguments: argparse.Namespace, job: Job) -> None:
 def _volumes_to_write(
     enhanced: Enhanced, output: Path | None, maps: Mapping[str, Path | None]
 ) -> list[tuple[Callable[[], Volume | None], Path]]:
-    """What gives each volume that is to be written, and where to; those that come from others last."""
+    """A function that returns each output volume, and its path. Derived volumes come last."""
     from ..inference.enhancement import error_bound
 
     makers: dict[str, Callable[[], Volume | None]] = {
@@ -138,8 +140,8 @@ def _volumes_to_write(
     if enhanced.expected_error is not None:
         makers["expected_error"] = partial(_itself, enhanced.expected_error)
         makers["error_bound"] = partial(error_bound, enhanced.expected_error, enhanced.model, enhanced.plan)
-    wanted = [(make, path) for name, make in makers.items() if (path := maps[name]) is not None]
-    return [*([(partial(_itself, enhanced.volume), output)] if output else []), *wanted]
+    derived = [(make, path) for name, make in makers.items() if (path := maps[name]) is not None]
+    return [*([(partial(_itself, enhanced.volume), output)] if output else []), *derived]
 
 
 def _itself(volume: Volume) -> Volume:
@@ -149,10 +151,10 @@ def _itself(volume: Volume) -> Volume:
 def _check_calibrated(model: Model, plan: Plan) -> None:
     from ..inference.uncertainty import Calibration
 
-    if Calibration.from_card(model.card, plan.factor, plan.asked_factor) is None:
+    if Calibration.from_card(model.card, plan.factor, plan.network_factor) is None:
         raise InputError(
-            f"Model {model.name} was not calibrated for a factor of {plan.factor}, so it knows no error in HU: write "
-            "how far its views differ with --disagreement FILE, or choose another model."
+            f"Model {model.name} was not calibrated for a factor of {plan.factor}, so it gives no error in HU: write "
+            "the disagreement of its views with --disagreement FILE, or choose another model."
         )
 
 

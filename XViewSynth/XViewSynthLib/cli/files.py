@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def read_scan(path: Path, job: Job, again: bool, memory: int | None) -> Volume:
-    """The scan of a file or folder; `again` takes one that was made by this program like any other."""
+    """The scan of a file or folder. `again` accepts one that was made by this program."""
     from ..io.reading import read_volume
 
     job.progress(Progress("reading", 0, 1))

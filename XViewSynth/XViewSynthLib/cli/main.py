@@ -3,7 +3,7 @@
 Each command is a function that takes the parsed arguments and a `Job`, in that order, and returns nothing or an exit
 code. Other packages add commands through the entry point group ``xviewsynth.commands``: each entry point is a
 function ``register(subparsers)`` that adds a parser of the entry point's name and sets its default ``run`` to such a
-function. Their modules should import quickly, like this one; what is slow is imported by the function that needs it.
+function. Their modules should import quickly, like this one. Slow imports belong into the functions that need them.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ Register = Callable[["argparse._SubParsersAction"], None]
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one command inside another program and give its exit code: 0 done, 1 our defect, 2 wrong input, 3 cancelled.
+    """Run one command inside another program. Exit code: 0 done, 1 internal error, 2 wrong input, 3 cancelled.
 
-    SIGINT and SIGTERM cancel the command. One that does not stop in time takes the process with it.
+    SIGINT and SIGTERM cancel the command. If it does not stop in time, the process ends.
     """
     prepare_streams(is_program=False)
     with stop_signals(restore=True) as request:
@@ -42,26 +42,26 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run_program(request: StopRequest, *registers: Register) -> int:
-    """Run the command that this process was started with and give its exit code, as `main` does.
+    """Run the command of this process and return its exit code, as `main` does.
 
     Args:
         request: whether a stop signal has arrived, since before this module was imported.
-        registers: functions that add commands where no entry point does.
+        registers: functions that add commands without an entry point.
     """
     prepare_streams(is_program=True)
     codes: list[int] = []
-    # Registered first, so it runs after what libraries do at exit.
+    # Registered first, so it runs after the exit handlers of libraries.
     atexit.register(_leave_with, codes)
     code = _run(sys.argv[1:], request, registers)
     if code == CANCELLED:
-        # All is tidied up and said. To take the libraries apart takes Python another second on a busy machine.
+        # All output is written. Python would need another second on a busy machine to finalise the libraries.
         os._exit(code)
     codes.append(code)
     return code
 
 
 def _leave_with(codes: Sequence[int]) -> None:
-    """End the process before Python gives stop signals their default meaning back, which would change the exit code."""
+    """End the process before Python restores the default handlers of stop signals, which would change the exit code."""
     if codes:
         with suppress(InputError):
             finish_printing()
@@ -95,7 +95,7 @@ def _run_command(arguments: argparse.Namespace, request: StopRequest) -> int | N
 
 
 class _Parser(argparse.ArgumentParser):
-    """Tells errors as one sentence, and takes no shortened option, which could change its meaning one day."""
+    """Reports errors as one sentence, and refuses abbreviated options, whose meaning could change with new options."""
 
     def __init__(self, **settings: Any):
         super().__init__(allow_abbrev=False, **settings)
@@ -104,7 +104,7 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message[:1].upper()}{message[1:]}: see {self.prog} --help.")
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        # The original passes over what cannot be printed.
+        # The original method ignores failures of printing.
         print_line(message.removesuffix("\n"), to_errors=file is sys.stderr)
 
 
@@ -116,7 +116,7 @@ def _parser(argv: Sequence[str], registers: Sequence[Register] = ()) -> argparse
         command.register(commands)
     for register in registers:
         register(commands)
-    # Looking for other packages takes longer than our own commands should wait.
+    # Only for commands of other packages, since the search for entry points is slow.
     if not (argv and argv[0] in commands.choices):
         for entry_point in sorted(entry_points(group=COMMAND_GROUP), key=lambda found: found.name):
             if entry_point.name not in commands.choices:

@@ -39,7 +39,7 @@ def add_request_options(parser: argparse.ArgumentParser, names: Iterable[str] = 
 
 
 def request_of(arguments: argparse.Namespace, names: Iterable[str] = tuple(OPTIONS)) -> Request:
-    """The request that the arguments make with the options of some fields."""
+    """The request from arguments with the options of some fields."""
     values = {name: getattr(arguments, name, None) for name in names}
     return Request(**{name: value for name, value in values.items() if value is not None})
 
@@ -57,7 +57,7 @@ def argument_type(option: Option) -> Callable[[str], Any]:
 
 
 def add_progress_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--progress``, which decides what `Job.progress` shows."""
+    """Add ``--progress``, which selects the reporter of `Job.progress`."""
     parser.add_argument(
         "--progress",
         choices=KINDS,
@@ -67,7 +67,7 @@ def add_progress_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_stop_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--stop-with-parent``, for commands that another program starts and should not be survived by."""
+    """Add ``--stop-with-parent``, for commands that must not outlive the program that started them."""
     parser.add_argument(
         "--stop-with-parent",
         type=process_id,
@@ -88,9 +88,7 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
 
 def add_links_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--follow-links``, for commands that look for scans in a folder."""
-    parser.add_argument(
-        "--follow-links", action="store_true", help="also use what links lead to that point out of the folder"
-    )
+    parser.add_argument("--follow-links", action="store_true", help="also follow links that lead out of the folder")
 
 
 def add_scan_argument(parser: argparse.ArgumentParser) -> None:
@@ -101,14 +99,12 @@ def add_scan_argument(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="NRRD, NIfTI, MHA/MHD, a folder of one DICOM series, or one DICOM file of the series",
     )
-    parser.add_argument(
-        "--again", action="store_true", help="take a DICOM series that XViewSynth made like any other scan"
-    )
+    parser.add_argument("--again", action="store_true", help="accept a DICOM series that XViewSynth made")
 
 
 def add_report_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--report`` and ``--overwrite``."""
-    parser.add_argument("--report", type=Path, metavar="FILE.json", help="also write what was done, as JSON")
+    parser.add_argument("--report", type=Path, metavar="FILE.json", help="also write a report, as JSON")
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
 
 

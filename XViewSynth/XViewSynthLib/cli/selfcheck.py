@@ -28,8 +28,8 @@ def register(commands: argparse._SubParsersAction) -> None:
     """Add `selfcheck`."""
     parser = commands.add_parser(
         "selfcheck",
-        help="how well does it restore slices of this scan",
-        description="Take slices away from a scan, restore them with the model and by interpolation, and compare.",
+        help="measure how well slices of this scan are restored",
+        description="Drop slices of a scan, restore them with the model and by interpolation, and compare.",
     )
     add_scan_argument(parser)
     add_request_options(parser, SELF_CHECK)

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from ..model.catalogue import STANDARD, load_model, model_folder
-from ..model.ensemble import poses
+from ..model.ensemble import augmentations
 from ..request import AUTOMATIC, COMPUTE
 from .options import add_request_options, add_stop_option, request_of
 
@@ -19,9 +19,9 @@ def register(commands: argparse._SubParsersAction) -> None:
     """Add `speed`."""
     parser = commands.add_parser(
         "speed",
-        help="how fast enhancing is on this machine",
-        description="Enhance a small piece, and print the seconds taken for each of its voxels as JSON. A scan takes "
-        "that long for each of its voxels, those of its last slice left out.",
+        help="measure the speed of enhancing on this machine",
+        description="Enhance a small piece, and print the seconds for each of its voxels as JSON. A scan takes this "
+        "time for each voxel of all its slices but the last.",
     )
     add_request_options(parser, ("factor", "model", *COMPUTE))
     add_stop_option(parser)
@@ -34,17 +34,17 @@ def _speed(arguments: argparse.Namespace, job: Job) -> None:
     model_folder(name)
 
     from ..inference.hardware import resolve_device, resolve_precision
-    from ..inference.plan import check_known_factor, seconds_per_voxel, usually_asked
+    from ..inference.plan import check_known_factor, seconds_per_voxel, usual_network_factor
 
     device = resolve_device(request.device)
     precision = resolve_precision(request.precision, device)
     model = load_model(name).at_quality(request.quality)
     factor = request.factor or min(model.card["factors"])
     check_known_factor(model, factor)
-    passes = len(poses(request.quality))
+    passes = len(augmentations(request.quality))
     job.stop_if_requested()
     measured = {
-        "seconds_per_voxel": passes * seconds_per_voxel(model, usually_asked(model, factor), device, precision),
+        "seconds_per_voxel": passes * seconds_per_voxel(model, usual_network_factor(model, factor), device, precision),
         "device": str(device),
         "precision": precision,
         "quality": request.quality,

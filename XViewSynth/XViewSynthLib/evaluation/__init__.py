@@ -1,1 +1,1 @@
-"""How good results are."""
+"""Evaluation of results: metrics, baselines, benchmark, self-check and calibration."""

@@ -1,4 +1,4 @@
-"""Quality and speed on scans with a known truth: every model against others, as tables and a figure."""
+"""Benchmark: quality and speed of models and other methods on scans with a known truth, as tables and a figure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..geometry import interpolation
 from ..geometry.acquisition import Acquisition
 from ..geometry.checks import check_factor
-from ..model.ensemble import poses
+from ..model.ensemble import augmentations
 from ..progress import Progress, Report
 from ..request import BENCHMARK, AcquisitionChoice, Request, make_request
 from ..system.outputs import Outputs, output_folder
@@ -45,11 +45,11 @@ if TYPE_CHECKING:
 JSON_FILE, TABLES_FILE, FIGURE_FILE = "bench.json", "bench.md", "bench.png"
 
 SINGLE_VIEWS = ("axial", "coronal", "sagittal")
-#: The mean of the views, where a model fuses them into something else.
+#: The mean of the views, for models with a fusion network.
 MEAN = "mean"
 METHODS = (*interpolation.METHODS, *SINGLE_VIEWS, MEAN, TEXTURED, ENHANCED)
 BASELINE_ARM = "level0"
-# In the order of the method: each arm adds one thing to the one before.
+# In this order, each arm adds one component to the one before.
 _KNOWN_ARMS = (BASELINE_ARM, "plain", "selective", "incremental")
 _SEED_FOLDER = re.compile(r"seed(\d+)")
 
@@ -62,7 +62,7 @@ _DEGRADATIONS = {
     "gap": "Truth: thin slices, all but every s-th dropped (gap model), new slices only are counted.",
     "thick": "Truth: thin slices, averaged over boxes of s around every s-th position (thick model), no box beyond the "
     "scan, all from the first to the last such position are counted. "
-    "Models are told how thick the thin slices are, where that is known.",
+    "The thickness of the thin slices is an input of the models, if it is known.",
 }
 _PROTOCOL = (
     "Counted: inside the field of view, HU clipped to [-1024, 3071], PSNR for a range of 4096 HU.",
@@ -113,26 +113,26 @@ def run_bench(
         factors: 2 to 8.
         models: names or folders of models, or loaded ones; may be empty with `ablation`.
         out_folder: made if missing.
-        request: how to measure; the fields named by `request.BENCHMARK`. Slices are dropped along its axis; its
-            acquisition is "gap" to drop slices, "thick" to average them, and "auto" as the first model was trained. A
-            model for the other one takes what is left for what it knows.
+        request: settings; the fields named by `request.BENCHMARK`. Slices are dropped along its axis. Its acquisition
+            is "gap" to drop slices, "thick" to average them, and "auto" as the first model was trained. Models for the
+            other acquisition get the same slices.
         ablation: a folder with model folders <arm>/seed<k>/, measured on the same voxels.
         peers: slower methods to measure as well, of `peers.PEERS`.
-        volumes: by the name of another method, the volume that it made of the thinned scan, or a folder with one for
-            each scan and factor; see `peers.VolumeOfOthers`.
-        thicknesses: of the slices of each scan, mm, in place of what the scans say.
+        volumes: results of other methods by their names: a volume, or a folder with one for each scan and factor; see
+            `peers.VolumeOfOthers`.
+        thicknesses: of the slices of each scan, mm, in place of those of the scans.
         overwrite: whether files of an earlier run may be replaced.
         progress: receives a `Progress` per measurement.
-        should_cancel: asked several times a second.
+        should_cancel: called several times a second; true ends the work.
         last_step: gives all files their names; see `StopRequest.last_step`.
         options: further fields of `Request`, in place of the request's.
 
     Returns:
-        What bench.json holds: "runs" (scan by factor), "summary" (mean over scans of the gains), "ablation".
+        The content of bench.json: "runs" (scan by factor), "summary" (mean over scans of the gains), "ablation".
 
     Raises:
         InputError: a scan, model or request is unsuitable.
-        Cancelled: `should_cancel` said so; nothing has been written.
+        Cancelled: `should_cancel` returned true; nothing has been written.
     """
     from ..inference.hardware import resolve_device
 
@@ -149,8 +149,8 @@ def run_bench(
         )
     _check_writable(out_folder, scans, overwrite)
     resolve_device(request.device)
-    passes = len(poses(request.quality))
-    answered = "in one pass" if passes == 1 else f"at {request.quality} quality: the mean of {passes} passes"
+    passes = len(augmentations(request.quality))
+    mode = "in one pass" if passes == 1 else f"at {request.quality} quality: the mean of {passes} passes"
     loaded = _load_models(models)
     arms = _load_arms(Path(ablation)) if ablation is not None else {}
     _check_factors([*loaded, *(model for seeds in arms.values() for model in seeds.values())], factors)
@@ -161,29 +161,29 @@ def run_bench(
     others = make_peers(peers, volumes or {}, scans, factors, acquisition, taken=METHODS)
     trained = sum(len(seeds) for seeds in arms.values())
     methods = len(interpolation.METHODS) + len(others) + len(loaded) + trained
-    tell = _teller(progress, len(scans) * len(factors) * methods + 1)
+    report_step = _step_reporter(progress, len(scans) * len(factors) * methods + 1)
     runs, ablation_runs = [], []
     for scan, trial in _trials(scans, thicknesses, factors, request.axis, acquisition):
-        run, better = _run(scan, trial, others, loaded, request, tell, should_cancel)
+        run, better = _run(scan, trial, others, loaded, request, report_step, should_cancel)
         runs.append(run)
-        ablation_runs += _run_arms(scan, trial, arms, better, request, tell, should_cancel)
+        ablation_runs += _run_arms(scan, trial, arms, better, request, report_step, should_cancel)
     report = {
         "acquisition": acquisition,
         "quality": request.quality,
-        "protocol": [_DEGRADATIONS[acquisition], *_PROTOCOL, f"Models answered {answered}."],
+        "protocol": [_DEGRADATIONS[acquisition], *_PROTOCOL, f"Models predicted {mode}."],
         "machine": _machine(),
         "runs": runs,
         "summary": summarise(runs),
         "ablation": summarise_ablation(ablation_runs),
         "ablation_runs": ablation_runs,
     }
-    tell("writing")
+    report_step("writing")
     _write(report, out_folder, scans, overwrite, last_step)
     return report
 
 
 def summarise(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Per model and factor: for each method the mean over scans of its gains, and whether the answer's is chance.
+    """Per model and factor: the mean gain of each method over scans, and the p-value of the enhanced result's gain.
 
     Scans that the model was trained on are left out.
     """
@@ -216,8 +216,8 @@ def summarise(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def summarise_ablation(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Per factor, arm and method: mean and standard deviation over seeds of the gain over the better baseline, in dB.
 
-    A seed's gain is its mean over scans. "change" is the gain less that of the fused views in the arm without
-    distillation, seed by seed where both have the seed.
+    A seed's gain is its mean over scans. "change" is the difference of gains from the fused views in the arm without
+    distillation, for the seeds of both arms.
     """
     grouped: dict[tuple[int, str, str], list[tuple[int, str, float | None]]] = {}
     for run in runs:
@@ -246,11 +246,10 @@ def summarise_ablation(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]
 
 
 def paired_p_value(gains: Sequence[float]) -> float | None:
-    """Two-sided p-value of the mean of paired differences: how often random signs give one as far from zero.
+    """Two-sided p-value of the mean of paired differences, by a sign-flip test.
 
-    All sign patterns of up to 16 differences are tried, a fixed random hundred thousand of more. None for fewer than
-    six, where the smallest possible p-value is above 0.05 and a figure would only mislead. (With six, all of one
-    sign, it is 2 / 64.)
+    All sign patterns of up to 16 differences are evaluated, else a fixed random sample of a hundred thousand. None for
+    fewer than six differences, whose smallest possible p-value is above 0.05. (For six of one sign it is 2 / 64.)
 
     >>> paired_p_value([1.0, 2.0, 0.5, 3.0, 1.5, 0.7])
     0.03125
@@ -320,9 +319,9 @@ def _check_factors(models: Iterable[Model], factors: Sequence[int]) -> None:
     for model in models:
         for factor in factors:
             if factor not in model.card["factors"]:
-                known = ", ".join(map(str, model.card["factors"]))
+                trained = ", ".join(map(str, model.card["factors"]))
                 raise InputError(
-                    f"Model {model.name} was trained for factors {known}, not {factor}: leave one of the two out."
+                    f"Model {model.name} was trained for factors {trained}, not {factor}: leave one of the two out."
                 )
 
 
@@ -349,7 +348,7 @@ def _run(
     peers: Sequence[Peer],
     models: Sequence[Model],
     request: Request,
-    tell: Callable[[str], None],
+    report_step: Callable[[str], None],
     should_cancel: Callable[[], bool] | None,
 ) -> tuple[dict[str, Any], float | None]:
     """All figures of one scan at one factor, and the PSNR of the better of linear and cubic."""
@@ -360,16 +359,16 @@ def _run(
     title = f"{_name_of(scan)} x{trial.factor}"
     interpolated: dict[str, dict[str, Any]] = {}
     for method in interpolation.METHODS:
-        tell(f"{title}: {method}")
+        report_step(f"{title}: {method}")
         interpolated[method], _ = measure_baseline(trial, method, check)
     rivals = {}
     for peer in peers:
-        tell(f"{title}: {peer.name}")
+        report_step(f"{title}: {peer.name}")
         rivals[peer.name] = peer.measure(scan, trial, check)
     rivals = {name: entry for name, entry in with_gains({**interpolated, **rivals}).items() if name in rivals}
     results = {}
     for model in models:
-        tell(f"{title}: {model.name}")
+        report_step(f"{title}: {model.name}")
         enhanced, methods = measure_model(
             trial,
             model,
@@ -412,10 +411,10 @@ def _run_arms(
     arms: Mapping[str, Mapping[int, Model]],
     better: float | None,
     request: Request,
-    tell: Callable[[str], None],
+    report_step: Callable[[str], None],
     should_cancel: Callable[[], bool] | None,
 ) -> list[dict[str, Any]]:
-    """PSNR gains of every arm and seed over the better baseline, in dB; of the first arm those of its views too."""
+    """PSNR gains of every arm and seed over the better baseline, in dB; for the first arm also those of its views."""
     from ..inference.enhancement import carry_out
     from ..inference.plan import make_plan
 
@@ -424,7 +423,7 @@ def _run_arms(
     runs = []
     for arm, seeds in arms.items():
         for seed, model in seeds.items():
-            tell(f"{_name_of(scan)} x{trial.factor}: {arm}, seed {seed}")
+            report_step(f"{_name_of(scan)} x{trial.factor}: {arm}, seed {seed}")
             enhanced = carry_out(
                 make_plan(trial.observed, model, trial.request(model, request)),
                 trial.observed,
@@ -433,8 +432,8 @@ def _run_arms(
                 should_cancel=should_cancel,
             )
             gains = {}
-            for name, answer in {**(enhanced.views or {}), ENHANCED: enhanced.volume}.items():
-                psnr = psnr_db(reference.slices, candidate_slices(reference, answer), counted)
+            for name, candidate in {**(enhanced.views or {}), ENHANCED: enhanced.volume}.items():
+                psnr = psnr_db(reference.slices, candidate_slices(reference, candidate), counted)
                 gains[name] = _difference(finite_or_none(psnr), better)
             found = {"scan": _name_of(scan), "factor": trial.factor, "arm": arm, "seed": seed}
             runs.append({**found, "gains_over_better_db": gains})
@@ -442,7 +441,7 @@ def _run_arms(
 
 
 def _name_of(scan: Path) -> str:
-    """What tables, figures and messages call a scan."""
+    """Name of a scan in tables, figures and messages."""
     return visible(scan.absolute().name)
 
 
@@ -452,18 +451,18 @@ def _trained_on(model: Model, scan: Path) -> bool:
     return bool(stem) and any(stem in str(entry["name"]).lower() for entry in model.card["training_data"])
 
 
-def _teller(progress: Report | None, total: int) -> Callable[[str], None]:
-    """A function to call with the name of each step as it begins."""
+def _step_reporter(progress: Report | None, total: int) -> Callable[[str], None]:
+    """A function to call with the name of each step at its beginning."""
     began, done = time.perf_counter(), 0
 
-    def tell(stage: str) -> None:
+    def report_step(stage: str) -> None:
         nonlocal done
         if progress is not None:
             left = (time.perf_counter() - began) / done * (total - done) if done else None
             progress(Progress(stage, done, total, left))
         done += 1
 
-    return tell
+    return report_step
 
 
 def _machine() -> dict[str, Any]:
@@ -473,7 +472,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _check_writable(folder: Path, scans: Sequence[Path], overwrite: bool) -> None:
-    """Find out before hours of work; what is written comes at the end."""
+    """Check before hours of work that the outputs can be written."""
     with output_folder(folder), Outputs(overwrite, inputs=scans) as outputs:
         for name in (JSON_FILE, TABLES_FILE, FIGURE_FILE):
             outputs.add(folder / name)
@@ -499,7 +498,7 @@ def _write(
 
 
 def _draw(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Bars of the gain over the better baseline: a group for each scan, factor and model, a bar for each view."""
+    """Draw bars of the gain over the better baseline: a group for each scan, factor and model, a bar for each view."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -521,7 +520,7 @@ def _draw(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
         color = "#c44e52" if method == ENHANCED else "#4c72b0" if method in peers else str(0.45 + 0.15 * (number % 3))
         bars = plot.barh(rows, gains, height, label=_title(method).strip("*"), color=color)
         plot.bar_label(bars, fmt="%+.2f", fontsize=7, padding=2)
-    # A dollar sign in a name begins no formula.
+    # A dollar sign in a name must not begin a formula.
     plot.set_yticks(range(len(groups)), [label for label, _ in groups], fontsize=8, parse_math=False)
     plot.invert_yaxis()
     plot.axvline(0, color="black", linewidth=0.8)
@@ -529,7 +528,7 @@ def _draw(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
     plot.set_xlabel("PSNR gain over the better of linear and cubic, dB (new slices, field of view)")
     figure.legend(loc="outside upper center", ncols=len(methods), fontsize=8)
     with warnings.catch_warnings():
-        # Of letters that its font lacks, matplotlib draws boxes.
+        # matplotlib warns of characters that its font lacks, and draws boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         figure.savefig(path, format="png", dpi=110)
 
@@ -566,7 +565,7 @@ def _ablation_tables(ablation: Sequence[Mapping[str, Any]]) -> Iterable[str]:
         scans = list(entries[0]["gain_by_scan_db"])
         yield f"### x{factor}\n"
         yield _table(
-            ["arm", "answer", "seeds", "gain, dB", "change, dB", *map(_in_markdown, scans)],
+            ["arm", "prediction", "seeds", "gain, dB", "change, dB", *map(_in_markdown, scans)],
             [_ablation_row(entry, scans) for entry in entries],
         )
 
@@ -632,12 +631,12 @@ def _run_row(method: str, entry: Mapping[str, Any]) -> list[str]:
 
 
 def _title(method: str) -> str:
-    """What the tables call a method; a peer goes by its own name."""
+    """Name of a method in tables; a peer has its own name."""
     return _TITLES.get(method, method)
 
 
 def _lead(gains: Mapping[str, Mapping[str, float | None]], method: str) -> float | None:
-    """How far the fused views are ahead of a method, in dB."""
+    """PSNR of the fused views minus that of a method, in dB."""
     return _difference(gains[ENHANCED]["gain_over_better_db"], gains[method]["gain_over_better_db"])
 
 
@@ -648,7 +647,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _in_markdown(name: str) -> str:
-    """A name that ends no cell and begins no tag."""
+    """A name with escaped Markdown: it ends no cell and begins no tag."""
     return name.replace("|", "\\|").replace("<", "&lt;")
 
 
@@ -675,7 +674,7 @@ def _difference(first: float | None, second: float | None) -> float | None:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    """None where there is nothing, or something that is not known."""
+    """The mean; None if there is no value, or if one is None."""
     known = _if_known(values)
     return float(np.mean(known)) if known else None
 
@@ -687,7 +686,7 @@ def _deviation(values: Iterable[float | None]) -> float | None:
 
 
 def _if_known(values: Iterable[float | None]) -> list[float]:
-    """The values, or none of them where one is not known."""
+    """The values; an empty list if one of them is None."""
     known = []
     for value in values:
         if value is None:

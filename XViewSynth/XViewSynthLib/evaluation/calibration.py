@@ -1,4 +1,4 @@
-"""Fitting the calibration of a model's uncertainty (`uncertainty`) to errors that are known."""
+"""Fits the calibration of a model's uncertainty (`uncertainty`) to measured errors."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from . import metrics
 
 _ROUNDS = 200
 _STEP = 0.7
-# Shares of the voxels, from little uncertainty to much, at which the curves are broken; finer where errors are large.
+# Breakpoints of the curves, as shares of voxels sorted by uncertainty; denser for large errors.
 _BREAKS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 0.99, 1.0)
 _BINS = 5
 
 
 def samples(reference: metrics.Reference, enhanced: Enhanced, observed: np.ndarray, count: int) -> np.ndarray:
-    """(voxels, 4) float32, of about `count` voxels that count, always the same ones: `TERMS` in HU², absolute error.
+    """(voxels, 4) float32 of about `count` counted voxels, always the same ones: `TERMS` in HU², absolute error in HU.
 
     Args:
         reference: the truth.
-        enhanced: what was made of the scan that lost slices.
+        enhanced: the result for the thinned scan.
         observed: (observed slices, rows, columns) HU of that scan, in the order of the reference.
         count: voxels to draw.
     """
@@ -43,11 +43,10 @@ def samples(reference: metrics.Reference, enhanced: Enhanced, observed: np.ndarr
 
 
 def measure(reference: metrics.Reference, enhanced: Enhanced) -> dict[str, Any] | None:
-    """How true the uncertainty is, on the voxels that count: a report that JSON can hold, None without a calibration.
+    """Calibration error of the uncertainty on the counted voxels, as plain values; None without a calibration.
 
-    "coverage" is the share of voxels whose error lies under the bound, and should be 0.9; "mean_expected_error_hu" and
-    "mean_error_hu" should be equal. "bins" tells the same for each fifth of the voxels, those with the lowest bound
-    first.
+    "coverage" is the share of voxels whose error lies under the bound, and should be 0.9. "mean_expected_error_hu" and
+    "mean_error_hu" should be equal. "bins" has the same values for each fifth of the voxels, sorted by the bound.
     """
     error_map, bound_map = enhanced.expected_error, enhanced.error_bound()
     if error_map is None or bound_map is None:
@@ -85,7 +84,7 @@ def _agreement(under: np.ndarray, expected: np.ndarray, error: np.ndarray) -> di
 
 
 def fit(scans: Sequence[np.ndarray]) -> Calibration:
-    """The weights and curves that suit scans with a known truth; every scan counts the same.
+    """Fit weights and curves to scans with a known truth. All scans have the same weight.
 
     Args:
         scans: for each (voxels, 4) of `samples`: three terms in HU², and the absolute error in HU.
@@ -99,10 +98,10 @@ def fit(scans: Sequence[np.ndarray]) -> Calibration:
 
 
 def _fit_weights(terms: np.ndarray, errors: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Weights of at least 0 under which the errors are likeliest, if they are Laplacian with the scale as deviation.
+    """Non-negative weights of maximum likelihood for Laplacian errors with the scale as standard deviation.
 
-    Multiplying each weight by what raises the likelihood over what lowers it never makes one negative. A Laplacian
-    bears the few errors of hundreds of HU, which least squares would fit at the cost of all others.
+    Multiplicative updates keep the weights non-negative. A Laplacian is robust against the few errors of hundreds of
+    HU, which would dominate least squares.
     """
     sizes = shares @ terms + 1e-9
     terms = terms / sizes

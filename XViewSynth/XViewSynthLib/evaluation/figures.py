@@ -1,4 +1,4 @@
-"""One picture that lets a reader judge: observed, cubic, enhanced and, where known, the truth, side by side."""
+"""A figure for visual comparison: observed, cubic, enhanced and, if known, the truth, side by side."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cut:
-    """A plane through the slices: across `dimension` (1 rows, 2 columns), at `index`, seen in `extent`.
+    """A plane through the slices: across `dimension` (1 rows, 2 columns), at `index`, limited to `extent`.
 
     Attributes:
         extent: left, right, bottom, top in mm from the first pixel's centre; None for all of it.
@@ -61,15 +61,15 @@ def comparison_png(
 ) -> None:
     """Write a PNG with a column each for observed, cubic, enhanced and (if given) truth.
 
-    The upper two rows are planes across the slices, such as coronal and sagittal, the lower two enlarge a part of
-    each. Planes and parts are those where neighbouring slices of the truth (or else of the result) differ most, so
-    that no method is favoured by the choice. Slices lie horizontally, superior is up (of slices that were not
-    axial: anterior or right), and a millimetre is as long upwards as sideways. With a truth the columns name their
-    PSNR on the new slices, and the gain over cubic.
+    The upper two rows are planes across the slices, such as coronal and sagittal. The lower two enlarge a part of each.
+    Planes and parts are those with the largest differences between neighbouring slices of the truth (or else of the
+    result), so that the choice favours no method. Slices are horizontal, superior is up (for slices that are not axial:
+    anterior or right), and pixels are square. With a truth, the column titles show the PSNR on the new slices, and the
+    gain over cubic.
 
     Args:
         path: the file to write, in PNG format.
-        observed: what was enhanced, HU.
+        observed: the scan, HU.
         enhanced: the result, on the grid of `observed` up-sampled by `factor` along `axis`.
         truth: the scan that `observed` was thinned from, cut to the grid of `enhanced`.
 
@@ -126,7 +126,7 @@ def _columns(observed: Volume, enhanced: Volume, best: metrics.Reference, factor
 
 
 def patient_axes(best: metrics.Reference) -> tuple[int, int, int]:
-    """Nearest patient axis (0 R, 1 A, 2 S) of slices, rows and columns, to name things by."""
+    """Nearest patient axis (0 R, 1 A, 2 S) of slices, rows and columns, for names of planes."""
     directions = np.abs(best.volume.directions)
     slices, rows, columns = (int(np.argmax(directions[:, 2 - dimension])) for dimension in best.order.dimensions)
     return slices, rows, columns
@@ -138,7 +138,7 @@ def plane_name(cut: Cut, names: tuple[int, int, int]) -> str:
 
 
 def display_window(slices: np.ndarray, body: np.ndarray) -> tuple[float, float]:
-    """Lungs are looked at in their own window, where there is enough of them."""
+    """The lung window if the share of lung is large enough, else the soft tissue window; lowest and highest HU."""
     inside = slices[body]
     aerated = float(np.mean(inside < _AERATED_HU)) if inside.size else 0.0
     return LUNG_WINDOW if aerated > _AERATED_SHARE else SOFT_TISSUE_WINDOW
@@ -188,7 +188,7 @@ def richest_part(best: metrics.Reference, cut: Cut, window: tuple[float, float])
 
 
 def height_over_width(best: metrics.Reference, cut: Cut) -> float:
-    """How much higher than wide a plane, or its part, is in the patient."""
+    """Height over width of a plane, or its part, in the patient."""
     if cut.extent is not None:
         left, right, bottom, top = cut.extent
         return (top - bottom) / (right - left)
@@ -205,11 +205,11 @@ def draw(
     names: tuple[int, int, int],
     colours: str = "gray",
 ) -> AxesImage:
-    """Draw one plane of a candidate, or the part of it that the cut names.
+    """Draw one plane of a candidate, or the part of it within the cut's extent.
 
     Args:
-        plot: where.
-        column: what.
+        plot: the axes to draw in.
+        column: the candidate.
         cut: the plane.
         spacing: mm along slices, rows and columns of the thin slices.
         window: lowest and highest value that differ from black and white, HU.
@@ -219,7 +219,7 @@ def draw(
     from matplotlib.patheffects import withStroke
 
     plane, pixel = _plane(column.slices, cut), _pixel(cut, spacing)
-    # Pixel centres lie at multiples of the spacing, so that thick and thin slices meet where they are the same.
+    # Pixel centres lie at multiples of the spacing, so that thick and thin slices are aligned.
     extent = (-pixel / 2, (plane.shape[1] - 0.5) * pixel, -column.step / 2, (plane.shape[0] - 0.5) * column.step)
     image = plot.imshow(
         np.clip(plane.astype(np.float32), *window),
@@ -232,7 +232,7 @@ def draw(
     )
     plot.set_facecolor("black")
     left, right, bottom, top = cut.extent or _extent_of_thin_slices(extent, column, spacing)
-    # Radiologists look from the front and from the patient's left: right and anterior are on the left of the picture.
+    # Radiological convention: right and anterior are on the left of the picture.
     plot.set_xlim(right, left)
     plot.set_ylim(bottom, top)
     plot.set_xticks([])

@@ -1,4 +1,4 @@
-"""How near an enhanced scan comes to the truth: the rules by which every figure of this project is measured.
+"""Metrics of an enhanced scan against the truth. All figures of this project are measured with them.
 
 HU are clipped to [-1024, 3071] and compared on the new slices alone, inside the scanner's field of view.
 """
@@ -22,7 +22,7 @@ HU_RANGE = 4096.0
 
 _BODY_ABOVE_HU = -400.0
 _BODY_GRID_MM = 2.0
-# Wide enough to part the body from the table top and the blankets, about 10 mm on the body grid.
+# Wide enough to separate the body from table and blankets, about 10 mm on the body grid.
 _BODY_OPENING = 2
 
 _SSIM_SIGMA, _SSIM_RADIUS = 1.5, 5
@@ -36,7 +36,7 @@ class Scores:
     """Quality of one candidate on the new slices.
 
     Attributes:
-        psnr_db: for a range of 4096 HU; infinite where nothing differs.
+        psnr_db: for a range of 4096 HU; infinite without any difference.
         mae_hu: mean absolute error inside the body, HU.
         ssim: structural similarity, mean of the axial, coronal and sagittal planes.
         noise_ratio: noise of the new slices over noise of the observed ones; 1 means no flicker when scrolling.
@@ -50,26 +50,26 @@ class Scores:
     whole_volume_psnr_db: float
 
     def to_dict(self) -> dict[str, float | None]:
-        """Plain numbers for JSON, which knows no infinity: None stands for what is not finite."""
+        """Plain numbers for JSON. None stands for NaN and infinity, which JSON lacks."""
         return {name: finite_or_none(value) for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """The truth, and which of its voxels count, for every candidate alike.
+    """The truth, and masks of the voxels that count for all candidates.
 
     All arrays are (slices, rows, columns) in canonical order (`orientation.to_slices`).
 
     Attributes:
-        volume: the scan that the candidates try to restore.
+        volume: the scan to restore.
         slices: its voxels.
         in_view: bool, inside the field of view.
         body: bool, inside the body.
-        is_new: (slices,) bool, not observed: index along the slices not divisible by the factor; all, where the
-            candidates were made from thick slices.
+        is_new: (slices,) bool, not observed: index along the slices not divisible by the factor; for candidates from
+            thick slices, all.
         spacing: mm along slices, rows and columns.
-        axis: along which the slices lie.
-        order: how `slices` came from the voxels.
+        axis: axis of the slices.
+        order: permutation and flips from the voxels to `slices`.
     """
 
     volume: Volume
@@ -86,10 +86,10 @@ def make_reference(truth: Volume, factor: int, axis: Axis, acquisition: str = "g
     """Prepare the truth for any number of calls of `score`.
 
     Args:
-        truth: the scan that lost slices.
-        factor: how many times fewer were left.
-        axis: along which.
-        acquisition: "gap" where those left are slices of the truth, "thick" where they are averages.
+        truth: the scan before thinning.
+        factor: of the thinning.
+        axis: of the slices.
+        acquisition: "gap" if slices were dropped, "thick" if they were averaged.
 
     Raises:
         InputError: the slices do not begin and end with an observed one (see `acquisition.cut_to_factor`).
@@ -116,7 +116,7 @@ def score(reference: Reference, candidate: Volume, check: Callable[[], None] | N
     """Measure `candidate`, a volume on the grid of the truth.
 
     Args:
-        check: called every few hundred milliseconds; what it raises ends the measuring.
+        check: called every few hundred milliseconds; an exception of it ends the measurement.
 
     Raises:
         InputError: the candidate lies on another grid than the truth.
@@ -157,7 +157,7 @@ def score_whole_volume(truth: np.ndarray, candidate: np.ndarray) -> float:
 def psnr_db(truth: np.ndarray, candidate: np.ndarray, counted: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB for a range of 4096 HU, over the voxels where `counted` (bool) is true.
 
-    Infinite without any difference, NaN where nothing is counted.
+    Infinite without any difference, NaN if no voxel is counted.
 
     >>> psnr_db(np.zeros((1, 2, 2)), np.full((1, 2, 2), 64), np.full((1, 2, 2), True)).__round__(2)
     36.12
@@ -172,7 +172,7 @@ def psnr_db(truth: np.ndarray, candidate: np.ndarray, counted: np.ndarray) -> fl
 
 
 def mae_hu(truth: np.ndarray, candidate: np.ndarray, counted: np.ndarray) -> float:
-    """Mean absolute error in HU over the voxels where `counted` (bool) is true; NaN where it is true nowhere."""
+    """Mean absolute error in HU over the voxels where `counted` (bool) is true; NaN if there is none."""
     total, voxels = 0.0, 0
     for difference in _differences(truth, candidate, counted):
         total += float(np.sum(np.abs(difference), dtype=np.float64))
@@ -192,10 +192,10 @@ def ssim(
 
 
 def noise_ratio(slices: np.ndarray, counted: np.ndarray, is_new: np.ndarray) -> float:
-    """Noise of the new slices divided by noise of the observed ones; NaN where it cannot be told.
+    """Noise of the new slices divided by noise of the observed ones; NaN if it cannot be measured.
 
     A slice's noise is the median magnitude, over its `counted` (bool) pixels, of the difference of two Laplacians
-    (Immerkaer 1996), which edges and slow changes leave untouched.
+    (Immerkaer 1996), which is insensitive to edges and slow changes.
     """
     new: list[float] = []
     observed: list[float] = []
@@ -209,9 +209,9 @@ def noise_ratio(slices: np.ndarray, counted: np.ndarray, is_new: np.ndarray) -> 
 
 
 def disagreement_correlation(reference: Reference, candidate: Volume, disagreement: Volume) -> float:
-    """How well uncertainty foretells error: rank correlation of the disagreement with the candidate's absolute error.
+    """Rank correlation of the disagreement with the candidate's absolute error.
 
-    Over the voxels that count, or about two million of them, always the same ones.
+    Measured on the counted voxels, or on a fixed sample of about two million of them.
     """
     positions = _draw_counted(reference.in_view & reference.is_new[:, None, None])
     truth, found = (clip_hu(array[positions]) for array in (reference.slices, candidate_slices(reference, candidate)))
@@ -219,7 +219,7 @@ def disagreement_correlation(reference: Reference, candidate: Volume, disagreeme
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Spearman's rank correlation of two equally long lists; NaN where one of them is constant.
+    """Spearman's rank correlation of two lists of equal length; NaN if one of them is constant.
 
     >>> rank_correlation(np.array([1, 2, 3, 4]), np.array([10, 20, 40, 30])).__round__(6)
     0.8
@@ -233,15 +233,15 @@ def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def field_of_view(slices: np.ndarray) -> np.ndarray:
-    """Bool, the shape of `slices` (HU): what the scanner saw, in contrast to what it padded."""
+    """Bool mask, the shape of `slices` (HU): true inside the field of view, false in padding."""
     return slices >= PADDING_BELOW
 
 
 def body_mask(slices: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
     """Bool, the shape of `slices` (HU): the patient with lungs and bowel gas, without table and air.
 
-    Found on pixels of about 2 mm, so the border is as coarse. Where nothing like a body is found, as in a test
-    pattern, everything in view counts as one.
+    Computed on pixels of about 2 mm, so the border is as coarse. If no body is found, as in a test pattern, the whole
+    field of view counts as body.
 
     Args:
         slices: (slices, rows, columns) HU.
@@ -260,7 +260,7 @@ def body_mask(slices: np.ndarray, spacing: tuple[float, float, float]) -> np.nda
 
 
 def finite_or_none(value: float) -> float | None:
-    """The value, or None where JSON has no word for it."""
+    """The value, or None for NaN and infinity."""
     return value if math.isfinite(value) else None
 
 
@@ -336,7 +336,7 @@ def _noise(plane: np.ndarray, inside: np.ndarray) -> float | None:
 
 
 def _draw_counted(counted: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Indices of the counted voxels; of a large volume only those among three million voxels drawn blindly."""
+    """Indices of the counted voxels; for a large volume only those among three million random voxels."""
     if counted.size <= _DRAWN_VOXELS:
         return np.nonzero(counted)
     drawn = np.random.default_rng(0).integers(counted.size, size=_DRAWN_VOXELS)

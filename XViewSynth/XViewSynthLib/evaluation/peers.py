@@ -1,6 +1,6 @@
-"""Other methods in a benchmark: registration, and the volumes that other programs make of the thinned scan.
+"""Other methods in a benchmark: registration, and results of other programs for the thinned scan.
 
-What another program is given is written by `write_thinned`; what it makes of that is measured by `VolumeOfOthers`.
+`write_thinned` writes the input of another program, and `VolumeOfOthers` measures its result.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from . import metrics
 from .selfcheck import Trial, drop_slices, measure_restored
 
 REGISTRATION = "registration"
-#: What the program itself can measure beside interpolation, when asked.
+#: Further methods of this program, measured if requested.
 PEERS = (REGISTRATION,)
 
-# Of a voxel: what 32-bit headers and rounded spacings do to a position stays far below.
+# Largest distance, as a share of a voxel. Errors of 32-bit headers and rounded spacings are far smaller.
 _TOLERANCE_VOXELS = 0.1
-# Mean over the slices that the method was given: no method changes them by so much, another unit does.
+# Largest mean difference in the observed slices. Methods change them less, another unit more.
 _FAR_OFF_HU = 250.0
 
 
@@ -38,10 +38,10 @@ class Peer(Protocol):
 
     @property
     def name(self) -> str:
-        """What the tables call it."""
+        """Its name in tables."""
 
     def measure(self, scan: Path, trial: Trial, check: Callable[[], None]) -> dict[str, Any]:
-        """Scores, seconds and peak memory, as `selfcheck.measure_restored` gives them."""
+        """Scores, seconds and peak memory, as of `selfcheck.measure_restored`."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ class Registration:
 
 @dataclass(frozen=True)
 class VolumeOfOthers:
-    """What another program made of the thinned scans.
+    """Results of another program for the thinned scans.
 
     Attributes:
-        name: of the method, as the tables call it.
-        place: a file, or a folder with a file for each thinned scan, which is named like it up to the ending.
+        name: of the method, in tables.
+        place: a file, or a folder with a file for each thinned scan, with its name apart from the ending.
     """
 
     name: str
@@ -76,7 +76,7 @@ class VolumeOfOthers:
         """The file for a scan thinned by a factor.
 
         Raises:
-            InputError: it is not there.
+            InputError: the file is missing.
         """
         if not self.place.is_dir():
             if not self.place.is_file():
@@ -88,11 +88,11 @@ class VolumeOfOthers:
                 return self.place / f"{name}{suffix}"
         raise InputError(
             f"{self.place} holds no file {name}.nrrd (or {', '.join(list(READABLE)[1:])}): let {self.name} restore "
-            f"what xviewsynth thin makes of {scan}, under the same name."
+            f"the output of xviewsynth thin for {scan}, under the same name."
         )
 
     def measure(self, scan: Path, trial: Trial, check: Callable[[], None]) -> dict[str, Any]:
-        """Scores; what it cost is not known.
+        """Scores, without seconds and memory.
 
         Raises:
             InputError: the volume lies on another grid than the scan, or is not in HU.
@@ -110,13 +110,13 @@ def make_peers(
     acquisition: Acquisition,
     taken: Iterable[str] = (),
 ) -> list[Peer]:
-    """The methods to measure, in the order asked for.
+    """The methods to measure, in the requested order.
 
     Args:
         names: some of `PEERS`.
-        volumes: for each method of others a file, or a folder with a file for each scan and factor.
-        scans, factors, acquisition: what is measured.
-        taken: names that already mean something in the tables.
+        volumes: for each other program a file, or a folder with a file for each scan and factor.
+        scans, factors, acquisition: of the benchmark.
+        taken: names of other methods in the tables.
 
     Raises:
         InputError: an unknown or taken name, a file that is missing, or one file for several scans or factors.
@@ -126,7 +126,7 @@ def make_peers(
             raise InputError(f"There is no peer {name!r}: choose {', '.join(PEERS)}.")
     for name in volumes:
         if name in (*PEERS, *taken):
-            raise InputError(f"The tables call something else {name!r} already: give the volume another name.")
+            raise InputError(f"Another method is named {name!r} in the tables: give the volume another name.")
     others = [VolumeOfOthers(name, Path(place)) for name, place in volumes.items()]
     for peer in others:
         files = [peer.file_of(scan, factor, acquisition) for scan in scans for factor in factors]
@@ -139,7 +139,7 @@ def make_peers(
 
 
 def thinned_name(scan: Path, factor: int, acquisition: Acquisition = "gap") -> str:
-    """What a scan thinned by a factor is called, without an ending.
+    """File name of a scan thinned by a factor, without an ending.
 
     >>> thinned_name(Path("study/chest.nii.gz"), 4), thinned_name(Path("series"), 5, "thick")
     ('chest.x4', 'series.x5.thick')
@@ -161,7 +161,7 @@ def write_thinned(
     check: Callable[[], None] = lambda: None,
     last_step: LastStep = at_once,
 ) -> list[Path]:
-    """Write what a benchmark gives every method: every s-th slice of each scan, or averages of slices as far apart.
+    """Write the input of all methods in a benchmark: every s-th slice of each scan, or averages at that distance.
 
     Args:
         scans: thin-slice scans, files or DICOM folders.
@@ -171,14 +171,14 @@ def write_thinned(
         acquisition: "gap" to drop slices, "thick" to average them.
         suffix: of the files, one of `writing.WRITABLE`.
         overwrite: whether files may be replaced.
-        check: called between scans; what it raises ends the work, and nothing is written.
+        check: called between scans; an exception of it ends the work, and nothing is written.
         last_step: gives all files their names; see `StopRequest.last_step`.
 
     Returns:
         The files, scan by scan.
 
     Raises:
-        InputError: a scan cannot be thinned so, two of them have one name, or the folder cannot be written to.
+        InputError: a scan cannot be thinned, two of them have one name, or the folder cannot be written to.
     """
     paths = [folder / f"{thinned_name(scan, factor, acquisition)}{suffix}" for scan in scans for factor in factors]
     for path in paths:
@@ -201,9 +201,9 @@ def write_thinned(
 
 
 def read_restored(path: Path, trial: Trial) -> Volume:
-    """A volume that another program made of the thinned scan, on the grid of the truth.
+    """The result of another program for a thinned scan, on the grid of the truth.
 
-    Its axes may be stored in any order and direction, as other file formats and programs have it.
+    Its axes may be stored in any order and direction.
 
     Raises:
         InputError: not readable, another grid than the truth's, or not HU.
@@ -243,7 +243,7 @@ def _check_unit(path: Path, restored: Volume, trial: Trial) -> None:
 
 
 def _in_the_order_of(volume: Volume, truth: Volume) -> Volume | None:
-    """The same voxels in the same places, stored as the truth is, or None where the axes are no axes of the truth."""
+    """The same voxels in the same places, stored as the truth is; None if its axes are not those of the truth."""
     cosines = truth.directions.T @ volume.directions
     columns = np.abs(cosines).argmax(axis=1)
     if sorted(columns) != [0, 1, 2]:
@@ -259,7 +259,7 @@ def _in_the_order_of(volume: Volume, truth: Volume) -> Volume | None:
 
 
 def _last_of(volume: Volume, columns: np.ndarray, backwards: np.ndarray) -> np.ndarray:
-    """(3,) voxel index (I, J, K) where the axes begin when some of them are run through backwards."""
+    """(3,) voxel index (I, J, K) of the first voxel after some axes are flipped."""
     index = np.zeros(3)
     for column, turned in zip(columns, backwards, strict=True):
         index[column] = volume.shape_ijk[column] - 1 if turned else 0
@@ -267,6 +267,6 @@ def _last_of(volume: Volume, columns: np.ndarray, backwards: np.ndarray) -> np.n
 
 
 def _distance_mm(volume: Volume, truth: Volume) -> float:
-    """How far the corners of two grids with equally many voxels lie apart, at most."""
+    """Largest distance between corresponding corners of two grids of the same shape, mm."""
     corners = np.stack(np.meshgrid(*([0, count - 1] for count in truth.shape_ijk)), axis=-1).reshape(-1, 3)
     return float(np.linalg.norm(volume.ijk_to_ras(corners) - truth.ijk_to_ras(corners), axis=1).max())

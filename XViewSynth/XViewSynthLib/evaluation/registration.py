@@ -1,8 +1,8 @@
-"""Interpolation between registered neighbours: structures move from one observed slice to the next, and are not faded.
+"""Registration-based interpolation: motion-compensated slices are blended (Penney et al., "Registration-based
+interpolation", IEEE TMI 2004).
 
 Two neighbouring slices are registered in plane by symmetric demons (Vercauteren et al., "Diffeomorphic demons",
-NeuroImage 2009), as SimpleITK implements them; both are moved to the position in between and mixed by their nearness
-(Penney et al., "Registration-based interpolation", IEEE TMI 2004).
+NeuroImage 2009), as SimpleITK implements them. Both are warped to the position in between and blended by distance.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from ..geometry.volume import Axis, Volume
 from .metrics import HIGHEST_HU, LOWEST_HU, PADDING_BELOW
 
 # Chosen on thin chest scans of the training data, thinned by 4. All lengths are in pixels.
-#: What is aligned, HU: between air and contrast, bone would outweigh all else.
+#: Range of HU for the registration, from air to contrast agent. Outside of it, bone would dominate.
 _ALIGNED_HU = (-1000.0, 400.0)
-#: From coarse to fine: every so many pixels are one.
+#: Shrink factors of the levels, from coarse to fine.
 _SHRINK_FACTORS = (4, 2, 1)
 _ITERATIONS = 20
-#: Gaussian that keeps neighbouring pixels together, in pixels of the level. It copes with noise too: smoothed images
-#: align worse.
+#: Gaussian regularisation of the displacement, in pixels of the level. It suppresses noise too: smoothing the images
+#: makes the alignment worse.
 _FIELD_SIGMA = 2.0
 _FEWEST_PIXELS = 16
 
@@ -35,11 +35,11 @@ def upsample_by_registration(
 ) -> Volume:
     """`volume` with `factor` times the slices along `axis`; float32 voxels.
 
-    Observed slices stay as they are; a voxel between two padded ones is padded, with the value of the nearer. One gap
-    is worked on at a time, by one thread, so that the numbers do not depend on the machine's cores.
+    Observed slices do not change. A voxel between two padded ones is padded with the value of the nearer. Gaps are
+    computed one at a time by one thread, so that the numbers do not depend on the machine's cores.
 
     Args:
-        check: called before every gap; what it raises ends the work.
+        check: called before every gap; an exception of it ends the work.
 
     Raises:
         InputError: a factor below 2, one slice, or slices of less than 16 x 16 pixels.
@@ -63,7 +63,7 @@ def upsample_by_registration(
 def _between(below: np.ndarray, above: np.ndarray, factor: int) -> np.ndarray:
     """(s - 1, rows, columns) float32 between two slices (rows, columns), HU."""
     first, second = (np.clip(plane.astype(np.float32), LOWEST_HU, HIGHEST_HU) for plane in (below, above))
-    # Either direction has its own errors, and what they have in common is the displacement halfway.
+    # The mean of both directions reduces their errors.
     displacement = (_displacement(first, second) - _displacement(second, first)) / 2
     padded = (below < PADDING_BELOW) & (above < PADDING_BELOW)
     slices = []
@@ -76,7 +76,7 @@ def _between(below: np.ndarray, above: np.ndarray, factor: int) -> np.ndarray:
 
 
 def _displacement(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
-    """(rows, columns, 2) float64 d, columns first, with which `fixed` at x looks like `moving` at x + d; pixels."""
+    """(rows, columns, 2) float64 displacement d in pixels, columns first: `fixed` at x matches `moving` at x + d."""
     whole = [sitk.GetImageFromArray(np.clip(plane, *_ALIGNED_HU)) for plane in (fixed, moving)]
     demons = sitk.FastSymmetricForcesDemonsRegistrationFilter()
     demons.SetNumberOfThreads(1)
@@ -95,7 +95,7 @@ def _shrunk(images: Sequence[sitk.Image], factor: int) -> list[sitk.Image]:
 
 
 def _moved(plane: np.ndarray, displacement: np.ndarray) -> np.ndarray:
-    """(rows, columns) float32: the plane's value at x + displacement; beyond the border, that of the border."""
+    """(rows, columns) float32: the plane's value at x + displacement, with the border value beyond the border."""
     field = sitk.GetImageFromArray(displacement, isVector=True)
     image = sitk.GetImageFromArray(plane)
     transform = sitk.DisplacementFieldTransform(field)

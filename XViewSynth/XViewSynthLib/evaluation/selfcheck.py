@@ -1,4 +1,4 @@
-"""How well a model restores slices of one scan: drop some that are known, predict them, compare."""
+"""Self-check: drops slices of a scan, predicts them, and compares the result with the dropped slices."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ DEFAULT_FACTOR = 2
 ENHANCED, TEXTURED = "enhanced", "textured"
 GAINS = ("gain_over_linear_db", "gain_over_cubic_db", "gain_over_better_db")
 
-# Only for the time left that is told before the first measurement has been timed.
+# For the estimate of the time left before the first measurement.
 _MEASURING_SECONDS_PER_VOXEL = 2e-7
 _MEMORY_SAMPLING_SECONDS = 0.02
 
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """A scan that lost slices on purpose.
+    """A thinned scan with its truth.
 
     Attributes:
-        observed: what is left: every `factor`-th slice, or as many averages.
-        reference: the whole, and which voxels of it count.
-        factor: what leads back from the one to the other.
+        observed: the thinned scan: every `factor`-th slice, or averages at that distance.
+        reference: the truth, and masks of the voxels that count.
+        factor: up-sampling factor from `observed` to the truth.
         axis: along which slices were dropped.
-        acquisition: "gap" or "thick", how what is left is to be taken.
+        acquisition: of `observed`, "gap" or "thick".
     """
 
     observed: Volume
@@ -55,8 +55,10 @@ class Trial:
     acquisition: Acquisition = "gap"
 
     def new_thickness(self, model: Model) -> float | None:
-        """What a model is to be told of the slices to be found, mm: how thick they are, as far as networks know such
-        slices. None where nobody said, and of a model that takes what is left to be as thick."""
+        """Thickness of the slices to predict, mm, clipped to the range of the networks.
+
+        None if it is unknown, and for a model of thin slices, whose new slices are as thick as the observed ones.
+        """
         truth = self.reference.volume
         thickness = truth.thickness_along(self.axis)
         if model.card["acquisition"] == "gap" or thickness is None:
@@ -66,7 +68,7 @@ class Trial:
         return min(max(thickness, thinnest * distance), thickest * distance)
 
     def request(self, model: Model, request: Request) -> Request:
-        """What to request of a model that restores the slices, computed as in another request."""
+        """A request that restores the slices with a model, with the other settings of `request`."""
         return replace(
             request,
             factor=self.factor,
@@ -89,17 +91,16 @@ def selfcheck(
 ) -> dict[str, Any]:
     """Drop slices of `volume`, restore them with the model and by interpolation, and measure all on those slices.
 
-    Where slices are thick, `factor` of them are averaged in place of dropping all but one, and all of them are
-    measured. What is restored is further apart than what the scan really lacks, so the figures are on the careful side.
+    If slices are thick, `factor` of them are averaged instead of dropping all but one, and all of them are measured.
+    The gaps are wider than those of the scan itself, so the figures are conservative.
 
     Args:
         volume: the scan.
-        factor: all but every `factor`-th slice are dropped, or so many averaged, in place of the request's; 2 by
-            default, which is nearest to the scan as it is.
+        factor: of the thinning, in place of the request's; 2 by default, which is nearest to the original scan.
         model: name or folder of a model, or a loaded one, in place of the request's.
-        request: how to check; the fields named by `request.SELF_CHECK`.
+        request: settings; the fields named by `request.SELF_CHECK`.
         progress: receives a `Progress` per step.
-        should_cancel: asked several times a second; true ends the work.
+        should_cancel: called several times a second; true ends the work.
         options: further fields of `Request`, in place of the request's.
 
     Returns:
@@ -125,18 +126,18 @@ def selfcheck(
     trial = drop_slices(volume, request.factor or DEFAULT_FACTOR, request.axis, acquisition)
     plan = make_plan(trial.observed, chosen, trial.request(chosen, request))
     check = cancel_check(should_cancel)
-    tell = progress or (lambda step: None)
+    report = progress or (lambda step: None)
     measuring = trial.reference.slices.size * _MEASURING_SECONDS_PER_VOXEL
     methods: dict[str, dict[str, Any]] = {}
     for done, method in enumerate(interpolation.METHODS):
         left = plan.expected_seconds + (len(interpolation.METHODS) - done + 1) * measuring
-        tell(Progress("measuring interpolation", done, len(interpolation.METHODS), left))
+        report(Progress("measuring interpolation", done, len(interpolation.METHODS), left))
         methods[method], measuring = measure_baseline(trial, method, check)
     enhanced, result = measure_model(
         trial,
         chosen,
         plan,
-        progress=lambda step: tell(replace(step, seconds_left=(step.seconds_left or 0.0) + measuring)),
+        progress=lambda step: report(replace(step, seconds_left=(step.seconds_left or 0.0) + measuring)),
         should_cancel=should_cancel,
     )
     methods |= result
@@ -161,7 +162,7 @@ def selfcheck(
 
 
 def drop_slices(volume: Volume, factor: int, axis: str = "auto", acquisition: Acquisition = "gap") -> Trial:
-    """Take slices away from a scan, or average them where they are thick, and remember them; all in HU.
+    """Drop slices of a scan, or average thick ones, and keep the truth; all in HU.
 
     Raises:
         InputError: the scan cannot be enhanced, or too few slices would be left.
@@ -185,7 +186,7 @@ def drop_slices(volume: Volume, factor: int, axis: str = "auto", acquisition: Ac
 def measure_baseline(
     trial: Trial, method: interpolation.Method, check: Callable[[], None] | None = None
 ) -> tuple[dict[str, Any], float]:
-    """Scores of one interpolation, with its seconds and peak memory, and the seconds the measuring took."""
+    """Scores of one interpolation with its seconds and peak memory, and the seconds of the measurement."""
     return measure_restored(
         trial, lambda: interpolation.upsample(trial.observed, trial.factor, trial.axis, method), check
     )
@@ -194,7 +195,7 @@ def measure_baseline(
 def measure_restored(
     trial: Trial, restore: Callable[[], Volume], check: Callable[[], None] | None = None
 ) -> tuple[dict[str, Any], float]:
-    """Scores of what `restore` makes of a trial, with its seconds and peak memory, and the seconds of measuring."""
+    """Scores of the result of `restore` with its seconds and peak memory, and the seconds of the measurement."""
     with _memory_peak() as peak:
         began = time.perf_counter()
         restored = restore()
@@ -214,7 +215,7 @@ def measure_model(
     progress: Report | None = None,
     should_cancel: Callable[[], bool] | None = None,
 ) -> tuple[Enhanced, dict[str, dict[str, Any]]]:
-    """Enhance what is left of a scan, and score the result ("enhanced").
+    """Enhance a thinned scan, and score the result ("enhanced").
 
     Args:
         views: also score each view, by its name, and the result with the noise of observed slices ("textured").
@@ -228,8 +229,8 @@ def measure_model(
             plan, trial.observed, model, keep_views=views, progress=progress, should_cancel=should_cancel
         )
     methods = {
-        view: {**score(trial.reference, answer, check).to_dict(), "seconds": None, "peak_memory_bytes": None}
-        for view, answer in (enhanced.views or {}).items()
+        view: {**score(trial.reference, volume, check).to_dict(), "seconds": None, "peak_memory_bytes": None}
+        for view, volume in (enhanced.views or {}).items()
     }
     if views:
         began = time.perf_counter()
@@ -250,7 +251,7 @@ def measure_model(
 def with_gains(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Each method with its PSNR gain in dB over linear, over cubic, and over the better of the two.
 
-    None stands where a PSNR is not finite.
+    None if a PSNR is not finite.
     """
     linear, cubic = methods["linear"]["psnr_db"], methods["cubic"]["psnr_db"]
     better = None if linear is None or cubic is None else max(linear, cubic)
@@ -266,7 +267,7 @@ def with_gains(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, 
 
 
 def cancel_check(should_cancel: Callable[[], bool] | None) -> Callable[[], None]:
-    """A function that raises `Cancelled` once `should_cancel` says so."""
+    """A function that raises `Cancelled` once `should_cancel` returns true."""
 
     def check() -> None:
         if should_cancel is not None and should_cancel():
@@ -277,9 +278,9 @@ def cancel_check(should_cancel: Callable[[], bool] | None) -> Callable[[], None]
 
 @contextmanager
 def _memory_peak() -> Iterator[Callable[[], int]]:
-    """Watch this process, and give a function that tells the most memory it held meanwhile, in bytes.
+    """Watch this process, and provide a function that returns its peak memory inside the context, in bytes.
 
-    The operating system's own peak is that of the whole life of the process, which may be an earlier method's.
+    The peak of the operating system covers the whole life of the process, and may be that of an earlier method.
     """
     from ..inference.hardware import process_bytes
 

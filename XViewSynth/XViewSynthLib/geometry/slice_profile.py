@@ -1,7 +1,7 @@
-"""How a thick slice sees the body: as an average over its thickness, and what that says about thinner slices.
+"""Slice profile of thick slices, and matrices along the slices for averaging and data consistency.
 
-An observed thick slice is one equation about the thin slices under it. Everything here is a matrix along the slices:
-the averaging itself, its pseudo-inverse, and a spline that meets every average.
+An observed thick slice is one linear equation for the thin slices under it. All functions return matrices along the
+slices: the averaging itself, its pseudo-inverse, and a spline with the observed averages.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""From a scan and a model to an enhanced scan."""
+"""Planning and computation of an enhancement."""

@@ -1,4 +1,4 @@
-"""Enhance a scan: three views predict the missing slices, their fusion is the answer, their spread the uncertainty."""
+"""Enhance a scan: three views predict the missing slices, and a fusion network combines the predictions."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from ..geometry.orientation import to_slices
 from ..geometry.slice_profile import SliceProfile, averaging_weights, correcting_weights, preserving_weights
 from ..geometry.volume import Axis, Volume, affine_column, array_axis
 from ..model.catalogue import Model, choose_model
-from ..model.ensemble import Pose, poses
+from ..model.ensemble import Augmentation, augmentations
 from ..model.network import VIEWS, ScanFacts, reading_weights, to_hu, to_network_units
-from ..model.noise import slice_likeness
+from ..model.noise import noise_correlation
 from ..progress import Progress
 from ..request import Request, Texture, make_request
 from ..system.memory import is_out_of_memory
@@ -35,41 +35,41 @@ from .hardware import PRECISIONS, Arrival, memory_kept, peak_bytes, return_freed
 from .plan import Plan, gap_ratio, make_plan
 from .texture import MATCHED_NOTE, textured
 
-# The spline's weights fall by a factor of 3.7 a slice: what lies further away than this changes no HU.
+# The spline's weights fall by a factor of 3.7 a slice. Slices at larger distances do not change HU.
 _SPLINE_REACH = 12
-#: The pass that makes one answer of the views, and their mean, which it starts from.
+#: The network that combines the views, and their mean, to which it adds a correction.
 FUSION, MEAN = "fusion", "mean"
-# Which view sees what another one would where rows and columns are exchanged.
-_TURNED = {"coronal": "sagittal", "sagittal": "coronal"}
-# While a GPU computes a tile, the one before travels to the CPU and is added up there.
+# Views that are exchanged by a transposition of rows and columns.
+_TRANSPOSED = {"coronal": "sagittal", "sagittal": "coronal"}
+# While a GPU computes a tile, the one before is copied to the CPU and added up there.
 _TILES_AHEAD = {"cuda": 1}
-# In-plane Gaussian over which the views' variance is averaged, pixels. On scans of the training set, the rank
-# correlation with the true error was highest here.
+# In-plane Gaussian over which the views' variance is averaged, pixels. This value has the highest rank correlation with
+# the true error on scans of the training set.
 _UNCERTAINTY_SIGMA = 1.5
-# Network units. What a network adds to the spline of a CT is a thousandth of that.
+# Network units. Residuals of a CT are a thousand times smaller.
 _LARGEST_RESIDUAL = 1000.0
 
 
 @dataclass(frozen=True)
 class Enhanced:
-    """What `enhance` returns.
+    """The result of `enhance`.
 
     Attributes:
         volume: the scan with its synthetic slices, of the input's scalar type.
         disagreement: float32 HU, on the same grid: standard deviation of the three views, smoothed in plane;
-            0 on slices that are observed ones.
+            0 on observed slices.
         expected_error: float32 HU, on the same grid: the absolute error to expect; 0 on observed slices and in padding.
-            None where the model is not calibrated for the factor.
+            None if the model is not calibrated for the factor.
         axis: the axis that got more slices.
         factor: how many times more.
-        synthetic_slices: indices along `axis` of the slices that were not observed; all, where slices are thick.
-        plan: what was planned, and done unless `notes` say otherwise.
+        synthetic_slices: indices along `axis` of the slices that were not observed; all for thick slices.
+        plan: parameters of the enhancement, except for changes that `notes` report.
         seconds: time taken.
         peak_memory_bytes: most memory the process has held so far.
-        model: what predicted the slices.
-        notes: what the user should know, each a sentence.
-        views: float32 volume in HU of each view ("axial", "coronal", "sagittal") when asked for, else None; with them
-            comes their "mean" where the model fuses them into something else.
+        model: the model that predicted the slices.
+        notes: for the user, each a sentence.
+        views: float32 volume in HU of each view ("axial", "coronal", "sagittal") if requested, else None. If the model
+            has a fusion network, also their "mean".
     """
 
     volume: Volume
@@ -87,7 +87,7 @@ class Enhanced:
 
     @property
     def acquisition(self) -> str:
-        """How the slices were taken: "gap" or "thick"."""
+        """Acquisition of the slices: "gap" or "thick"."""
         return self.plan.acquisition
 
     @property
@@ -105,9 +105,9 @@ class Enhanced:
         return self.uncertainty
 
     def error_bound(self) -> Volume | None:
-        """float32 HU, on the same grid: what the absolute error stays under with 90 % probability.
+        """The 90 % bound of the absolute error, float32 HU, on the same grid.
 
-        0 on observed slices and in padding; None where the model is not calibrated for the factor.
+        0 on observed slices and in padding. None if the model is not calibrated for the factor.
         """
         return None if self.expected_error is None else error_bound(self.expected_error, self.model, self.plan)
 
@@ -122,25 +122,25 @@ def enhance(
     should_cancel: Callable[[], bool] | None = None,
     **options: Any,
 ) -> Enhanced:
-    """Give a thick scan its missing slices.
+    """Add the missing slices to a scan.
 
     Args:
         volume: the scan.
         factor: how many times closer the slices get, 2 to 8, in place of the request's.
         model: name or folder of a model, or a loaded one, in place of the request's.
-        request: what to reach and how.
+        request: target and settings.
         progress: receives a `Progress` per step.
-        should_cancel: asked several times a second; true ends the work.
+        should_cancel: called several times a second; true ends the work.
         options: further fields of `Request`, in place of the request's.
 
     Raises:
-        InputError: the request cannot be met, the scan cannot be enhanced, or there is too little memory.
+        InputError: the request is impossible, the scan cannot be enhanced, or there is too little memory.
         Cancelled: `should_cancel` returned true.
         TypeError: an option is no field of `Request`.
 
-    Thin observed slices come out bit for bit, unless the plan resamples. Thick ones are met on average: what the
-    scanner would have made of the result is the input, to within rounding and what overlapping slices hardly see.
-    Padding stays padding: a voxel between two padded ones is padded as well.
+    Thin observed slices are kept bit for bit, unless the plan resamples. For thick ones, data consistency is enforced:
+    the averages of the result are the input, within rounding and except for details that overlapping slices barely
+    contain. Padding stays padding: a voxel between two padded ones is padded as well.
     """
     request = make_request(request, factor, model, **options)
     chosen = choose_model(volume, request, model)
@@ -162,7 +162,7 @@ def carry_out(
     Args:
         plan: made by `make_plan` for this scan and model.
         volume: the scan.
-        model: what predicts the new slices.
+        model: the model.
         keep_views: also return the prediction of each view.
         progress, should_cancel: as for `enhance`.
 
@@ -185,14 +185,14 @@ def carry_out(
 
 
 def _carried_out(plan: Plan, volume: Volume, model: Model, keep_views: bool, report: _Reporter) -> Enhanced:
-    """What `carry_out` returns, without its time and memory."""
+    """The result of `carry_out`, without time and memory."""
     scan, order = to_slices(volume, plan.axis)
     with memory_kept():
-        answering = model.at_quality(plan.quality)
-        answer, variance, views = _run_students(scan, _facts(volume, plan), answering, plan, report, keep_views)
-    enhanced = fuse(scan, answer, plan.factor, plan.profile, report, offset=plan.offset)
-    # Each volume goes as soon as it is not needed.
-    del answer
+        chosen = model.at_quality(plan.quality)
+        prediction, variance, views = _run_passes(scan, _facts(volume, plan), chosen, plan, report, keep_views)
+    enhanced = fuse(scan, prediction, plan.factor, plan.profile, report, offset=plan.offset)
+    # Each volume is freed as soon as it is not needed.
+    del prediction
     observed = _observed(len(enhanced), plan)
     disagreement = _disagreement(variance, observed, report)
     del variance
@@ -206,15 +206,7 @@ def _carried_out(plan: Plan, volume: Volume, model: Model, keep_views: bool, rep
 
     enhanced, disagreement = on_grid(enhanced, plan.offset), on_grid(disagreement)
     expected = None if expected is None else on_grid(expected)
-    grid = replace(
-        volume,
-        voxels=enhanced,
-        affine=_resulting_affine(volume, plan),
-        slice_thickness=_resulting_thickness(volume, plan),
-        slice_axis=volume.through_plane_axis if plan.profile is None else plan.axis,
-        synthetic=True,
-        notes=(),
-    )
+    grid = _resulting_volume(enhanced, volume, plan)
     result = Enhanced(
         volume=grid,
         disagreement=grid.with_voxels(disagreement),
@@ -243,50 +235,50 @@ def _carried_out(plan: Plan, volume: Volume, model: Model, keep_views: bool, rep
 
 
 def error_bound(expected_error: Volume, model: Model, plan: Plan) -> Volume | None:
-    """As `Enhanced.error_bound`, of its expected error."""
-    calibration = uncertainty.Calibration.from_card(model.card, plan.factor, plan.asked_factor)
+    """As `Enhanced.error_bound`, from its expected error."""
+    calibration = uncertainty.Calibration.from_card(model.card, plan.factor, plan.network_factor)
     if calibration is None:
         return None
     bound = np.empty(expected_error.voxels.shape, np.float32)
-    # Plane by plane, as it takes numbers of twice the size.
+    # Plane by plane, since it computes in float64.
     for index, plane in enumerate(expected_error.voxels):
         bound[index] = _checked_error(calibration.error_bound(plane), model)
     return expected_error.with_voxels(bound)
 
 
 @dataclass(frozen=True)
-class _Students:
-    """Answers as what the spline misses, in network units: (s gaps + 1, rows, columns) float32.
+class _Predictions:
+    """Predicted residuals of the spline, in network units: (s gaps + 1, rows, columns) float32.
 
-    0 where thin slices were observed. Of several passes, the mean.
+    0 on thin observed slices. For several passes, the mean.
 
     Attributes:
-        answer: of the fusion, or where there is none the mean of the views.
+        fused: prediction of the fusion network, or the mean of the views if there is none.
         variance: of the views about their mean.
-        views: what each answers, and their mean where the answer is another, when asked for.
+        views: prediction of each view if requested; also their mean if there is a fusion network.
     """
 
-    answer: Tensor
+    fused: Tensor
     variance: Tensor
     views: dict[str, Tensor]
 
     @property
     def volumes(self) -> dict[str, Tensor]:
-        return {"answer": self.answer, "variance": self.variance, **self.views}
+        return {"fused": self.fused, "variance": self.variance, **self.views}
 
-    def add(self, others: _Students, pose: Pose, report: _Reporter) -> None:
-        """Add what was answered for the scan in another pose."""
-        exchanged, answers = _TURNED if pose.turned else {}, others.volumes
+    def add(self, others: _Predictions, augmentation: Augmentation, report: _Reporter) -> None:
+        """Add the predictions for the transformed scan."""
+        exchanged, volumes = _TRANSPOSED if augmentation.transposed else {}, others.volumes
         for name, total in self.volumes.items():
-            answer = answers[exchanged.get(name, name)]
-            # Slice by slice, as one more volume would be too many.
+            prediction = volumes[exchanged.get(name, name)]
+            # Slice by slice, to save the memory of a volume.
             for index in range(len(total)):
-                total[index] += pose.slice_back(answer, index)
+                total[index] += augmentation.inverse_slice(prediction, index)
                 report.stop_if_requested()
 
 
 class _Reporter:
-    """Tells how far the work is, stops it when asked, and collects notes."""
+    """Reports progress, handles stop requests, and collects notes."""
 
     def __init__(self, plan: Plan, progress: Callable | None, should_cancel: Callable | None):
         self._notes: dict[str, None] = {}
@@ -295,7 +287,7 @@ class _Reporter:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was noted, each sentence once."""
+        """The notes, each sentence once."""
         return tuple(self._notes)
 
     def note(self, sentence: str) -> None:
@@ -306,23 +298,36 @@ class _Reporter:
             raise Cancelled("Stopped; nothing was written.")
 
     def __call__(self, stage: str, done: int, total: int, fraction: float) -> None:
-        """`fraction` of the whole work is done, of which this stage is a part."""
+        """Report `done` of `total` steps of a stage, and that `fraction` of the whole work is done."""
         self.stop_if_requested()
         if self._progress is not None:
             elapsed = time.perf_counter() - self._began
-            # The plan's estimate counts until there is enough experience to do better.
+            # The plan's estimate is gradually replaced by the measured speed.
             trust = min(1.0, 5 * fraction)
             whole = trust * elapsed / fraction + (1 - trust) * self._expected if fraction else self._expected
             self._progress(Progress(stage, done, total, max(0.0, whole - elapsed)))
 
 
 def _observed(slices: int, plan: Plan) -> range:
-    """Which slices of the result are observed ones."""
+    """Indices of observed slices in the result."""
     return range(0, slices, plan.factor) if plan.profile is None else range(0)
 
 
+def _resulting_volume(voxels: np.ndarray, volume: Volume, plan: Plan) -> Volume:
+    """The result with its place in the patient, from voxels (K, J, I)."""
+    return replace(
+        volume,
+        voxels=voxels,
+        affine=_resulting_affine(volume, plan),
+        slice_thickness=_resulting_thickness(volume, plan),
+        slice_axis=volume.through_plane_axis if plan.profile is None else plan.axis,
+        synthetic=True,
+        notes=(),
+    )
+
+
 def _resulting_thickness(volume: Volume, plan: Plan) -> float | None:
-    """Synthetic slices look as thick as the thin ones beside them, and in place of thick ones as was asked for."""
+    """Thickness of the slices in mm: for thin slices that of the scan, for thick ones the planned thickness."""
     if plan.profile is None:
         return volume.slice_thickness
     return plan.overlap * volume.spacing_along(plan.axis) / plan.factor
@@ -338,42 +343,42 @@ def _resulting_affine(volume: Volume, plan: Plan) -> np.ndarray:
 
 
 def _facts(volume: Volume, plan: Plan) -> ScanFacts:
-    return ScanFacts(gap_ratio(volume, plan.axis), plan.profile, overlap=torch.tensor([plan.asked_overlap]))
+    return ScanFacts(gap_ratio(volume, plan.axis), plan.profile, overlap=torch.tensor([plan.network_overlap]))
 
 
-def _run_students(
+def _run_passes(
     scan: np.ndarray, facts: ScanFacts, model: Model, plan: Plan, report: _Reporter, keep_views: bool
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """What `_Students` hold, read off for the slices that are wanted: the answer, the variance, and the views."""
+    """Fused prediction, variance and views (see `_Predictions`), interpolated to the target slices."""
     _, rows, columns = scan.shape
     observed = _in_network_units(scan, plan.offset)
-    if model.network.answering(plan.asked_factor).likeness:
-        facts = replace(facts, likeness=slice_likeness(observed[None]))
-    _, *others = poses(plan.quality)
+    if model.network.answering(plan.network_factor).likeness:
+        facts = replace(facts, likeness=noise_correlation(observed[None]))
+    _, *others = augmentations(plan.quality)
     passes = 1 + len(others)
-    students = _run_once(observed, facts, model, plan, report, keep_views, (0, passes))
-    for index, pose in enumerate(others, 1):
-        answers = _run_once(pose.seen(observed), facts, model, plan, report, keep_views, (index, passes))
-        students.add(answers, pose, report)
-        # Nobody needs them while the next pass runs.
-        del answers
+    total = _run_once(observed, facts, model, plan, report, keep_views, (0, passes))
+    for index, augmentation in enumerate(others, 1):
+        predictions = _run_once(augmentation.apply(observed), facts, model, plan, report, keep_views, (index, passes))
+        total.add(predictions, augmentation, report)
+        # Free the memory before the next pass.
+        del predictions
     if passes > 1:
-        for volume in students.volumes.values():
+        for volume in total.volumes.values():
             volume /= passes
 
-    def wanted(answer: Tensor, linear: bool = False) -> Tensor:
-        return _read_off(answer[:, :rows, :columns], plan, linear, report)
+    def at_target(prediction: Tensor, linear: bool = False) -> Tensor:
+        return _interpolated(prediction[:, :rows, :columns], plan, linear, report)
 
-    kept = {name: wanted(view) for name, view in students.views.items()}
-    # No line through variances falls below 0.
-    return wanted(students.answer), wanted(students.variance, linear=True), kept
+    kept = {name: at_target(view) for name, view in total.views.items()}
+    # Linear interpolation of variances gives no negative values.
+    return at_target(total.fused), at_target(total.variance, linear=True), kept
 
 
 def _in_network_units(scan: np.ndarray, offset: float) -> Tensor:
-    """(slices, even rows, even columns): the networks take pixels two by two."""
+    """(slices, even rows, even columns) in network units. The networks process blocks of two by two pixels."""
     slices, rows, columns = scan.shape
     observed = torch.empty(slices, rows + rows % 2, columns + columns % 2)
-    # Slice by slice, as one more volume would be too many.
+    # Slice by slice, to save the memory of a volume.
     for plane, whole in zip(scan, observed, strict=True):
         hu = torch.from_numpy(np.array(plane, np.float32, order="C")) - offset
         padding = (0, columns % 2, 0, rows % 2)
@@ -381,17 +386,17 @@ def _in_network_units(scan: np.ndarray, offset: float) -> Tensor:
     return observed
 
 
-def _read_off(answer: Tensor, plan: Plan, linear: bool, report: _Reporter) -> Tensor:
-    """What was answered for other slices of the gaps than those that are wanted, at these."""
-    asked, factor = plan.asked_factor, plan.factor
-    if asked == factor:
-        return answer
-    gaps = len(answer) // asked
-    weights = torch.from_numpy(reading_weights(asked, factor, linear=linear).copy())
-    result = torch.zeros(gaps * factor + 1, *answer.shape[1:])
+def _interpolated(prediction: Tensor, plan: Plan, linear: bool, report: _Reporter) -> Tensor:
+    """Interpolate predicted slices to the positions of the target slices, if the networks have another factor."""
+    predicted_factor, factor = plan.network_factor, plan.factor
+    if predicted_factor == factor:
+        return prediction
+    gaps = len(prediction) // predicted_factor
+    weights = torch.from_numpy(reading_weights(predicted_factor, factor, linear=linear).copy())
+    result = torch.zeros(gaps * factor + 1, *prediction.shape[1:])
     for gap in range(gaps):
-        answered = answer[gap * asked + 1 : (gap + 1) * asked]
-        result[gap * factor + 1 : (gap + 1) * factor] = torch.tensordot(weights, answered, dims=1)
+        predicted = prediction[gap * predicted_factor + 1 : (gap + 1) * predicted_factor]
+        result[gap * factor + 1 : (gap + 1) * factor] = torch.tensordot(weights, predicted, dims=1)
         report.stop_if_requested()
     return result
 
@@ -404,49 +409,49 @@ def _run_once(
     report: _Reporter,
     keep_views: bool,
     turn: tuple[int, int],
-) -> _Students:
-    """What the students answer in one pass over the scan; `turn` says how many came before, and how many there are."""
-    answers: dict[str, Tensor] = {}
-    names = VIEWS if model.network.answering(plan.asked_factor).fusion is None else (*VIEWS, FUSION)
+) -> _Predictions:
+    """Predictions of one pass over the scan. `turn` is the number of earlier passes, and that of all passes."""
+    predictions: dict[str, Tensor] = {}
+    names = VIEWS if model.network.answering(plan.network_factor).fusion is None else (*VIEWS, FUSION)
     before, passes = turn
     which = "" if passes == 1 else f", pass {before + 1} of {passes}"
     for index, name in enumerate(names):
-        answer = torch.zeros(plan.asked_factor * (len(observed) - 1) + 1, *observed.shape[1:])
-        views = list(answers.values())
+        prediction = torch.zeros(plan.network_factor * (len(observed) - 1) + 1, *observed.shape[1:])
+        views = list(predictions.values())
         for part, residual, done, whole in _predict(name, observed, views, facts, model, plan, report):
-            _add(answer, part, residual, plan.asked_factor)
+            _add(prediction, part, residual, plan.network_factor)
             report(_title(name) + which, done, whole, (before + (index + done / whole) / len(names)) / passes)
         if plan.profile is not None:
-            # What lies where two gaps meet has been answered twice.
-            answer[plan.asked_factor : -1 : plan.asked_factor] /= 2
-        answers[name] = answer
-    views = [answers[view] for view in VIEWS]
+            # Slices between two gaps have two predictions.
+            prediction[plan.network_factor : -1 : plan.network_factor] /= 2
+        predictions[name] = prediction
+    views = [predictions[view] for view in VIEWS]
     kept = {}
     if keep_views:
         kept = dict(zip(VIEWS, (view.clone() for view in views), strict=True))
-        if FUSION in answers:
+        if FUSION in predictions:
             kept[MEAN] = torch.stack(views).mean(dim=0)
-    return _Students(*_joined(views, answers.get(FUSION), report), kept)
+    return _Predictions(*_joined(views, predictions.get(FUSION), report), kept)
 
 
 def _joined(views: list[Tensor], correction: Tensor | None, report: _Reporter) -> tuple[Tensor, Tensor]:
-    """The mean of the views, corrected, and their variance; takes the place of the first two views."""
-    answer, variance = views[:2]
-    # Slice by slice, as one more volume would be too many.
-    for index in range(len(answer)):
-        told = torch.stack([view[index] for view in views])
-        mean = told.mean(dim=0)
+    """The corrected mean of the views, and their variance. Overwrites the first two views."""
+    fused, variance = views[:2]
+    # Slice by slice, to save the memory of a volume.
+    for index in range(len(fused)):
+        stacked = torch.stack([view[index] for view in views])
+        mean = stacked.mean(dim=0)
         # torch.var takes 40 times as long over the first dimension.
-        variance[index] = told.sub_(mean).square_().mean(dim=0)
-        answer[index] = mean if correction is None else mean.add_(correction[index])
+        variance[index] = stacked.sub_(mean).square_().mean(dim=0)
+        fused[index] = mean if correction is None else mean.add_(correction[index])
         report.stop_if_requested()
-    return answer, variance
+    return fused, variance
 
 
 def _add(slices: Tensor, part: tuple[slice, ...], residual: Tensor, factor: int) -> None:
-    """Add a tile (gaps, s - 1 or s + 1, rows, columns) to what it answers of (s gaps + 1, rows, columns)."""
+    """Add the residual of a tile (gaps, s - 1 or s + 1, rows, columns) to its part of (s gaps + 1, rows, columns)."""
     gaps, _, rows, columns = part
-    # Each gap with the observed slice that it begins with, and that one alone with which it ends.
+    # Each gap with the observed slice at its beginning. The slice at its end is added separately.
     begun = slices[:-1].unflatten(0, (-1, factor))[gaps, :, rows, columns]
     if residual.shape[1] < factor:
         begun[:, 1:] += residual
@@ -464,13 +469,14 @@ def _predict(
     plan: Plan,
     report: _Reporter,
 ) -> Iterator[tuple[tuple[slice, ...], Tensor, int, int]]:
-    """Yield tiles: place in (gaps, positions, rows, columns), the answer on the CPU, planes done, and planes in all.
+    """Yield tiles: place in (gaps, positions, rows, columns), prediction on the CPU, planes done, and all planes.
 
-    `name` is that of a view, or the fusion of all `views`. A GPU that runs out of memory gets smaller tiles; when even
-    the smallest does not fit, the CPU takes over. From a tile on that is no number in reduced precision, it is full.
+    `name` is a view, or the fusion of all `views`. If a GPU runs out of memory, tiles become smaller. If even the
+    smallest does not fit, the CPU takes over. If a tile diverges in reduced precision (NaN or infinity), this tile and
+    all further ones are computed in fp32.
 
     Raises:
-        InputError: the model predicts what is no number, or no HU.
+        InputError: the model predicts NaN, infinity or values that are no HU.
     """
     slices, rows, columns = observed.shape
     everything = slice(None)
@@ -495,10 +501,10 @@ def _predict(
                     facts = facts.to(device)
                     placed = observed[None].to(device)
                 if name == FUSION:
-                    answers = torch.stack([_in_gaps(view, part, plan) for view in views])[:, None].to(device)
-                    predicted = network.correction(placed, answers, plan.asked_factor, facts, part)
+                    stacked = torch.stack([_in_gaps(view, part, plan) for view in views])[:, None].to(device)
+                    predicted = network.correction(placed, stacked, plan.network_factor, facts, part)
                 else:
-                    predicted = network.residual(name, placed, plan.asked_factor, facts, part)
+                    predicted = network.residual(name, placed, plan.network_factor, facts, part)
                 arrival = Arrival(predicted[0].float())
                 del predicted
         except (MemoryError, RuntimeError) as error:
@@ -537,20 +543,20 @@ def _predict(
 
 
 def _is_plausible(residual: Tensor) -> bool:
-    least, greatest = torch.aminmax(residual)  # NaN where there is one, and no comparison with that is true
+    least, greatest = torch.aminmax(residual)  # returns NaN if there is one, and every comparison with NaN is false
     return bool(least >= -_LARGEST_RESIDUAL) and bool(greatest <= _LARGEST_RESIDUAL)
 
 
 def _title(name: str) -> str:
-    """What users are told of a pass."""
+    """The name of a network for users."""
     return name if name == FUSION else f"{name} view"
 
 
-def _in_gaps(answer: Tensor, gaps: slice, plan: Plan) -> Tensor:
-    """What an answer (s gaps + 1, rows, columns) holds of some gaps, as `ThreeViewNetwork.correction` takes it."""
+def _in_gaps(prediction: Tensor, gaps: slice, plan: Plan) -> Tensor:
+    """Part of a prediction (s gaps + 1, rows, columns) in some gaps, as input of `ThreeViewNetwork.correction`."""
     if plan.profile is not None:
-        return answer[gaps.start * plan.asked_factor : gaps.stop * plan.asked_factor + 1]
-    return answer[:-1].unflatten(0, (-1, plan.asked_factor))[gaps, 1:]
+        return prediction[gaps.start * plan.network_factor : gaps.stop * plan.network_factor + 1]
+    return prediction[:-1].unflatten(0, (-1, plan.network_factor))[gaps, 1:]
 
 
 @contextmanager
@@ -572,40 +578,40 @@ def fuse(
     dtype: np.dtype | type | None = None,
     offset: float = 0.0,
 ) -> np.ndarray:
-    """Add what the spline misses to the spline, and hold to what was observed.
+    """Add the residual to the spline, and enforce data consistency.
 
-    Thin observed slices stay as they are; the average of thick ones is met. The spline alone counts between two voxels
-    that both lie at the end of the range of the scalar type or of the networks, or beyond it: what is there, they do
-    not see.
+    Thin observed slices do not change. The averages of thick ones are kept. If two neighbouring voxels both lie at or
+    beyond the end of the range of the scalar type or of the networks, the spline is the result between them: the
+    networks do not see such values.
 
     Args:
         scan: (slices, rows, columns) observed.
-        residual: (s (slices - 1) + 1, rows, columns) float32, network units; becomes 0 where the spline alone counts.
+        residual: (s (slices - 1) + 1, rows, columns) float32, network units; set to 0 where the spline is the result.
         factor: up-sampling factor s.
-        profile: of the slices where they are thick.
+        profile: of thick slices, else None.
         report: `_Reporter` of the work.
         dtype: scalar type of the result; default is that of `scan`.
-        offset: by how much the numbers of the scan lie above HU.
+        offset: of the scan's numbers above HU.
 
     Returns:
-        (s (slices - 1) + 1, rows, columns), as far above HU.
+        (s (slices - 1) + 1, rows, columns), with the same offset.
     """
     slices, rows, columns = scan.shape
     result = np.empty(residual.shape, dtype or scan.dtype)
     _keep_spline(scan, residual, factor, offset)
-    # The spline must not ring at the rim of the padding, nor any answer leave the range of the scan, which of averages
-    # is narrower than that of thin slices.
+    # The spline must not ring at the border of the padding, and no prediction may leave the range of the scan. Averages
+    # have a narrower range than thin slices, so there the limits are those of the networks.
     lowest, highest = max(float(scan.min()), INTENSITY_RANGE[0] + offset), float(scan.max())
     if profile is None:
-        weights, missed = interpolation_weights(slices, factor, "cubic"), None
+        weights, consistency = interpolation_weights(slices, factor, "cubic"), None
     else:
         weights = preserving_weights(slices, factor, profile)
         lowest, highest = INTENSITY_RANGE[0] + offset, max(highest, INTENSITY_RANGE[1] + offset)
-        missed = _Missed(scan, residual, factor, profile, weights, lowest)
+        consistency = _DataConsistency(scan, residual, factor, profile, weights, lowest)
 
     @lru_cache(maxsize=1)
     def around(gap: int) -> tuple[slice, np.ndarray]:
-        """The observed slices that count in a gap and at its ends: which, and as (slices, rows columns)."""
+        """The observed slices that contribute to a gap and its ends: indices, and voxels (slices, rows columns)."""
         near = slices_used(weights[gap * factor : (gap + 1) * factor + 1])
         return near, _clipped(scan[near], lowest).reshape(-1, rows * columns)
 
@@ -615,18 +621,18 @@ def fuse(
             result[index] = scan[below]
             continue
         near, source = around(min(below, slices - 2))
-        answer = (weights[index, near] @ source).reshape(rows, columns) + to_hu(residual[index]).numpy()
-        if missed is not None:
-            answer -= missed.at(index)
-        answer = answer.clip(lowest, highest)
-        result[index] = _with_padding(answer, scan[below], scan[above], position, result.dtype, offset)
+        prediction = (weights[index, near] @ source).reshape(rows, columns) + to_hu(residual[index]).numpy()
+        if consistency is not None:
+            prediction -= consistency.at(index)
+        prediction = prediction.clip(lowest, highest)
+        result[index] = _with_padding(prediction, scan[below], scan[above], position, result.dtype, offset)
         if report is not None:
             report.stop_if_requested()
     return result
 
 
 def _keep_spline(scan: np.ndarray, residual: Tensor, factor: int, offset: float) -> None:
-    """Set the residual to 0, in place, where both neighbours lie at one end of the range, or beyond it."""
+    """Set the residual to 0, in place, between neighbours that both lie at or beyond one end of the range."""
     limits = np.iinfo(scan.dtype) if scan.dtype.kind in "iu" else np.finfo(scan.dtype)
     lowest = max(float(limits.min), INTENSITY_RANGE[0] + offset)
     highest = min(float(limits.max), INTENSITY_RANGE[1] + offset)
@@ -651,16 +657,16 @@ def _clipped(slices: np.ndarray, lowest: float) -> np.ndarray:
     return slices.clip(min=lowest, out=slices)
 
 
-class _Missed:
-    """How much a thin slice must change so that the averages of all are the thick slices.
+class _DataConsistency:
+    """Correction of thin slices that makes their averages equal to the observed thick slices.
 
     Args:
         scan: (slices, rows, columns) observed.
         residual: (s (slices - 1) + 1, rows, columns) float32, network units.
         factor: up-sampling factor s.
         profile: of the observed slices.
-        spline: (s (slices - 1) + 1, slices), to which the residual is added.
-        lowest: what is lower in the scan counts as this.
+        spline: (s (slices - 1) + 1, slices), weights of the spline to which the residual is added.
+        lowest: lower values of the scan are clipped to this.
     """
 
     def __init__(
@@ -675,7 +681,7 @@ class _Missed:
         slices = len(scan)
         averages = averaging_weights(slices, factor, profile)
         self._weights = correcting_weights(slices, factor, profile)
-        # The averages of the spline, which are the scan's but where slices overlap.
+        # The averages of the spline, which differ from the scan if slices overlap.
         spline = averages @ spline - np.eye(slices, dtype=np.float32)
         self._averages = np.empty(scan.shape, np.float32)
         for index, (row, by_slice) in enumerate(zip(averages, spline)):
@@ -684,25 +690,25 @@ class _Missed:
             self._averages[index] += np.tensordot(by_slice[close], _clipped(scan[close], lowest), axes=1)
 
     def at(self, index: int) -> np.ndarray:
-        """(rows, columns) HU, to be taken from thin slice `index`."""
+        """(rows, columns) HU, to subtract from thin slice `index`."""
         near = slices_used(self._weights[index])
         return np.tensordot(self._weights[index, near], self._averages[near], axes=1)
 
 
 def _with_padding(
-    answer: np.ndarray, below: np.ndarray, above: np.ndarray, position: float, dtype: np.dtype, offset: float
+    prediction: np.ndarray, below: np.ndarray, above: np.ndarray, position: float, dtype: np.dtype, offset: float
 ) -> np.ndarray:
-    """The answer in a scalar type; a voxel between two padded ones takes the value of the nearer."""
+    """The prediction in a scalar type. A voxel between two padded ones gets the value of the nearer."""
     padded = (below < PADDING_BELOW + offset) & (above < PADDING_BELOW + offset)
-    answer = to_scalar_type(answer, dtype)
-    np.copyto(answer, below if position <= 0.5 else above, where=padded, casting="unsafe")
-    return answer
+    prediction = to_scalar_type(prediction, dtype)
+    np.copyto(prediction, below if position <= 0.5 else above, where=padded, casting="unsafe")
+    return prediction
 
 
 def _disagreement(variance: Tensor, observed: range, report: _Reporter) -> np.ndarray:
     """Standard deviation of the views in HU, the shape of `variance`, float32; 0 on observed slices.
 
-    Three views say little about a single voxel, so the variance is averaged over its neighbours in plane.
+    The variance of three values is a poor estimate, so it is averaged over in-plane neighbours.
     """
     result = np.zeros(variance.shape, np.float32)
     for index in (index for index in range(len(result)) if index not in observed):
@@ -720,7 +726,7 @@ def _expected_error(
     plan: Plan,
     report: _Reporter,
 ) -> np.ndarray | None:
-    calibration = uncertainty.Calibration.from_card(model.card, plan.factor, plan.asked_factor)
+    calibration = uncertainty.Calibration.from_card(model.card, plan.factor, plan.network_factor)
     if calibration is None:
         return None
     expected = uncertainty.expected_error(
@@ -732,13 +738,13 @@ def _expected_error(
 
 
 def _checked_error(errors: np.ndarray, model: Model) -> np.ndarray:
-    """The errors, if they are numbers.
+    """The errors, if they are finite.
 
     Raises:
-        InputError: the calibration of the model makes none of them.
+        InputError: the calibration of the model gives NaN or infinity.
     """
     if not np.isfinite(errors).all():
-        raise InputError(f"Choose another model: the errors on the card of {model.name} are beyond all numbers.")
+        raise InputError(f"Choose another model: the errors on the card of {model.name} are too large.")
     return errors
 
 
@@ -776,5 +782,5 @@ def _slice_at(slices: np.ndarray, position: float, offset: float) -> np.ndarray:
     near = slices[first : below + 2 + _SPLINE_REACH]
     lowest = max(float(near.min()), INTENSITY_RANGE[0] + offset)
     weights = weights_at(len(near), position - first, "cubic")
-    answer = np.tensordot(weights, _clipped(near, lowest), axes=1).clip(lowest, float(near.max()))
-    return _with_padding(answer, slices[below], slices[below + 1], position - below, slices.dtype, offset)
+    prediction = np.tensordot(weights, _clipped(near, lowest), axes=1).clip(lowest, float(near.max()))
+    return _with_padding(prediction, slices[below], slices[below + 1], position - below, slices.dtype, offset)

@@ -1,4 +1,4 @@
-"""Where to compute, and how much memory there is."""
+"""Devices, precision and memory."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 from ..errors import InputError
 from ..system.memory import address_space_left
 
-# Parameters of glibc's mallopt: up to which size memory comes from what the process has, and how much of that may lie
-# idle. The usual values are those that glibc comes to by itself where large arrays come and go.
+# Parameters of glibc's mallopt: largest size of blocks on the heap, and largest free part of the heap. The default
+# values are those that glibc reaches by itself after large arrays were allocated and freed.
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 _KEEPING = {_MMAP_THRESHOLD: 2**30, _TRIM_THRESHOLD: 2**31 - 1}
 _USUAL = {_MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26}
@@ -51,8 +51,8 @@ def resolve_device(requested: str = "auto") -> torch.device:
 def resolve_precision(requested: str, device: torch.device) -> str:
     """The arithmetic meant by `requested` on a device.
 
-    "auto" is fp16 on CUDA GPUs, whose matrix units are made for it: the answer changes by 0.01 HU on average, and by
-    less than 0.2 HU anywhere (Testing/benchmarks/half_precision.py). Elsewhere it is fp32, as processors gain nothing.
+    "auto" is fp16 on CUDA GPUs, whose matrix units support it: predictions change by 0.01 HU on average, and by less
+    than 0.2 HU anywhere (Testing/benchmarks/half_precision.py). On other devices it is fp32, since fp16 is not faster.
 
     """
     if requested == "auto":
@@ -61,14 +61,14 @@ def resolve_precision(requested: str, device: torch.device) -> str:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that can be had on `device` now, in bytes."""
+    """Free memory of `device`, in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return int(min(psutil.virtual_memory().available, address_space_left()))
 
 
 def total_bytes(device: torch.device) -> int:
-    """All memory there is, free or not, for work on a device."""
+    """Total memory of `device`, in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
     return psutil.virtual_memory().total
@@ -90,21 +90,21 @@ def peak_bytes() -> int:
 
 
 class Arrival:
-    """A tensor on its way to the processor. On a CUDA GPU it travels beside what is computed after it."""
+    """An asynchronous copy of a tensor to the CPU. On a CUDA GPU it runs in parallel with further computations."""
 
     def __init__(self, tensor: torch.Tensor):
         self._arrived = None
         if tensor.device.type != "cuda":
             self._tensor = tensor.cpu()
             return
-        # Only into memory that the system cannot move, and in a stream of its own, does a copy not wait its turn.
+        # A copy is asynchronous only into pinned memory and in a separate stream.
         self._tensor = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         stream = torch.cuda.Stream(tensor.device)
         stream.wait_stream(torch.cuda.current_stream(tensor.device))
         with torch.cuda.stream(stream):
             self._tensor.copy_(tensor, non_blocking=True)
             self._arrived = stream.record_event()
-        # Its memory must not be given to another before the copy is made.
+        # The tensor's memory must not be reused before the copy is complete.
         tensor.record_stream(stream)
 
     def wait(self) -> torch.Tensor:
@@ -119,7 +119,7 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def return_freed_memory() -> None:
-    """Give memory that is freed back to the system, where the C library is glibc; others do so by themselves."""
+    """Return freed memory to the system, if the C library is glibc. Others do so by themselves."""
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)
@@ -127,10 +127,10 @@ def return_freed_memory() -> None:
 
 @contextmanager
 def memory_kept() -> Iterator[None]:
-    """Keep memory that is freed inside for what is needed next; at the end it goes back to the system.
+    """Keep memory that is freed inside the context for reuse, and return it to the system at the end.
 
-    The feature maps of networks come and go thousands of times. Asking the system each time, which clears what it
-    gives, took a seventh of the time of an enhancement on a processor. Does nothing where the C library is not glibc.
+    The feature maps of networks are allocated and freed thousands of times. The system clears memory each time, which
+    took a seventh of the time of an enhancement on a CPU. Does nothing if the C library is not glibc.
     """
     libc = _glibc()
     if libc is None:

@@ -1,4 +1,4 @@
-"""What will be done to a scan, settled and told before anything is done."""
+"""Plan of an enhancement: grid, networks, device, time and memory, computed and reported in advance."""
 
 from __future__ import annotations
 
@@ -23,19 +23,21 @@ from ..geometry.intensity import hu_offset, offset_note
 from ..geometry.slice_profile import SliceProfile
 from ..geometry.volume import Axis, Volume
 from ..model.catalogue import Model
-from ..model.ensemble import poses
+from ..model.ensemble import augmentations
 from ..model.network import ScanFacts
 from ..request import Quality, Request, Texture, make_request
 from ..system.memory import address_space_left
 from .hardware import PRECISIONS, free_bytes, process_bytes, resolve_device, resolve_precision
 
 _IN_WORDS = {"gap": "thin slices far apart", "thick": "thick slices"}
-# Distance of slices in pixels, where no scan is known: such as of slices 4 mm apart.
+# Keys of reports that differ from the names of attributes.
+_IN_REPORTS = {"network_factor": "network_factor", "network_overlap": "network_overlap"}
+# Distance of slices in pixels if no scan is given, such as of slices 4 mm apart.
 _USUAL_GAP = 5.0
 # Measured at the network's widest point: live float32 feature maps of a tile, which have a quarter of its pixels, and
-# live images for each slice that a gap is answered with.
+# live images for each predicted slice of a gap.
 _LIVE_FEATURE_MAPS, _LIVE_IMAGES = 5, 14
-# What the C library holds beside, in pieces that do not fit what comes next.
+# Memory that the C library holds in fragments that are too small for reuse.
 _FRAGMENTS = 1.7
 # A smaller tile does not save memory worth having; a larger one makes cancelling and the progress bar sluggish.
 _SMALLEST_TILE = 2**14
@@ -45,41 +47,40 @@ _LARGEST_TILE = {"cpu": 2**18, "cuda": 2**23, "mps": 2**20}
 
 @dataclass(frozen=True)
 class Plan:
-    """What enhancing a scan will do.
+    """Parameters of an enhancement.
 
     Attributes:
         axis: the axis that gets more slices.
         factor: slices become `factor * (slices - 1) + 1`.
-        asked_factor: what the networks are asked for, `factor` or another one, from whose slices those are read off.
-        resample_to: spacing in mm that is reached by resampling after the factor, or None when the factor suffices.
+        network_factor: factor of the networks. If it differs from `factor`, their predictions are interpolated.
+        resample_to: spacing in mm to resample to after the factor, or None if the factor suffices.
         output_shape: (K, J, I) of the result.
         output_spacing: (I, J, K) of the result, mm.
-        acquisition: "gap": slices are thin and far apart; "thick": they are averages over their thickness.
+        acquisition: "gap" for thin slices far apart, "thick" for averages over their thickness.
         profile: of thick slices, else None.
         overlap: thickness of the new slices over their distance; 1 where they touch, less where they leave gaps.
-        asked_overlap: the same of the slices that the networks are asked for.
-        device: where the students compute.
-        precision: their arithmetic.
-        quality: "standard", or "best" for the mean of several passes, over the scan, its mirror image and both turned,
-            by larger networks where the model has some.
+        network_overlap: the same for the slices that the networks predict.
+        device: device of the networks.
+        precision: their floating-point format.
+        quality: "standard", or "best" for test-time augmentation and larger networks if the model has some.
         texture: whether synthetic slices get the noise of observed ones.
         tile_voxels: observed voxels computed at once.
-        expected_seconds: measured on this machine with a small piece, extrapolated.
+        expected_seconds: extrapolated from a small piece that was measured on this machine.
         expected_peak_bytes: of the whole process.
-        offset: by how much the numbers of the scan lie above HU; 0 for a scan in HU.
-        notes: what the user should know, each a sentence.
+        offset: of the scan's numbers above HU; 0 for a scan in HU.
+        notes: for the user, each a sentence.
     """
 
     axis: Axis
     factor: int
-    asked_factor: int
+    network_factor: int
     resample_to: float | None
     output_shape: tuple[int, int, int]
     output_spacing: tuple[float, float, float]
     acquisition: str
     profile: SliceProfile | None
     overlap: float
-    asked_overlap: float
+    network_overlap: float
     device: str
     precision: str
     quality: Quality
@@ -92,20 +93,22 @@ class Plan:
 
     def to_dict(self) -> dict:
         """Plain values that JSON can hold."""
-        return asdict(self)
+        values = asdict(self)
+        # Reports have always had these names.
+        return {_IN_REPORTS.get(name, name): value for name, value in values.items()}
 
 
 def make_plan(volume: Volume, model: Model, request: Request | None = None, **options: Any) -> Plan:
-    """Decide what to do.
+    """Compute the parameters of an enhancement.
 
     Args:
         volume: the scan.
-        model: what predicts the new slices, in place of the request's.
-        request: what to reach and how.
+        model: the model, in place of the request's.
+        request: target and settings.
         options: fields of `Request`, in place of the request's.
 
     Raises:
-        InputError: the request cannot be met, or the scan cannot be enhanced.
+        InputError: the request is impossible, or the scan cannot be enhanced.
     """
     request = make_request(request, **options)
     thickness, new_thickness = request.thickness, request.new_thickness
@@ -118,38 +121,34 @@ def make_plan(volume: Volume, model: Model, request: Request | None = None, **op
     notes = [*volume.notes, *geometry_notes(volume), *([offset_note(offset)] if offset else [])]
     notes += _acquisition_notes(volume, chosen_axis, acquisition, thick, thickness)
     check_known_factor(model, factor)
-    passes = len(poses(request.quality))
+    passes = len(augmentations(request.quality))
     model = model.at_quality(request.quality)
     if resample_to is not None:
-        step = volume.spacing_along(chosen_axis)
-        notes.append(
-            f"The spacing of {resample_to:g} mm is no whole fraction of {step:g} mm: slices are "
-            f"enhanced by {factor} and then resampled, so observed slices do not come out bit for bit."
-        )
-    asked = model.network.asked(factor, gap_ratio(volume, chosen_axis))
-    overlap, asked_overlap = (
+        notes.append(_resampling_note(resample_to, volume.spacing_along(chosen_axis), factor))
+    network_factor = model.network.asked(factor, gap_ratio(volume, chosen_axis))
+    overlap, network_overlap = (
         resolve_overlap(volume, chosen_axis, closer, acquisition, thickness, new_thickness)
-        for closer in (factor, asked)
+        for closer in (factor, network_factor)
     )
-    if new_thickness is not None and not model.network.answering(asked).overlap:
-        overlap = asked_overlap = 1.0
-        notes.append(f"The model {model.name} cannot be told how thick new slices are to be: they touch.")
+    if new_thickness is not None and not model.network.answering(network_factor).overlap:
+        overlap = network_overlap = 1.0
+        notes.append(f"The model {model.name} does not support a thickness of new slices: they touch.")
     where = resolve_device(request.device)
     arithmetic = resolve_precision(request.precision, where)
-    # First, as libraries need memory of their own from their first use on.
-    seconds = passes * _expected_seconds(volume, chosen_axis, asked, model, where, arithmetic)
-    tile, peak = _fit_memory(volume, chosen_axis, factor, asked, model, where, request.memory, passes)
+    # Before the memory is measured, since libraries allocate memory on their first use.
+    seconds = passes * _expected_seconds(volume, chosen_axis, network_factor, model, where, arithmetic)
+    tile, peak = _fit_memory(volume, chosen_axis, factor, network_factor, model, where, request.memory, passes)
     return Plan(
         axis=chosen_axis,
         factor=factor,
-        asked_factor=asked,
+        network_factor=network_factor,
         resample_to=resample_to,
         output_shape=grid.shape,
         output_spacing=grid.spacing,
         acquisition=acquisition,
         profile=thick,
         overlap=overlap,
-        asked_overlap=asked_overlap,
+        network_overlap=network_overlap,
         device=str(where),
         precision=arithmetic,
         quality=request.quality,
@@ -162,13 +161,20 @@ def make_plan(volume: Volume, model: Model, request: Request | None = None, **op
     )
 
 
+def _resampling_note(spacing: float, step: float, factor: int) -> str:
+    return (
+        f"The spacing of {spacing:g} mm is no whole fraction of {step:g} mm: slices are enhanced by {factor} and then "
+        "resampled, so observed slices are not kept bit for bit."
+    )
+
+
 def gap_ratio(volume: Volume, axis: Axis) -> torch.Tensor:
-    """Distance of the slices over that of the pixels, (1,), as `ScanFacts` has it."""
+    """Distance of the slices over that of the pixels, (1,), as in `ScanFacts`."""
     return torch.tensor([volume.spacing_along(axis) / volume.pixel_spacing(axis)])
 
 
-def usually_asked(model: Model, factor: int) -> int:
-    """The factor that a model is asked for in most scans (`Plan.asked_factor`)."""
+def usual_network_factor(model: Model, factor: int) -> int:
+    """The factor of a model's networks for most scans (`Plan.network_factor`)."""
     return model.network.asked(factor, torch.tensor([_USUAL_GAP]))
 
 
@@ -176,10 +182,10 @@ def check_known_factor(model: Model, factor: int) -> None:
     """Refuse a factor that the model was not trained for.
 
     Raises:
-        InputError: it was not.
+        InputError: the model's card does not list it.
     """
     if factor not in model.card["factors"]:
-        trained = ", ".join(str(known) for known in model.card["factors"])
+        trained = ", ".join(str(each) for each in model.card["factors"])
         raise InputError(f"Choose another model: {model.name} was trained for factors {trained}, not {factor}.")
 
 
@@ -201,19 +207,19 @@ def check_acquisition(model: Model, requested: str = "auto") -> Acquisition:
 def _acquisition_notes(
     volume: Volume, axis: Axis, acquisition: Acquisition, profile: SliceProfile | None, thickness: float | None
 ) -> list[str]:
-    """What the user should know of how the slices were taken, each a sentence."""
+    """Notes to the user on the acquisition, each a sentence."""
     thickness = known_thickness(volume, axis, thickness)
     distance = volume.spacing_along(axis)
     if profile is not None:
         width = profile.thickness * distance
-        known = "" if thickness is not None else ", which is a guess as the scan does not tell"
+        guess = "" if thickness is not None else ", a guess since the scan does not state it"
         return [
-            f"Slices were taken as averages over {width:.3g} mm{known}: they are met on average, and all slices of the "
+            f"Slices were taken as averages over {width:.3g} mm{guess}: the averages are kept, and all slices of the "
             "result are synthetic."
         ]
     if thickness is None:
         return [
-            "The scan does not tell how thick its slices are; they were taken as thin and far apart (gap). If they "
+            "The scan does not state its slice thickness; slices were taken as thin and far apart (gap). If they "
             'touch, the acquisition "thick" shows more detail.'
         ]
     if resolve_acquisition(volume, axis, thickness=thickness) == "thick":
@@ -225,12 +231,10 @@ def _acquisition_notes(
 
 
 def seconds_per_voxel(model: Model, factor: int, device: torch.device, precision: str) -> float:
-    """Seconds that one pass of enhancing takes here for each observed voxel below which slices are missing.
-
-    Measured with one small piece, computed on the device that will do the work. All slices but the last count.
+    """Seconds of one pass for each observed voxel (of all slices but the last), measured with a small piece.
 
     Args:
-        model: what predicts the new slices.
+        model: the model.
         factor: one the model was trained for.
         device, precision: as `hardware` resolves them.
     """
@@ -239,7 +243,7 @@ def seconds_per_voxel(model: Model, factor: int, device: torch.device, precision
     piece = torch.zeros(1, slices, pixels, pixels, device=device)
     facts = ScanFacts(torch.ones(1, device=device), SliceProfile() if model.network.thick else None)
     with torch.inference_mode(), torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32"):
-        for _ in range(2):  # the first pass pays for choosing kernels
+        for _ in range(2):  # the first pass includes the selection of kernels
             start = time.perf_counter()
             views = network(piece, factor, facts)
             network.fuse(piece, views, factor, facts).sum().item()
@@ -251,7 +255,7 @@ def _fit_memory(
     volume: Volume,
     axis: Axis,
     factor: int,
-    asked: int,
+    network_factor: int,
     model: Model,
     device: torch.device,
     memory: int | None,
@@ -259,21 +263,21 @@ def _fit_memory(
 ) -> tuple[int, int]:
     """Tile size in observed voxels, and the expected peak of the process in bytes."""
     voxels = volume.voxels.size
-    enhanced, answered = (math.prod(volume.upsampled_shape(axis, each)) for each in (factor, asked))
+    enhanced, predicted = (math.prod(volume.upsampled_shape(axis, each)) for each in (factor, network_factor))
     # Network units, the sum and the spread of the views, the disagreement, the expected error (all float32), and the
-    # result. Of thick slices also how far their averages are missed.
-    volumes = (8 if model.network.thick else 4) * voxels + 16 * max(answered, enhanced)
+    # result. For thick slices also the errors of their averages.
+    volumes = (8 if model.network.thick else 4) * voxels + 16 * max(predicted, enhanced)
     volumes += volume.voxels.itemsize * enhanced
     if passes > 1:
-        # The scan in another pose, and the answer and the spread that passes add up to.
-        volumes += 4 * voxels + 8 * answered
+        # The transformed scan, and the sums of predictions and variances.
+        volumes += 4 * voxels + 8 * predicted
     fixed = process_bytes() + volumes
-    per_voxel = _bytes_per_tile_voxel(model, asked)
+    per_voxel = _bytes_per_tile_voxel(model, network_factor)
     on_cpu = device.type == "cpu"
     least = fixed + (_SMALLEST_TILE * per_voxel if on_cpu else 0)
     allowed = _allowed_bytes(memory)
     if allowed < least:
-        # Rounded up, so that it is enough.
+        # Rounded up, so that this value suffices.
         needed = math.ceil(least / 1e8) / 10
         remedy = "use a smaller factor" if factor > 2 else "crop the scan"
         raise InputError(f"Allow more memory or {remedy}: enhancing by {factor} takes at least {needed:.1f} GB here.")
@@ -283,7 +287,7 @@ def _fit_memory(
 
 
 def _allowed_bytes(memory: int | None) -> float:
-    """What the whole process may take on the CPU's side."""
+    """Memory limit of the whole process on the CPU, in bytes."""
     if memory is None:
         return process_bytes() + int(_SHARE_OF_FREE * free_bytes(torch.device("cpu")))
     return min(memory, process_bytes() + address_space_left())
@@ -294,7 +298,7 @@ def _bytes_per_tile_voxel(model: Model, factor: int) -> int:
     channels = network.axial.trunk.head.out_channels
     maps = _LIVE_IMAGES * (factor + 2 if network.thick else factor)
     if network.fusion is not None and network.fusion.trusts is not None:
-        # What moved slices show.
+        # Motion-compensated slices.
         maps += 4 * factor
     return int(_FRAGMENTS * (channels * _LIVE_FEATURE_MAPS + 4 * maps))
 

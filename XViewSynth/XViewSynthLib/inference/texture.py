@@ -1,9 +1,8 @@
-"""Texture: the noise that observed slices have and synthetic ones lack, which flickers when one scrolls.
+"""Texture: adds noise to synthetic slices, so that the image does not flicker when one scrolls.
 
-A predicted slice cannot know the noise of the slice that a scanner would have taken, so it comes out smoother. Nothing
-is copied from other slices to mend that, since their edges would come along. The noise of the observed slices on
-either side is *measured*, in nine bands of scale and direction and place by place, and Gaussian noise of the missing
-strength is drawn.
+The noise of a missing slice cannot be predicted, so predicted slices are smoother than observed ones. Noise is not
+copied from other slices, since their edges would be copied too. Instead, the local noise of the neighbouring observed
+slices is measured in nine bands of scale and direction, and Gaussian noise of the missing strength is added.
 """
 
 from __future__ import annotations
@@ -27,19 +26,19 @@ from ..geometry.volume import Volume, affine_column
 if TYPE_CHECKING:
     from .enhancement import Enhanced
 
-#: What the user should know about a matched texture.
+#: Note to the user on a matched texture.
 MATCHED_NOTE = (
-    "Synthetic slices were given noise like that of the observed ones: they look alike, but lie further from the truth "
-    "than without, and no uncertainty map counts it."
+    "Synthetic slices were given noise like that of the observed ones: they look alike, but are less accurate than "
+    "without it, and uncertainty maps do not include it."
 )
 
 # Details of up to about 8 pixels: three scales, each along rows, along columns and along both.
 _LEVELS = 3
 _BANDS = 3 * _LEVELS
 _TRIANGLE = (0.25, 0.5, 0.25)
-#: Index of the finest diagonal band, which sees next to nothing of edges.
+#: Index of the finest diagonal band, which contains almost no edges.
 FINEST_BAND = 2
-# In this share of a slice's places, the coarser bands hold as little beside noise as they ever do.
+# Share of a slice's cells with the least anatomy in the coarser bands.
 _CALM = 0.4
 # Noise is measured at every 16th pixel in a window of 32: wide enough for a median that edges do not move, narrow
 # enough to follow the noise from lung to spine.
@@ -47,21 +46,21 @@ _CELL, _WINDOW = 16, 32
 _MEASURE_EVERY = 2
 # Median magnitude of a Gaussian over its standard deviation.
 _MEDIAN_TO_SIGMA = 0.6745
-# The bands overlap, so the gains that give each its strength are found by approaching them.
+# Number of iterations for the gains of the bands, which overlap.
 _ROUNDS = 12
 
 
 def textured(enhanced: Enhanced, scan: Volume, check: Callable[[], None] | None = None) -> Volume:
-    """The enhanced volume, its synthetic slices with the noise of the observed ones.
+    """The enhanced volume with noise like that of observed slices in its synthetic ones.
 
     Args:
-        enhanced: what was made of `scan`.
-        check: called for each slice; what it raises ends the work.
+        enhanced: the result for `scan`.
+        check: called for each slice; an exception of it ends the work.
     """
     axis = enhanced.axis
     observed, order = to_slices(scan, axis)
     slices = np.array(order.apply(enhanced.volume.voxels))
-    # The grid itself tells where its slices lie, whether it was resampled or not.
+    # Positions from the grid are right for resampled results too.
     numbers = np.zeros((len(slices), 3))
     numbers[:, affine_column(axis)] = np.arange(len(slices))
     positions = scan.ras_to_ijk(enhanced.volume.ijk_to_ras(numbers))[:, affine_column(axis)]
@@ -80,19 +79,19 @@ def match_texture(
     check: Callable[[], None] | None = None,
     offset: float = 0.0,
 ) -> None:
-    """Give synthetic slices, in place, the noise of the observed slices on either side.
+    """Add noise to synthetic slices, in place, up to the noise of the observed slices on either side.
 
-    Where a slice is as noisy as its neighbours nothing is added. Padding stays, and no voxel leaves the range of the
-    scan. The noise is drawn anew for each slice, from its index and the observed slice below it, so equal scans get
-    equal noise, however they are stored and computed.
+    Nothing is added if a slice is as noisy as its neighbours. Padding stays, and no voxel leaves the range of the scan.
+    The seed of each slice is made from its index and the observed slice below it. So equal scans get equal noise,
+    however they are stored and computed.
 
     Args:
         slices: (slices, rows, columns) HU, of any scalar type; integers are rounded.
         observed: (observed slices, rows, columns) HU.
         positions: of `slices`, counted in observed slices from 0.
         synthetic: indices of the slices to change.
-        check: called for each slice; what it raises ends the work.
-        offset: by how much the numbers lie above HU.
+        check: called for each slice; an exception of it ends the work.
+        offset: of the numbers above HU.
     """
     lowest, highest = max(float(observed.min()) - offset, INTENSITY_RANGE[0]), float(observed.max()) - offset
     level_of = lru_cache(maxsize=2)(lambda number: _noise_alone(noise_levels(_plane(observed[number], offset))))
@@ -103,12 +102,12 @@ def match_texture(
         below = _below(positions, index, observed)
         above = min(below + 1, len(observed) - 1)
         share = positions[index] - below
-        wanted = (1 - share) * level_of(below) + share * level_of(above)
-        answer = _plane(slices[index], offset)
-        # Noise of slices so near each other is half alike, as in a scanner.
-        noise = _noise_for(answer, wanted, (white_at(index) + white_at(min(index + 1, len(slices) - 1))) / math.sqrt(2))
-        textured = (answer + noise).clamp(lowest, highest).add(offset).numpy()
-        np.copyto(slices[index], to_scalar_type(textured, slices.dtype), where=answer.numpy() >= PADDING_BELOW)
+        target = (1 - share) * level_of(below) + share * level_of(above)
+        plane = _plane(slices[index], offset)
+        # Neighbouring slices share half of their noise, as those of a scanner.
+        noise = _noise_for(plane, target, (white_at(index) + white_at(min(index + 1, len(slices) - 1))) / math.sqrt(2))
+        textured = (plane + noise).clamp(lowest, highest).add(offset).numpy()
+        np.copyto(slices[index], to_scalar_type(textured, slices.dtype), where=plane.numpy() >= PADDING_BELOW)
 
 
 def _plane(plane: np.ndarray, offset: float) -> Tensor:
@@ -126,10 +125,10 @@ def _white(below: np.ndarray, index: int) -> Tensor:
 
 
 def _noise_alone(levels: Tensor) -> Tensor:
-    """Levels of one slice, (9, cells, cells), without what edges and vessels add to the coarser bands.
+    """Noise levels of one slice, (9, cells, cells), without the contribution of edges and vessels.
 
-    The finest diagonal band sees next to nothing of them. What the others have beside it is taken from the slice as a
-    whole, wherever they have more.
+    The finest diagonal band contains almost none of these. The other bands are limited to the ratio to that band in the
+    slice as a whole.
     """
     finest = levels[FINEST_BAND]
     noisy = finest > 0
@@ -154,14 +153,14 @@ def noise_levels(plane: Tensor) -> Tensor:
     return torch.from_numpy(np.partition(windows, middle, axis=-1)[..., middle] / _MEDIAN_TO_SIGMA)
 
 
-def _noise_for(plane: Tensor, wanted: Tensor, white: Tensor) -> Tensor:
-    """(rows, columns) noise in HU that brings the level of each band of a slice to `wanted`, (9, cells, cells)."""
+def _noise_for(plane: Tensor, target: Tensor, white: Tensor) -> Tensor:
+    """(rows, columns) noise in HU that brings the level of each band of a slice to `target`, (9, cells, cells)."""
     present = noise_levels(plane)
-    missing = (wanted.square() - present.square()).clamp_(min=0)
+    missing = (target.square() - present.square()).clamp_(min=0)
     bands = _bands(white)
     gains = _gains(missing)
-    # What a predicted slice has of noise lies in patches, so its median says too little of its variance, and the sum
-    # of the two too much.
+    # The noise of a predicted slice lies in patches, so the median underestimates its variance, and the sum of the two
+    # overestimates it.
     added = noise_levels(plane + _mixed(bands, gains)).square() - present.square()
     gains *= (missing / added.clamp(min=1e-6)).sqrt().clamp(max=1)
     return _mixed(bands, gains)
@@ -176,11 +175,11 @@ def _mixed(bands: Tensor, gains: Tensor) -> Tensor:
 def _gains(variances: Tensor) -> Tensor:
     """Factors for the bands of white noise whose sum then has these variances in its bands; both (9, cells, cells)."""
     mixing = _mixing()
-    wanted = variances.flatten(1)
-    gains = (wanted / mixing.sum(dim=(1, 2))[:, None]).sqrt()
+    target = variances.flatten(1)
+    gains = (target / mixing.sum(dim=(1, 2))[:, None]).sqrt()
     for _ in range(_ROUNDS):
         reached = torch.einsum("bij,ic,jc->bc", mixing, gains, gains)
-        gains = gains * (wanted / reached.clamp(min=1e-12)).sqrt()
+        gains = gains * (target / reached.clamp(min=1e-12)).sqrt()
     return gains.reshape(variances.shape)
 
 
@@ -197,7 +196,7 @@ def _mixing() -> Tensor:
 def _bands(plane: Tensor) -> Tensor:
     """(9, rows, columns) details of a (rows, columns) plane: of each scale those along columns, rows and both.
 
-    Undecimated, so that what is added has no grid. Together with what is left smooth they sum to the plane.
+    Undecimated, so that the added noise has no grid. With the remaining smooth part they sum to the plane.
     """
     details = []
     for level in range(_LEVELS):

@@ -1,10 +1,10 @@
 """Uncertainty: the expected absolute error of each voxel, in HU, and a bound that holds for 90 % of the errors.
 
-The spread of three views is no error yet: it lacks the noise that no view can predict, and in wide gaps all three miss
-the same. So the squared error is a sum of three variances, each with a weight of at least 0: the variance of the views,
+The spread of three views is not their error: it lacks the noise that no view can predict, and views share errors in
+wide gaps. So the squared error is a sum of three variances with weights of at least 0: the variance of the views,
 that variance per millimetre of the gap, and the unexplained noise variance. The root of the sum, the scale of
 uncertainty, is mapped by two rising curves to the expected error and to its bound. Weights and curves are fitted for
-each factor on scans with a known truth (`evaluation.calibration`), and lie on the model's card.
+each factor on scans with a known truth (`evaluation.calibration`), and are stored on the model's card.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
 
 #: The field of a model's card, and the share of errors that lie under the bound.
 CARD_FIELD, COVERAGE = "doubt", 0.9
-#: What the squared scale of uncertainty is a sum of. Cards name it, since weights for other terms mean nothing.
+#: The terms of the squared scale of uncertainty. Part of the card format: calibrations with other terms are ignored.
 TERMS = ("disagreement", "disagreement for each mm of the gap", "noise that observed slices do not foretell")
-#: The fields of calibrations by factor: for a network that answers for its own factor, and for slices that are read off
-#: from what the network of another one answers.
+#: The fields of calibrations by factor: for a network of that factor, and for slices that are interpolated from
+#: predictions of a network of another factor.
 OWN, READ_OFF = "factors", "read_off_factors"
 
 # In-plane Gaussian over which noise is averaged, pixels.
 _NOISE_SIGMA = 4.0
-# A second difference along rows and along columns is this often the finest band, squared.
+# Square of a second difference along rows and columns, over that of the finest band.
 _CURVATURE_PER_BAND = 256.0
-# Slices looked at for the grain of a scan's noise; the bands that count as noise (up to about 4 pixels); HU below which
-# there is none; and the share of places that hold as little beside noise as they ever do.
-_LOOKED_AT, _GRAIN_BANDS, _FAINT_HU, _CALM = 8, 6, 1.0, 0.25
+# For the grain of a scan's noise: number of slices, bands that count as noise (up to about 4 pixels), HU below which
+# there is none, and the share of cells with the least anatomy.
+_GRAIN_SLICES, _GRAIN_BANDS, _FAINT_HU, _CALM = 8, 6, 1.0, 0.25
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Calibration:
 
     Attributes:
         weights: of the three `TERMS`.
-        scale: rising HU at which the curves are known; below they run straight to 0, above they grow in proportion.
-        expected: mean absolute error there, HU, rising.
-        bound: HU that 90 % of the errors stay under there, rising.
+        scale: points of the curves, HU, rising; below the first they are linear to 0, above the last proportional.
+        expected: mean absolute error at these points, HU, rising.
+        bound: 90 % bound of the absolute error at these points, HU, rising.
     """
 
     weights: tuple[float, ...]
@@ -61,18 +61,18 @@ class Calibration:
     bound: tuple[float, ...]
 
     @classmethod
-    def from_card(cls, card: Mapping[str, Any], factor: int, asked_factor: int | None = None) -> Calibration | None:
-        """What the card of a model says of a factor; None where it says nothing, or of other terms.
+    def from_card(cls, card: Mapping[str, Any], factor: int, network_factor: int | None = None) -> Calibration | None:
+        """The calibration for a factor on a model's card; None if there is none, or one of other terms.
 
         Args:
-            factor: of the slices wanted.
-            asked_factor: of the network that answers, if another one.
+            factor: of the target slices.
+            network_factor: of the network, if another one.
         """
         uncertainty = card.get(CARD_FIELD, {})
         if uncertainty.get("terms") != list(TERMS):
             return None
-        entry = uncertainty[OWN].get(str(asked_factor or factor))
-        if asked_factor not in (None, factor):
+        entry = uncertainty[OWN].get(str(network_factor or factor))
+        if network_factor not in (None, factor):
             entry = uncertainty.get(READ_OFF, {}).get(str(factor), entry)
         if entry is None:
             return None
@@ -96,7 +96,7 @@ class Calibration:
         return _along(self.scale, self.expected, scale)
 
     def error_bound(self, expected: np.ndarray) -> np.ndarray:
-        """HU that the absolute error stays under with 90 % probability, for an expected error in HU; float32."""
+        """90 % bound of the absolute error, HU, for an expected error in HU; float32."""
         return _along(self.expected, self.bound, expected)
 
 
@@ -114,11 +114,11 @@ def expected_error(
     Args:
         disagreement: (slices, rows, columns) spread of the views, HU.
         observed: (observed slices, rows, columns) HU.
-        synthetic: indices of the slices that were predicted.
+        synthetic: indices of the predicted slices.
         gap_mm: distance of the observed slices.
-        plan: what was done to them.
+        plan: of the enhancement.
         calibration: of the model for this factor.
-        check: called for each slice; what it raises ends the work.
+        check: called for each slice; an exception of it ends the work.
     """
     result = np.zeros(disagreement.shape, np.float32)
     weights = np.asarray(calibration.weights, np.float32)
@@ -144,7 +144,7 @@ def terms_of(
     padding_below = PADDING_BELOW + plan.offset
     unexplained = _grain(observed, plan.offset) * unexplained_noise(plan.factor, plan.overlap, plan.profile)
     for index in synthetic:
-        # Of a predicted slice in the place of an observed one, the neighbours are those before and after.
+        # For a predicted slice at the place of an observed one, the neighbours are those before and after.
         below = max(-(-index // plan.factor) - 1, 0)
         above = min(index // plan.factor + 1, len(observed) - 1)
         noise = (noise_at(below) + noise_at(above)) * np.float32(unexplained[index % plan.factor] / 2)
@@ -156,11 +156,11 @@ def terms_of(
 def _grain(observed: np.ndarray, offset: float) -> float:
     """The variance of a scan's noise over that of its finest band.
 
-    The finest band tells noise from edges, but is a smaller part of it the softer a scan was reconstructed. Places that
-    hold as little beside noise as they ever do, in a few slices, leave anatomy aside.
+    The finest band contains noise but no edges. Its share of the noise depends on the reconstruction kernel: smooth
+    kernels have less. To exclude anatomy, only the cells with the least signal in a few slices are used.
     """
     ratios = []
-    for index in np.unique(np.linspace(0, len(observed) - 1, _LOOKED_AT).astype(int)):
+    for index in np.unique(np.linspace(0, len(observed) - 1, _GRAIN_SLICES).astype(int)):
         levels = noise_levels(_plane(observed[index], offset))[:_GRAIN_BANDS]
         finest = levels[FINEST_BAND]
         noisy = finest > _FAINT_HU

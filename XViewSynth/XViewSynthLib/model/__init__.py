@@ -1,1 +1,1 @@
-"""Networks, the cards that describe them, and the folders they lie in."""
+"""Networks, their model cards and their folders."""

@@ -1,4 +1,4 @@
-"""Model cards: what a card must say, and how it is read. The vocabulary is that of MONAI bundles."""
+"""Model cards: required fields and their checks. The vocabulary is that of MONAI bundles."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ..errors import InputError
 from ..geometry.constants import INTENSITY_RANGE
 from ..request import AUTOMATIC
 
-#: In place of a name: the model that ships for the acquisition of the scan.
+#: In place of a name: the shipped model for the acquisition of the scan.
 SCHEMA_VERSION = "1"
 SPECIALISTS, BEST_SPECIALISTS = "specialists", "best_specialists"
 
 _MAX_NETWORK_NUMBER = 4096
 _FACTORS = range(2, 9)
 _MOST_CURVE_POINTS = 64
-# Of a calibration. Those that ship stay below 10 and 800 HU, and errors end where the scale of CT numbers does.
+# Limits of a calibration. Those of shipped models stay below 10 and 800 HU. Errors end with the scale of CT numbers.
 _LARGEST_WEIGHT, _CURVE_HU = 1000, (0.01, 10_000)
 
-# Windows reserves some names, whatever follows a dot in them, and drops a dot at the end.
+# Windows reserves some names, with any ending, and drops a dot at the end.
 NAME_PATTERN = re.compile(
     r"(?!(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$))[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9_-])?",
     re.IGNORECASE | re.ASCII,
@@ -36,23 +36,23 @@ NAME_RULE = (
 
 
 def is_name(value: object) -> bool:
-    """Whether a model may be called so."""
+    """Whether a value is a valid name of a model."""
     return isinstance(value, str) and bool(NAME_PATTERN.fullmatch(value)) and value.lower() != AUTOMATIC
 
 
 def parse_card(content: bytes, place: Path) -> dict[str, Any]:
-    """Read a card.
+    """Read and check a card.
 
     Args:
         content: JSON.
         place: of the model, for messages.
 
     Raises:
-        InputError: it is no JSON, or has a fault.
+        InputError: it is no JSON, or not valid.
     """
     try:
         card = json.loads(content)
-        # What could be read may be infinite, or nested too deeply to be printed.
+        # Valid JSON may hold infinity, or be nested too deeply to be printed.
         json.dumps(card, indent=2, allow_nan=False)
     except (ValueError, RecursionError) as error:
         raise InputError(f"The card of the model in {place} is damaged: copy or import the model again.") from error
@@ -63,7 +63,7 @@ def parse_card(content: bytes, place: Path) -> dict[str, Any]:
 
 
 def card_fault(card: object) -> str | None:
-    """What is wrong with a model card, in words, or None where it is sound. Unknown fields are allowed."""
+    """The first fault of a model card, as the end of a sentence; None for a valid card. Unknown fields are allowed."""
     if not isinstance(card, dict):
         return "it is not an object with named fields"
     for field, (sound, expected) in CARD_FIELDS.items():
@@ -80,7 +80,7 @@ def card_fault(card: object) -> str | None:
 
 
 def _is_text(value: object) -> bool:
-    # Control characters would do what they mean to a terminal.
+    # Control characters would change a terminal.
     return (
         isinstance(value, str)
         and bool(value.strip())
@@ -115,7 +115,7 @@ def _is_network(value: object) -> bool:
 def _are_specialists(value: object) -> bool:
     return (
         isinstance(value, dict)
-        # JSON knows names alone.
+        # Keys in JSON are strings.
         and all(factor in map(str, _FACTORS) for factor in value)
         and all(map(_are_sizes, value.values()))
     )
@@ -159,7 +159,7 @@ def _are_numbers(values: object, low: float, high: float) -> bool:
     return isinstance(values, list) and all(_is_between(value, low, high) for value in values)
 
 
-#: Every field a card must have: when its value is sound, and what to say where it is not.
+#: Required fields of a card: the check of the value, and the expected values in words.
 CARD_FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "schema_version": (lambda value: value == SCHEMA_VERSION, f'"{SCHEMA_VERSION}": use another version of the model'),
     "name": (is_name, NAME_RULE),
@@ -188,7 +188,7 @@ CARD_FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "license": (_is_text, "text"),
 }
 
-#: Fields that a card may have. Without "doubt" a model tells how far its views differ, and no error in HU.
+#: Optional fields of a card. Without "doubt", a model gives the disagreement of its views, and no error in HU.
 OPTIONAL_CARD_FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "doubt": (
         _is_uncertainty,

@@ -1,9 +1,9 @@
-"""Model folders: the weights of a network, and a card that says what they are.
+"""Model folders: the weights of a network, and a card that describes them.
 
 A model is a folder with two files: `model.safetensors` and `card.json`. The card uses the vocabulary of MONAI
-bundles. Weights are read with safetensors only, and only when their SHA-256 is the one on the card.
+bundles. Weights are read with safetensors only, and only if their SHA-256 is that of the card.
 
-Models are found by name, first in the user's folder (`user_folder`), then among those that ship with the program.
+Models are found by name, first in the user's folder (`user_folder`), then among the shipped ones.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _FOLDER_VARIABLE = "XVIEWSYNTH_MODELS"
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A model that is ready to use.
+    """A loaded model.
 
     Attributes:
         name: the name on its card.
-        folder: where it was read from.
+        folder: its source.
         card: the card, as written by `save_model`.
         sha256: checksum of the weights file, 64 hexadecimal digits.
         network: on the CPU, float32, in evaluation mode.
@@ -56,25 +56,25 @@ class Model:
     network: ThreeViewNetwork
 
     def at_quality(self, quality: str) -> Model:
-        """The same model with the network that answers at a quality; the card is that of all."""
+        """The same model with the network for a quality. The card does not change."""
         return replace(self, network=self.network.at_quality(quality))
 
     def trainable(self) -> Model:
-        """The same model without what answers at best quality alone, which would not learn what the others do."""
+        """The same model without the networks for best quality, which are not trained together with the others."""
         sizes = {name: value for name, value in self.card["network"].items() if name != BEST_SPECIALISTS}
         return replace(self.at_quality(Quality.STANDARD), card=self.card | {"network": sizes})
 
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model in the catalogue; its weights have not been read.
+    """A model in the catalogue. Its weights have not been read.
 
     Attributes:
-        name: the name to ask for.
-        folder: where it lies.
-        shipped: whether it came with the program, and so cannot be removed.
-        card: its card, or None where that is not readable.
-        problem: one sentence on why the card is not readable, or None.
+        name: its name in requests.
+        folder: its folder.
+        shipped: whether it is part of the program, and so cannot be removed.
+        card: its card, or None if it cannot be read.
+        problem: one sentence on why the card cannot be read, or None.
     """
 
     name: str
@@ -144,13 +144,13 @@ def shipped_for(acquisition: str) -> str:
 
 
 def check_model(model: str | os.PathLike[str]) -> None:
-    """Raise `InputError` where no model has that name or folder; "auto" always will."""
+    """Raise `InputError` if no model has that name or folder. "auto" is always accepted."""
     if model != AUTOMATIC:
         model_folder(model)
 
 
 def model_identity(model: str | os.PathLike[str]) -> str:
-    """What decides on the answers of a model: the checksum of its weights, of "auto" those of all that may be chosen.
+    """The checksum of a model's weights, which determine its predictions; for "auto", those of all candidates.
 
     Raises:
         InputError: as for `load_model`.
@@ -159,7 +159,7 @@ def model_identity(model: str | os.PathLike[str]) -> str:
 
 
 def known_factors(model: str | os.PathLike[str]) -> list[int]:
-    """The factors that a model was trained for, of "auto" those that all know that may be chosen.
+    """The factors that a model was trained for; for "auto", those common to all candidates.
 
     Raises:
         InputError: as for `load_model`.
@@ -168,12 +168,12 @@ def known_factors(model: str | os.PathLike[str]) -> list[int]:
 
 
 def _cards(model: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The card of a model, of "auto" those of all that may be chosen."""
+    """The card of a model; for "auto", those of all candidates."""
     return [model_card(name) for name in (_SHIPPED_FOR.values() if model == AUTOMATIC else (model,))]
 
 
 def model_card(model: str | os.PathLike[str]) -> dict[str, Any]:
-    """The card of a model whose weights are the ones that the card describes.
+    """The card of a model, after a check that its weights belong to it.
 
     Raises:
         InputError: as for `load_model`.
@@ -186,9 +186,9 @@ def model_card(model: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def list_models() -> list[ModelEntry]:
-    """All models that can be asked for by name, sorted; a user's model hides a shipped one of the same name.
+    """All models that can be requested by name, sorted. A user's model hides a shipped one of the same name.
 
-    Those in a folder that cannot be read are left out; see `unreadable_folder`.
+    A folder that cannot be read is skipped; see `unreadable_folder`.
     """
     found: dict[str, ModelEntry] = {}
     for folder, shipped in _catalogue_folders():
@@ -200,7 +200,7 @@ def list_models() -> list[ModelEntry]:
 
 
 def unreadable_folder() -> str | None:
-    """A sentence about the folder of the user's models, where there is one that cannot be read."""
+    """A message if the folder of the user's models cannot be read, else None."""
     folder = user_folder()
     try:
         if folder is not None:
@@ -228,27 +228,27 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def check_name(name: str) -> None:
-    """Make sure that a model may be called so.
+    """Refuse an invalid name of a model.
 
     Raises:
-        InputError: the name has other characters than allowed, or means something else.
+        InputError: the name has characters that are not allowed, or has another meaning.
     """
     if not is_name(name):
         raise InputError(f"A model cannot be named {name!r}: choose {NAME_RULE}.")
 
 
 def check_new_name(name: str) -> None:
-    """Make sure that a model may get a name.
+    """Refuse an invalid name of a new model.
 
     Raises:
-        InputError: as for `check_name`, or there is a model of that name already.
+        InputError: as for `check_name`, or a model has that name already.
     """
     check_name(name)
     _refuse_taken(name, "choose another name")
 
 
 def _refuse_taken(name: str, advice: str) -> None:
-    # Many disks, and people, do not tell names apart that differ in capital letters alone.
+    # Many file systems, and people, do not distinguish names that differ only in capital letters.
     taken = {entry.name.lower(): entry.name for entry in list_models()}
     if name.lower() in taken:
         raise InputError(f"A model named {taken[name.lower()]!r} is installed already: {advice}.")
@@ -257,14 +257,14 @@ def _refuse_taken(name: str, advice: str) -> None:
 def import_model(source: str | os.PathLike[str], last_step: LastStep = at_once) -> Model:
     """Copy a model into the user's folder from a zip file made by `export_model`, or from a folder.
 
-    Of a zip file only the two known members are read, and never more bytes than a model may have.
+    Only the two known members of a zip file are read, and never more bytes than a model may have.
 
     Args:
         source: zip file or folder.
         last_step: gives the model its name; see `StopRequest.last_step`.
 
     Raises:
-        InputError: the source is no sound model, there is a model of its name already, or no place for it.
+        InputError: the source is no valid model, a model of its name exists already, or the folder is not writable.
     """
     source = Path(source)
     files = read_folder(source) if os.path.isdir(source) else read_zip(source)
@@ -274,17 +274,17 @@ def import_model(source: str | os.PathLike[str], last_step: LastStep = at_once) 
     parent = user_folder()
     if parent is None:
         raise InputError(
-            f"There is no folder for your models, as the system knows no home folder: set {_FOLDER_VARIABLE} to one."
+            f"There is no folder for your models, as you have no home folder: set {_FOLDER_VARIABLE} to one."
         )
 
     def check_and_write(folder: Path) -> None:
         _write_files(folder, files)
-        _load(folder, told_as=source)
+        _load(folder, named=source)
 
     try:
         _write_folder(parent / name, check_and_write, overwrite=False, last_step=last_step)
     except InputError:
-        # Another process may have been faster.
+        # Another process may have imported it meanwhile.
         _refuse_taken(name, advice)
         raise
     return _load(parent / name)
@@ -314,7 +314,7 @@ def export_model(
         staged = outputs.add(file)
         with _clear_write_errors(file), zipfile.ZipFile(staged, "w") as archive:
             for member, content in files.items():
-                # Without a date equal models give equal files.
+                # Without a date, equal models give equal files.
                 archive.writestr(zipfile.ZipInfo(member), content)
         last_step(outputs.commit)
 
@@ -324,10 +324,10 @@ def remove_model(name: str, last_step: LastStep = at_once) -> None:
 
     Args:
         name: of the model.
-        last_step: takes the model away; see `StopRequest.last_step`.
+        last_step: removes the model; see `StopRequest.last_step`.
 
     Raises:
-        InputError: there is no such model there, or it cannot be deleted.
+        InputError: there is no such model in that folder, or it cannot be deleted.
     """
     entries = {entry.name: entry for entry in list_models()}
     if name not in entries:
@@ -337,7 +337,7 @@ def remove_model(name: str, last_step: LastStep = at_once) -> None:
     if entry.shipped:
         raise InputError(f"The model {name!r} ships with the program and cannot be removed.")
     try:
-        # Renamed first, so that a model which is there is whole.
+        # Renamed first, so that a visible model is always complete.
         with staging_folder(entry.folder.parent) as staging:
             last_step(lambda: os.rename(entry.folder, staging / "removed"))
     except OSError as error:
@@ -345,7 +345,7 @@ def remove_model(name: str, last_step: LastStep = at_once) -> None:
 
 
 def save_model(folder: str | os.PathLike[str], network: ThreeViewNetwork, card: Mapping[str, Any]) -> Model:
-    """Write a model folder, whole or not at all; a model that is there already is replaced.
+    """Write a model folder, whole or not at all. An existing model is replaced.
 
     Args:
         folder: the model folder; its parents are created.
@@ -353,7 +353,7 @@ def save_model(folder: str | os.PathLike[str], network: ThreeViewNetwork, card: 
         card: see `CARD_FIELDS`. The schema version and the checksum of the weights are filled in.
 
     Raises:
-        InputError: the card is incomplete, the folder holds something else, or it cannot be written.
+        InputError: the card is incomplete, the folder holds other files, or it cannot be written.
     """
     from safetensors.torch import save
 
@@ -379,9 +379,9 @@ def copy_model(model: Model, folder: str | os.PathLike[str]) -> Model:
 
 
 def user_folder() -> Path | None:
-    """Where the user's own models lie: $XVIEWSYNTH_MODELS, else the platform's place for data of applications.
+    """Folder of the user's own models: $XVIEWSYNTH_MODELS, else the platform's folder for data of applications.
 
-    None where the system knows no home folder.
+    None if the user has no home folder.
     """
     chosen = os.environ.get(_FOLDER_VARIABLE)
     if chosen:
@@ -396,14 +396,14 @@ def user_folder() -> Path | None:
 
 
 def _in_home(*parts: str) -> Path | None:
-    # Such as an account number without a name, in a container.
+    # For example an account number without a name, in a container.
     with suppress(RuntimeError, KeyError):
         return Path(Path.home(), *parts)
     return None
 
 
 def shipped_folder() -> Path | None:
-    """Where the models that came with the program lie, or None where none came with it."""
+    """Folder of the shipped models, or None if there are none."""
     here = Path(__file__).resolve().parents[1]
     # In the repository, in a packaged Slicer module, in an installed wheel.
     places = (here.parents[1] / "Resources" / "Models", here.parent / "Resources" / "Models", here / "Models")
@@ -426,16 +426,16 @@ def _entry(folder: Path, shipped: bool) -> ModelEntry:
         return ModelEntry(folder.name, folder, shipped, None, str(error))
 
 
-def _load(folder: Path, told_as: Path | None = None) -> Model:
-    """Read a model; sentences about its faults name `told_as` where the folder is a passing one."""
+def _load(folder: Path, named: Path | None = None) -> Model:
+    """Read a model. Messages name the folder `named` instead, if `folder` is a temporary one."""
     from .weights import check_predictions, read_network
 
-    place = told_as or folder
+    place = named or folder
     files = read_folder(folder)
     card = parse_card(files[CARD_FILE], place)
     checksum = _check_weights(card, files[WEIGHTS_FILE], place)
     network = read_network(card, files[WEIGHTS_FILE], place)
-    # Those that ship were tried when they were published, and trying takes a quarter of a second.
+    # Shipped models were checked before publication, and a check takes a quarter of a second.
     if folder.parent != shipped_folder():
         check_predictions(network, card["factors"], place)
     return Model(card["name"], folder, card, checksum, network)
@@ -459,11 +459,11 @@ def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
 def _write_folder(
     folder: Path, write: Callable[[Path], None], overwrite: bool = True, last_step: LastStep = at_once
 ) -> None:
-    """Let `write` fill a folder beside `folder`, then put it in its place."""
+    """Call `write` with a temporary folder beside `folder`, then rename it to `folder`."""
     with _clear_write_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         if folder.exists() and not _holds_only_a_model(folder):
-            raise InputError(f"{folder} exists and holds something else than a model: choose another folder.")
+            raise InputError(f"{folder} exists and holds other files than a model: choose another folder.")
         with Outputs(overwrite) as outputs:
             write(outputs.add_folder(folder, CARD_FILE, WEIGHTS_FILE))
             last_step(outputs.commit)

@@ -1,9 +1,8 @@
-"""How much work an answer is worth: one pass of the networks, or the mean of several, over the scan, its mirror image
-and both turned, by larger networks where the model has some.
+"""Test-time augmentation: the mean of several predictions, for the scan, its mirror image and both transposed.
 
-Networks err in other places when they see a scan in a mirror or turned, so that the mean of what they answer lies
-nearer to the truth (geometric self-ensemble: Lim et al., "Enhanced deep residual networks for single image
-super-resolution", CVPR Workshops 2017).
+The errors of networks differ for mirrored or transposed scans, so the mean of the predictions is more accurate
+(geometric self-ensemble: Lim et al., "Enhanced deep residual networks for single image super-resolution", CVPR
+Workshops 2017).
 """
 
 from __future__ import annotations
@@ -18,39 +17,44 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Pose:
-    """How networks see a scan in one pass.
+class Augmentation:
+    """A transform of the scan before one pass of the networks.
 
     Attributes:
-        reversed: which of its axes (slices, rows, columns) are, after rows and columns were exchanged.
-        turned: whether rows and columns are exchanged, so that the coronal view sees what the sagittal one would.
+        flipped: axes of (slices, rows, columns) that are flipped, after the transposition.
+        transposed: whether rows and columns are exchanged, and thus the coronal and the sagittal view.
     """
 
-    reversed: tuple[int, ...] = ()
-    turned: bool = False
+    flipped: tuple[int, ...] = ()
+    transposed: bool = False
 
-    def seen(self, scan: Tensor) -> Tensor:
-        """A scan (slices, rows, columns) in this pose."""
-        return (scan.transpose(1, 2) if self.turned else scan).flip(self.reversed)
+    def apply(self, scan: Tensor) -> Tensor:
+        """The transformed scan, from (slices, rows, columns)."""
+        return (scan.transpose(1, 2) if self.transposed else scan).flip(self.flipped)
 
-    def slice_back(self, answer: Tensor, index: int) -> Tensor:
-        """Of an answer to `seen`, the slice (rows, columns) that lies at `index` in the scan, as it lies there."""
-        plane = answer[-1 - index if 0 in self.reversed else index].flip([axis - 1 for axis in self.reversed if axis])
-        return plane.T if self.turned else plane
+    def inverse_slice(self, prediction: Tensor, index: int) -> Tensor:
+        """Slice `index` (rows, columns) of the scan, from a prediction for the transformed scan."""
+        plane = prediction[-1 - index if 0 in self.flipped else index].flip([axis - 1 for axis in self.flipped if axis])
+        return plane.T if self.transposed else plane
 
 
-# On the kept slices of LIDC-IDRI-0314 at x4, the best four of all sixteen poses but for 0.003 dB; all sixteen together
-# gain no more.
-_POSES: dict[str, tuple[Pose, ...]] = {
-    Quality.STANDARD: (Pose(),),
-    Quality.BEST: (Pose(), Pose((0,)), Pose((2,), turned=True), Pose((0, 1), turned=True)),
+# On the kept slices of LIDC-IDRI-0314 at x4, within 0.003 dB of the best four of all sixteen transforms; all sixteen
+# together gain no more.
+_AUGMENTATIONS: dict[str, tuple[Augmentation, ...]] = {
+    Quality.STANDARD: (Augmentation(),),
+    Quality.BEST: (
+        Augmentation(),
+        Augmentation((0,)),
+        Augmentation((2,), transposed=True),
+        Augmentation((0, 1), transposed=True),
+    ),
 }
 
 
-def poses(quality: str) -> tuple[Pose, ...]:
-    """How networks see the scan in each pass, the first as it is; the time taken grows with their number.
+def augmentations(quality: str) -> tuple[Augmentation, ...]:
+    """The transform of each pass, the first one the identity. The time grows with the number of passes.
 
-    >>> len(poses("best"))
+    >>> len(augmentations("best"))
     4
     """
-    return _POSES[quality]
+    return _AUGMENTATIONS[quality]

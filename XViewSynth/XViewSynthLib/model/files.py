@@ -1,4 +1,4 @@
-"""The two files of a model, read from a folder or a zip file that may be damaged or hostile."""
+"""Reads the two files of a model from a folder or a zip file, which may be damaged or hostile."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..system.regular_files import open_regular
 from .cards import NAME_PATTERN
 
 CARD_FILE, WEIGHTS_FILE = "card.json", "model.safetensors"
-# Far above what three students need, far below what would fill a machine's memory.
+# Far above the size of three networks, far below the memory of a machine.
 MAX_WEIGHTS_BYTES = 512 * 1024**2
 MAX_CARD_BYTES = 1024**2
 # Of a zip file: bounds its list of members, too.
@@ -45,7 +45,7 @@ def read_file(folder: Path, name: str) -> bytes:
     path, limit = folder / name, _limit(name)
     try:
         with open_regular(path) as file:
-            # One byte more than it had when it was opened, to notice one that grows.
+            # One byte more than its size when it was opened, to detect a file that grows.
             content = file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{folder} is no model folder: {name} is missing.") from error
@@ -57,7 +57,7 @@ def read_file(folder: Path, name: str) -> bytes:
 
 
 class _ShortReads(io.FileIO):
-    """A file that gives little at a time, so that no list of millions of members is read at once."""
+    """A file that returns few bytes at a time, so that a list of millions of members is not read at once."""
 
     def read(self, size: int | None = -1) -> bytes:
         return super().read(_MOST_AT_ONCE if size is None or size < 0 else min(size, _MOST_AT_ONCE))
@@ -67,7 +67,7 @@ def read_zip(source: Path) -> dict[str, bytes]:
     """The files of a model in a zip file by their names. Nothing is unpacked on disk.
 
     Raises:
-        InputError: it is no sound zip file of a model, or larger than a model can be.
+        InputError: it is no valid zip file of a model, or larger than a model can be.
     """
     try:
         file = open_regular(source)
@@ -114,12 +114,12 @@ def _members(archive: zipfile.ZipFile, source: Path) -> dict[str, zipfile.ZipInf
 
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, source: Path) -> bytes:
     limit = _limit(member.filename.rpartition("/")[2])
-    # What Python unpacks of other kinds of compression at once has no limit.
+    # For other kinds of compression, Python does not limit the size of a decompressed block.
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise InputError(f"{source} is compressed in an unknown way: export the model again.")
     if member.file_size <= limit:
         with archive.open(member) as file:
-            # The declared size may be a lie.
+            # The declared size may be wrong.
             content = file.read(limit + 1)
         if len(content) <= limit:
             return content

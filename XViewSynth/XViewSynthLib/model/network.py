@@ -42,7 +42,7 @@ from ..geometry.interpolation import interpolation_weights, slices_used
 from ..geometry.slice_profile import OVERLAP_RANGE, SliceProfile, preserving_weights
 from ..request import Quality
 from .motion import on_the_way
-from .noise import DISTANCES, slice_likeness
+from .noise import DISTANCES, noise_correlation
 
 VIEWS = ("axial", "coronal", "sagittal")
 
@@ -173,7 +173,7 @@ class ScanFacts:
     Attributes:
         gap_ratio: (batch,) distance between observed slices over the in-plane pixel spacing (both mm).
         profile: of the observed slices, where they are thick.
-        likeness: (batch, 1) how alike neighbouring slices of the whole scans are (`slice_likeness`); without it, those
+        likeness: (batch, 1) `noise_correlation` of neighbouring slices of the whole scans; without it, those
             that the networks see count.
         overlap: (batch,) thickness of the slices to predict over their distance; without it, they touch.
     """
@@ -349,7 +349,7 @@ class ThreeViewNetwork(nn.Module):
             of thick slices everything, (views, batch, s (slices - 1) + 1, rows, columns).
         """
         if facts.likeness is None and self.answering(factor).likeness:
-            facts = replace(facts, likeness=slice_likeness(observed))
+            facts = replace(facts, likeness=noise_correlation(observed))
         answers = [self.residual(view, observed, factor, facts) for view in views]
         if self.thick:
             return spline_through(observed, factor, facts.thick_profile) + torch.stack(
@@ -479,7 +479,7 @@ class ThreeViewNetwork(nn.Module):
         condition = torch.stack(told, dim=1).log2()
         if not self.likeness:
             return condition
-        likeness = slice_likeness(observed) if facts.likeness is None else facts.likeness
+        likeness = noise_correlation(observed) if facts.likeness is None else facts.likeness
         likeness = likeness.to(condition).clamp(*_LIKENESS_RANGE)
         return torch.cat([condition, (likeness - _USUAL_LIKENESS) * _LIKENESS_SCALE], dim=1)
 

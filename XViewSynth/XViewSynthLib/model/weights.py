@@ -1,4 +1,4 @@
-"""The weights of a model: read with safetensors alone, and refused where they do not predict CT numbers."""
+"""Reads the weights of a model with safetensors, and refuses weights that do not predict CT numbers."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from .network import ScanFacts, ThreeViewNetwork
 # The header of the shipped models is 64 KB long.
 _MAX_HEADER_BYTES = 1024**2
 _TYPES = ("F16", "BF16", "F32", "F64")
-#: Sizes that a specialist has from the network that it belongs to, where its own are not given.
+#: Sizes that a specialist inherits from its network if its own are not given.
 _INHERITED = ("axial_blocks", "pixel_blocks")
-# What is tried: as few slices as the spline needs, from air to metal, so close that each factor has its own network.
+# The test scan: as few slices as the spline needs, from air to metal, so close that each factor has its own network.
 # Squares of predictions below the limit are far from the end of single precision.
 _TRIED_SHAPE, _TRIED_GAP_RATIO = (1, 4, 8, 8), 2.0
 _LARGEST_PREDICTION = 1e6
@@ -33,7 +33,7 @@ def read_network(card: Mapping[str, Any], weights: bytes, place: Path) -> ThreeV
     """The network of a model, on the CPU, float32, in evaluation mode.
 
     Args:
-        card: without fault (`models.card_fault`).
+        card: a valid one (`cards.card_fault`).
         weights: content of the safetensors file.
         place: of the model, for messages.
 
@@ -46,7 +46,7 @@ def read_network(card: Mapping[str, Any], weights: bytes, place: Path) -> ThreeV
         raise _damaged(place) from error
     if any(entry["dtype"] not in _TYPES for entry in layout.values()):
         raise InputError(f"The weights of the model in {place} are not floating-point numbers: use another model.")
-    # Building draws random numbers, and the caller's sequence is the caller's.
+    # Initialisation draws random numbers, which must not change the caller's sequence.
     with torch.random.fork_rng(devices=[]):
         try:
             network = _build(card["network"], {name: tuple(entry["shape"]) for name, entry in layout.items()})
@@ -66,10 +66,10 @@ def read_network(card: Mapping[str, Any], weights: bytes, place: Path) -> ThreeV
 
 
 def check_predictions(network: ThreeViewNetwork, factors: Sequence[int], place: Path) -> None:
-    """Let a network predict a few voxels for each factor.
+    """Check a network by predicting a few voxels for each factor.
 
     Raises:
-        InputError: it has not learned a factor, its layers do not fit together, or it predicts no CT numbers.
+        InputError: a factor is untrained, the layers do not fit together, or the predictions are no CT numbers.
     """
     wide = torch.tensor([math.inf])
     for factor in sorted({*factors, *(network.asked(factor, wide) for factor in factors)}):
@@ -79,7 +79,7 @@ def check_predictions(network: ThreeViewNetwork, factors: Sequence[int], place: 
                     f"The card of the model in {place} lists factor {factor}, for which its network was not trained: "
                     'take it out of "factors" on the card, or use another model.'
                 )
-            # "Not smaller" also where it is no number.
+            # "Not smaller" includes NaN.
             if not _largest_prediction(predicting, factor, place) < _LARGEST_PREDICTION:
                 raise InputError(
                     f"The model in {place} predicts no CT numbers for factor {factor}, its weights are too large: use "
@@ -88,7 +88,7 @@ def check_predictions(network: ThreeViewNetwork, factors: Sequence[int], place: 
 
 
 def trained_factors(network: ThreeViewNetwork, factors: Iterable[int]) -> list[int]:
-    """Those of the factors for which a network has learned anything; for others it predicts the spline."""
+    """Those of the factors for which a network is trained. For others it predicts the spline."""
     return sorted(factor for factor in factors if all(_is_trained(each, factor) for each in _networks(network, factor)))
 
 
@@ -109,7 +109,7 @@ def _is_trained(network: ThreeViewNetwork, factor: int) -> bool:
 
 
 def _largest_prediction(network: ThreeViewNetwork, factor: int, place: Path) -> float:
-    """The largest magnitude, in network units, of what a network predicts between noise; it may be no number."""
+    """The largest magnitude of a network's predictions for noise, in network units; may be NaN."""
     noise = torch.rand(_TRIED_SHAPE, generator=torch.Generator().manual_seed(0)) * 4 - 1
     facts = ScanFacts(torch.tensor([_TRIED_GAP_RATIO]), SliceProfile() if network.thick else None)
     try:
@@ -154,7 +154,7 @@ def _build(sizes: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> T
     # Every block has several tensors: a card cannot keep the program busy with more than the file holds.
     if _block_count(sizes) > len(shapes):
         raise ValueError("the layers differ")
-    # First without memory, so that a card cannot ask for more than its weights fill.
+    # First without memory, so that a card cannot request more than its weights need.
     with torch.device("meta"):
         expected: dict[str, Tensor] = ThreeViewNetwork(**sizes).state_dict()
     if {name: tuple(tensor.shape) for name, tensor in expected.items()} != shapes:

@@ -58,7 +58,7 @@ def shortage() -> str:
     needed = LIBRARIES_BYTES / 1e9
     return (
         f"There is not enough memory: this process may use {limit / 1e9:.2g} GB of address space (ulimit -v), so allow "
-        f"it more, at least {needed:g} GB and what the scan takes."
+        f"it more, at least {needed:g} GB and the size of the scan."
     )
 
 

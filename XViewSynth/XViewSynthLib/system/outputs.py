@@ -34,7 +34,7 @@ _POLL_SECONDS = 0.05
 #: Subfolders of a staging folder: new outputs, and former files of the same names.
 _NEW, _OLD = "new", "old"
 
-# The staging folders of this process, with their locks (None where the disk has no locks). A process that must leave at
+# The staging folders of this process, with their locks (None if the disk has no locks). A process that must leave at
 # once removes them all; threads share the dictionary.
 _staging_folders: dict[Path, FileLock | None] = {}
 # Folders that were made for outputs. They are removed if they stay empty.
@@ -170,7 +170,7 @@ def _make_staging_folder(parent: Path) -> Path:
 
 
 def _lock(folder: Path) -> FileLock | None:
-    """Hold the lock of a new staging folder; None where the disk has no locks.
+    """Hold the lock of a new staging folder; None if the disk has no locks.
 
     Raises:
         FileNotFoundError: another process has removed the folder.
@@ -246,7 +246,7 @@ def _clear(folder: Path, lock: FileLock | None) -> None:
 
 
 def _empty(folder: Path) -> None:
-    """Remove what is in a staging folder, except its lock."""
+    """Remove the content of a staging folder, except its lock."""
     # A thread that still writes may add files meanwhile.
     for _ in range(3):
         with suppress(OSError), os.scandir(folder) as entries:

@@ -129,7 +129,7 @@ def _run_lengths(pixels: Pixels) -> np.ndarray:
     except Exception as error:  # pydicom raises many types of exceptions for broken data
         raise InputError(
             f"{printable(pixels.file)} has RLE pixel data that is damaged or is not {rows} x {columns} pixels of "
-            f"{pixels.bits_allocated} bits, as the header says: export the series again."
+            f"{pixels.bits_allocated} bits, as the header states: export the series again."
         ) from error
     return numbers
 

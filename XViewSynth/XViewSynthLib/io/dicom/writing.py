@@ -358,7 +358,7 @@ def _check_source(headers: Sequence[Dataset], folder: str) -> None:
             raise InputError(f"The images in {folder} differ in their {keyword}: export the series again.")
         if not headers[0].get(keyword):
             raise InputError(
-                f"The images in {folder} have no {keyword}, so an archive could not file what is added: export the "
+                f"The images in {folder} have no {keyword}, so an archive could not file the new images: export the "
                 "series from the archive, or write NRRD."
             )
     if any(not header.get("SOPInstanceUID") for header in headers):
@@ -538,7 +538,7 @@ class _Encoding:
     signed: bool
 
     def encode(self, hu: np.ndarray, exactly: bool) -> np.ndarray | None:
-        """Stored values, little endian; None where they cannot hold these HU (exactly, if requested)."""
+        """Stored values, little endian; None if they cannot hold these HU (exactly, if requested)."""
         exact = (hu.astype(np.float64) - self.intercept) / self.slope
         stored = np.rint(exact)
         lowest, highest = self._range()
@@ -549,7 +549,7 @@ class _Encoding:
         return stored.astype(self._scalar_type())
 
     def encode_clipped(self, hu: np.ndarray) -> np.ndarray:
-        """Stored values, little endian; HU beyond what they can hold become the lowest or highest."""
+        """Stored values, little endian; HU out of their range become the lowest or highest."""
         stored = np.rint((hu.astype(np.float64) - self.intercept) / self.slope)
         return stored.clip(*self._range()).astype(self._scalar_type())
 
@@ -564,7 +564,7 @@ class _Encoding:
 class _Encoder:
     """Stores HU as the source's images do, each slice as the nearest image that can.
 
-    Predicted HU that none can hold are clipped to what the nearest holds.
+    Predicted HU out of the range of all images are clipped to the range of the nearest.
     """
 
     def __init__(self, source: Source):
@@ -607,7 +607,7 @@ def _copy_encoding(header: Dataset, image: Dataset) -> None:
             header[keyword] = deepcopy(image[keyword])
         elif keyword in header:
             del header[keyword]
-    # A CT image must tell these.
+    # Required in a CT image.
     header.HighBit = encoding.bits - 1
     header.RescaleSlope = image.get("RescaleSlope") or "1"
     header.RescaleIntercept = image.get("RescaleIntercept") or "0"
