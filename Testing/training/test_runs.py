@@ -195,9 +195,9 @@ class TestTrain:
         assert len(asked) < 10
 
     def test_the_verdict_is_as_thorough_as_the_time_allows(self):
-        assert affordable_voxels(seconds=1e6, judging=1.0) == VERDICT_VOXELS
-        assert affordable_voxels(seconds=60, judging=60.0) == WATCHED_VOXELS
-        assert WATCHED_VOXELS < affordable_voxels(seconds=600, judging=10.0) < VERDICT_VOXELS
+        assert affordable_voxels(seconds=1e6, evaluation=1.0) == VERDICT_VOXELS
+        assert affordable_voxels(seconds=60, evaluation=60.0) == WATCHED_VOXELS
+        assert WATCHED_VOXELS < affordable_voxels(seconds=600, evaluation=10.0) < VERDICT_VOXELS
 
 
 class TestHoldOut:
