@@ -34,7 +34,8 @@ class XViewSynth(ScriptedLoadableModule):
             "Gives a thick-slice CT the slices it lacks. Three views of the scan predict them, and where the views "
             "disagree, a map says so. Observed slices stay as they are. <b>Enhance slices</b> makes the volume, "
             "<b>Check on this scan</b> measures how well slices of your own scan are restored, and the linked views "
-            "show original and result side by side. Synthetic slices are predictions: not for diagnosis."
+            "show original and result side by side. Synthetic slices are predictions: not for diagnosis. Nothing "
+            "leaves this computer."
         )
         self.parent.acknowledgementText = _(
             "An independent implementation of Fang, Wang, Zhang, Xu, Yuan and Han: Incremental Cross-view Mutual "

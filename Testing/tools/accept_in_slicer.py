@@ -38,7 +38,8 @@ class Acceptance:
         """Take all steps, also after one that failed; return whether all have passed."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lines, failed = ["# XViewSynth in Slicer", ""], 0
-        for number, step in enumerate((self.load, self.enhance, self.mark, self.reload, self.leave, self.refuse), 1):
+        steps = (self.load, self.enhance, self.mark, self.reload, self.leave, self.refuse, self.enhance_several)
+        for number, step in enumerate(steps, 1):
             began = time.monotonic()
             try:
                 step()
@@ -105,6 +106,15 @@ class Acceptance:
             self.panel.ui.inputSelector.setCurrentNode(node)
             assert not self.panel.ui.enhanceButton.enabled
             assert "choose the scan" in self.panel.ui.planLabel.text
+
+    def enhance_several(self) -> None:
+        """The scans with a tick are enhanced one after another."""
+        self.slicer.util.loadVolume(str(self.scan))
+        self.panel.ui.severalCollapsibleButton.collapsed = False
+        self.wait(lambda: self.panel.ui.severalTable.rowCount == 2)
+        self.panel.ui.severalButton.click()
+        self.wait(lambda: not self.panel.ui.cancelButton.enabled)
+        assert self.panel.ui.messageLabel.text == "2 of 2 scans are enhanced.", self.panel.ui.messageLabel.text
 
     def check_linked_views(self) -> None:
         """Make sure that the six views are marked, and that each lies inside the scan."""

@@ -147,6 +147,21 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         run.start()
         return run
 
+    def startSeveral(self, nodes, request, changed):
+        """Begin to enhance several volumes, one after another, into new ones, and return at once.
+
+        :param nodes: vtkMRMLScalarVolumeNodes.
+        :param request: XViewSynthLib.request.Request.
+        :param changed: called with the run whenever the status of a volume has changed.
+        :return: XViewSynthScene.several.SeveralRun; poll it.
+        :raises ValueError: with a sentence that says what to do.
+        """
+        from XViewSynthScene.several import SeveralRun
+
+        run = SeveralRun(nodes, request, changed)
+        run.start()
+        return run
+
     def startSelfCheck(self, node, request):
         """Begin to check, and return at once.
 

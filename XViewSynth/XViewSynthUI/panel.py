@@ -49,7 +49,8 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.addObserver(scene, event, self.onSceneStartLoad)
         for event in (scene.EndImportEvent, scene.EndRestoreEvent):
             self.addObserver(scene, event, self.onSceneEndLoad)
-        self.addObserver(scene, scene.NodeAddedEvent, self.onNodeAdded)
+        for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent):
+            self.addObserver(scene, event, self.onNodesChanged)
         self._requestSettling(sceneWasLoaded=True)
 
     def cleanup(self) -> None:
@@ -98,8 +99,8 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.initializeParameterNode()
         self._requestSettling(sceneWasLoaded=True)
 
-    def onNodeAdded(self, caller: Any, event: str) -> None:
-        """A node was added, which has its data only later."""
+    def onNodesChanged(self, caller: Any, event: str) -> None:
+        """A node was added, which has its data only later, or removed."""
         self._requestSettling()
 
     def _requestSettling(self, sceneWasLoaded: bool = False) -> None:
@@ -141,7 +142,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Fill the views of the panel's layout, if a loaded scene has brought it."""
 
     def chooseNew(self) -> None:
-        """Choose among nodes that were added, where nothing is chosen."""
+        """Choose among the nodes that are there now, where nothing is chosen."""
 
     def releaseScene(self) -> None:
         """Let go of all nodes."""

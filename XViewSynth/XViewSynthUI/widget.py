@@ -17,6 +17,7 @@ from .messages import Messages
 from .models import ModelSelector
 from .panel import Panel
 from .scan import canHarden, scanRefusal
+from .several import SeveralScans, describeSeveral
 from .speed import SpeedMeasurement
 from .work import Work
 
@@ -51,6 +52,9 @@ class XViewSynthWidget(Panel):
         self.speed = SpeedMeasurement(self.onParameters)
         self.comparison = Comparison(self.ui)
         self.models = ModelSelector(self.ui.modelSelector, self.onModelSelected)
+        self.several = SeveralScans(self.ui, self._allowSeveral)
+        self.ui.severalCollapsibleButton.connect("contentsCollapsed(bool)", self.onSeveralFolded)
+        self.ui.severalButton.connect("clicked(bool)", self.onEnhanceSeveral)
         self.ui.enhanceButton.connect("clicked(bool)", self.onEnhance)
         self.ui.selfCheckButton.connect("clicked(bool)", self.onSelfCheck)
         self.ui.cancelButton.connect("clicked(bool)", self.onCancel)
@@ -71,9 +75,10 @@ class XViewSynthWidget(Panel):
         self.chooseNew()
 
     def chooseNew(self) -> None:
-        """Choose the first scan where none is chosen."""
+        """Choose the first scan where none is chosen, and list what is there."""
         if self._parameterNode and not self._parameterNode.inputVolume:
             self._parameterNode.inputVolume = self.logic.firstScan()
+        self._listSeveral()
 
     def restoreViews(self) -> None:
         """Fill the linked views, if a loaded scene has brought them."""
@@ -92,6 +97,7 @@ class XViewSynthWidget(Panel):
         self.messages.show("")
         self.ui.selfCheckLabel.visible = False
         self.speed.stop()
+        self.several.forget()
         self.comparison.close()
 
     def endWork(self) -> None:
@@ -125,6 +131,7 @@ class XViewSynthWidget(Panel):
             _("Leave out slices of this scan, restore them, and compare with linear and cubic interpolation."),
         )
         self.work.update()
+        self._listSeveral()
         self.comparison.update(parameters)
         if parameters:
             self.comparison.markEverywhere(parameters.markSlices)
@@ -147,6 +154,19 @@ class XViewSynthWidget(Panel):
         self.ui.planLabel.text = describe_outlook(outlook, self.speed.expectedSeconds(outlook, request))
         self._showTimeButton(outlook, request)
         return None
+
+    def _listSeveral(self) -> None:
+        parameters = self._parameterNode
+        self.several.update(self.logic.requestOf(parameters) if parameters else None)
+        self._allowSeveral()
+
+    def _allowSeveral(self) -> None:
+        running = _("Something runs already: wait, or cancel it.") if self.work.isRunning else None
+        allow(
+            self.ui.severalButton,
+            running or self.several.refusal(),
+            _("Enhance the ticked scans one after another, each into a new volume, with the settings above."),
+        )
 
     def _showTimeButton(self, outlook: Any, request: Any) -> None:
         self.ui.timeButton.visible = self.speed.missing(outlook, request) is not None and not self.work.isRunning
@@ -198,6 +218,20 @@ class XViewSynthWidget(Panel):
             self.onEnhance()
         else:
             self.messages.show(self._refusal)
+
+    def onSeveralFolded(self, isFolded: bool) -> None:
+        """The user opens or closes the list of scans."""
+        self._listSeveral()
+
+    def onEnhanceSeveral(self) -> None:
+        """Enhance the ticked scans."""
+        request, nodes = self.logic.requestOf(self._parameterNode), self.several.chosen
+        self.speed.stop()
+        self.work.begin(
+            None,
+            lambda: self.logic.startSeveral(nodes, request, self.several.showStates),
+            self._enhancedSeveral,
+        )
 
     def onSelfCheck(self) -> None:
         """Check on the chosen scan how well slices are restored."""
@@ -252,6 +286,10 @@ class XViewSynthWidget(Panel):
         if parameters.showViews and self.parent.isEntered:
             sentences.append(self._showViews(run.output_node))
         self.messages.show(" ".join(filter(None, sentences)))
+
+    def _enhancedSeveral(self, run: Any) -> None:
+        self.logic.getParameterNode().enhancedVolume = run.done[0].output_node
+        self.messages.show(describeSeveral(run), run.log)
 
     def _checked(self, run: Any) -> None:
         from XViewSynthScene.sentences import describe_selfcheck

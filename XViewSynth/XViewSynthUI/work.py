@@ -39,7 +39,7 @@ class Work:
         """Install what is missing, straighten the scan where that is needed and wanted, and start.
 
         Args:
-            scan: the node.
+            scan: the node, or None for several, which are not straightened.
             start: starts a run and returns it, or raises ValueError.
             whenDone: called with the run once it has succeeded.
         """
@@ -77,7 +77,7 @@ class Work:
         from XViewSynthScene.packages import install_packages
 
         install_packages()
-        if not canHarden(scan) or hardenAfterQuestion(scan):
+        if scan is None or not canHarden(scan) or hardenAfterQuestion(scan):
             return True
         self._messages.show(_("Nothing was done: the volume still has its non-linear transform."))
         return False

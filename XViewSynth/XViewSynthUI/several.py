@@ -1,0 +1,162 @@
+"""The table of scans that are enhanced one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+_TICK_COLUMN, _SLICES_COLUMN, _STATE_COLUMN = range(3)
+
+
+class SeveralScans:
+    """The scans of the scene with a box each, what they would give, and how their enhancement stands.
+
+    Args:
+        ui: the widgets of the panel.
+        ticked: called after the user has changed a box; it must not change the table.
+    """
+
+    def __init__(self, ui: Any, ticked: Callable[[], None]) -> None:
+        self.ui = ui
+        self._ticked = ticked
+        self._candidates: Sequence[Any] = ()
+        self._left: set[str] = set()  # IDs of the scans that the user does not want
+        self._states: dict[str, str] = {}
+        self._filling = False
+        titles = [_("Scan"), _("Slices"), _("State")]
+        table = ui.severalTable
+        table.setColumnCount(len(titles))
+        table.setHorizontalHeaderLabels(titles)
+        table.horizontalHeader().setStretchLastSection(True)
+        table.connect("itemChanged(QTableWidgetItem*)", self._onItemChanged)
+        ui.tickAllButton.connect("clicked(bool)", self._onTickAll)
+
+    @property
+    def isOpen(self) -> bool:
+        """Whether the user has opened this part of the panel."""
+        return not self.ui.severalCollapsibleButton.collapsed
+
+    @property
+    def chosen(self) -> list[Any]:
+        """The nodes with a tick that can be enhanced."""
+        return [found.node for found in self._usable if found.node.GetID() not in self._left]
+
+    def refusal(self) -> str | None:
+        """Why the ticked scans cannot be enhanced; None where they can."""
+        if not self._usable:
+            return _("Load scans first.")
+        return None if self.chosen else _("Tick at least one scan.")
+
+    def update(self, request: Any | None) -> None:
+        """Bring the table in line with the scene and the settings.
+
+        Args:
+            request: what would be done, or None while the scene is being closed.
+        """
+        from XViewSynthScene.several import candidates
+
+        self._candidates = candidates(slicer.mrmlScene, request) if request and self.isOpen else ()
+        self._fill()
+
+    def showStates(self, run: Any) -> None:
+        """Show how each scan of a run stands."""
+        self._states |= {item.node.GetID(): _stateOf(item) for item in run.items}
+        with self._programmatically():
+            for row, found in enumerate(self._candidates):
+                self._describe(self.ui.severalTable.item(row, _STATE_COLUMN), found)
+
+    def forget(self) -> None:
+        """Forget nodes and states, as the scene is closed."""
+        self._candidates, self._left, self._states = (), set(), {}
+        self._fill()
+
+    @property
+    def _usable(self) -> list[Any]:
+        return [found for found in self._candidates if found.problem is None]
+
+    def _fill(self) -> None:
+        table = self.ui.severalTable
+        with self._programmatically():
+            table.setRowCount(len(self._candidates))
+            for row, found in enumerate(self._candidates):
+                name = qt.QTableWidgetItem(found.node.GetName())
+                flags = qt.Qt.ItemIsSelectable
+                if found.problem is None:
+                    flags = flags | qt.Qt.ItemIsEnabled | qt.Qt.ItemIsUserCheckable
+                    isLeft = found.node.GetID() in self._left
+                    name.setCheckState(qt.Qt.Unchecked if isLeft else qt.Qt.Checked)
+                name.setFlags(flags)
+                table.setItem(row, _TICK_COLUMN, name)
+                table.setItem(row, _SLICES_COLUMN, _fixedItem(_slicesOf(found)))
+                table.setItem(row, _STATE_COLUMN, _fixedItem(""))
+                self._describe(table.item(row, _STATE_COLUMN), found)
+            table.resizeColumnsToContents()
+
+    def _describe(self, item: Any, found: Any) -> None:
+        text = found.problem or self._states.get(found.node.GetID(), "")
+        item.setText(text)
+        item.setToolTip(text)
+
+    def _onTickAll(self) -> None:
+        """Tick all scans; none where all are ticked."""
+        everyone = {found.node.GetID() for found in self._usable}
+        self._left = everyone if not self._left & everyone else set()
+        self._fill()
+        self._ticked()
+
+    def _onItemChanged(self, item: Any) -> None:
+        if self._filling or item.column() != _TICK_COLUMN:
+            return
+        identity = self._candidates[item.row()].node.GetID()
+        if item.checkState() == qt.Qt.Checked:
+            self._left.discard(identity)
+        else:
+            self._left.add(identity)
+        self._ticked()
+
+    @contextmanager
+    def _programmatically(self) -> Iterator[None]:
+        """Changes that are not the user's."""
+        self._filling = True
+        try:
+            yield
+        finally:
+            self._filling = False
+
+
+def describeSeveral(run: Any) -> str:
+    """What a run over several scans has given."""
+    done, count = len(run.done), len(run.items)
+    text = _("{done} of {count} scans are enhanced.").format(done=done, count=count)
+    return text if done == count else text + " " + _("The table says why the others are not.")
+
+
+def _slicesOf(found: Any) -> str:
+    return "" if found.outlook is None else f"{found.outlook.slices} → {found.outlook.grid.slices}"
+
+
+def _stateOf(item: Any) -> str:
+    from XViewSynthLib.progress import describe_seconds
+
+    if item.status == "done":
+        return _("done in {time}").format(time=describe_seconds(item.seconds))
+    return (
+        item.message
+        or {
+            "waiting": _("waiting"),
+            "running": _("running"),
+            "cancelled": _("cancelled"),
+            "failed": _("failed"),
+        }[item.status]
+    )
+
+
+def _fixedItem(text: str) -> Any:
+    item = qt.QTableWidgetItem(text)
+    item.setFlags(qt.Qt.ItemIsSelectable | qt.Qt.ItemIsEnabled)
+    return item
