@@ -31,7 +31,7 @@ from .hardware import PRECISIONS, free_bytes, process_bytes, resolve_device, res
 
 _IN_WORDS = {"gap": "thin slices far apart", "thick": "thick slices"}
 # Keys of reports that differ from the names of attributes.
-_IN_REPORTS = {"network_factor": "network_factor", "network_overlap": "network_overlap"}
+_IN_REPORTS = {"network_factor": "asked_factor", "network_overlap": "asked_overlap"}
 # Distance of slices in pixels if no scan is given, such as of slices 4 mm apart.
 _USUAL_GAP = 5.0
 # Measured at the network's widest point: live float32 feature maps of a tile, which have a quarter of its pixels, and
