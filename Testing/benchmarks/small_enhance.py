@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "XViewSynth"), str(ROOT / "Testing")]
 
 SCAN = "scan.nrrd"
-OUTPUTS = ["uncertainty.nii.gz", "out.nrrd", "report.json"]
-OPTIONS = f"enhance {SCAN} out.nrrd --factor 4 --model ../model --disagreement uncertainty.nii.gz --report report.json"
+OUTPUTS = ["out.nrrd", "report.json", "uncertainty.nii.gz"]
+OPTIONS = f"enhance {SCAN} out.nrrd --factor 4 --model ../model --uncertainty uncertainty.nii.gz --report report.json"
 TIMEOUT_SECONDS = 1800
 LOOK_SECONDS = 0.0005
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "XViewSynth"), "OMP_NUM_THREADS": "1"}
@@ -28,9 +28,9 @@ _WAITING = """
 import os, sys
 import importlib, pkgutil
 import XViewSynthLib
-for module in pkgutil.iter_modules(XViewSynthLib.__path__):
-    if module.name not in ("__main__", "cluster"):
-        importlib.import_module(f"XViewSynthLib.{module.name}")
+for module in pkgutil.walk_packages(XViewSynthLib.__path__, "XViewSynthLib."):
+    if not module.name.endswith((".__main__", ".cluster")):
+        importlib.import_module(module.name)
 print("ready", flush=True)
 for line in sys.stdin:
     copy = os.fork()
