@@ -306,4 +306,4 @@ class TestAcceptance:
         passed = acceptance.run()
         report = (tmp_path / "accepted" / "report.md").read_text(encoding="utf-8")
         assert passed, report
-        assert len(list((tmp_path / "accepted").glob("*.png"))) == report.count("passed") == 6
+        assert len(list((tmp_path / "accepted").glob("*.png"))) == report.count("passed") == 7
