@@ -20,7 +20,7 @@ from typing import Any
 
 from .. import __version__
 from ..io.fingerprints import fingerprint_of, fingerprint_of_file, fingerprint_of_scan
-from ..system.outputs import STAGING_PREFIX
+from ..system.staging import STAGING_PREFIX
 from ..system.streams import visible
 from .process import TASK, run_worker
 from .records import read_record as read_record_file

@@ -51,20 +51,22 @@ def register(commands: argparse._SubParsersAction) -> None:
 
 
 def _batch(arguments: argparse.Namespace, job: Job) -> int | None:
-    from ..batch.run import SOME_FAILED, run_batch
+    from ..batch.run import SOME_FAILED, Batch, run_batch
     from ..batch.summary import PAGE, counts
 
-    request = request_of(arguments)
-    rows = run_batch(
+    batch = Batch(
         arguments.input,
         arguments.output,
-        request,
+        request_of(arguments),
         format=arguments.format,
         selfcheck=arguments.selfcheck,
         jobs=arguments.jobs,
-        resume=arguments.resume,
         follow_links=arguments.follow_links,
         dask=arguments.dask,
+    )
+    rows = run_batch(
+        batch,
+        resume=arguments.resume,
         say=job.say,
         progress=job.progress,
         should_cancel=job.should_cancel,
