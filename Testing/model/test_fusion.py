@@ -16,7 +16,8 @@ from XViewSynthLib.inference.enhancement import carry_out
 from XViewSynthLib.inference.plan import make_plan
 from XViewSynthLib.inference.reconstruction import fuse
 from XViewSynthLib.model.catalogue import load_model, save_model
-from XViewSynthLib.model.network import ScanFacts, ThreeViewNetwork, spline_between, spline_through, to_network_units
+from XViewSynthLib.model.network import ScanFacts, ThreeViewNetwork
+from XViewSynthLib.model.spline import spline_between, spline_through, to_network_units
 from XViewSynthLib.progress import Progress
 from XViewSynthTrainLib.config import TrainingConfig
 from XViewSynthTrainLib.distillation import agreement_terms, restoration_terms

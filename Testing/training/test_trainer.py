@@ -11,7 +11,8 @@ import torch
 from scans import affine_from, anatomy
 from tiny import NETWORK, make_network
 from XViewSynthLib import Cancelled, InputError, Volume
-from XViewSynthLib.model.network import ScanFacts, to_network_units
+from XViewSynthLib.model.network import ScanFacts
+from XViewSynthLib.model.spline import to_network_units
 from XViewSynthLib.progress import Monitor
 from XViewSynthTrainLib.checkpoints import load_checkpoint, save_checkpoint
 from XViewSynthTrainLib.config import LossWeights, TrainingConfig

@@ -196,7 +196,7 @@ def drop_slices(volume: Volume, factor: int, axis: str = "auto", acquisition: Ac
 
 
 def measure_baseline(
-    trial: Trial, method: interpolation.Method, check: Callable[[], None] | None = None
+    trial: Trial, method: interpolation.Method, check: Callable[[], None] = lambda: None
 ) -> tuple[dict[str, Any], float]:
     """Scores of one interpolation with its seconds and peak memory, and the seconds of the measurement."""
     return measure_restored(
@@ -205,7 +205,7 @@ def measure_baseline(
 
 
 def measure_restored(
-    trial: Trial, restore: Callable[[], Volume], check: Callable[[], None] | None = None
+    trial: Trial, restore: Callable[[], Volume], check: Callable[[], None] = lambda: None
 ) -> tuple[dict[str, Any], float]:
     """Scores of the result of `restore` with its seconds and peak memory, and the seconds of the measurement."""
     with _memory_peak() as peak:

@@ -16,7 +16,8 @@ from ..errors import InputError, OutOfMemory
 from ..geometry.orientation import to_slices
 from ..geometry.volume import Axis, Volume, affine_column
 from ..model.catalogue import Model, choose_model
-from ..model.network import ScanFacts, to_hu
+from ..model.network import ScanFacts
+from ..model.spline import to_hu
 from ..progress import UNWATCHED, Monitor, Progress
 from ..request import Request, Texture, make_request
 from ..system.memory import is_out_of_memory

@@ -14,8 +14,9 @@ from torch import Tensor
 from ..errors import InputError
 from ..model.catalogue import Model
 from ..model.ensemble import Augmentation, augmentations
-from ..model.network import VIEWS, ScanFacts, reading_weights, to_network_units
+from ..model.network import VIEWS, ScanFacts
 from ..model.noise import noise_correlation
+from ..model.spline import reading_weights, to_network_units
 from ..system.memory import is_out_of_memory
 from .hardware import PRECISIONS, Arrival, return_freed_memory
 from .plan import Plan

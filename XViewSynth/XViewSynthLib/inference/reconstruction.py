@@ -14,7 +14,7 @@ from ..geometry.intensity import to_scalar_type
 from ..geometry.interpolation import interpolation_weights, slices_used, weights_at
 from ..geometry.slice_profile import SliceProfile, averaging_weights, correcting_weights, preserving_weights
 from ..geometry.volume import Volume, array_axis
-from ..model.network import to_hu
+from ..model.spline import to_hu
 from .plan import Plan
 
 # The spline's weights fall by a factor of 3.7 a slice. Slices at larger distances do not change HU.
@@ -26,7 +26,7 @@ def fuse(
     residual: Tensor,
     factor: int,
     profile: SliceProfile | None = None,
-    check: Callable[[], None] | None = None,
+    check: Callable[[], None] = lambda: None,
     dtype: np.dtype | type | None = None,
     offset: float = 0.0,
 ) -> np.ndarray:
@@ -78,8 +78,7 @@ def fuse(
             prediction -= consistency.at(index)
         prediction = prediction.clip(lowest, highest)
         result[index] = _with_padding(prediction, scan[below], scan[above], position, result.dtype, offset)
-        if check is not None:
-            check()
+        check()
     return result
 
 

@@ -112,7 +112,7 @@ def write_series(enhanced: Enhanced, source: str | Path, folder: str | Path, ove
 
 
 def write_files(
-    enhanced: Enhanced, source: Source, folder: Path, stop_if_requested: Callable[[], None] | None = None
+    enhanced: Enhanced, source: Source, folder: Path, stop_if_requested: Callable[[], None] = lambda: None
 ) -> None:
     """Write the files of a series into a folder that exists.
 
@@ -136,8 +136,7 @@ def write_files(
     backwards = enhanced.axis == "K" and _numbered_backwards(source)
     with without_warnings():
         for index, slice_ in enumerate(slices):
-            if stop_if_requested is not None:
-                stop_if_requested()
+            stop_if_requested()
             header, comment = header_from(slice_.sources)
             for keyword, value in tags.items():
                 setattr(header, keyword, value)
