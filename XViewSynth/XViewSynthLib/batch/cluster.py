@@ -61,12 +61,7 @@ def check_address(address: str) -> None:
 
 @contextmanager
 def cluster_executor(
-    address: str,
-    steps: Sequence[Step],
-    model: str,
-    done: Outcomes,
-    say: Callable[[str], None],
-    monitor: Monitor,
+    address: str, steps: Sequence[Step], model: str, done: Outcomes, say: Callable[[str], None], monitor: Monitor
 ) -> Iterator[None]:
     """Run the steps of a batch on the workers of a cluster until the context ends.
 

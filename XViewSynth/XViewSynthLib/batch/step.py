@@ -145,10 +145,7 @@ def read_record(item: BatchItem) -> dict[str, Any] | None:
 
 
 def is_done(
-    item: BatchItem,
-    record: dict[str, Any] | None,
-    what: dict[str, Any],
-    check: Callable[[], None] = lambda: None,
+    item: BatchItem, record: dict[str, Any] | None, what: dict[str, Any], check: Callable[[], None] = lambda: None
 ) -> bool:
     """Whether the output is unchanged byte for byte, and comes from this scan and these settings.
 

@@ -7,14 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..batch.task import FAILED, FORMATS
-from .options import (
-    add_links_option,
-    add_progress_option,
-    add_request_options,
-    add_stop_option,
-    job_count,
-    request_of,
-)
+from .options import add_links_option, add_progress_option, add_request_options, add_stop_option, job_count, request_of
 
 if TYPE_CHECKING:
     from ..workers.job import Job
@@ -65,11 +58,7 @@ def _batch(arguments: argparse.Namespace, job: Job) -> int | None:
         dask=arguments.dask,
     )
     rows = run_batch(
-        batch,
-        resume=arguments.resume,
-        say=job.say,
-        progress=job.progress,
-        should_cancel=job.should_cancel,
+        batch, resume=arguments.resume, say=job.say, progress=job.progress, should_cancel=job.should_cancel
     )
     job.say(f"{counts(rows, len(rows))} {arguments.output / PAGE} shows them.")
     return SOME_FAILED if any(row.status == FAILED for row in rows) else None

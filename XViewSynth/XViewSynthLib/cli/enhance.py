@@ -67,10 +67,7 @@ def register(commands: argparse._SubParsersAction) -> None:
         "--expected-error", type=Path, metavar="FILE", help="also write the expected absolute error, in HU"
     )
     parser.add_argument(
-        "--error-bound",
-        type=Path,
-        metavar="FILE",
-        help="also write the 90 %% bound of the absolute error, in HU",
+        "--error-bound", type=Path, metavar="FILE", help="also write the 90 %% bound of the absolute error, in HU"
     )
     add_report_options(parser)
     add_progress_option(parser)

@@ -277,11 +277,7 @@ def _differences(truth: np.ndarray, candidate: np.ndarray, counted: np.ndarray) 
 
 
 def _ssim_of_planes(
-    truth: np.ndarray,
-    candidate: np.ndarray,
-    counted: np.ndarray,
-    dimension: int,
-    check: Callable[[], None],
+    truth: np.ndarray, candidate: np.ndarray, counted: np.ndarray, dimension: int, check: Callable[[], None]
 ) -> float:
     """Mean SSIM of the planes across `dimension`, over the counted pixels."""
     truth, candidate, counted = (np.moveaxis(array, dimension, 0) for array in (truth, candidate, counted))

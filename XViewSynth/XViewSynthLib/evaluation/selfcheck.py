@@ -219,12 +219,7 @@ def measure_restored(
 
 
 def measure_model(
-    trial: Trial,
-    model: Model,
-    plan: Plan,
-    monitor: Monitor = UNWATCHED,
-    *,
-    views: bool = False,
+    trial: Trial, model: Model, plan: Plan, monitor: Monitor = UNWATCHED, *, views: bool = False
 ) -> tuple[Enhanced, dict[str, dict[str, Any]]]:
     """Enhance a thinned scan, and score the result ("enhanced").
 

@@ -133,12 +133,7 @@ def enhance(
 
 
 def carry_out(
-    plan: Plan,
-    volume: Volume,
-    model: Model,
-    *,
-    keep_views: bool = False,
-    monitor: Monitor = UNWATCHED,
+    plan: Plan, volume: Volume, model: Model, *, keep_views: bool = False, monitor: Monitor = UNWATCHED
 ) -> Enhanced:
     """Enhance a scan as planned.
 

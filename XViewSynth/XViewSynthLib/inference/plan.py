@@ -10,13 +10,7 @@ from typing import Any
 import torch
 
 from ..errors import InputError
-from ..geometry.acquisition import (
-    Acquisition,
-    known_thickness,
-    resolve_acquisition,
-    resolve_overlap,
-    resolve_profile,
-)
+from ..geometry.acquisition import Acquisition, known_thickness, resolve_acquisition, resolve_overlap, resolve_profile
 from ..geometry.checks import check_values, geometry_notes
 from ..geometry.grid import Grid, settle_grid
 from ..geometry.intensity import hu_offset, offset_note

@@ -121,13 +121,7 @@ class _DataConsistency:
     """
 
     def __init__(
-        self,
-        scan: np.ndarray,
-        residual: Tensor,
-        factor: int,
-        profile: SliceProfile,
-        spline: np.ndarray,
-        lowest: float,
+        self, scan: np.ndarray, residual: Tensor, factor: int, profile: SliceProfile, spline: np.ndarray, lowest: float
     ):
         slices = len(scan)
         averages = averaging_weights(slices, factor, profile)

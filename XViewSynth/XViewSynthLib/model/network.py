@@ -215,13 +215,7 @@ class ThreeViewNetwork(nn.Module):
 
         return read_off(views), read_off(fused)
 
-    def forward(
-        self,
-        observed: Tensor,
-        factor: int,
-        facts: ScanFacts,
-        views: Sequence[str] = VIEWS,
-    ) -> Tensor:
+    def forward(self, observed: Tensor, factor: int, facts: ScanFacts, views: Sequence[str] = VIEWS) -> Tensor:
         """Predict the synthetic slices in every view; `fuse` makes one answer of them.
 
         Args:
@@ -243,13 +237,7 @@ class ThreeViewNetwork(nn.Module):
             )
         return spline_between(observed, factor) + torch.stack(answers)
 
-    def fuse(
-        self,
-        observed: Tensor,
-        views: Tensor,
-        factor: int,
-        facts: ScanFacts,
-    ) -> Tensor:
+    def fuse(self, observed: Tensor, views: Tensor, factor: int, facts: ScanFacts) -> Tensor:
         """One answer of the three: their mean, and what the fusion, where there is one, adds to it.
 
         Args:
@@ -271,14 +259,7 @@ class ThreeViewNetwork(nn.Module):
         """All slices in their order, given those observed and an answer of `fuse` or, in one view, of `forward`."""
         return synthetic if self.thick else interleave(observed, synthetic)
 
-    def residual(
-        self,
-        view: str,
-        observed: Tensor,
-        factor: int,
-        facts: ScanFacts,
-        part: slice = slice(None),
-    ) -> Tensor:
+    def residual(self, view: str, observed: Tensor, factor: int, facts: ScanFacts, part: slice = slice(None)) -> Tensor:
         """Predict, in one view, what the spline misses.
 
         Args:
@@ -303,12 +284,7 @@ class ThreeViewNetwork(nn.Module):
         raise ValueError(f"{view!r} is not a view; choose one of {', '.join(VIEWS)}.")
 
     def correction(
-        self,
-        observed: Tensor,
-        residuals: Tensor,
-        factor: int,
-        facts: ScanFacts,
-        gaps: slice = slice(None),
+        self, observed: Tensor, residuals: Tensor, factor: int, facts: ScanFacts, gaps: slice = slice(None)
     ) -> Tensor:
         """Predict, by the fusion, what the mean of the views misses.
 
