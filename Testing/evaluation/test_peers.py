@@ -63,8 +63,8 @@ def restored(folder, thinned) -> Path:
 
 @pytest.fixture(scope="module")
 def report(folder, scans, model, restored) -> dict:
-    options = {"peers": ["registration"], "volumes": {"theirs": restored}}
-    return run_bench(Benchmark(scans, [2, 4], [model], **options), folder / "out", device="cpu")
+    benchmark = Benchmark(scans, [2, 4], [model], peers=["registration"], volumes={"theirs": restored})
+    return run_bench(benchmark, folder / "out", device="cpu")
 
 
 class TestThinned:
@@ -236,8 +236,8 @@ class TestThick:
         (given,) = write_thinned(scans[:1], Thinning([3], acquisition="thick"), tmp_path)
         made = upsample(read_volume(given), 3, "K", "linear")
         write_volume(made, tmp_path / "made.nrrd")
-        options = {"acquisition": "thick", "volumes": {"theirs": tmp_path / "made.nrrd"}, "device": "cpu"}
-        (run,) = run_bench(Benchmark(scans[:1], [3], [model]), tmp_path / "out", **options)["runs"]
+        benchmark = Benchmark(scans[:1], [3], [model], volumes={"theirs": tmp_path / "made.nrrd"})
+        (run,) = run_bench(benchmark, tmp_path / "out", acquisition="thick", device="cpu")["runs"]
         assert run["peers"]["theirs"]["psnr_db"] == pytest.approx(run["baselines"]["linear"]["psnr_db"], rel=1e-6)
 
     def test_what_was_made_of_the_other_acquisition_is_not_found(self, scans, restored):
