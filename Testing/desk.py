@@ -43,7 +43,7 @@ class Desk:
     def finish(self, panel: Any) -> None:
         """Let Slicer live until nothing runs in the panel."""
         button = getattr(panel.ui, "cancelButton" if self.name == ENHANCING else "stopButton")
-        self.pump(lambda: button.toolTip == "Nothing runs.")
+        self.pump(lambda: button.toolTip == "No task is running.")
 
     def wait_for_worker(self) -> psutil.Process:
         """The process that computes, as soon as there is one."""

@@ -1,6 +1,6 @@
-"""The Slicer module "XViewSynth": what Slicer shows of it, and what it sets up once.
+"""The Slicer module "XViewSynth": its title and help text, and its set-up at the start of Slicer.
 
-Slicer finds its classes in this file by their names. They are defined in the package XViewSynthUI.
+Slicer looks up its classes in this file by name. They are defined in the package XViewSynthUI.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ MODULE_FOLDER = Path(__file__).resolve().parent
 
 
 class XViewSynth(ScriptedLoadableModule):
-    """What Slicer shows of the module, and what is set up once."""
+    """Title, category and help text of the module."""
 
     def __init__(self, parent):
         ScriptedLoadableModule.__init__(self, parent)
@@ -31,11 +31,10 @@ class XViewSynth(ScriptedLoadableModule):
         self.parent.dependencies = ["SubjectHierarchy"]
         self.parent.contributors = ["The XViewSynth authors"]
         self.parent.helpText = _(
-            "Gives a thick-slice CT the slices it lacks. Three views of the scan predict them, and where the views "
-            "disagree, a map says so. Observed slices stay as they are. <b>Enhance slices</b> makes the volume, "
-            "<b>Check on this scan</b> measures how well slices of your own scan are restored, and the linked views "
-            "show original and result side by side. Synthetic slices are predictions: not for diagnosis. Nothing "
-            "leaves this computer."
+            "Adds the missing slices to a thick-slice CT. Three views of the scan predict them, and an uncertainty map "
+            "shows the expected error. Observed slices do not change. <b>Enhance slices</b> makes the volume. "
+            "<b>Check on this scan</b> measures how well slices of your own scan are restored. The linked views show "
+            "original and result side by side. Synthetic slices are predictions: not for diagnosis."
         )
         self.parent.acknowledgementText = _(
             "An independent implementation of Fang, Wang, Zhang, Xu, Yuan and Han: Incremental Cross-view Mutual "
@@ -44,12 +43,12 @@ class XViewSynth(ScriptedLoadableModule):
         slicer.app.connect("startupCompleted()", onStartupCompleted)
 
     def setup(self):
-        """Called once the application's own plugins are there: offer "Enhance slices" in the Data module."""
+        """Add "Enhance slices" to the Data module. Slicer calls this after it has loaded its own plugins."""
         registerSubjectHierarchyPlugin()
 
 
 def onStartupCompleted():
-    """Called once all modules are there: offer the sample data, and get ready for scenes that are loaded and saved."""
+    """Register sample data, layout and scene observers. Slicer calls this after it has loaded all modules."""
     registerSampleData()
     layoutManager = slicer.app.layoutManager()
     if layoutManager:
@@ -61,7 +60,7 @@ def onStartupCompleted():
 
 
 def onSceneLoaded(caller, event):
-    """A scene was loaded: if it brings the linked views, make the panel, which marks the synthetic slices there."""
+    """Make the panel if the loaded scene shows the linked views: the panel marks the synthetic slices there."""
     from XViewSynthScene.desk import is_shown
     from XViewSynthScene.views import LAYOUT_ID
 
@@ -70,7 +69,7 @@ def onSceneLoaded(caller, event):
 
 
 def onSaveScene(caller, event):
-    """The scene is about to be saved: let files of enhanced volumes tell where they come from."""
+    """Copy the provenance of enhanced volumes to their storage nodes before the scene is saved."""
     from XViewSynthScene.provenance import copy_all_to_storage
 
     copy_all_to_storage(caller)
@@ -78,7 +77,7 @@ def onSaveScene(caller, event):
 
 def registerSubjectHierarchyPlugin():
     """Add "Enhance slices" to the context menu of volumes."""
-    # Its import makes the base class of scripted plugins importable, which the plugin's own file needs.
+    # This import makes the base class importable, which the plugin's own file needs.
     import SubjectHierarchyPlugins  # noqa: F401
 
     path = MODULE_FOLDER / "SubjectHierarchyPlugins" / "XViewSynthSubjectHierarchyPlugin.py"

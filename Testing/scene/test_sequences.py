@@ -93,7 +93,7 @@ class TestFinding:
 
 class TestRefused:
     def test_no_sequence(self, scene, scan):
-        with pytest.raises(InputError, match="'CT' is no sequence"):
+        with pytest.raises(InputError, match="'CT' is not a sequence"):
             frames(make_volume_node(scene, scan, "CT"))
 
     @pytest.mark.parametrize("gone", [True, False])

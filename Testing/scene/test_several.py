@@ -115,7 +115,7 @@ class TestRun:
         run = begin(nodes, request_)
         remove_volume(nodes[2])
         assert finish(run).status == "done"
-        assert run.items[2].message == "'Scan 3' has left the scene."
+        assert run.items[2].message == "'Scan 3' is no longer in the scene."
 
     def test_none_that_works_is_a_failure(self, begin, nodes, request_, tmp_path):
         run = begin(nodes, Request(factor=2, model=str(tmp_path / "none"), device="cpu"))
@@ -128,7 +128,7 @@ class TestRun:
         run.cancel()
         state = finish(run)
         assert state.status == "cancelled"
-        assert "scans are enhanced, and stay." in state.message
+        assert "scans are enhanced and stay in the scene." in state.message
         assert run.items[0].output_node.GetScene() is not None
         assert run.items[2].status == "cancelled"
         assert not list(tmp_path.glob("XViewSynth*"))

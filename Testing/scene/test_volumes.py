@@ -24,10 +24,10 @@ from XViewSynthScene.volumes import (
     NonLinearTransformError,
     check_volume_node,
     copied_image,
-    handed_over_image,
     harden_transform,
     ijk_to_ras,
     set_voxels_and_geometry,
+    shared_image,
     volume_from_node,
 )
 
@@ -221,21 +221,21 @@ class TestIntoNode:
 class TestHandingOver:
     def test_memory_is_not_copied(self):
         mine = np.zeros((3, 4, 5), np.int16)
-        handed_over_image(Volume(mine, affine_from())).SetScalarComponentFromDouble(0, 0, 0, 0, 7)
+        shared_image(Volume(mine, affine_from())).SetScalarComponentFromDouble(0, 0, 0, 0, 7)
         assert mine[0, 0, 0] == 7
 
     def test_memory_outlives_the_volume(self):
-        image = handed_over_image(Volume(np.full((3, 4, 5), 7, np.int16), affine_from()))
+        image = shared_image(Volume(np.full((3, 4, 5), 7, np.int16), affine_from()))
         assert {image.GetScalarComponentAsDouble(i, 0, 0, 0) for i in range(5)} == {7}
 
     def test_voxels_of_another_node_are_copied(self, node, scan):
-        handed_over_image(volume_from_node(node)).SetScalarComponentFromDouble(0, 0, 0, 0, 7)
+        shared_image(volume_from_node(node)).SetScalarComponentFromDouble(0, 0, 0, 0, 7)
         assert volume_from_node(node).voxels[0, 0, 0] == scan.voxels[0, 0, 0] != 7
 
     def test_read_only_memory_is_copied(self):
         mine = np.zeros((3, 4, 5), np.int16)
         mine.flags.writeable = False
-        handed_over_image(Volume(mine, affine_from())).SetScalarComponentFromDouble(0, 0, 0, 0, 7)
+        shared_image(Volume(mine, affine_from())).SetScalarComponentFromDouble(0, 0, 0, 0, 7)
         assert mine[0, 0, 0] == 0
 
 

@@ -76,11 +76,11 @@ def photograph(scans: Sequence[Path], output: Path, model: str, minutes: float, 
         take("idle")
         panel.ui.trainButton.click()
         opened.pump(
-            lambda: "loss" in panel.ui.logText.plainText or panel.ui.stopButton.toolTip == "Nothing runs.",
+            lambda: "loss" in panel.ui.logText.plainText or panel.ui.stopButton.toolTip == "No task is running.",
             TIMEOUT_SECONDS,
         )
         take("running")
-        opened.pump(lambda: panel.ui.stopButton.toolTip == "Nothing runs.", TIMEOUT_SECONDS)
+        opened.pump(lambda: panel.ui.stopButton.toolTip == "No task is running.", TIMEOUT_SECONDS)
         take("done")
         run = Path(parameters.runFolder)
     picture = output / "train_views.png"

@@ -111,7 +111,7 @@ class TestChoosing:
     def test_the_time_is_measured_on_this_computer(self, slicer_desk, panel):
         panel.parent.show()
         panel.ui.timeButton.click()
-        assert panel.ui.timeButton.toolTip == "It is being measured."
+        assert panel.ui.timeButton.toolTip == "The measurement is running."
         slicer_desk.pump(lambda: "about" in panel.ui.planLabel.text)
         assert not panel.ui.timeButton.visible
         assert slicer_desk.leaves_nothing()
@@ -162,7 +162,7 @@ class TestReasons:
         assert not panel.ui.enhanceButton.enabled
         assert "load a CT scan" in panel.ui.enhanceButton.toolTip
         assert "load a CT scan" in panel.ui.selfCheckButton.toolTip
-        assert panel.ui.cancelButton.toolTip == "Nothing runs."
+        assert panel.ui.cancelButton.toolTip == "No task is running."
         assert "enhanced volume" in panel.ui.showViewsButton.toolTip
 
     def test_a_scan_that_is_fine_already(self, slicer_desk, panel, thin_scan):
@@ -407,7 +407,7 @@ class TestSelfCheck:
 
 
 class TestBentGrid:
-    """A scan with irregular spacing or a tilted gantry, which Slicer straightens by a non-linear transform."""
+    """A scan with irregular spacing or a tilted gantry, to which Slicer adds a non-linear transform."""
 
     @pytest.fixture
     def bent(self, panel, node):

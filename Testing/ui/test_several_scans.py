@@ -111,7 +111,7 @@ class TestEnhancing:
     def test_the_ticked_scans_are_enhanced(self, slicer_desk, panel, nodes):
         tick(panel, 1, False)
         panel.ui.severalButton.click()
-        assert panel.ui.severalButton.toolTip == "Something runs already: wait, or cancel it."
+        assert panel.ui.severalButton.toolTip == "Another task is running: wait, or cancel it."
         assert column(panel, STATE) == ["running", "", "waiting"]
         slicer_desk.finish(panel)
         assert [input_node(result) for result in results()] == [nodes[0], nodes[2]]
@@ -132,7 +132,9 @@ class TestEnhancing:
         slicer_desk.pump(results)
         panel.ui.cancelButton.click()
         slicer_desk.finish(panel)
-        assert panel.ui.messageLabel.text == f"Cancelled; {len(results())} of 3 scans are enhanced, and stay."
+        assert (
+            panel.ui.messageLabel.text == f"Cancelled; {len(results())} of 3 scans are enhanced and stay in the scene."
+        )
         assert column(panel, STATE)[2] == "cancelled"
         assert slicer_desk.leaves_nothing()
 

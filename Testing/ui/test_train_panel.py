@@ -197,7 +197,7 @@ class TestStudySet:
 class TestReasons:
     def test_all_is_well(self, panel):
         assert panel.ui.trainButton.enabled
-        assert panel.ui.stopButton.toolTip == "Nothing runs."
+        assert panel.ui.stopButton.toolTip == "No task is running."
         assert "was stopped" in panel.ui.resumeButton.toolTip
         assert "no model" in panel.ui.useModelButton.toolTip
         assert "no report" in panel.ui.reportButton.toolTip
@@ -265,7 +265,10 @@ class TestTraining:
         assert "runs already" in panel.ui.trainButton.toolTip
         assert layout.GetViewArrangement() == LAYOUT_ID
         slicer_desk.pump(
-            lambda: stages.add(panel.ui.stageLabel.text.split(",")[0]) or panel.ui.stopButton.toolTip == "Nothing runs."
+            lambda: (
+                stages.add(panel.ui.stageLabel.text.split(",")[0])
+                or panel.ui.stopButton.toolTip == "No task is running."
+            )
         )
         run = Path(parameters(panel).runFolder)
         report = json.loads((run / "report.json").read_text())

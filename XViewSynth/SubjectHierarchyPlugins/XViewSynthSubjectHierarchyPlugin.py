@@ -7,16 +7,16 @@ from slicer.i18n import tr as _
 
 
 class XViewSynthSubjectHierarchyPlugin(AbstractScriptedSubjectHierarchyPlugin):
-    """Owns no items; it only adds an action. What is not here, Slicer answers as for any such plugin."""
+    """Adds one action and owns no items. Slicer's base class supplies the rest."""
 
-    # Slicer wants to know where the class comes from.
+    # Slicer requires the path of the file that defines the class.
     filePath = __file__
 
     def __init__(self, scriptedPlugin):
         scriptedPlugin.name = "XViewSynth"
         AbstractScriptedSubjectHierarchyPlugin.__init__(self, scriptedPlugin)
         self.enhanceAction = qt.QAction(_("Enhance slices"), scriptedPlugin)
-        self.enhanceAction.setToolTip(_("Give this thick-slice CT the slices it lacks, as chosen in XViewSynth."))
+        self.enhanceAction.setToolTip(_("Add the missing slices to this CT, with the settings of XViewSynth."))
         self.enhanceAction.connect("triggered()", self.onEnhance)
 
     def canAddNodeToSubjectHierarchy(self, node, parentItemID):
@@ -28,7 +28,7 @@ class XViewSynthSubjectHierarchyPlugin(AbstractScriptedSubjectHierarchyPlugin):
         return 0.0
 
     def roleForPlugin(self):
-        """It has none, since it owns nothing."""
+        """The role name; "N/A" because the plugin owns no items."""
         return "N/A"
 
     def itemContextMenuActions(self):
@@ -40,7 +40,7 @@ class XViewSynthSubjectHierarchyPlugin(AbstractScriptedSubjectHierarchyPlugin):
         self.enhanceAction.visible = bool(itemID) and self._isScan(self._nodeOf(itemID))
 
     def onEnhance(self):
-        """Open the module on the volume that was clicked, and begin."""
+        """Open the module and enhance the clicked volume."""
         handler = slicer.qSlicerSubjectHierarchyPluginHandler.instance()
         node = self._nodeOf(handler.currentItem())
         if self._isScan(node):
@@ -60,7 +60,7 @@ class XViewSynthSubjectHierarchyPlugin(AbstractScriptedSubjectHierarchyPlugin):
         try:
             check_scan(node)
         except NonLinearTransformError:
-            return True  # the module asks whether to straighten it
+            return True  # the module offers to straighten it
         except ValueError:
             return False
         return True

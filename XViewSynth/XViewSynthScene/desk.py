@@ -1,4 +1,4 @@
-"""What the panels and logics of all modules share. Widgets and Qt itself are handed in: nothing here imports them."""
+"""Helpers for the panels and logics of all modules. Callers pass widgets and Qt: nothing here imports them."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import slicer
 
 from XViewSynthLib.progress import describe_stage, describe_time_left
 
-_LOOK_SECONDS = 0.02
+_POLL_SECONDS = 0.02
 
 
 def allow(widget: Any, refusal: str | None, tool_tip: str) -> None:
-    """Enable a widget, or disable it and let its tool tip say why."""
+    """Enable a widget, or disable it and show the reason as its tool tip."""
     widget.enabled = refusal is None
     widget.toolTip = tool_tip if refusal is None else refusal
 
 
 def show_progress(bar: Any, label: Any, state: Any | None) -> None:
-    """Show how far work is, and the time left, in a progress bar and a label; None hides both.
+    """Show progress and time left in a progress bar and a label; None hides both.
 
     Args:
         bar: a QProgressBar.
         label: a QLabel.
-        state: what `poll` of a job or run has given.
+        state: returned by `poll` of a job or run.
     """
     bar.visible = label.visible = state is not None
     if state is None:
         return
-    # A stage that cannot say how far it is shows a bar that moves all the same.
+    # A stage without known progress shows a busy indicator.
     known = state.total > 1
     bar.setRange(0, state.total if known else 0)
     bar.setValue(state.done if known else 0)
@@ -47,17 +47,17 @@ def make_timer(qt: Any, milliseconds: int, slot: Callable[[], None], single_shot
 
 
 def wait_for(run: Any, end: Callable[[], None]) -> Any:
-    """Wait for a run and give its last state; Slicer's events are processed meanwhile.
+    """Wait for a run and return its last state; Slicer's events are processed meanwhile.
 
     Args:
-        run: has `poll`.
-        end: ends it, also when the script is interrupted; harmless once it has ended by itself.
+        run: an object with `poll`.
+        end: ends the run, also when the script is interrupted; harmless after the run has ended.
     """
     try:
         while not (state := run.poll()).ended:
             if hasattr(slicer, "app"):
                 slicer.app.processEvents()
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
     finally:
         end()
     return state

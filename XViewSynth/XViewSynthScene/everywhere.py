@@ -16,12 +16,12 @@ _COMPOSITE = "vtkMRMLSliceCompositeNode"
 
 
 class MarksEverywhere(VTKObservationMixin):
-    """The marks of one scene, in all views but the linked ones, which have their own.
+    """The marks in all views of a scene except the linked views, which have their own.
 
     Args:
-        scene: whose views are marked.
-        layout_node: of Slicer's layout manager; None where there is no window.
-        renderer_of: gives the renderer of a view by its layout name; None where the view is not drawn.
+        scene: the scene whose views are marked.
+        layout_node: node of Slicer's layout manager; None without a window.
+        renderer_of: returns the renderer of a view by its layout name; None if the view is not drawn.
     """
 
     def __init__(
@@ -34,11 +34,11 @@ class MarksEverywhere(VTKObservationMixin):
 
     @property
     def marks(self) -> dict[str, SliceMark]:
-        """The marks that are shown, by the layout name of the view."""
+        """The visible marks, by the layout name of the view."""
         return {name: mark for name, (_, mark) in self._marks.items()}
 
     def set_enabled(self, enabled: bool) -> None:
-        """Show marks from now on, or remove them. Repeat it where views may have been drawn meanwhile."""
+        """Show or remove the marks. Call it again after views may have been drawn."""
         changed, self._enabled = enabled != self._enabled, enabled
         if changed:
             self.removeObservers()
@@ -55,10 +55,10 @@ class MarksEverywhere(VTKObservationMixin):
             self._update()
 
     def _update(self, *_: object) -> None:
-        wanted = dict(self._views_of_enhanced_volumes()) if self._enabled else {}
-        for name in [name for name in self._marks if name not in wanted]:
+        targets = dict(self._views_of_enhanced_volumes()) if self._enabled else {}
+        for name in [name for name in self._marks if name not in targets]:
             self._remove(name)
-        for name, (slice_node, volume) in wanted.items():
+        for name, (slice_node, volume) in targets.items():
             if name in self._marks and self._marks[name][0] == volume.GetID():
                 continue
             self._remove(name)

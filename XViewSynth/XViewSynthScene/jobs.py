@@ -1,12 +1,12 @@
-"""Enhancing and checking a scan in the background: start, look, cancel, take the result.
+"""Jobs that enhance or check a scan in the background: start, poll, cancel, read the result.
 
     job = EnhanceJob(volume, Request(factor=4))
     job.start()
     while not (state := job.poll()).ended: ...     # from a timer, every 100 ms
     job.result.enhanced
 
-A thread of the job does all that takes time: it writes the scan into a temporary folder, watches the worker process,
-reads the result, and removes the folder. So no call here waits, and a job that nobody looks at any more ends as well.
+A thread of the job does the slow work: it writes the scan into a temporary folder, watches the worker process,
+reads the result and removes the folder. So no call here waits, and a job ends even if it is no longer polled.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _ENDS = (DONE, FAILED, CANCELLED)
 # Exit codes of the engine.
 _OK, _WRONG_INPUT, _STOPPED = 0, 2, 3
 _POLL_SECONDS = 0.05
-# Reading or writing a file cannot be interrupted: it may take this much longer after a cancel, then it is left alone.
+# Reading or writing a file cannot be interrupted: after a cancel the job waits this long for it.
 _PATIENCE_SECONDS = 1.0
 # Windows keeps a file for a moment after the process that used it has ended.
 _REMOVE_ATTEMPTS, _REMOVE_PAUSE_SECONDS = 5, 0.1
@@ -56,15 +56,15 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class JobState:
-    """Where a job stands.
+    """State of a job.
 
     Attributes:
         status: "preparing", "running", "reading", and in the end "done", "failed" or "cancelled".
-        stage: what is being done, in a few plain words.
-        done: steps of this stage that are finished, 0 to `total`.
+        stage: the current step, in a few plain words.
+        done: finished steps of this stage, 0 to `total`.
         total: steps of this stage, at least 1.
-        seconds_left: until the whole job is done; None while nothing is known.
-        message: one sentence on why the job failed, or was cancelled by somebody else; else None.
+        seconds_left: time until the job is done, s; None while unknown.
+        message: one sentence on why the job failed or another program cancelled it; else None.
     """
 
     status: str
@@ -82,13 +82,13 @@ class JobState:
 
 @dataclass(frozen=True)
 class EnhanceResult:
-    """What an enhancement gives.
+    """Result of an enhancement.
 
     Attributes:
-        enhanced: the scan with its synthetic slices, of the input's scalar type.
-        uncertainty: float32 HU on the same grid: the expected absolute error, or if the model is not calibrated, how
-            far the three views differ; the report says which.
-        report: what was done, as ``xviewsynth enhance --report`` tells it.
+        enhanced: the scan with its synthetic slices, in the input's scalar type.
+        uncertainty: float32, HU, on the same grid: the expected absolute error; for a model without calibration, the
+            spread of the three views. The report names which.
+        report: as ``xviewsynth enhance --report`` writes it.
     """
 
     enhanced: Volume
@@ -97,18 +97,18 @@ class EnhanceResult:
 
 
 class _Job(ABC, Generic[Result]):
-    """One command of the engine, from what it needs to what it gives.
+    """One command of the engine with its input and its result.
 
-    Make and start it in the main thread. A job that nobody needs any more must be closed.
+    Create and start it in the main thread. Close a job that is no longer needed.
 
     Args:
-        folder: where the job makes its temporary folder, which is gone when the job has ended; by default where
-            Slicer, or else the system, keeps temporary files.
-        python: the interpreter, as for `start_worker`.
+        folder: parent of the job's temporary folder, which is removed when the job ends; by default the folder for
+            temporary files of Slicer, or of the system.
+        python: the interpreter, as in `start_worker`.
     """
 
     name: str
-    """What the user calls it, to begin a sentence with."""
+    """Name of the job for the user, at the start of a sentence."""
 
     def __init__(self, folder: str | os.PathLike[str] | None = None, python: str | None = None):
         self._parent = folder or temporary_folder()
@@ -116,15 +116,15 @@ class _Job(ABC, Generic[Result]):
         self._state = JobState(PREPARING, "preparing")
         self._result: Result | None = None
         self._log = ""
-        self._asked_to_stop = threading.Event()
+        self._stop_requested = threading.Event()
         self._thread: threading.Thread | None = None
 
     @property
     def result(self) -> Result:
-        """What the job gave.
+        """Result of the job.
 
         Raises:
-            RuntimeError: it is not done, or closed.
+            RuntimeError: the job is not done, or closed.
         """
         if self._result is None:
             raise RuntimeError(f"{self.name} has no result: it is {self._state.status}.")
@@ -132,46 +132,46 @@ class _Job(ABC, Generic[Result]):
 
     @property
     def log(self) -> str:
-        """The last lines that the worker wrote, once it has ended."""
+        """The last lines that the worker wrote; "" before it has ended."""
         return self._log
 
     def start(self) -> None:
-        """Begin, and return at once.
+        """Start the job and return at once.
 
         Raises:
-            RuntimeError: it was started or cancelled before.
+            RuntimeError: the job was started or cancelled before.
         """
         if self._thread is not None or self._state.ended:
             raise RuntimeError(f"{self.name} was started or cancelled before: make a new job.")
-        # Slicer's application is asked here, since it is not for other threads.
+        # The environment comes from Slicer's application, which only the main thread may use.
         self._thread = threading.Thread(target=self._run, args=(worker_environment(),), daemon=True)
         self._thread.start()
 
     def poll(self) -> JobState:
-        """Where the job stands now."""
+        """Current state of the job."""
         return self._state
 
     def cancel(self) -> None:
-        """Ask the job to end, which it may have done already.
+        """Request the end of the job; harmless after it has ended.
 
-        Within two seconds it is "cancelled", no process of it is left, and nothing in its folder.
+        Within two seconds the state is "cancelled", its processes have ended and its folder is empty.
         """
-        self._asked_to_stop.set()
+        self._stop_requested.set()
         if self._thread is None:
             self._state = JobState(CANCELLED, "cancelled")
 
     def close(self) -> None:
-        """Cancel, and forget the result."""
+        """Cancel the job and drop its result."""
         self.cancel()
         self._result = None
 
     @abstractmethod
     def _prepare(self, folder: Path) -> list[str]:
-        """Put what the worker needs into `folder`, and give its arguments."""
+        """Write the input of the worker into `folder` and return the arguments of the worker."""
 
     @abstractmethod
     def _read(self, folder: Path, printed: dict[str, Any]) -> Result:
-        """The result, from what the worker left in `folder` and the last object it printed."""
+        """Read the result from `folder` and from the last object that the worker printed."""
 
     def _run(self, environment: dict[str, str]) -> None:
         try:
@@ -192,18 +192,18 @@ class _Job(ABC, Generic[Result]):
         self._state = end
 
     def _work(self, folder: Path, environment: dict[str, str]) -> Result:
-        arguments = self._leaving_if_asked(lambda: self._prepare(folder), folder)
+        arguments = self._cancellable(lambda: self._prepare(folder), folder)
         worker = self._start_worker(arguments, folder / "log.txt", environment)
-        # This program may end first, and the folder cannot go while a process uses it.
+        # This program may end before the worker, and a folder in use cannot be removed.
         kill_at_exit = weakref.finalize(self, worker.kill)
         self._state = JobState(RUNNING, "starting")
         printed = self._watch(worker)
         kill_at_exit.detach()
         self._log = worker.log_tail()
-        self._leave_if_asked()
+        self._raise_if_cancelled()
         self._check_exit(worker.exit_code)
         self._state = JobState(READING, "reading the result")
-        return self._leaving_if_asked(lambda: self._read(folder, printed), folder)
+        return self._cancellable(lambda: self._read(folder, printed), folder)
 
     def _start_worker(self, arguments: list[str], log_path: Path, environment: dict[str, str]) -> Worker:
         try:
@@ -214,7 +214,7 @@ class _Job(ABC, Generic[Result]):
             ) from error
 
     def _watch(self, worker: Worker) -> dict[str, Any]:
-        """Follow the worker until it has ended, and give the last object that it printed."""
+        """Watch the worker until it has ended; return the last object that it printed."""
         printed: dict[str, Any] = {}
         finished = False
         while not finished:
@@ -222,37 +222,37 @@ class _Job(ABC, Generic[Result]):
             for printed in worker.poll():
                 if "stage" in printed:
                     self._state = JobState(RUNNING, **printed)
-            if self._asked_to_stop.is_set():
+            if self._stop_requested.is_set():
                 worker.request_stop()
                 self._state = JobState(RUNNING, "cancelling")
             time.sleep(_POLL_SECONDS)
         return printed
 
-    def _leave_if_asked(self) -> None:
-        # A program that ends waits for what is being read or written by then, and nothing may begin after that.
-        if self._asked_to_stop.is_set() or not threading.main_thread().is_alive():
+    def _raise_if_cancelled(self) -> None:
+        # At its end the program waits for reads and writes in progress, and no new ones may begin.
+        if self._stop_requested.is_set() or not threading.main_thread().is_alive():
             raise Cancelled
 
-    def _leaving_if_asked(self, work: Callable[[], Any], folder: Path) -> Any:
-        """What `work` gives, unless the user does not want to wait for it any more."""
+    def _cancellable(self, work: Callable[[], Any], folder: Path) -> Any:
+        """Return the result of `work`, or raise Cancelled as soon as the user cancels."""
         outcome: list[Any] = []
 
-        def work_and_tell() -> None:
+        def work_and_report() -> None:
             try:
-                self._leave_if_asked()
+                self._raise_if_cancelled()
                 outcome.append(work())
             except BaseException as error:
                 outcome.append(error)
-            if self._asked_to_stop.is_set():
+            if self._stop_requested.is_set():
                 _remove(folder)
 
-        # No daemon: to end a program in the middle of reading or writing is to crash. It is waited for.
-        thread = threading.Thread(target=work_and_tell, daemon=False)
+        # No daemon thread: a program that ends during a read or write may crash, so it waits for this thread.
+        thread = threading.Thread(target=work_and_report, daemon=False)
         thread.start()
-        while thread.is_alive() and not self._asked_to_stop.is_set():
+        while thread.is_alive() and not self._stop_requested.is_set():
             thread.join(_POLL_SECONDS)
         thread.join(_PATIENCE_SECONDS)
-        self._leave_if_asked()
+        self._raise_if_cancelled()
         if isinstance(outcome[0], BaseException):
             raise outcome[0]
         return outcome[0]
@@ -277,7 +277,7 @@ class _ScanJob(_Job[Result]):
         self.request = request
 
     def _write_scan(self, folder: Path) -> Path:
-        # Takes a second to import, and Slicer need not wait for it.
+        # This import takes a second, so it is not at the top of the module.
         from XViewSynthLib.io.writing import write_volume
 
         if self.volume.shear_degrees:
@@ -285,7 +285,7 @@ class _ScanJob(_Job[Result]):
                 f"The scan is sheared by {self.volume.shear_degrees:.1f} degrees, as by a tilted gantry: resample it "
                 "to a grid with right angles first."
             )
-        # Not compressed, which would take longer than all else but the enhancement itself.
+        # Not compressed: compression would take longer than everything but the enhancement itself.
         path = folder / _SCAN
         write_volume(self.volume, path)
         self._scan_file = str(path)
@@ -295,12 +295,12 @@ class _ScanJob(_Job[Result]):
         try:
             super()._check_exit(code)
         except InputError as error:
-            # The user has not named this file.
+            # The user does not know this file.
             raise InputError(str(error).replace(self._scan_file, "The scan")) from None
 
 
 class EnhanceJob(_ScanJob[EnhanceResult]):
-    """Give a scan its missing slices; the same voxels as ``xviewsynth enhance``, which does it."""
+    """Add the missing slices to a scan with ``xviewsynth enhance``."""
 
     name = "The enhancement"
 
@@ -328,7 +328,7 @@ class EnhanceJob(_ScanJob[EnhanceResult]):
 
 
 class SelfCheckJob(_ScanJob[dict[str, Any]]):
-    """Measure how well slices of a scan are restored; the result is the report of ``xviewsynth selfcheck``."""
+    """Measure how well slices of a scan are restored. The result is the report of ``xviewsynth selfcheck``."""
 
     name = "The self-check"
 
@@ -341,7 +341,7 @@ class SelfCheckJob(_ScanJob[dict[str, Any]]):
 
 
 class SpeedJob(_Job[dict[str, Any]]):
-    """Measure this machine; the result is what ``xviewsynth speed`` prints."""
+    """Measure the speed of this computer. The result is the output of ``xviewsynth speed``."""
 
     name = "The measurement"
 
@@ -357,16 +357,16 @@ class SpeedJob(_Job[dict[str, Any]]):
 
 
 def check_exit(name: str, code: int, log: str) -> None:
-    """Make sure that a worker has done its work.
+    """Raise unless a worker has succeeded.
 
     Args:
-        name: what the user calls the work, to begin a sentence with.
+        name: name of the work for the user, at the start of a sentence.
         code: exit code of the worker.
         log: the last lines that it wrote.
 
     Raises:
-        Cancelled: it was asked to stop.
-        InputError: with what it said about the input, or how it ended.
+        Cancelled: another program stopped the worker.
+        InputError: the worker refused its input, or ended unexpectedly.
     """
     if code == _OK:
         return
@@ -377,21 +377,21 @@ def check_exit(name: str, code: int, log: str) -> None:
         raise InputError(sentence)
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
     if code == -9:
-        how += ", perhaps for lack of memory: close other programs or allow it less memory"
+        how += ", perhaps for lack of memory: close other programs, or choose less memory"
     raise InputError(f"{name} stopped unexpectedly ({how}). The log says more.")
 
 
 def temporary_folder() -> str:
-    """Where temporary files go: the folder in Slicer's settings, or else the system's."""
-    slicer = sys.modules.get("slicer")  # where nobody has imported it, this is not Slicer
+    """Folder for temporary files: that of Slicer's settings, or else of the system."""
+    slicer = sys.modules.get("slicer")  # not imported: this is not Slicer
     return getattr(getattr(slicer, "app", None), "temporaryPath", None) or tempfile.gettempdir()
 
 
 def _options(request: Request) -> list[str]:
-    """The options of the command line for a worker, which has another working folder.
+    """Command-line options for a worker, which has another working folder.
 
     Raises:
-        InputError: there is no such model.
+        InputError: the model does not exist.
     """
     if request.model == AUTOMATIC:
         return request.to_argv()
@@ -400,7 +400,7 @@ def _options(request: Request) -> list[str]:
 
 @contextmanager
 def _temporary_folder(owner: object, parent: str | os.PathLike[str]) -> Iterator[Path]:
-    """A new folder in `parent`, removed at the end, also where the program ends first."""
+    """A new folder in `parent`, removed at the end, also if the program ends first."""
     try:
         folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=parent))
     except OSError as error:
@@ -412,7 +412,7 @@ def _temporary_folder(owner: object, parent: str | os.PathLike[str]) -> Iterator
     try:
         yield folder
     finally:
-        # A program that ends in the middle of removing removes the rest.
+        # If the program ends during this removal, `remove_at_exit` removes the rest.
         _remove(folder)
         remove_at_exit.detach()
 
@@ -426,7 +426,7 @@ def _remove(folder: Path) -> None:
 
 
 def _exact_affine(volume: Volume, report: dict[str, Any]) -> np.ndarray:
-    """The affine of the result, without what writing and reading the scan has rounded away."""
+    """The affine of the result, computed from the scan's own: the file has rounded it."""
     axis = report["axis"]
     step = report["plan"]["resample_to"] or volume.spacing_along(axis) / report["factor"]
     affine = volume.affine.copy()

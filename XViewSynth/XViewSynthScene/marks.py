@@ -1,4 +1,4 @@
-"""Which slice a view shows: one that was observed, a synthetic one, or a blend of both, told in the view's corner."""
+"""Marks in the corner of a view: whether its slice was observed, is synthetic, or blends two slices."""
 
 from __future__ import annotations
 
@@ -14,36 +14,35 @@ from .volumes import array_from_matrix, ijk_to_ras
 
 OBSERVED, SYNTHETIC, BETWEEN = "observed", "synthetic", "between"
 
-#: What the corner of a view says about the slice it shows.
+#: Text in the corner of a view.
 TEXTS = {OBSERVED: "observed slice", SYNTHETIC: "synthetic slice", BETWEEN: "between slices"}
 
-#: RGB, 0 to 1. Blue and orange as in the module's icon, which colour-blind people tell apart.
+#: RGB, 0 to 1. Blue and orange as in the module's icon, which colour-blind people can distinguish.
 COLORS = {OBSERVED: (0.45, 0.72, 1.0), SYNTHETIC: (1.0, 0.6, 0.2), BETWEEN: (0.75, 0.75, 0.75)}
 PLAIN_COLOR = (1.0, 1.0, 1.0)
 
-FONT_SIZE = 15  # pixels, as large as Slicer's own corner texts
-_CORNER = (0.98, 0.02)  # bottom right: Slicer's own texts lie in the other corners
+FONT_SIZE = 15  # pixels, the size of Slicer's own corner texts
+_CORNER = (0.98, 0.02)  # bottom right: Slicer uses the other corners
 
-# Cosine between a view's normal and that of the slices above which the view shows slices, within 1 degree.
+# Least cosine between the normals of view and slices at which the view shows slices: 1 degree.
 _SAME_PLANE = np.cos(np.radians(1))
-# Share of the distance between two slices within which one of them is what is seen: the other adds too little.
+# Up to this share of the slice distance from a slice, the neighbour adds too little to be visible.
 _ON_SLICE = 0.1
 
 
 def slice_mark(
     slice_node: slicer.vtkMRMLSliceNode, volume_node: slicer.vtkMRMLScalarVolumeNode, provenance: Provenance
 ) -> str | None:
-    """Whether the slice at a view's offset was observed.
+    """Return the kind of slice that a view shows.
 
     Args:
         slice_node: the view.
         volume_node: the volume that the view shows.
-        provenance: tells its axis and its synthetic slices.
+        provenance: axis and synthetic slices of the volume.
 
     Returns:
-        "observed" or "synthetic"; "between" where the view blends two slices, which it does off their centres unless
-        the volume is displayed without interpolation; None where the view cuts through the slices, or shows nothing
-        of the volume.
+        "observed" or "synthetic"; "between" if the view blends two slices, as it does off their centres when the
+        display interpolates; None if the view cuts through the slices or lies outside the volume.
     """
     position = slice_position(slice_node, volume_node, provenance.axis)
     if position is None:
@@ -59,9 +58,9 @@ def slice_mark(
 def slice_position(
     slice_node: slicer.vtkMRMLSliceNode, volume_node: slicer.vtkMRMLVolumeNode, axis: Axis
 ) -> float | None:
-    """Where a view lies among the slices along `axis`: 0 at the centre of the first slice, 1 at that of the second.
+    """Position of a view along `axis` in slices: 0 at the centre of the first slice, 1 at that of the second.
 
-    None where the view's plane is not that of the slices, or lies outside the volume.
+    None if the view's plane is not that of the slices, or lies outside the volume.
     """
     to_world = ijk_to_world(volume_node)
     if to_world is None or volume_node.GetImageData() is None:
@@ -78,7 +77,7 @@ def slice_position(
 
 
 def ijk_to_world(volume_node: slicer.vtkMRMLVolumeNode) -> np.ndarray | None:
-    """(4, 4) float64: voxel indices (I, J, K) to the world in mm, with the parent transforms; None of bent ones."""
+    """(4, 4) float64: voxel indices (I, J, K) to the world in mm, with parent transforms; None if one is not linear."""
     parent = volume_node.GetParentTransformNode()
     if parent is None:
         return ijk_to_ras(volume_node)
@@ -90,12 +89,12 @@ def ijk_to_world(volume_node: slicer.vtkMRMLVolumeNode) -> np.ndarray | None:
 
 
 class SliceMark(VTKObservationMixin):
-    """A line in the bottom right corner of a view: what it shows, and whether the slice was observed.
+    """A line in the bottom right corner of a view: the name of the volume and the kind of slice.
 
-    It follows the view's slice, and the volume's geometry and display, until `remove`.
+    It is updated with the view's slice and the volume's geometry and display, until `remove`.
 
     Args:
-        renderer: of the view; None where there is no view to draw in, so that only `text` tells.
+        renderer: of the view; None without a view: then only `text` is set.
         slice_node: the view.
     """
 
@@ -112,7 +111,7 @@ class SliceMark(VTKObservationMixin):
 
     @property
     def text(self) -> str:
-        """The line as it stands in the corner."""
+        """The text in the corner."""
         return self._actor.GetInput() or ""
 
     @property
@@ -123,20 +122,20 @@ class SliceMark(VTKObservationMixin):
     def show(
         self, volume_node: slicer.vtkMRMLScalarVolumeNode, provenance: Provenance | None, caption: str = ""
     ) -> None:
-        """Mark the slices of a volume from now on; without provenance the line holds the caption alone."""
+        """Mark the slices of a volume; without provenance the line holds only the caption."""
         self.removeObservers()
         self._volume_node, self._provenance, self._caption = volume_node, provenance, caption
         display = volume_node.GetScalarVolumeDisplayNode()
-        followed = [(self._slice_node, vtk.vtkCommand.ModifiedEvent), (volume_node, vtk.vtkCommand.ModifiedEvent)]
-        followed.append((volume_node, slicer.vtkMRMLTransformableNode.TransformModifiedEvent))
+        observed = [(self._slice_node, vtk.vtkCommand.ModifiedEvent), (volume_node, vtk.vtkCommand.ModifiedEvent)]
+        observed.append((volume_node, slicer.vtkMRMLTransformableNode.TransformModifiedEvent))
         if display is not None:
-            followed.append((display, vtk.vtkCommand.ModifiedEvent))
-        for node, event in followed:
+            observed.append((display, vtk.vtkCommand.ModifiedEvent))
+        for node, event in observed:
             self.addObserver(node, event, self._update)
         self._update()
 
     def remove(self) -> None:
-        """Take the line out of the view, and stop following it; harmless to repeat."""
+        """Remove the line from the view and stop observing; harmless to repeat."""
         self.removeObservers()
         if self._renderer is not None:
             self._renderer.RemoveViewProp(self._actor)

@@ -1,4 +1,4 @@
-"""The noise of a scan, which decides from where uncertainty is worth a colour."""
+"""Noise of a scan, which sets the threshold above which uncertainty is coloured."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _FEWEST_PATCHES = 50
 
 
 def noise_hu(node: slicer.vtkMRMLScalarVolumeNode) -> float | None:
-    """Standard deviation of the noise in soft tissue, HU; None where too little of the scan is soft tissue.
+    """Standard deviation of the noise in soft tissue, HU; None if the scan has too little soft tissue.
 
-    It is the lower quartile of the standard deviations of small patches in the slices: patches with edges have more.
+    The lower quartile of the standard deviations of small patches in the slices, because edges raise the deviation.
     Correlated noise counts fully, unlike with a high-pass filter.
     """
     volume = volume_from_node(node)
@@ -30,7 +30,7 @@ def noise_hu(node: slicer.vtkMRMLScalarVolumeNode) -> float | None:
 
 
 def _deviations(plane: np.ndarray) -> np.ndarray:
-    """Standard deviation of each patch that is soft tissue throughout."""
+    """Standard deviation of each patch that holds only soft tissue."""
     if min(plane.shape) < _PATCH:
         return np.empty(0)
     patches = sliding_window_view(plane, (_PATCH, _PATCH))[::_STEP, ::_STEP].reshape(-1, _PATCH * _PATCH)

@@ -1,4 +1,4 @@
-"""The uncertainty map as a coloured overlay: where the enhanced volume may be wrong, and by how many HU."""
+"""The uncertainty map as a coloured overlay: the expected error of the enhanced volume in HU."""
 
 from __future__ import annotations
 
@@ -14,37 +14,36 @@ COLOR_NODE_NAME = "XViewSynth uncertainty"
 LEGEND_TITLE = "± HU"
 DEFAULT_OPACITY = 0.5
 
-# Width and height as shares of the view; the width decides how large the letters are.
+# Width and height as shares of the view; the width sets the size of the letters.
 _LEGEND_SIZE = (0.085, 0.4)
 
 _COLOR_CLASS, _LEGEND_CLASS = "vtkMRMLColorTableNode", "vtkMRMLColorLegendDisplayNode"
 _SINGLETON = "XViewSynthDisagreement"
 
-#: HU up to which nothing is drawn: differences as small as the noise of a CT say nothing. One shade of red is left for
-#: this much uncertainty and more.
+#: HU up to which nothing is drawn, about the noise of a CT, and HU from which the colour is full red.
 FAINT_HU, FULL_HU = 20.0, UNCERTAINTY_LOOK.window
 
-# Expected errors below this many standard deviations of the noise are what noise alone makes of any two slices.
+# Noise alone explains differences between slices up to this many of its standard deviations.
 _NOISE_DEVIATIONS = 2.0
 
-# From little uncertainty to much: yellow, orange, red, which differ in lightness too.
+# From low to high uncertainty: yellow, orange, red, which also differ in lightness.
 _RAMP = ((0.0, (1.0, 0.93, 0.45)), (0.5, (1.0, 0.55, 0.1)), (1.0, (0.75, 0.0, 0.15)))
 _SHADES = 256
 
 
 class UncertaintyOverlay:
-    """An uncertainty map over what some views show, with a colour legend in HU.
+    """An uncertainty map over some views, with a colour legend in HU.
 
-    Up to 20 HU, or twice the noise of a noisy scan, the scan stays as it is; from there uncertainty is yellow, then
-    orange, and from 100 HU red. So a scan without uncertainty stays grey, whatever its own range is. The map lies in
-    the topmost layer of the views, that of label maps: in the foreground, Slicer's window/level tool would change the
-    meaning of the colours, and above it, Slicer would draw no legend.
+    Up to 20 HU, or twice the noise of a noisy scan, nothing is coloured; above, uncertainty is yellow, then orange, and
+    from 100 HU red. The range is fixed, so a scan without uncertainty stays grey. The map is in the label layer of
+    the views: in the foreground layer, Slicer's window/level tool would change the meaning of the colours, and without
+    a volume layer Slicer would draw no legend.
 
     Args:
-        uncertainty_node: the map, HU; its display is changed until `remove`.
+        uncertainty_node: the map, HU; its display is restored by `remove`.
         composite_nodes: of the views.
         faint_hu: HU up to which nothing is drawn.
-        full_hu: HU from which uncertainty has its strongest colour.
+        full_hu: HU from which the colour is full red.
 
     Raises:
         ValueError: `faint_hu` is negative, or `full_hu` not above it.
@@ -71,7 +70,7 @@ class UncertaintyOverlay:
         set_look(uncertainty_node, replace(UNCERTAINTY_LOOK, window=window, level=level, color_node_id=colors))
         for composite in self._composites:
             composite.SetLabelVolumeID(uncertainty_node.GetID())
-        # A view shows the legend of a volume that it shows already.
+        # A view draws a legend only for a volume that it already shows.
         self._legend = _add_legend(uncertainty_node)
         self.set_opacity(DEFAULT_OPACITY)
 
@@ -82,16 +81,16 @@ class UncertaintyOverlay:
 
     @property
     def opacity(self) -> float:
-        """0 (nothing is seen of the map) to 1."""
+        """Opacity of the map, 0 (invisible) to 1."""
         return self._opacity
 
     @property
     def legend_node(self) -> slicer.vtkMRMLColorLegendDisplayNode:
-        """The legend: what each colour means in HU."""
+        """The colour legend in HU."""
         return self._legend
 
     def set_opacity(self, opacity: float) -> None:
-        """Show the map with this opacity, 0 to 1; at 0 the legend goes too.
+        """Set the opacity of the map, 0 to 1; at 0 the legend is hidden too.
 
         Raises:
             ValueError: outside 0 to 1.
@@ -104,7 +103,7 @@ class UncertaintyOverlay:
         self._legend.SetVisibility(self._opacity > 0)
 
     def remove(self) -> None:
-        """Take the map out of the views, and give it back its own display; harmless to repeat, or without a scene."""
+        """Remove the map from the views and restore its display; harmless to repeat, or without a scene."""
         for composite in self._composites:
             if composite.GetLabelVolumeID() == self._node.GetID():
                 composite.SetLabelVolumeID(None)
@@ -121,26 +120,26 @@ class UncertaintyOverlay:
 
 
 def faint_from_noise(noise_hu: float | None) -> float:
-    """HU up to which uncertainty says nothing in a scan with this noise (standard deviation, HU; None if unknown)."""
+    """HU up to which noise explains the uncertainty (standard deviation of the noise, HU; None if unknown)."""
     return max(FAINT_HU, _NOISE_DEVIATIONS * (noise_hu or 0.0))
 
 
 def uncertainty_color(share: float) -> tuple[float, float, float]:
-    """RGB, 0 to 1, of an uncertainty that lies at this share (0 to 1) of the range shown."""
+    """RGB, 0 to 1, at this share (0 to 1) of the displayed range."""
     stops, colors = zip(*_RAMP, strict=True)
     return tuple(float(np.interp(share, stops, channel)) for channel in zip(*colors, strict=True))
 
 
 def _add_colors(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLColorTableNode:
     node = scene.CreateNodeByClass(_COLOR_CLASS)
-    node.UnRegister(None)  # the reference that CreateNodeByClass hands over
+    node.UnRegister(None)  # CreateNodeByClass returns an owned reference
     node.SetName(COLOR_NODE_NAME)
-    # One for all overlays, and one still after a scene with it has been loaded into another.
+    # A singleton stays one node for all overlays, also after a scene with it is loaded into another.
     node.SetSingletonTag(_SINGLETON)
     node.SetTypeToUser()
     node.SetNumberOfColors(_SHADES)
     for index in range(_SHADES):
-        # Slicer takes any opacity but 0 for full, so that uncertainty cannot fade in.
+        # Slicer treats every opacity above 0 as full, so the colours cannot fade in.
         node.SetColor(
             index, f"{index / (_SHADES - 1):.0%}", *uncertainty_color(index / (_SHADES - 1)), float(index > 0)
         )
@@ -149,7 +148,7 @@ def _add_colors(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLColorTableNode:
 
 def _add_legend(node: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLColorLegendDisplayNode:
     if not node.GetScene().IsNodeClassRegistered(_LEGEND_CLASS):
-        # Slicer's Colors module does it; a program with no more than a scene has none.
+        # Slicer's Colors module registers the class; a program without that module must do it here.
         node.GetScene().RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())
     legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(node)
     legend.SetTitleText(LEGEND_TITLE)

@@ -1,7 +1,7 @@
-"""The Python packages that the engine needs in Slicer: what is missing, and how to get it.
+"""Python packages that the engine needs in Slicer: find and install those that are missing.
 
-PyTorch is installed by Slicer's PyTorch extension alone, which knows the build that fits the computer. The rest is in
-Resources/requirements.txt and comes through `slicer.packaging`, or before Slicer 5.12, through `slicer.util`.
+Only Slicer's PyTorch extension installs PyTorch, because it selects the build for the computer. The other packages are
+listed in Resources/requirements.txt and installed by `slicer.packaging`, before Slicer 5.12 by `slicer.util`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NO_TORCH = (
 
 
 def requirements(file: Path = REQUIREMENTS) -> list[str]:
-    """What is needed beside PyTorch, each as "name>=version"; `file` is the list of the module that asks."""
+    """Requirements other than PyTorch, each as "name>=version", from the list `file` of a module."""
     lines = file.read_text(encoding="utf-8").splitlines()
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
@@ -34,14 +34,14 @@ def missing_packages(file: Path = REQUIREMENTS) -> list[str]:
 
 
 def require_packages(file: Path = REQUIREMENTS, button: str = "Enhance slices") -> None:
-    """Make sure that all is there, without asking anybody; for scripts.
+    """Raise if a package is missing; for scripts, without a question to the user.
 
     Args:
         file: the requirements.
-        button: what installs them, for the sentence that says so.
+        button: label of the button that installs them, for the message.
 
     Raises:
-        InputError: something is missing.
+        InputError: a package is missing.
     """
     missing = missing_packages(file)
     if TORCH in missing:
@@ -54,14 +54,14 @@ def require_packages(file: Path = REQUIREMENTS, button: str = "Enhance slices") 
 
 
 def install_packages(file: Path = REQUIREMENTS, requester: str = "XViewSynth") -> None:
-    """Install what is missing, after asking the user.
+    """Install missing packages after the user has agreed.
 
     Args:
         file: the requirements.
-        requester: the module that asks.
+        requester: name of the module for the question.
 
     Raises:
-        InputError: that is not possible, or the user does not want it.
+        InputError: the installation failed, or the user declined.
     """
     if not _is_met(TORCH):
         _install_torch()
@@ -69,11 +69,11 @@ def install_packages(file: Path = REQUIREMENTS, requester: str = "XViewSynth") -
     if missing:
         try:
             _install(missing, requester)
-        # The user's no, no network, no space: pip_ensure and pip_install have no common error for them.
+        # pip_ensure and pip_install have no common error for a declined question, no network or a full disk.
         except Exception as problem:
             raise InputError(
-                f"The Python packages {', '.join(missing)} were not installed ({problem}): try again once that has "
-                "changed."
+                f"The Python packages {', '.join(missing)} were not installed ({problem}): remove the cause, then "
+                "try again."
             ) from problem
     require_packages(file)
 
@@ -87,10 +87,10 @@ def _install_torch() -> None:
         torch = PyTorchUtils.PyTorchUtilsLogic().installTorch(
             askConfirmation=True, torchVersionRequirement=TORCH.removeprefix("torch")
         )
-    except Exception as problem:  # whatever pip and the extension come across
+    except Exception as problem:  # pip and the extension raise errors of many types
         raise InputError(f"PyTorch could not be installed ({problem}): try it in the module PyTorch.") from problem
     if torch is None:
-        raise InputError("PyTorch was not installed, and nothing can be computed without it: try again to install it.")
+        raise InputError("PyTorch was not installed, and XViewSynth needs it: try again and agree to install it.")
 
 
 def _install(missing: list[str], requester: str) -> None:
@@ -100,23 +100,23 @@ def _install(missing: list[str], requester: str) -> None:
         if not slicer.util.confirmOkCancelDisplay(
             f"{requester} needs Python packages ({', '.join(missing)}). Install them now?"
         ):
-            raise InputError("the question was answered with no") from None
+            raise InputError("the installation was declined") from None
         slicer.util.pip_install(missing)
     else:
         pip_ensure(missing, requester=requester)
 
 
 def _is_met(requirement: str) -> bool:
-    name, least = requirement.split(">=")
+    name, minimum = requirement.split(">=")
     try:
         installed = metadata.version(name)
     except metadata.PackageNotFoundError:
         return False
-    return _release(installed) >= _release(least)
+    return _release(installed) >= _release(minimum)
 
 
 def _release(version: str) -> list[int]:
-    """The release of a version as numbers.
+    """The release numbers of a version.
 
     >>> _release("2.4.1+cpu")
     [2, 4, 1]

@@ -1,7 +1,7 @@
-"""A command of the engine in a process of its own, watched without ever waiting for it.
+"""Commands of the engine in separate processes, polled without waiting.
 
-A crash, a lack of memory or a hanging graphics driver then takes nothing of Slicer along, and cancelling means ending
-processes, which always works.
+A crash, a lack of memory or a hanging graphics driver then leaves Slicer intact, and cancelling means ending processes,
+which always works.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from XViewSynthLib.workers.worker import ENGINE_FOLDER, GRACE_SECONDS, Worker
 
-# Slicer's own libraries, and a graphics library of the system that hides the one that came with PyTorch.
+# These variables would load Slicer's libraries, or a graphics library that hides the one of PyTorch.
 _FOREIGN_VARIABLES = (
     "DYLD_LIBRARY_PATH",
     "LD_LIBRARY_PATH",
@@ -29,12 +29,12 @@ _FOREIGN_VARIABLES = (
 
 @dataclass(frozen=True)
 class Program:
-    """What a worker runs, as in ``python -m NAME``.
+    """The program of a worker, as in ``python -m NAME``.
 
     Attributes:
         name: the package.
-        folders: where it lies, unless beside the engine.
-        grace_seconds: how long it may take to leave after it was asked to stop; then it is ended.
+        folders: folders that hold it, if not beside the engine.
+        grace_seconds: time to exit after a stop request; then it is killed.
     """
 
     name: str
@@ -52,16 +52,16 @@ def start_worker(
     environment: Mapping[str, str] | None = None,
     program: Program = ENGINE,
 ) -> Worker:
-    """Start ``xviewsynth ARGUMENTS`` in a process group of its own.
+    """Start ``xviewsynth ARGUMENTS`` in its own process group.
 
-    The process ends with this one, however this one ends.
+    The process ends whenever this one ends.
 
     Args:
         arguments: a command that takes ``--stop-with-parent``, and its arguments. Paths must be absolute.
-        log_path: receives what the command says on standard error.
+        log_path: file for the standard error of the command.
         python: the interpreter; Slicer's own by default, or the running one outside Slicer.
-        environment: that of the process; `worker_environment(program)` by default.
-        program: what knows the command, if not the engine.
+        environment: of the process; `worker_environment(program)` by default.
+        program: the program with the command, if not the engine.
 
     Raises:
         OSError: the log cannot be written, or the interpreter cannot be started.
@@ -83,17 +83,17 @@ def default_python() -> str:
 
 
 def worker_environment(program: Program = ENGINE) -> dict[str, str]:
-    """The environment that the user had before Slicer changed it, in which the engine of this checkout is found."""
+    """The environment before Slicer changed it, with the path of this engine."""
     folders = os.pathsep.join(map(str, (ENGINE_FOLDER, *program.folders)))
     environment = {
         name: value for name, value in _environment_before_slicer().items() if name not in _FOREIGN_VARIABLES
     }
-    # What a worker says must not depend on the language of the computer.
+    # UTF-8 mode: the encoding of messages must not depend on the locale.
     return {**environment, "PYTHONPATH": folders, "PYTHONUTF8": "1"}
 
 
 def _environment_before_slicer() -> dict[str, str]:
-    # Looked up, not imported: where nobody has imported it, this is not Slicer.
+    # Looked up, not imported: if it is not imported, this is not Slicer.
     slicer = sys.modules.get("slicer")
     if hasattr(getattr(slicer, "app", None), "startupEnvironment"):
         return slicer.util.startupEnvironment()

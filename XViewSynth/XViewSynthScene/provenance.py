@@ -1,6 +1,6 @@
-"""Where an enhanced volume comes from, and which of its slices nobody observed.
+"""Provenance of an enhanced volume: its input, its model, and which of its slices are synthetic.
 
-It is kept in attributes of the node and of its storage node, so it is saved and loaded with the scene.
+Attributes of the node and of its storage node hold it, so it is saved and loaded with the scene.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from XViewSynthLib.geometry.volume import AXES, Axis, affine_column
 
 PREFIX = "XViewSynth."
 INPUT_REFERENCE = f"{PREFIX}Input"
-# So called in scenes that were saved when the map was that of the disagreement.
+# The name in scenes saved by versions that called the uncertainty map a disagreement map.
 UNCERTAINTY_REFERENCE = f"{PREFIX}Disagreement"
 
-#: What XViewSynth made a volume for; an attribute of the node. Scans have none.
+#: Attribute of nodes that XViewSynth made: the purpose of the volume. Scans have none.
 ROLE_ATTRIBUTE = f"{PREFIX}Role"
 ENHANCED_ROLE, UNCERTAINTY_ROLE, PREVIEW_ROLE = "enhanced", "uncertainty", "preview"
 
@@ -53,20 +53,20 @@ class Provenance:
         model: name of the model that predicted the synthetic slices.
         model_sha256: checksum of its weights, 64 hexadecimal digits.
         factor: up-sampling factor.
-        axis: the volume's own axis that got more slices.
-        acquisition: "gap" or "thick", how the input was taken to be acquired.
-        synthetic_slices: indices along `axis` of the slices that were not observed, ascending.
-        observed_slices: number of slices that were observed.
-        input_node_id: node of the input; "" where it had gone by the time the result came.
+        axis: the volume axis that got more slices.
+        acquisition: assumed acquisition of the input, "gap" or "thick".
+        synthetic_slices: indices along `axis` of the synthetic slices, ascending.
+        observed_slices: number of observed slices.
+        input_node_id: node of the input; "" if it left the scene before the result came.
         input_name: name of the input at that time.
         software_version: of XViewSynth.
         created: ISO 8601, UTC.
-        quality: "standard" or "best"; None where nobody knows any more.
-        texture: "match" where synthetic slices got the noise of observed ones, else "keep"; None likewise.
-        slice_thickness: of the volume's slices, mm, which follows from what was told; None likewise.
+        quality: "standard" or "best"; None if unknown (scenes of older versions).
+        texture: "match" if synthetic slices got the noise of observed ones, else "keep"; None if unknown.
+        slice_thickness: of the volume's slices, mm; None if unknown.
 
     Raises:
-        ValueError: a value that none of these can have.
+        ValueError: a value is invalid.
     """
 
     model: str
@@ -113,7 +113,7 @@ class Provenance:
 
     @cached_property
     def _synthetic(self) -> frozenset[int]:
-        return frozenset(self.synthetic_slices)  # asked for at every step of scrolling
+        return frozenset(self.synthetic_slices)  # used at every step of scrolling
 
 
 def now() -> str:
@@ -130,7 +130,7 @@ def provenance_from_report(report: Mapping, *, input_node_id: str, input_name: s
         input_name: its name.
 
     Raises:
-        KeyError, ValueError: this is no such report.
+        KeyError, ValueError: the mapping is not such a report.
     """
     synthetic = tuple(report["synthetic_slices"])
     slices = report["output"]["shape_ijk"][affine_column(report["axis"])]
@@ -153,7 +153,7 @@ def provenance_from_report(report: Mapping, *, input_node_id: str, input_name: s
 
 
 def write_provenance(node: slicer.vtkMRMLNode, provenance: Provenance) -> None:
-    """Write provenance on a node and on its storage node, now or as soon as it gets one."""
+    """Write provenance to a node and to its storage node, also to one that is added later."""
     was_modifying = node.StartModify()
     try:
         for field, attribute in _ATTRIBUTES.items():
@@ -165,10 +165,9 @@ def write_provenance(node: slicer.vtkMRMLNode, provenance: Provenance) -> None:
 
 
 def read_provenance(node: slicer.vtkMRMLNode | None) -> Provenance | None:
-    """Provenance of an enhanced volume; None of any other node, or where it is damaged or no longer fits the volume.
+    """Provenance of an enhanced volume; None for other nodes, or if it is damaged or no longer fits the volume.
 
-    Node IDs can change when a scene is added to another one: `input_node_id` is that of today as long as the input
-    exists.
+    Node IDs can change when a scene is added to another one: `input_node_id` is the current ID while the input exists.
     """
     if node is None:
         return None
@@ -177,30 +176,30 @@ def read_provenance(node: slicer.vtkMRMLNode | None) -> Provenance | None:
 
 
 def input_node(node: slicer.vtkMRMLNode) -> slicer.vtkMRMLNode | None:
-    """The volume of which `node` is the enhanced one, as long as it is in the scene."""
+    """The volume that `node` was made from; None if it is no longer in the scene."""
     return node.GetNodeReference(INPUT_REFERENCE)
 
 
 def uncertainty_node(node: slicer.vtkMRMLNode) -> slicer.vtkMRMLNode | None:
-    """The uncertainty map in HU that belongs to the enhanced volume `node`, as long as it is in the scene."""
+    """The uncertainty map (HU) of the enhanced volume `node`; None if it is no longer in the scene."""
     return node.GetNodeReference(UNCERTAINTY_REFERENCE)
 
 
 def input_name(node: slicer.vtkMRMLNode) -> str:
-    """Name of the volume of which `node` is the enhanced one, which may have left the scene."""
+    """Name of the volume that `node` was made from, also after that volume has left the scene."""
     origin = input_node(node)
     return (node.GetAttribute(PREFIX + _ATTRIBUTES["input_name"]) or "") if origin is None else origin.GetName()
 
 
 def role_of(node: slicer.vtkMRMLNode) -> str | None:
-    """What XViewSynth made a volume for: "enhanced", "uncertainty" or "preview" (of a training).
+    """Role of a volume that XViewSynth made: "enhanced", "uncertainty" or "preview" (of a training).
 
-    None of any other volume. A volume counts as enhanced also where its provenance no longer fits, as after cropping.
+    None for other volumes. A cropped volume stays "enhanced" although its provenance no longer fits.
     """
     role = node.GetAttribute(ROLE_ATTRIBUTE)
     if role is not None:
         return role
-    # Scenes that were saved before 0.19.0 tell no role.
+    # Scenes saved before 0.19.0 have no role attribute.
     if provenance_attributes(node):
         return ENHANCED_ROLE
     return UNCERTAINTY_ROLE if _is_uncertainty_of_any(node) else None
@@ -214,20 +213,20 @@ def _is_uncertainty_of_any(node: slicer.vtkMRMLNode) -> bool:
 
 
 def provenance_attributes(node: slicer.vtkMRMLNode) -> dict[str, str]:
-    """A node's own attributes that hold provenance, by their full names."""
+    """The attributes of a node that hold provenance, by full name."""
     names = [PREFIX + attribute for attribute in _ATTRIBUTES.values()]
     return {name: node.GetAttribute(name) for name in names if node.GetAttribute(name) is not None}
 
 
 def restore_attributes(node: slicer.vtkMRMLNode, attributes: Mapping[str, str]) -> None:
-    """Make `attributes` (of `provenance_attributes`) the only provenance on a node and on its storage node."""
+    """Replace the provenance of a node and of its storage node by `attributes` (of `provenance_attributes`)."""
     for attribute in _ATTRIBUTES.values():
         node.SetAttribute(PREFIX + attribute, attributes.get(PREFIX + attribute))
     copy_to_storage(node)
 
 
 def copy_to_storage(node: slicer.vtkMRMLNode) -> None:
-    """Make the provenance on a node's storage node that of the node; harmless where there is no storage node."""
+    """Copy the provenance of a node to its storage node; harmless without one."""
     storage = node.GetStorageNode() if node.IsA("vtkMRMLStorableNode") else None
     if storage is not None:
         attributes = provenance_attributes(node)
@@ -236,7 +235,7 @@ def copy_to_storage(node: slicer.vtkMRMLNode) -> None:
 
 
 def copy_all_to_storage(scene: slicer.vtkMRMLScene) -> None:
-    """`copy_to_storage` for every node with provenance, for a scene that is about to be saved."""
+    """Call `copy_to_storage` for every node with provenance, before a scene is saved."""
     for index in range(scene.GetNumberOfNodesByClass("vtkMRMLStorableNode")):
         node = scene.GetNthNodeByClass(index, "vtkMRMLStorableNode")
         if provenance_attributes(node):
@@ -249,7 +248,7 @@ def _require(condition: bool, problem: str) -> None:
 
 
 def _follow_storage(node: slicer.vtkMRMLNode) -> None:
-    # Python attributes stay with a VTK object as long as it exists, and are not saved with the scene.
+    # Python attributes live as long as the VTK object and are not saved with the scene.
     if node.IsA("vtkMRMLStorableNode") and not getattr(node, "_xviewsynth_follows_storage", False):
         for event in (slicer.vtkMRMLNode.ReferenceAddedEvent, slicer.vtkMRMLNode.ReferenceModifiedEvent):
             node.AddObserver(event, lambda caller, _event: copy_to_storage(caller))
@@ -259,7 +258,7 @@ def _follow_storage(node: slicer.vtkMRMLNode) -> None:
 def _read(node: slicer.vtkMRMLNode) -> Provenance | None:
     texts = {field: node.GetAttribute(PREFIX + attribute) for field, attribute in _ATTRIBUTES.items()}
     texts = {field: text for field, text in texts.items() if text is not None}
-    # Scenes that were saved before 0.16.0 do not tell what has a default.
+    # Scenes saved before 0.16.0 lack the fields that have a default.
     if any(field.default is MISSING and field.name not in texts for field in fields(Provenance)):
         return None
     texts["input_node_id"] = node.GetNodeReferenceID(INPUT_REFERENCE) or texts["input_node_id"]
@@ -270,7 +269,7 @@ def _read(node: slicer.vtkMRMLNode) -> Provenance | None:
 
 
 def _fits(provenance: Provenance, node: slicer.vtkMRMLNode) -> bool:
-    """False for a volume that was cropped or resampled since: its slices are no longer those that were counted."""
+    """False if the volume was cropped or resampled, so that its number of slices has changed."""
     image = node.GetImageData() if node.IsA("vtkMRMLVolumeNode") else None
     return image is None or image.GetDimensions()[affine_column(provenance.axis)] == provenance.slices
 
@@ -306,7 +305,7 @@ def _from_ranges(text: str) -> tuple[int, ...]:
         match = _RANGE.fullmatch(part)
         _require(match is not None, "the synthetic slices are no list of numbers")
         first, last = int(match[1]), int(match[2] or match[1])
-        # Damaged digits must not ask for more memory than there is.
+        # Damaged digits must not exhaust the memory.
         _require(last < 1_000_000, "there are more synthetic slices than any volume has")
         indices.extend(range(first, last + 1))
     return tuple(indices)

@@ -1,4 +1,4 @@
-"""What an enhancement leaves in the scene: the enhanced volume and its uncertainty map."""
+"""The results of an enhancement in the scene: the enhanced volume and its uncertainty map."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from .provenance import (
     uncertainty_node,
     write_provenance,
 )
-from .volumes import SCALAR_VOLUME, check_is_scalar_volume, handed_over_image, ijk_to_ras, set_image_and_geometry
+from .volumes import SCALAR_VOLUME, check_is_scalar_volume, ijk_to_ras, set_image_and_geometry, shared_image
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a volume is displayed: HU for window, level and thresholds."""
+    """Display of a volume; window, level and thresholds in HU."""
 
     window: float
     level: float
@@ -43,7 +43,7 @@ class Look:
     color_node_id: str | None
 
 
-# 0 HU, which all observed slices have, is black, and an uncertainty of 100 HU or more is white.
+# Black at 0 HU, the value of all observed slices, and white from 100 HU.
 UNCERTAINTY_LOOK = Look(
     window=100.0,
     level=50.0,
@@ -60,14 +60,14 @@ UNCERTAINTY_LOOK = Look(
 
 @dataclass(frozen=True)
 class DisplaySnapshot:
-    """All of an input that its output takes over, kept for the case that the input is deleted meanwhile.
+    """The properties of an input that its output inherits, stored in case the input is deleted during the run.
 
     Attributes:
         name: of the input node.
         node_id: of the input node.
-        look: None where the input is not displayed.
+        look: display of the input; None if it is not displayed.
         transform_id: node ID of the input's parent transform.
-        parent_item: the subject hierarchy item below which the input lies; None where it is in no hierarchy.
+        parent_item: parent item of the input in the subject hierarchy; None if it is in no hierarchy.
     """
 
     name: str
@@ -78,7 +78,7 @@ class DisplaySnapshot:
 
 
 def snapshot(input_node: slicer.vtkMRMLScalarVolumeNode) -> DisplaySnapshot:
-    """What an output will take over from `input_node`, as it is now."""
+    """The current properties of `input_node` that an output inherits."""
     return DisplaySnapshot(
         name=input_node.GetName() or "",
         node_id=input_node.GetID(),
@@ -91,10 +91,10 @@ def snapshot(input_node: slicer.vtkMRMLScalarVolumeNode) -> DisplaySnapshot:
 def check_output_node(
     output_node: slicer.vtkMRMLScalarVolumeNode | None, input_node: slicer.vtkMRMLNode | None
 ) -> None:
-    """Make sure that a result can be put into `output_node`; None, for a new node, is always good.
+    """Raise unless `output_node` can receive a result; None, for a new node, always can.
 
     Raises:
-        InputError: it is the input itself, not a scalar volume, or no longer in a scene.
+        InputError: the node is the input itself, not a scalar volume, or no longer in a scene.
     """
     if output_node is None:
         return
@@ -116,38 +116,38 @@ def create_output(
     *,
     snapshot: DisplaySnapshot | None = None,
 ) -> tuple[slicer.vtkMRMLScalarVolumeNode, slicer.vtkMRMLScalarVolumeNode | None]:
-    """Put a result into the scene, with the input's window/level, colours, transform and place in the hierarchy.
+    """Add a result to the scene, with the input's window/level, colours, transform and place in the hierarchy.
 
-    Either all of it is in the scene afterwards, or the scene is as it was before.
+    If this fails, the scene is restored.
 
     Args:
-        input_node: the volume that was enhanced; None, or a node out of the scene, once it was deleted.
-        enhanced: its memory is handed over to the node, so do not use the volume afterwards.
-        uncertainty_map: HU, on the same grid; its memory is handed over too.
-        provenance: written on the output and its storage.
-        output_node: gets the result and keeps its name; a new node unless given.
-        name: of a new node, "<input> enhanced x<factor>" unless given. A number is added where it is taken.
-        snapshot: taken when the work began, and used when the input is gone.
+        input_node: the volume that was enhanced; None, or a node without a scene, if it was deleted.
+        enhanced: the node takes over its memory, so do not use the volume afterwards.
+        uncertainty_map: HU, on the same grid; the node takes over its memory too.
+        provenance: written to the output and its storage node.
+        output_node: receives the result and keeps its name; by default a new node.
+        name: of a new node, by default "<input> enhanced x<factor>". A number is added if the name exists.
+        snapshot: taken at the start of the run, used if the input was deleted.
 
     Returns:
-        The output node, and that of the uncertainty map (None without one). They refer to each other by the node
-        references of `XViewSynthScene.provenance`.
+        The output node and the node of the uncertainty map (None without one), linked by the node references of
+        `XViewSynthScene.provenance`.
 
     Raises:
-        InputError: the output node cannot take the result.
+        InputError: the output node cannot receive the result.
     """
     check_output_node(output_node, input_node)
     source = _source(input_node, provenance, snapshot)
     is_there = input_node is not None and input_node.GetScene() is not None
     scene = input_node.GetScene() if is_there else output_node.GetScene() if output_node else slicer.mrmlScene
     name = name or f"{source.name} enhanced x{provenance.factor}"
-    # What needs memory comes first.
-    image = handed_over_image(enhanced)
-    uncertainty_image = None if uncertainty_map is None else handed_over_image(uncertainty_map)
+    # Allocate memory before the scene changes.
+    image = shared_image(enhanced)
+    uncertainty_image = None if uncertainty_map is None else shared_image(uncertainty_map)
 
     with ExitStack() as undo:
         output = _node_for(scene, output_node, name, undo)
-        # Slicer takes seconds to choose a window for a large volume, so it is told one before it sees the voxels.
+        # Slicer takes seconds to choose a window for a large volume, so the window is set before the voxels.
         show_like(output, source.look)
         set_image_and_geometry(output, image, enhanced.affine)
         uncertainty = None
@@ -168,7 +168,7 @@ def create_output(
 
 
 def look_of(node: slicer.vtkMRMLScalarVolumeNode) -> Look | None:
-    """How a volume is displayed now; None where it is not displayed."""
+    """Current display of a volume; None if it is not displayed."""
     display = node.GetScalarVolumeDisplayNode()
     if display is None:
         return None
@@ -187,7 +187,7 @@ def look_of(node: slicer.vtkMRMLScalarVolumeNode) -> Look | None:
 
 
 def set_look(node: slicer.vtkMRMLScalarVolumeNode, look: Look) -> None:
-    """Display a volume in a given way; a display node is made where there is none."""
+    """Set the display of a volume; a display node is created if there is none."""
     if node.GetScalarVolumeDisplayNode() is None:
         node.CreateDefaultDisplayNodes()
     display = node.GetScalarVolumeDisplayNode()
@@ -207,12 +207,12 @@ def set_look(node: slicer.vtkMRMLScalarVolumeNode, look: Look) -> None:
 
 
 def show_like(node: slicer.vtkMRMLScalarVolumeNode, look: Look | None) -> None:
-    """Display a result as its input is displayed; `look` is None where the input is not displayed.
+    """Display a result like its input; `look` is None if the input is not displayed.
 
-    A window/level that Slicer chose for the input becomes a fixed one, since it would choose another for the output.
+    An automatic window/level of the input becomes fixed, because Slicer would choose another one for the output.
     """
     if look is not None:
-        # A window that is not positive has never been computed.
+        # A window of 0 or less means that Slicer has not computed it yet.
         choose = look.auto_window_level and look.window <= 0
         set_look(node, replace(look, auto_window_level=choose, auto_threshold=False))
     elif node.GetScalarVolumeDisplayNode() is None:
@@ -220,20 +220,20 @@ def show_like(node: slicer.vtkMRMLScalarVolumeNode, look: Look | None) -> None:
 
 
 def place(node: slicer.vtkMRMLScalarVolumeNode, source: DisplaySnapshot) -> None:
-    """Put a volume under the transform and the subject hierarchy item under which the input lies."""
+    """Put a volume under the transform and the subject hierarchy item of the input."""
     scene = node.GetScene()
     transform_id = source.transform_id
     exists = transform_id is not None and scene.GetNodeByID(transform_id) is not None
     node.SetAndObserveTransformNodeID(transform_id if exists else None)
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     if source.parent_item is not None and _exists(hierarchy, source.parent_item):
-        # Slicer's desktop has made an item for the node already; without it, nobody has.
+        # Slicer's application creates the item for a new node; a program without it must do so here.
         item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(source.parent_item, node)
         hierarchy.SetItemParent(item, source.parent_item)
 
 
 def unique_name(scene: slicer.vtkMRMLScene, name: str) -> str:
-    """`name`, or where a node has it already, `name` with a number."""
+    """`name`, with a number if a node already has that name."""
     return scene.GenerateUniqueName(name) if scene.GetFirstNodeByName(name) else name
 
 
@@ -263,7 +263,7 @@ def _source(
 def _node_for(
     scene: slicer.vtkMRMLScene, existing: slicer.vtkMRMLScalarVolumeNode | None, name: str, undo: ExitStack
 ) -> slicer.vtkMRMLScalarVolumeNode:
-    """The node to fill, existing or new; `undo` learns how to make it as it was."""
+    """The node to fill, existing or new; `undo` receives the call that restores it."""
     if existing is not None:
         undo.callback(_restorer(existing))
         return existing

@@ -1,12 +1,13 @@
-"""From a node to a node: enhancing or checking a volume of the scene in the background.
+"""Runs that enhance or check a volume of the scene in the background.
 
     run = EnhanceRun(input_node, Request(factor=4))
     run.start()
     while not run.poll().ended: ...     # from a timer, every 100 ms
     run.output_node
 
-Where the volume shows a frame of a sequence, all frames are enhanced, one after the other. A run outlives the nodes it
-began with: without its input it still delivers, without its output it makes a new one. Only closing the scene ends it.
+If the volume shows a frame of a sequence, all frames are enhanced, one after the other. A run continues without its
+nodes: if its input is deleted it still delivers, if its output is deleted it creates a new one. Closing the scene
+ends it.
 """
 
 from __future__ import annotations
@@ -43,15 +44,15 @@ from .volumes import volume_from_node
 
 @dataclass(frozen=True)
 class Outlook:
-    """What enhancing a node would give, as far as it can be told without computing anything.
+    """Size of the result of an enhancement, known without any computation.
 
     Attributes:
-        grid: of one volume of the result.
-        slices: of the input, along the grid's axis.
+        grid: grid of one volume of the result.
+        slices: number of slices of the input along the grid's axis.
         slice_spacing: of the input, mm.
         frames: number of volumes: 1, or the length of the sequence.
-        output_bytes: of the voxels of all volumes of the result.
-        timed_voxels: observed voxels below which slices are missing, which is what takes time, of all volumes.
+        output_bytes: bytes of the voxels of all volumes of the result.
+        timed_voxels: voxels of all observed slices but the last, over all volumes; the time is proportional to it.
     """
 
     grid: Grid
@@ -63,10 +64,10 @@ class Outlook:
 
 
 def look_ahead(node: slicer.vtkMRMLScalarVolumeNode | None, request: Request) -> Outlook:
-    """What enhancing `node` would give.
+    """Return the size of the result of enhancing `node`.
 
     Raises:
-        InputError: it cannot be enhanced like that.
+        InputError: the node cannot be enhanced with this request.
     """
     volume = scan_from_node(node)
     grid = settle_grid(volume, axis=request.axis, **request.target)
@@ -85,7 +86,7 @@ def look_ahead(node: slicer.vtkMRMLScalarVolumeNode | None, request: Request) ->
 
 
 class _Run(ABC):
-    """Work on one node. Call `start`, then `poll` again and again until the state has `ended`; nothing here waits."""
+    """Work on one node. Call `start`, then `poll` until the state has `ended`; no call here waits."""
 
     def __init__(self, node: slicer.vtkMRMLScalarVolumeNode):
         self._scene = node.GetScene()
@@ -97,14 +98,14 @@ class _Run(ABC):
 
     @property
     def log(self) -> str:
-        """The last lines that the worker wrote, once it has ended."""
+        """The last lines that the worker wrote; "" before it has ended."""
         return "" if self._job is None else self._job.log
 
     def poll(self) -> JobState:
-        """Where the run stands now; when its worker is done, its result is put into the scene here."""
+        """Current state of the run. When the worker is done, this call adds the result to the scene."""
         if self._state is None or not self._state.ended:
             self._state = self._look()
-            # A job that was done before it heard of the request has not delivered: the scene may be another by now.
+            # A job may finish before it sees the stop request: its result is dropped, since the scene may have changed.
             if self._state.status in (DONE, CANCELLED) and self._stopped:
                 self._state = JobState(CANCELLED, "cancelled", message=self._reason)
             if self._state.ended:
@@ -112,13 +113,13 @@ class _Run(ABC):
         return self._state
 
     def cancel(self) -> None:
-        """Ask the run to end; within two seconds it is "cancelled" and has left nothing behind. It may have ended."""
+        """Request the end of the run. Within two seconds it is "cancelled", without leftovers. Harmless later."""
         self._stopped = True
         if self._job is not None:
             self._job.cancel()
 
     def close(self) -> None:
-        """Cancel, and forget everything."""
+        """Cancel the run and release its data."""
         self._stop_observing()
         self._stopped = True
         if self._job is not None:
@@ -126,11 +127,11 @@ class _Run(ABC):
 
     @abstractmethod
     def start(self) -> None:
-        """Begin, and return at once."""
+        """Start the run and return at once."""
 
     @abstractmethod
     def _look(self) -> JobState:
-        """The state after what can be done at once."""
+        """The state after all steps that need no waiting."""
 
     def _on_scene_close(self, _caller: object, _event: object) -> None:
         self._reason = "The scene was closed, so the work on it has ended."
@@ -143,20 +144,20 @@ class _Run(ABC):
 
 
 class EnhanceRun(_Run):
-    """Enhancing a volume, or every frame of the sequence that it shows.
+    """Enhance a volume, or every frame of the sequence that it shows.
 
     Args:
         input_node: the volume; it is not changed.
-        request: what to reach and how.
-        output_node: gets the result of a single volume; a new node unless given.
-        folder, python: as for `EnhanceJob`.
+        request: target and settings.
+        output_node: receives the result of a single volume; by default a new node.
+        folder, python: as in `EnhanceJob`.
 
     Attributes:
-        outlook: what the run gives.
-        request: as given.
+        outlook: size of the result.
+        request: target and settings.
 
     Raises:
-        InputError: the input cannot be enhanced, or the output cannot take the result.
+        InputError: the input cannot be enhanced, or the output cannot receive the result.
     """
 
     def __init__(
@@ -190,31 +191,31 @@ class EnhanceRun(_Run):
 
     @property
     def output_node(self) -> slicer.vtkMRMLScalarVolumeNode:
-        """The enhanced volume (of a sequence: the one that shows its frames), once the run is done."""
+        """The enhanced volume (of a sequence: the one that shows its frames); available when the run is done."""
         return self._output_node
 
     @property
     def uncertainty_node(self) -> slicer.vtkMRMLScalarVolumeNode | None:
-        """The uncertainty map in HU (of a sequence: the one that shows its frames), once the run is done."""
+        """The uncertainty map in HU (of a sequence: the one that shows its frames); available when the run is done."""
         return self._uncertainty_node
 
     @property
     def report(self) -> dict[str, Any]:
-        """What was done, as ``xviewsynth enhance --report`` tells it; of a sequence, about its first frame."""
+        """Report as ``xviewsynth enhance --report`` writes it; of a sequence, that of its first frame."""
         return self._reports[0]
 
     @property
     def seconds(self) -> float:
-        """Time from `start` until the result was in the scene, s, once the run is done."""
+        """Time from `start` until the result was in the scene, s; available when the run is done."""
         return self._seconds
 
     @property
     def compute_seconds(self) -> float:
-        """The part of `seconds` that the engine took, without starting it, reading and writing."""
+        """Time that the engine computed, s, without its start and without reading and writing files."""
         return sum(report["seconds"] for report in self._reports)
 
     def start(self) -> None:
-        """Begin, and return at once."""
+        """Start the run and return at once."""
         self._began = monotonic()
         self._start_next()
 
@@ -233,7 +234,7 @@ class EnhanceRun(_Run):
         return self._deliver()
 
     def _of_all_frames(self, state: JobState) -> JobState:
-        """The state of the job, told as that of the whole run."""
+        """The state of the whole run, from the state of the current job."""
         count, done = len(self._volumes), len(self._results)
         if count == 1 or state.ended:
             return state
@@ -258,7 +259,7 @@ class EnhanceRun(_Run):
             )
         finally:
             self._reports = [result.report for result in self._results]
-            # The nodes have the voxels now.
+            # The nodes own the voxels now.
             self._volumes = self._results = ()
         self._seconds = monotonic() - self._began
         return JobState(DONE, "done", 1, 1, 0.0)
@@ -288,12 +289,12 @@ class EnhanceRun(_Run):
 
 
 class SelfCheckRun(_Run):
-    """Checking how well slices of a volume are restored; of a sequence, of the frame that is shown.
+    """Check how well slices of a volume are restored; of a sequence, the frame that is shown.
 
     Args:
         node: the volume; it is not changed.
-        request: what to check and how.
-        folder, python: as for `SelfCheckJob`.
+        request: settings of the check.
+        folder, python: as in `SelfCheckJob`.
 
     Raises:
         InputError: the volume cannot be checked.
@@ -306,11 +307,11 @@ class SelfCheckRun(_Run):
 
     @property
     def result(self) -> dict[str, Any]:
-        """The report of the self-check, once the run is done."""
+        """The report of the self-check; available when the run is done."""
         return self._job.result
 
     def start(self) -> None:
-        """Begin, and return at once."""
+        """Start the run and return at once."""
         self._job.start()
 
     def _look(self) -> JobState:
@@ -322,17 +323,17 @@ def enhance_in_process(
     request: Request,
     output_node: slicer.vtkMRMLScalarVolumeNode | None = None,
 ) -> slicer.vtkMRMLScalarVolumeNode:
-    """Enhance a single volume in this very process, which waits for it.
+    """Enhance a single volume in this process and wait for it.
 
     Raises:
-        InputError: as for `EnhanceRun`, or the volume shows a sequence.
+        InputError: as in `EnhanceRun`, or the volume shows a sequence.
     """
     from XViewSynthLib import enhance
 
     check_output_node(output_node, input_node)
     volume = scan_from_node(input_node)
     if sequence_of(input_node) is not None:
-        raise InputError(f"{input_node.GetName()!r} shows a sequence: enhance it in a process of its own.")
+        raise InputError(f"{input_node.GetName()!r} shows a sequence: enhance it without inProcess.")
     before = snapshot(input_node)
     enhanced = enhance(volume, request=request)
     report = describe_enhanced(before.name, "", volume, enhanced)
@@ -342,10 +343,10 @@ def enhance_in_process(
 
 
 def selfcheck_in_process(node: slicer.vtkMRMLScalarVolumeNode | None, request: Request) -> dict[str, Any]:
-    """Check a volume in this very process, which waits for it.
+    """Check a volume in this process and wait for it.
 
     Raises:
-        InputError: as for `SelfCheckRun`.
+        InputError: as in `SelfCheckRun`.
     """
     from XViewSynthLib import selfcheck
 

@@ -1,4 +1,4 @@
-"""Which volumes are scans: not those that XViewSynth made, whose slices were predicted or hold no HU of a patient."""
+"""Check that a volume is a scan, and not a volume that XViewSynth made."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _NO_SCANS = {UNCERTAINTY_ROLE: "an uncertainty map and no CT", PREVIEW_ROLE: "th
 
 
 def check_scan(node: slicer.vtkMRMLScalarVolumeNode | None) -> None:
-    """Make sure that a node is a scan that can be worked on.
+    """Raise unless a node is a scan that can be enhanced or checked.
 
     Raises:
-        NonLinearTransformError: as `check_volume_node`.
-        InputError: as `check_volume_node`, or XViewSynth made the volume.
+        NonLinearTransformError: as in `check_volume_node`.
+        InputError: as in `check_volume_node`, or XViewSynth made the volume.
     """
     check_is_scalar_volume(node)
     role = role_of(node)
@@ -32,10 +32,10 @@ def check_scan(node: slicer.vtkMRMLScalarVolumeNode | None) -> None:
 
 
 def scan_from_node(node: slicer.vtkMRMLScalarVolumeNode | None) -> Volume:
-    """The volume of a scan, as `volume_from_node` gives it.
+    """The volume of a scan, as `volume_from_node` returns it.
 
     Raises:
-        InputError: as `check_scan`.
+        InputError: as in `check_scan`.
     """
     check_scan(node)
     return volume_from_node(node)

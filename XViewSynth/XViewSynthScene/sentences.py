@@ -1,4 +1,4 @@
-"""What a user is told about work on a volume: what it would give, what it has given, how good it is."""
+"""Sentences for the panel: the size of a planned result, a finished result, and the scores of a self-check."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _COLUMNS = (("PSNR, dB", "psnr_db", ".2f"), ("Error, HU", "mae_hu", ".1f"), ("SS
 
 
 def describe_outlook(outlook: Outlook, seconds: float | None = None) -> str:
-    """One line on what enhancing would give: "5 mm → 1.25 mm, 48 → 189 slices, 99 MB, about 40 s".
+    """One line on the planned result: "5 mm → 1.25 mm, 48 → 189 slices, 99 MB, about 40 s".
 
     Args:
-        outlook: of the volume and the settings.
-        seconds: expected, or None as long as that is not known.
+        outlook: size of the result.
+        seconds: expected time, s; None while unknown.
     """
     parts = [
         f"{outlook.slice_spacing:.3g} mm → {outlook.grid.slice_spacing:.3g} mm",
@@ -34,12 +34,12 @@ def describe_outlook(outlook: Outlook, seconds: float | None = None) -> str:
 
 
 def describe_result(name: str, report: Mapping[str, Any], seconds: float) -> str:
-    """What an enhancement has given, and what to know about it.
+    """Sentences on a finished enhancement: name, time, number of synthetic slices, and the notes of the report.
 
     Args:
-        name: of the enhanced volume.
+        name: name of the enhanced volume.
         report: as ``xviewsynth enhance --report`` writes it.
-        seconds: from the click until the volume was there, s.
+        seconds: time from the click to the result, s.
     """
     slices = report["output"]["shape_ijk"]["IJK".index(report["axis"])]
     ready = f"'{name}' is ready after {describe_seconds(seconds)}"
@@ -52,7 +52,7 @@ def describe_selfcheck(report: Mapping[str, Any]) -> str:
     """HTML: the typical error of XViewSynth and of interpolation, and the scores of every method.
 
     Args:
-        report: of a self-check.
+        report: report of a self-check.
     """
     methods = report["methods"]
     errors = {name: _rounded_hu(scores["mae_hu"]) for name, scores in methods.items()}
@@ -78,7 +78,7 @@ def _rounded_hu(error: float) -> str:
 
 
 def _in_panel_words(report: Mapping[str, Any]) -> str:
-    """The notes of a report, with the labels of the panel in place of the words of the command line."""
+    """The notes of a report, with the panel's labels instead of the command line's values."""
     notes = " ".join(report["notes"])
     for choice in AcquisitionChoice:
         notes = notes.replace(f'acquisition "{choice.value}"', f'acquisition "{choice.label()}"')
@@ -86,7 +86,7 @@ def _in_panel_words(report: Mapping[str, Any]) -> str:
 
 
 def describe_bytes(count: int) -> str:
-    """Bytes in words that are quick to read.
+    """A number of bytes in MB or GB.
 
     >>> describe_bytes(99_000_000), describe_bytes(1_340_000_000), describe_bytes(1_500_000)
     ('99 MB', '1.3 GB', '1.5 MB')

@@ -1,4 +1,4 @@
-"""Sequences of volumes (a heart over its cycle): enhanced frame by frame, shown together with the original."""
+"""Sequences of volumes (a heart over its cycle): enhanced frame by frame and shown with the original."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .provenance import (
     write_provenance,
 )
 from .results import UNCERTAINTY_LOOK, place, remove_volume, set_look, show_like, snapshot, unique_name
-from .volumes import check_volume_node, handed_over_image, set_image_and_geometry
+from .volumes import check_volume_node, set_image_and_geometry, shared_image
 
 BROWSER = "vtkMRMLSequenceBrowserNode"
 SEQUENCE = "vtkMRMLSequenceNode"
@@ -31,8 +31,9 @@ class Frame:
     """One volume of a sequence.
 
     Attributes:
-        index_value: its place on the sequence's index ("125"), whose name and unit the sequence knows ("time", "ms").
-        node: the volume; it lies in a scene of the sequence's own.
+        index_value: its value on the sequence's index ("125"); the sequence holds name and unit of the index ("time",
+            "ms").
+        node: the volume; it is in the sequence's own scene.
     """
 
     index_value: str
@@ -41,7 +42,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class EnhancedFrame:
-    """The result for one frame; the uncertainty map, in HU, lies on the grid of the enhanced volume."""
+    """The result of one frame; the uncertainty map (HU) has the grid of the enhanced volume."""
 
     enhanced: Volume
     uncertainty: Volume | None
@@ -50,14 +51,14 @@ class EnhancedFrame:
 
 @dataclass(frozen=True)
 class SequenceOutput:
-    """What an enhanced sequence leaves in the scene.
+    """The nodes of an enhanced sequence in the scene.
 
     Attributes:
-        browser: shows original and enhanced at the same frame.
+        browser: shows original and enhanced volume at the same frame.
         sequence: the enhanced frames.
-        node: volume that shows the current enhanced frame.
-        uncertainty_sequence: None unless every frame has an uncertainty map.
-        uncertainty_node: volume that shows the current uncertainty map; None without one.
+        node: the volume that shows the current enhanced frame.
+        uncertainty_sequence: the uncertainty maps; None unless every frame has one.
+        uncertainty_node: the volume that shows the current uncertainty map; None without one.
     """
 
     browser: slicer.vtkMRMLNode
@@ -84,7 +85,7 @@ def frames(sequence_node: slicer.vtkMRMLSequenceNode) -> list[Frame]:
     """The volumes of a sequence, in its order.
 
     Raises:
-        InputError: no sequence, an empty one, or a frame that cannot be enhanced.
+        InputError: not a sequence, an empty one, or a frame that cannot be enhanced.
     """
     _check_sequence(sequence_node)
     found = [
@@ -104,18 +105,18 @@ def frames(sequence_node: slicer.vtkMRMLSequenceNode) -> list[Frame]:
 def create_sequence_output(
     sequence_node: slicer.vtkMRMLSequenceNode, results: Sequence[EnhancedFrame], name: str | None = None
 ) -> SequenceOutput:
-    """Put the results for all frames of a sequence into the scene, as a sequence with the same index.
+    """Add the results of all frames of a sequence to the scene, as a sequence with the same index.
 
-    It joins the browser that shows the input, so that both always show the same frame; there is a new browser where
-    the input has none. Either all of it is in the scene afterwards, or the scene is as it was before.
+    It is added to the browser of the input, so that both show the same frame; without one, a browser is created. If
+    this fails, the scene is restored.
 
     Args:
         sequence_node: the sequence that was enhanced.
-        results: one for each frame, in order; the memory of their volumes is handed over to the frames.
-        name: of the new sequence, "<input> enhanced x<factor>" unless given. A number is added where it is taken.
+        results: one per frame, in order; the frames take over the memory of the volumes.
+        name: of the new sequence, by default "<input> enhanced x<factor>". A number is added if the name exists.
 
     Raises:
-        InputError: no sequence, or not as many results as frames.
+        InputError: not a sequence, or the numbers of results and frames differ.
     """
     _check_sequence(sequence_node)
     if len(results) != sequence_node.GetNumberOfDataNodes():
@@ -162,7 +163,7 @@ def _check_sequence(node: slicer.vtkMRMLNode | None) -> None:
     if node is None or node.GetScene() is None:
         raise InputError("The sequence is no longer in the scene: choose another one.")
     if not node.IsA(SEQUENCE):
-        raise InputError(f"{node.GetName()!r} is no sequence: choose a sequence of CT volumes.")
+        raise InputError(f"{node.GetName()!r} is not a sequence: choose a sequence of CT volumes.")
     if node.GetNumberOfDataNodes() == 0:
         raise InputError(f"The sequence {node.GetName()!r} is empty: choose another one.")
     if not node.GetScene().IsNodeClassRegistered(BROWSER):
@@ -189,9 +190,9 @@ def _fill(
     for index, volume in enumerate(volumes):
         empty = slicer.vtkMRMLScalarVolumeNode()
         empty.SetName(sequence.GetName())
-        # The sequence copies what it is given: the voxels come afterwards, so that they are not copied.
+        # The sequence copies its argument, so the voxels are set afterwards and not copied.
         node = sequence.SetDataNodeAtValue(empty, like.GetNthIndexValue(index))
-        set_image_and_geometry(node, handed_over_image(volume), volume.affine)
+        set_image_and_geometry(node, shared_image(volume), volume.affine)
         if results:
             write_provenance(node, results[index].provenance)
 
@@ -217,13 +218,13 @@ def _leave(browser: slicer.vtkMRMLNode, sequence: slicer.vtkMRMLSequenceNode) ->
 
 
 def _sequences_logic() -> slicer.vtkSlicerSequencesLogic:
-    # Slicer has one already; without the application, nobody watches browsers, and any logic can do it once.
+    # Slicer's own logic if there is one; without the application, a new logic does it once.
     module = getattr(getattr(slicer, "modules", None), "sequences", None)
     return slicer.vtkSlicerSequencesLogic() if module is None else module.logic()
 
 
 def _present(output: SequenceOutput, original: slicer.vtkMRMLScalarVolumeNode | None) -> None:
-    """Show the current enhanced frame as the original is shown, and let the volumes refer to each other."""
+    """Display the current enhanced frame like the original, and link the volumes by node references."""
     if original is None:
         show_like(output.node, None)
     else:

@@ -25,7 +25,7 @@ class Candidate:
 
     Attributes:
         node: the volume.
-        outlook: what enhancing it would give; None if it cannot be enhanced.
+        outlook: size of the result; None if the volume cannot be enhanced.
         problem: why it cannot be enhanced; else None.
     """
 
@@ -52,10 +52,10 @@ class Item:
 
     Attributes:
         node: the scan.
-        name: of the scan, also once it has left the scene.
+        name: of the scan, also after it has left the scene.
         status: "waiting", "running", "done", "failed" or "cancelled".
         message: why it failed; else None.
-        output_node: the enhanced volume, once it is done.
+        output_node: the enhanced volume; None before the scan is done.
         seconds: time taken, s.
     """
 
@@ -68,18 +68,18 @@ class Item:
 
 
 class SeveralRun:
-    """Enhance several volumes, one after another. A scan that fails does not keep the next from its turn.
+    """Enhance several volumes, one after another. The run continues after a scan that fails.
 
-    Call `start`, then `poll` again and again until the state has `ended`; nothing here waits.
+    Call `start`, then `poll` until the state has `ended`; no call here waits.
 
     Args:
         nodes: the volumes; they are not changed.
         request: target and settings for all of them.
         changed: called with the run whenever the status of a scan has changed.
-        job_options: as for `EnhanceRun`.
+        job_options: as in `EnhanceRun`.
 
     Raises:
-        InputError: there is no volume.
+        InputError: `nodes` is empty.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class SeveralRun:
 
     @property
     def items(self) -> tuple[Item, ...]:
-        """All scans, in the order of their turns."""
+        """All scans, in order."""
         return tuple(self._items)
 
     @property
@@ -115,11 +115,11 @@ class SeveralRun:
         return "\n".join(self._logs)
 
     def start(self) -> None:
-        """Begin with the first scan, and return at once."""
+        """Start the first scan and return at once."""
         self._start_next()
 
     def poll(self) -> JobState:
-        """The state of the whole work. A result is put into the scene here."""
+        """Current state of the whole run. This call adds results to the scene."""
         if self._run is not None:
             state = self._run.poll()
             if not state.ended:
@@ -131,13 +131,13 @@ class SeveralRun:
         return self._last_state()
 
     def cancel(self) -> None:
-        """End the scan that runs, and begin no further one. Results stay."""
+        """End the current scan and start no other. Results stay."""
         self._is_cancelled = True
         if self._run is not None:
             self._run.cancel()
 
     def close(self) -> None:
-        """End at once."""
+        """Cancel the run and release its data."""
         self.cancel()
         if self._run is not None:
             self._run.close()
@@ -148,45 +148,45 @@ class SeveralRun:
             try:
                 self._start(self._items[self._index])
             except InputError as error:
-                self._settle(FAILED, message=str(error))
+                self._end_item(FAILED, message=str(error))
 
     def _start(self, item: Item) -> None:
         if self._is_cancelled:
-            self._settle(CANCELLED)
+            self._end_item(CANCELLED)
             return
         if item.node.GetScene() is None:
-            raise InputError(f"{item.name!r} has left the scene.")
+            raise InputError(f"{item.name!r} is no longer in the scene.")
         run = EnhanceRun(item.node, self._request, **self._job_options)
         run.start()
         self._run = run
-        self._note(status=RUNNING)
+        self._update_item(status=RUNNING)
 
     def _finish(self, state: JobState) -> None:
-        """Note how the scan that ran has ended."""
+        """Record the end of the current run."""
         run, self._run = self._run, None
         if state.status == DONE:
             self._voxels_done += run.outlook.timed_voxels
-            self._settle(DONE, output_node=run.output_node, seconds=run.seconds)
+            self._end_item(DONE, output_node=run.output_node, seconds=run.seconds)
         else:
             # Also when the scene was closed.
             self._is_cancelled = self._is_cancelled or state.status == CANCELLED
             self._reason = self._reason or state.message
             self._logs += [run.log] if state.status == FAILED else []
-            self._settle(state.status, message=state.message)
+            self._end_item(state.status, message=state.message)
         run.close()
 
-    def _settle(self, status: str, **changes: Any) -> None:
-        """Note the end of the scan whose turn it is, and go on to the next."""
-        self._note(status=status, **changes)
+    def _end_item(self, status: str, **changes: Any) -> None:
+        """Record the end of the current scan and advance to the next."""
+        self._update_item(status=status, **changes)
         self._index += 1
 
-    def _note(self, **changes: Any) -> None:
-        """Change what is known of the scan whose turn it is."""
+    def _update_item(self, **changes: Any) -> None:
+        """Change fields of the current scan."""
         self._items[self._index] = replace(self._items[self._index], **changes)
         self._changed(self)
 
     def _of_all(self, state: JobState) -> JobState:
-        """The state of the scan that runs, as that of the whole work."""
+        """The state of the whole run, from the state of the current scan."""
         item = self._items[self._index]
         return replace(
             state,
@@ -194,18 +194,18 @@ class SeveralRun:
             seconds_left=self._seconds_left(state.seconds_left),
         )
 
-    def _seconds_left(self, of_this: float | None) -> float | None:
-        """Seconds until the end, if the scans to come take as long per voxel as those so far."""
-        if of_this is None:
+    def _seconds_left(self, current_left: float | None) -> float | None:
+        """Seconds until the end, at the time per voxel so far."""
+        if current_left is None:
             return None
-        so_far = self._voxels_done + self._run.outlook.timed_voxels
-        to_come = sum(self._voxels[self._index + 1 :])
-        return of_this + (monotonic() - self._began + of_this) / so_far * to_come
+        elapsed_voxels = self._voxels_done + self._run.outlook.timed_voxels
+        remaining_voxels = sum(self._voxels[self._index + 1 :])
+        return current_left + (monotonic() - self._began + current_left) / elapsed_voxels * remaining_voxels
 
     def _last_state(self) -> JobState:
         done, count = len(self.done), len(self._items)
         if self._is_cancelled:
-            kept = f"{done} of {count} scans are enhanced, and stay" if done else "nothing was changed"
+            kept = f"{done} of {count} scans are enhanced and stay in the scene" if done else "nothing was changed"
             return JobState(CANCELLED, "cancelled", message=self._reason or f"Cancelled; {kept}.")
         if not done:
             return JobState(FAILED, "failed", message="No scan could be enhanced: the table says why.")
@@ -213,7 +213,7 @@ class SeveralRun:
 
 
 def _timed_voxels(node: slicer.vtkMRMLScalarVolumeNode, request: Request) -> int:
-    """As `Outlook.timed_voxels`; 0 if the volume cannot be enhanced."""
+    """`Outlook.timed_voxels`; 0 if the volume cannot be enhanced."""
     try:
         return look_ahead(node, request).timed_voxels
     except InputError:

@@ -1,11 +1,11 @@
 """Six linked views: the original above, the enhanced volume below, in axial, coronal and sagittal.
 
-All scroll, pan and zoom together and share window/level. In the enhanced views the original can be faded in, so that
-the two are compared in place, and the uncertainty map lies over them as colours.
+They scroll, pan and zoom together and share window/level. In the enhanced views the original can be faded in, and the
+uncertainty map is a coloured overlay.
 
-The names of the views are those of the patient's planes, whichever way a scan was acquired; each is turned to the
-volume's own axes, so that it shows voxels as they are. The one view whose plane is that of the slices, the sagittal
-one of a sagittally acquired scan, tells which slices are synthetic.
+The views are named after the patient's planes and rotated to the nearest axes of the volume, so that they show the
+voxels without resampling. The views in the plane of the slices mark the synthetic slices: for example the sagittal
+views of a scan that was acquired sagittally.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from .overlay import FAINT_HU, FULL_HU, UncertaintyOverlay
 from .provenance import Provenance, read_provenance
 from .volumes import array_from_matrix, matrix_from_array
 
-#: Identifies the layout among Slicer's own (below 100) and those of other modules.
+#: ID of the layout; Slicer's own layouts are below 100.
 LAYOUT_ID = 70613
-#: Views in one group follow each other. Slicer's own views are in groups 0 and 1, and must not follow these.
+#: Slicer links the views of a group. Its own views are in groups 0 and 1 and must not be linked to these.
 VIEW_GROUP = 70613
 
 ORIGINAL, ENHANCED = "Original", "Enhanced"
@@ -38,7 +38,7 @@ ROWS = (ORIGINAL, ENHANCED)
 
 @dataclass(frozen=True)
 class _Plane:
-    """One of the patient's planes: its view's colour and label in Slicer, and the R, A or S axis it stands on."""
+    """One of the patient's planes: colour and label of its view in Slicer, and the index of its normal (R, A, S)."""
 
     color: str
     label: str
@@ -75,7 +75,7 @@ def layout_description() -> str:
 
 
 def register_layout(layout_node: slicer.vtkMRMLLayoutNode) -> None:
-    """Make the layout known, so that a scene saved with it can be loaded; harmless to repeat."""
+    """Register the layout, so that a scene saved with it can be loaded; harmless to repeat."""
     if not layout_node.IsLayoutDescription(LAYOUT_ID):
         layout_node.AddLayoutDescription(LAYOUT_ID, layout_description())
 
@@ -97,12 +97,12 @@ def _row_description(row: str) -> str:
 
 
 def view_label(row: str, plane: str) -> str:
-    """What a view is labelled with: two letters at most.
+    """Label of a view: two letters at most.
 
     >>> view_label("Original", "Axial"), view_label("Enhanced", "Axial")
     ('A', 'A+')
     """
-    # Slicer labels second views of a plane so; the label has room for two letters.
+    # Slicer uses "+" for the second view of a plane, and its label holds two letters.
     return PLANES[plane].label + ("+" if row == ENHANCED else "")
 
 
@@ -116,15 +116,15 @@ class _View:
 class LinkedViews(VTKObservationMixin):
     """The linked views of one scene.
 
-    In Slicer's window they are a layout of their own. Without a layout node their slice nodes are made here, for
-    programs that draw views of these names themselves, and for those that draw none.
+    In Slicer's window they form their own layout. Without a layout node the slice nodes are created here, for programs
+    that draw views of these names, or no views.
 
     Args:
-        scene: whose volumes will be shown.
-        layout_node: of Slicer's layout manager; None where there is no window.
-        application_logic: knows the slice logics of the views that are drawn (`slicer.app.applicationLogic()`).
-        renderer_of: gives the renderer of a view by its layout name, or None; the corner marks are drawn in it.
-        process_events: lets the window process its events once; new views have no size before.
+        scene: the scene with the volumes.
+        layout_node: node of Slicer's layout manager; None without a window.
+        application_logic: holds the slice logics of the drawn views (`slicer.app.applicationLogic()`).
+        renderer_of: returns the renderer of a view by its layout name, or None; the corner marks are drawn in it.
+        process_events: processes the events of the window once; before, new views have no size.
     """
 
     def __init__(
@@ -155,17 +155,17 @@ class LinkedViews(VTKObservationMixin):
 
     @property
     def shown(self) -> bool:
-        """Whether a pair of volumes is in the views."""
+        """Whether the views show a pair of volumes."""
         return self._enhanced is not None
 
     @property
     def fade(self) -> float:
-        """How far the original is faded in, in place of the enhanced volume: 0 to 1."""
+        """Opacity of the original over the enhanced volume: 0 to 1."""
         return self._fade
 
     @property
     def overlay(self) -> UncertaintyOverlay | None:
-        """The uncertainty map over the enhanced views; None where none was given."""
+        """The uncertainty map over the enhanced views; None without one."""
         return self._overlay
 
     @property
@@ -174,11 +174,11 @@ class LinkedViews(VTKObservationMixin):
         return dict(self._marks)
 
     def slice_node(self, row: str, plane: str) -> slicer.vtkMRMLSliceNode:
-        """Slice node of a view, while a pair is shown; `row` is "Original" or "Enhanced"."""
+        """Slice node of a view while a pair is shown; `row` is "Original" or "Enhanced"."""
         return self._views[view_name(row, plane)].slice_node
 
     def composite_node(self, row: str, plane: str) -> slicer.vtkMRMLSliceCompositeNode:
-        """Composite node of a view, while a pair is shown: which volumes it shows."""
+        """Composite node of a view while a pair is shown: it names the volumes of the view."""
         return self._views[view_name(row, plane)].composite_node
 
     def show(
@@ -189,14 +189,14 @@ class LinkedViews(VTKObservationMixin):
         provenance: Provenance | None = None,
         faint_hu: float = FAINT_HU,
     ) -> None:
-        """Show a pair of volumes, in place of one shown before, and switch to the layout.
+        """Show a pair of volumes instead of the previous pair, and switch to the layout.
 
         Args:
             original_node: the scan.
-            enhanced_node: what was made of it.
-            uncertainty_node: its uncertainty map in HU, which becomes the overlay.
-            provenance: tells the synthetic slices; that of the enhanced node unless given.
-            faint_hu: HU up to which uncertainty has no colour.
+            enhanced_node: the enhanced volume.
+            uncertainty_node: its uncertainty map, HU, for the overlay.
+            provenance: of the enhanced volume; by default read from its node.
+            faint_hu: HU up to which uncertainty is not coloured.
 
         Raises:
             InputError: a volume is missing, not in this scene, or has no voxels.
@@ -207,9 +207,9 @@ class LinkedViews(VTKObservationMixin):
         self._check(given)
         self._forget()
         self._switch_layout()
-        # What is fitted or moved in a view without a size is lost.
+        # Fitting or moving a view without a size has no effect.
         self._process_events()
-        # Events may have removed a volume, or shown another pair.
+        # Event handlers may have removed a volume, or shown another pair.
         self._check(given)
         self._forget()
         self._views = {name: self._view(name) for name in view_names()}
@@ -227,16 +227,16 @@ class LinkedViews(VTKObservationMixin):
         self._observe()
 
     def fit(self) -> None:
-        """Let every view show its whole plane, at the middle slice of the enhanced volume."""
+        """Fit every view to its whole plane, at the middle slice of the enhanced volume."""
         for plane in PLANES if self.shown else ():
             upper, lower = (self._views[view_name(row, plane)] for row in ROWS)
             width, height, _ = lower.slice_node.GetDimensions()
-            # The original reaches half a thick slice further; the slice below is one of the enhanced volume.
+            # The original extends half a thick slice further, so the views fit it.
             lower.logic.FitSliceToVolume(self._original, width, height)
             self._move_together(lower.slice_node, upper.slice_node)
 
     def set_fade(self, fraction: float) -> None:
-        """Fade the original in, in place of the enhanced volume in the enhanced views: 0 none of it, 1 it alone.
+        """Set the opacity of the original in the enhanced views: 0 hides it, 1 hides the enhanced volume.
 
         Raises:
             ValueError: outside 0 to 1.
@@ -249,24 +249,24 @@ class LinkedViews(VTKObservationMixin):
             self._mark(ENHANCED, plane)
 
     def swap(self) -> None:
-        """Put the original in place of the enhanced volume in the enhanced views, or back."""
+        """Switch the enhanced views between original and enhanced volume."""
         self.set_fade(0.0 if self._fade >= 0.5 else 1.0)
 
-    #: One step of blinking between original and enhanced; who blinks owns the timer.
+    #: One step of blinking between original and enhanced; the caller owns the timer.
     toggle = swap
 
     def restore_former_layout(self) -> None:
-        """Go back to the layout that was there before, unless the user has left the linked views meanwhile."""
+        """Restore the previous layout, unless the user has already left the linked views."""
         node, former = self._layout_node, self._former_layout
         if node is not None and node.GetViewArrangement() == LAYOUT_ID:
-            # A scene that was saved with the linked views does not tell what was before them.
+            # A scene saved with the linked views does not hold the previous layout.
             node.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView if former is None else former)
         self._former_layout = None
 
     def close(self) -> None:
-        """Go back to the former layout, and remove all that was made here; harmless to repeat.
+        """Restore the previous layout and remove everything that was created here; harmless to repeat.
 
-        Views that Slicer's layout manager made stay, empty, as all its views do once they were shown.
+        Views of Slicer's layout manager stay and are empty, like all its views.
         """
         self._forget()
         self.restore_former_layout()
@@ -315,7 +315,7 @@ class LinkedViews(VTKObservationMixin):
         for class_name in ("vtkMRMLSliceNode", "vtkMRMLSliceCompositeNode"):
             if self._scene.GetSingletonNode(name, class_name) is None:
                 self._own_nodes.add((class_name, name))
-        # Either way the logic makes the composite node where there is none.
+        # Both calls create the composite node if there is none.
         if slice_node is None:
             logic.AddSliceNode(name)
         else:
@@ -327,7 +327,7 @@ class LinkedViews(VTKObservationMixin):
         for logic in self._own_logics:
             if self._application_logic is not None and self._application_logic.GetSliceLogics() is not None:
                 self._application_logic.GetSliceLogics().RemoveItem(logic)
-            # Without its scene it would leave them there: the planes that it shows in 3D views.
+            # A logic without a scene would leave its slice models (planes in 3D views) in the scene.
             logic.DeleteSliceModel()
             logic.SetMRMLScene(None)
         self._own_logics.clear()
@@ -340,7 +340,7 @@ class LinkedViews(VTKObservationMixin):
         turn_to_plane(self._scene, node, plane, self._enhanced)
         composite.SetLinkedControl(True)
         composite.SetHotLinkedControl(True)
-        # Slicer puts every volume that is loaded into the views that let it.
+        # Without this, Slicer shows every newly loaded volume in these views.
         composite.SetDoPropagateVolumeSelection(False)
         background, faded_in = (self._original, None) if row == ORIGINAL else (self._enhanced, self._original)
         composite.SetBackgroundVolumeID(background.GetID())
@@ -378,7 +378,7 @@ class LinkedViews(VTKObservationMixin):
         self.addObserver(self._scene, slicer.vtkMRMLScene.StartCloseEvent, self._on_scene_close)
 
     def _forget(self) -> None:
-        """Empty the views and stop following them."""
+        """Clear the views and stop observing them."""
         self.removeObservers()
         for mark in self._marks.values():
             mark.remove()
@@ -403,27 +403,27 @@ class LinkedViews(VTKObservationMixin):
 
     def _on_scene_close(self, *_: object) -> None:
         self._forget()
-        # A closing scene takes the nodes out of its logics; the next `show` makes new ones.
+        # A closing scene removes the nodes from their logics; the next `show` creates new ones.
         self._release_logics()
 
     def _on_slice_modified(self, node: slicer.vtkMRMLSliceNode, _event: str) -> None:
-        # Slicer links what the user does with the mouse; this links the two views of a plane whatever moved one.
-        with self._alone() as alone:
-            if alone:
+        # Slicer links mouse actions only; this links the two views of a plane for every change.
+        with self._exclusively() as exclusive:
+            if exclusive:
                 for plane in PLANES:
                     pair = [self.slice_node(row, plane) for row in ROWS]
                     if node in pair:
                         self._move_together(node, pair[1 - pair.index(node)])
 
     def _on_faded(self, composite: slicer.vtkMRMLSliceCompositeNode, _event: str) -> None:
-        # Slicer's own slider fades too, in all linked views or in one.
+        # Slicer's own slider also fades, in all linked views or in one.
         faded = composite.GetForegroundOpacity() if composite.GetForegroundVolumeID() else 0.0
         if faded != self._fade:
             self.set_fade(faded)
 
     def _on_display_modified(self, display: slicer.vtkMRMLScalarVolumeDisplayNode, _event: str) -> None:
-        with self._alone() as alone:
-            if alone:
+        with self._exclusively() as exclusive:
+            if exclusive:
                 for node in (self._original, self._enhanced):
                     if node.GetScalarVolumeDisplayNode() is not display:
                         share_window_level(display, node.GetScalarVolumeDisplayNode())
@@ -434,8 +434,8 @@ class LinkedViews(VTKObservationMixin):
         share_window_level(source.GetScalarVolumeDisplayNode(), target.GetScalarVolumeDisplayNode())
 
     @contextmanager
-    def _alone(self) -> Iterator[bool]:
-        """Give False where one change is being passed on already, which must not come back."""
+    def _exclusively(self) -> Iterator[bool]:
+        """Yield False while a change is being passed to other views, so that it does not return."""
         before, self._following = self._following, True
         try:
             yield not before
@@ -444,9 +444,9 @@ class LinkedViews(VTKObservationMixin):
 
     @staticmethod
     def _move_together(source: slicer.vtkMRMLSliceNode, target: slicer.vtkMRMLSliceNode) -> None:
-        """Give a view the plane, the pan and the zoom of another."""
+        """Copy plane, pan and zoom from one view to another."""
         place = array_from_matrix(source.GetSliceToRAS())
-        # Slicer keeps the height in mm when a view gets another size, so heights are compared.
+        # Slicer keeps the height in mm when a view is resized, so heights are compared.
         height = source.GetFieldOfView()[1]
         same = (
             np.allclose(place, array_from_matrix(target.GetSliceToRAS()), rtol=0, atol=1e-6)
@@ -469,9 +469,9 @@ class LinkedViews(VTKObservationMixin):
 def turn_to_plane(
     scene: slicer.vtkMRMLScene, node: slicer.vtkMRMLSliceNode, plane: str, volume_node: slicer.vtkMRMLVolumeNode
 ) -> None:
-    """Turn a view to one of the patient's planes, and from there to the volume's axes that are nearest."""
+    """Rotate a view to one of the patient's planes and then to the nearest axes of the volume."""
     if not node.HasSliceOrientationPreset(plane):
-        # A scene made by a program may have none; these are Slicer's own.
+        # A scene made by a program may have no presets; these are Slicer's own.
         slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
         node.AddSliceOrientationPreset(plane, _preset(plane))
     node.SetOrientation(plane)
@@ -481,7 +481,7 @@ def turn_to_plane(
 
 
 def axis_across(to_world: np.ndarray, normal: int) -> int:
-    """The volume's axis, 0 to 2 for I, J, K, that belongs to the R, A or S axis `normal`: each has one of its own."""
+    """The volume's axis, 0 to 2 for I, J, K, closest to the R, A or S axis `normal`; each normal gets another axis."""
     cosines = np.abs(to_world[:3, :3] / np.linalg.norm(to_world[:3, :3], axis=0))
     best = max(permutations(range(3)), key=lambda axes: sum(cosines[patient, axes[patient]] for patient in range(3)))
     return best[normal]
@@ -506,13 +506,13 @@ def _all_observed(provenance: Provenance, node: slicer.vtkMRMLScalarVolumeNode) 
 def share_window_level(
     source: slicer.vtkMRMLScalarVolumeDisplayNode | None, target: slicer.vtkMRMLScalarVolumeDisplayNode | None
 ) -> None:
-    """Give a volume the window and level of another; harmless where a volume is not displayed."""
+    """Copy window and level from one display to another; harmless if a volume is not displayed."""
     if source is None or target is None:
         return
-    wanted = (source.GetWindow(), source.GetLevel())
-    # Slicer would choose another window for the other volume's own range.
-    if (target.GetWindow(), target.GetLevel()) != wanted or target.GetAutoWindowLevel():
+    window_level = (source.GetWindow(), source.GetLevel())
+    # An automatic window would follow the range of the other volume.
+    if (target.GetWindow(), target.GetLevel()) != window_level or target.GetAutoWindowLevel():
         was_modifying = target.StartModify()
         target.SetAutoWindowLevel(False)
-        target.SetWindowLevel(*wanted)
+        target.SetWindowLevel(*window_level)
         target.EndModify(was_modifying)

@@ -1,4 +1,4 @@
-"""Volume nodes as the engine's volumes, and back."""
+"""Convert volume nodes to the engine's volumes, and back."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from XViewSynthLib.geometry.volume import Volume
 
 SCALAR_VOLUME = "vtkMRMLScalarVolumeNode"
 
-# Slicer makes labels and colours kinds of scalar volumes; what is told of them says what else the user has.
+# In Slicer these classes are subclasses of scalar volumes. The texts complete the sentence of the refusal.
 _REFUSED = {
     "vtkMRMLLabelMapVolumeNode": "is a labelmap, which has names instead of HU",
-    # A vector volume is a kind of tensor volume too, so it comes first.
+    # A vector volume is also a tensor volume, so it comes first.
     "vtkMRMLVectorVolumeNode": "holds several values in each voxel",
     "vtkMRMLTensorVolumeNode": "holds a tensor in each voxel",
 }
@@ -25,15 +25,15 @@ _SLICE_THICKNESS_TAG = "0018,0050"
 
 
 class NonLinearTransformError(InputError):
-    """The volume lies under a transform that bends it, so its voxels form no regular grid in the patient."""
+    """The volume has a non-linear parent transform, so its voxels form no regular grid in the patient."""
 
 
 def check_volume_node(node: slicer.vtkMRMLScalarVolumeNode | None) -> None:
-    """Make sure that a node can be enhanced.
+    """Raise unless a node can be enhanced.
 
     Raises:
-        NonLinearTransformError: a transform above the volume is not linear: irregular spacing or a tilted gantry.
-        InputError: no node, no longer in a scene, not a scalar volume, several values a voxel, or empty.
+        NonLinearTransformError: a parent transform is not linear: irregular spacing or a tilted gantry.
+        InputError: no node, no longer in a scene, not a scalar volume, several values per voxel, or empty.
     """
     check_is_scalar_volume(node)
     image = node.GetImageData()
@@ -49,16 +49,16 @@ def check_volume_node(node: slicer.vtkMRMLScalarVolumeNode | None) -> None:
     transform = node.GetParentTransformNode()
     if transform is not None and not transform.IsTransformToWorldLinear():
         raise NonLinearTransformError(
-            f"{name!r} lies under the non-linear transform {transform.GetName()!r} (irregular spacing or a tilted "
-            "gantry), so its slices are no regular grid: harden the transform first, in the Transforms module."
+            f"{name!r} has the non-linear transform {transform.GetName()!r} (irregular spacing or a tilted "
+            "gantry), so its slices form no regular grid: harden the transform first, in the Transforms module."
         )
 
 
 def check_is_scalar_volume(node: slicer.vtkMRMLScalarVolumeNode | None) -> None:
-    """Make sure that a node is a scalar volume of a scene, with or without voxels.
+    """Raise unless a node is a scalar volume of a scene, with or without voxels.
 
     Raises:
-        InputError: it is not.
+        InputError: the node is missing, or not such a volume.
     """
     if node is None:
         raise InputError("No scan is chosen: choose one, or load a CT scan.")
@@ -75,20 +75,20 @@ def check_is_scalar_volume(node: slicer.vtkMRMLScalarVolumeNode | None) -> None:
 
 
 def volume_from_node(node: slicer.vtkMRMLScalarVolumeNode) -> Volume:
-    """The volume that a node holds.
+    """The volume of a node.
 
-    The voxels are a read-only view of the node's own memory, of the node's scalar type. The affine is the node's own:
-    a parent transform is not applied, because it goes on to the output.
+    The voxels are a read-only view of the node's memory, in its scalar type. The affine is that of the node: a parent
+    transform is not applied, because the output gets the same transform.
 
     Raises:
-        InputError: as `check_volume_node`.
+        InputError: as in `check_volume_node`.
     """
     check_volume_node(node)
     image = node.GetImageData()
     first_i, last_i, first_j, last_j, first_k, last_k = image.GetExtent()
     shape = (last_k - first_k + 1, last_j - first_j + 1, last_i - first_i + 1)
     affine = ijk_to_ras(node)
-    # VTK's indices count from the start of the extent, the engine's from the first voxel.
+    # VTK's indices start at the extent, the engine's at the first voxel.
     affine[:3, 3] += affine[:3, :3] @ (first_i, first_j, first_k)
     voxels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(shape)
     return Volume(voxels, affine, _slice_thickness(node), "K" if _instances(node) else None)
@@ -114,16 +114,16 @@ def matrix_from_array(array: np.ndarray) -> vtk.vtkMatrix4x4:
 
 
 def set_voxels_and_geometry(node: slicer.vtkMRMLScalarVolumeNode, volume: Volume) -> None:
-    """Give a node a copy of a volume's voxels, and its affine; observers hear of it once.
+    """Copy a volume's voxels and affine to a node; observers are notified once.
 
-    64-bit integers and float16, which Slicer's readers and writers do not know, become the smallest type that Slicer
-    knows and that holds every value.
+    64-bit integers and float16, which Slicer cannot read or write, are converted to the smallest supported type that
+    holds every value.
     """
     set_image_and_geometry(node, copied_image(volume), volume.affine)
 
 
 def set_image_and_geometry(node: slicer.vtkMRMLScalarVolumeNode, image: vtk.vtkImageData, affine: np.ndarray) -> None:
-    """Give a node an image and a (4, 4) IJK -> RAS affine in mm; observers hear of it once."""
+    """Set the image and the (4, 4) IJK -> RAS affine (mm) of a node; observers are notified once."""
     was_modifying = node.StartModify()
     try:
         node.SetAndObserveImageData(image)
@@ -133,25 +133,24 @@ def set_image_and_geometry(node: slicer.vtkMRMLScalarVolumeNode, image: vtk.vtkI
 
 
 def copied_image(volume: Volume) -> vtk.vtkImageData:
-    """An image with its own copy of a volume's voxels."""
-    return _image(_known_to_slicer(volume.voxels), copy=True)
+    """An image with a copy of a volume's voxels."""
+    return _image(_in_slicer_type(volume.voxels), copy=True)
 
 
-def handed_over_image(volume: Volume) -> vtk.vtkImageData:
-    """An image that takes over the memory of a volume, for a volume that nobody uses afterwards.
+def shared_image(volume: Volume) -> vtk.vtkImageData:
+    """An image that shares the memory of a volume, which must not be used afterwards.
 
-    Whoever edits the image edits the volume. Memory that is not NumPy's own (another node's voxels, a mapped file) or
-    that may not be written to is copied.
+    Memory that NumPy does not own (another node's voxels, a mapped file) or that is read-only is copied.
     """
-    voxels = _known_to_slicer(volume.voxels)
-    return _image(voxels, copy=not _is_numpys_own(voxels))
+    voxels = _in_slicer_type(volume.voxels)
+    return _image(voxels, copy=not _is_owned_by_numpy(voxels))
 
 
 def harden_transform(node: slicer.vtkMRMLScalarVolumeNode) -> None:
-    """Resample a volume through the transforms above it, so that its slices become a regular grid.
+    """Resample a volume through its parent transforms, so that its slices form a regular grid.
 
     Raises:
-        InputError: no volume, empty, or Slicer cannot do it.
+        InputError: not a volume, empty, or Slicer cannot resample it.
     """
     with suppress(NonLinearTransformError):
         check_volume_node(node)
@@ -163,7 +162,7 @@ def harden_transform(node: slicer.vtkMRMLScalarVolumeNode) -> None:
 
 
 def _slice_thickness(node: slicer.vtkMRMLScalarVolumeNode) -> float | None:
-    """mm, as the DICOM database of the application tells it; None without one."""
+    """Slice thickness in mm from the application's DICOM database; None without one."""
     instances = _instances(node)
     database = getattr(slicer, "dicomDatabase", None)
     if not instances or database is None:
@@ -176,12 +175,12 @@ def _slice_thickness(node: slicer.vtkMRMLScalarVolumeNode) -> float | None:
 
 
 def _instances(node: slicer.vtkMRMLScalarVolumeNode) -> list[str]:
-    """The images of a node that comes from a DICOM series, whose slices Slicer puts along K."""
+    """Instance UIDs of a node from a DICOM series; Slicer stacks their slices along K."""
     return (node.GetAttribute("DICOM.instanceUIDs") or "").split()
 
 
-def _known_to_slicer(voxels: np.ndarray) -> np.ndarray:
-    """The same numbers, C-contiguous, in a type that Slicer can also read and write."""
+def _in_slicer_type(voxels: np.ndarray) -> np.ndarray:
+    """The same values, C-contiguous, in a type that Slicer can read and write."""
     dtype = voxels.dtype
     if dtype.kind in "iu" and dtype.itemsize == 8:
         lowest, highest = int(voxels.min()), int(voxels.max())
@@ -197,7 +196,7 @@ def _holds(kind: type[np.integer], lowest: int, highest: int) -> bool:
     return limits.min <= lowest and highest <= limits.max
 
 
-def _is_numpys_own(voxels: np.ndarray) -> bool:
+def _is_owned_by_numpy(voxels: np.ndarray) -> bool:
     owner = voxels
     while isinstance(owner.base, np.ndarray):
         owner = owner.base

@@ -1,4 +1,4 @@
-"""Choices that only the panels offer, with their labels. Scenes keep the names of the members."""
+"""Choices of the panels, with their labels. Scenes store the names of the members."""
 
 import enum
 
@@ -14,7 +14,7 @@ class Goal(enum.Enum):
     ISOTROPIC = "isotropic"
 
     def label(self):
-        """What the panel calls it."""
+        """Label in the panel."""
         return {
             Goal.AUTOMATIC: _("Down to 1.25 mm or less"),
             Goal.FACTOR: _("By a factor"),
@@ -24,7 +24,7 @@ class Goal(enum.Enum):
 
 
 class Device(enum.Enum):
-    """Where to compute; the values are the engine's words."""
+    """Where to compute; the values are those of the engine."""
 
     AUTOMATIC = "auto"
     CPU = "cpu"
@@ -32,7 +32,7 @@ class Device(enum.Enum):
     MPS = "mps"
 
     def label(self):
-        """What the panel calls it."""
+        """Label in the panel."""
         return {
             Device.AUTOMATIC: _("Automatic (a GPU if there is one)"),
             Device.CPU: _("Processor (CPU)"),

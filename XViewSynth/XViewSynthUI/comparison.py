@@ -31,12 +31,12 @@ class Comparison:
         """Compare an enhanced volume with its original.
 
         Raises:
-            ValueError: that is not possible; no linked views are shown then.
+            ValueError: the volumes cannot be shown; the linked views are closed.
         """
         self._isShowing = True
         try:
             self.views = self.views or _makeViews()
-            # What was compared before says nothing about how to begin with these.
+            # The fade of the previous pair does not apply to this one.
             parameters.fade = 0.0
             original, enhanced, uncertainty = _comparedVolumes(enhancedVolume)
             self.views.show(original, enhanced, uncertainty, faint_hu=_faintHU(original) if uncertainty else 0.0)
@@ -47,30 +47,30 @@ class Comparison:
             self._isShowing = False
 
     def restore(self, parameters: Any) -> None:
-        """Fill the views of a scene that was saved with them: views and volumes are saved, marks are not.
+        """Fill the linked views of a loaded scene: scenes hold the views and volumes, but not the marks.
 
         Raises:
-            ValueError: that is not possible; no linked views are shown then.
+            ValueError: the volumes cannot be shown; the linked views are closed.
         """
         from XViewSynthScene.views import LAYOUT_ID
 
-        # Showing processes events, and may so meet a scene that has just been loaded.
+        # Showing processes events, so it may meet a scene that was just loaded.
         if is_shown(LAYOUT_ID) and not self._isShowing:
             self.show(parameters, parameters.enhancedVolume)
 
     def swap(self, parameters: Any) -> None:
-        """In the lower views, show what is not shown there now."""
+        """Switch the lower views between original and enhanced volume."""
         parameters.fade = 0.0 if parameters.fade >= 0.5 else 1.0
 
     def close(self) -> None:
-        """Go back to the layout that was there before the linked views."""
+        """Restore the layout before the linked views."""
         self.blinkTimer.stop()
         views, self.views = self.views, None
         if views:
             views.close()
 
     def update(self, parameters: Any | None) -> None:
-        """Bring views and widgets in line with the parameters; None while the scene is being closed."""
+        """Update views and widgets from the parameters; None while the scene is being closed."""
         self._updateWidgets(parameters)
         if self.views and parameters:
             self.views.set_fade(parameters.fade)
@@ -82,11 +82,11 @@ class Comparison:
 
     @property
     def marks(self) -> dict[str, Any]:
-        """The marks in the views of other layouts (XViewSynthScene.marks.SliceMark), by the layout name of the view."""
+        """The marks (XViewSynthScene.marks.SliceMark) in the views of other layouts, by the layout name of the view."""
         return self._marks.marks if self._marks else {}
 
     def markEverywhere(self, enabled: bool) -> None:
-        """Mark observed and synthetic slices also in the views of other layouts, or do not."""
+        """Switch the marks of observed and synthetic slices in the views of other layouts on or off."""
         if self._marks is None and enabled:
             self._marks = _makeMarks()
         if self._marks is not None:
@@ -95,22 +95,22 @@ class Comparison:
     def _updateWidgets(self, parameters: Any | None) -> None:
         enhanced = parameters.enhancedVolume if parameters else None
         hidden = None if self.views else _("Show the linked views first.")
-        ununcertaintyed = hidden or (None if self.views.overlay else _("This volume has no uncertainty map."))
+        noUncertainty = hidden or (None if self.views.overlay else _("This volume has no uncertainty map."))
         allow(
             self.ui.showViewsButton,
             None if enhanced else _("Choose an enhanced volume first."),
-            _("Original above, enhanced below, in three directions; scrolling, zoom and window together."),
+            _("Show original (above) and enhanced volume (below) in three linked directions."),
         )
-        allow(self.ui.swapButton, hidden, _("In the lower views, show the original in place of the enhanced."))
-        allow(self.ui.formerLayoutButton, hidden, _("Go back to the layout before the linked views."))
-        allow(self.ui.fadeSlider, hidden, _("In the lower views: 0 is the enhanced volume, 1 the original."))
-        allow(self.ui.blinkCheckBox, hidden, _("Original and enhanced take turns in the lower views."))
+        allow(self.ui.swapButton, hidden, _("Switch the lower views between original and enhanced volume."))
+        allow(self.ui.formerLayoutButton, hidden, _("Return to the layout before the linked views."))
+        allow(self.ui.fadeSlider, hidden, _("Blend in the lower views: 0 shows the enhanced volume, 1 the original."))
+        allow(self.ui.blinkCheckBox, hidden, _("Alternate original and enhanced volume in the lower views."))
         allow(
             self.ui.uncertaintyCheckBox,
-            ununcertaintyed,
-            _("Colour the places where the expected error of the new slices exceeds the noise of the scan, in HU."),
+            noUncertainty,
+            _("Colour the voxels whose expected error (HU) exceeds the noise of the scan."),
         )
-        allow(self.ui.uncertaintySlider, ununcertaintyed, _("Opacity of the uncertainty map."))
+        allow(self.ui.uncertaintySlider, noUncertainty, _("Opacity of the uncertainty map."))
 
     def _blink(self) -> None:
         if self.views:
@@ -130,31 +130,31 @@ def _makeMarks() -> Any:
 
 
 def _makeViews() -> Any:
-    """Linked views for this application, not yet shown."""
+    """New linked views for this application."""
     from XViewSynthScene.views import LinkedViews
 
     return LinkedViews(slicer.mrmlScene, _layoutNode(), slicer.app.applicationLogic(), renderer_of, _processEvents)
 
 
 def _processEvents() -> None:
-    """Process what is waiting, but nothing that the user does."""
+    """Process pending events, except for user input."""
     slicer.app.processEvents(qt.QEventLoop.ExcludeUserInputEvents)
 
 
 def _faintHU(original: Any) -> float:
-    """HU up to which the uncertainty of a scan is no more than its noise."""
+    """HU up to which noise explains the uncertainty of a scan."""
     from XViewSynthScene.noise import noise_hu
     from XViewSynthScene.overlay import faint_from_noise
 
     try:
         noise = noise_hu(original)
-    except ValueError:  # its voxels are no regular grid, or gone
+    except ValueError:  # its voxels form no regular grid, or were removed
         noise = None
     return faint_from_noise(noise)
 
 
 def _comparedVolumes(enhancedVolume: Any) -> tuple[Any, Any, Any | None]:
-    """Original, enhanced and uncertainty map (or None); raises ValueError where the original has gone."""
+    """Original, enhanced and uncertainty map (or None); raises ValueError if the original was removed."""
     from XViewSynthScene.provenance import input_node, uncertainty_node
 
     if enhancedVolume is None:

@@ -1,4 +1,4 @@
-"""The logic of the module XViewSynth, which scripts use."""
+"""The logic of the module XViewSynth, also for scripts."""
 
 from dataclasses import replace
 
@@ -14,10 +14,10 @@ from .parameters import XViewSynthParameterNode
 
 
 class XViewSynthLogic(ScriptedLoadableModuleLogic):
-    """Enhances and checks volumes, for scripts and for the panel. Nothing here opens a dialog."""
+    """Enhances and checks volumes, for scripts and for the panel. No method opens a dialog."""
 
     def getParameterNode(self):
-        """The panel's choices."""
+        """The parameter node of the panel."""
         return XViewSynthParameterNode(super().getParameterNode())
 
     # For scripts
@@ -42,30 +42,30 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         texture="keep",
         inProcess=False,
     ):
-        """Give a thick scan its missing slices, and wait for them; Slicer's events are processed meanwhile.
+        """Add the missing slices to a thick scan, and wait for the result; Slicer's events are processed meanwhile.
 
         Without factor, spacing or isotropic: the smallest factor that brings the slices to 1.25 mm or less.
 
-        :param inputVolume: vtkMRMLScalarVolumeNode, a CT in HU; it is not changed. Where it shows a sequence, every
+        :param inputVolume: vtkMRMLScalarVolumeNode, a CT in HU; it is not changed. If it shows a sequence, every
           frame is enhanced.
-        :param outputVolume: gets the result; a new node unless given.
-        :param factor: 2 to 8, how many times closer the slices get.
-        :param spacing: the distance of slices to reach, mm.
-        :param isotropic: bring the slices as close as the pixels in them.
-        :param model: name or folder of a model; "auto" for the one that ships for the acquisition.
+        :param outputVolume: receives the result; by default a new node.
+        :param factor: up-sampling factor, 2 to 8.
+        :param spacing: target slice spacing, mm.
+        :param isotropic: use the pixel spacing as target slice spacing.
+        :param model: name or folder of a model; "auto" for the shipped model of the acquisition.
         :param device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         :param acquisition: "auto", "gap" or "thick".
         :param axis: "auto", "I", "J" or "K", the axis that gets more slices.
-        :param memory: the most memory to take, GB; by default what is free.
+        :param memory: memory limit, GB; by default the free memory.
         :param precision: "auto", "fp32", "bf16" or "fp16".
-        :param thickness: of the observed slices, mm; by default what the scan says.
-        :param profile: "box" or "gaussian", how thick slices average.
-        :param newThickness: of the new slices, mm, where those of the scan are thick; by default they touch.
-        :param quality: "standard", or "best", which is nearer to the truth and takes four to five times as long.
-        :param texture: "keep", or "match" for new slices with the noise of the observed ones.
-        :param inProcess: compute in Slicer's own process, which stands still meanwhile.
-        :return: the enhanced volume; how it was made is in its attributes "XViewSynth. ...".
-        :raises ValueError: with a sentence that says what to do.
+        :param thickness: of the observed slices, mm; by default that of the scan.
+        :param profile: slice profile of thick slices, "box" or "gaussian".
+        :param newThickness: of the new slices, mm, for thick slices only; by default equal to their spacing.
+        :param quality: "standard", or "best", which has a smaller error and takes four to five times as long.
+        :param texture: "keep", or "match" to give new slices the noise of the observed ones.
+        :param inProcess: compute in Slicer's own process, which does not respond meanwhile.
+        :return: the enhanced volume; its attributes "XViewSynth. ..." hold the provenance.
+        :raises ValueError: with one sentence: what is wrong and what to do.
 
         >>> logic = slicer.util.getModuleLogic("XViewSynth")  # doctest: +SKIP
         >>> thin = logic.enhance(slicer.util.getNode("Chest"), factor=4)  # doctest: +SKIP
@@ -108,12 +108,12 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         quality="standard",
         inProcess=False,
     ):
-        """Leave out slices of a scan, restore them with the model and by interpolation, and compare; wait for it.
+        """Leave out slices of a scan, restore them with the model and by interpolation, and compare. Waits.
 
         :param node: vtkMRMLScalarVolumeNode, a CT in HU; it is not changed.
-        :param factor: all but every factor-th slice are left out; 2 by default.
+        :param factor: every factor-th slice is kept, the others are left out; 2 by default.
         :return: the report of `xviewsynth selfcheck`, as a dictionary; the other parameters are those of `enhance`.
-        :raises ValueError: with a sentence that says what to do.
+        :raises ValueError: with one sentence: what is wrong and what to do.
         """
         from XViewSynthScene.packages import require_packages
         from XViewSynthScene.runs import selfcheck_in_process
@@ -135,11 +135,11 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         return self._wait(self.startSelfCheck(node, request)).result
 
     def startEnhancement(self, inputVolume, request, outputVolume=None):
-        """Begin to enhance, and return at once.
+        """Start an enhancement and return at once.
 
         :param request: XViewSynthLib.request.Request.
         :return: XViewSynthScene.runs.EnhanceRun; poll it.
-        :raises ValueError: with a sentence that says what to do.
+        :raises ValueError: with one sentence: what is wrong and what to do.
         """
         from XViewSynthScene.runs import EnhanceRun
 
@@ -148,13 +148,13 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         return run
 
     def startSeveral(self, nodes, request, changed):
-        """Begin to enhance several volumes, one after another, into new ones, and return at once.
+        """Start to enhance several volumes into new ones, one after another, and return at once.
 
         :param nodes: vtkMRMLScalarVolumeNodes.
         :param request: XViewSynthLib.request.Request.
         :param changed: called with the run whenever the status of a volume has changed.
         :return: XViewSynthScene.several.SeveralRun; poll it.
-        :raises ValueError: with a sentence that says what to do.
+        :raises ValueError: with one sentence: what is wrong and what to do.
         """
         from XViewSynthScene.several import SeveralRun
 
@@ -163,11 +163,11 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         return run
 
     def startSelfCheck(self, node, request):
-        """Begin to check, and return at once.
+        """Start a self-check and return at once.
 
         :param request: XViewSynthLib.request.Request.
         :return: XViewSynthScene.runs.SelfCheckRun; poll it.
-        :raises ValueError: with a sentence that says what to do.
+        :raises ValueError: with one sentence: what is wrong and what to do.
         """
         from XViewSynthScene.runs import SelfCheckRun
 
@@ -176,7 +176,7 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         return run
 
     def _wait(self, run):
-        """Wait for a run and give it back; an interrupted script leaves nothing behind."""
+        """Wait for a run and return it; an interrupted script leaves nothing behind."""
         from XViewSynthScene.desk import wait_for
 
         state = wait_for(run, run.cancel)
@@ -187,7 +187,7 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
     # For the panel
 
     def firstScan(self):
-        """The first volume of the scene that can be enhanced as it is, or None."""
+        """The first volume of the scene that can be enhanced; None without one."""
         for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
             try:
                 self.lookAhead(node, Request())
@@ -197,7 +197,7 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         return None
 
     def requestOf(self, parameterNode):
-        """The enhancement that the user has chosen."""
+        """The request of the chosen enhancement."""
         goal = parameterNode.goal
         return replace(
             self.checkRequestOf(parameterNode),
@@ -207,7 +207,7 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         )
 
     def checkRequestOf(self, parameterNode):
-        """The self-check that the user has chosen; its factor is its own, see `selfCheck`."""
+        """The request of the chosen self-check, without a factor: see `selfCheck` for its default."""
         return makeRequest(
             parameterNode.memory or None,
             thickness=parameterNode.thickness or None,
@@ -219,7 +219,7 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         )
 
     def lookAhead(self, inputVolume, request, outputVolume=None):
-        """What enhancing would give (XViewSynthScene.runs.Outlook); raises ValueError with a sentence."""
+        """Size of the result (XViewSynthScene.runs.Outlook); raises ValueError with one sentence."""
         from XViewSynthScene.results import check_output_node
         from XViewSynthScene.runs import look_ahead
 
@@ -228,10 +228,10 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         return outlook
 
     def modelNames(self):
-        """Names of the models that are installed."""
+        """Names of the installed models."""
         return modelNames()
 
 
 def makeRequest(memory, **fields):
-    """A request with memory in GB, or None for what is free."""
+    """A request with the memory limit in GB; None for the free memory."""
     return Request(memory=memory * 1e9 if isinstance(memory, (int, float)) else memory, **fields)

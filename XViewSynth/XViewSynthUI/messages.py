@@ -6,28 +6,28 @@ from typing import Any
 
 
 class Messages:
-    """A label and a text field below the buttons, each visible only while it has text.
+    """A label and a text field below the buttons, each visible while it has text.
 
     Args:
-        label: a QLabel, for a sentence.
-        log: a QPlainTextEdit, for what a worker has printed.
+        label: a QLabel for a sentence.
+        log: a QPlainTextEdit for the output of a worker.
     """
 
     def __init__(self, label: Any, log: Any) -> None:
         self._label, self._log = label, log
 
     def show(self, text: str, log: str = "") -> None:
-        """Show a sentence and a log in place of the former ones; "" hides."""
+        """Replace sentence and log; "" hides."""
         self.showText(text)
         self.showLog(log)
 
     def showText(self, text: str) -> None:
-        """Show a sentence in place of the former one."""
+        """Replace the sentence; "" hides it."""
         self._label.text = text
         self._label.visible = bool(text)
 
     def showLog(self, text: str) -> None:
-        """Show a log in place of the former one."""
+        """Replace the log; "" hides it."""
         self._log.setPlainText(text)
         self._log.visible = bool(text)
 

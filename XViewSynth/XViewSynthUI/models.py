@@ -1,4 +1,4 @@
-"""The choice of a model in a panel."""
+"""The model selector of a panel."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from slicer.i18n import tr as _
 
 
 def modelNames() -> list[str]:
-    """Names of the models that are installed."""
+    """Names of the installed models."""
     from XViewSynthLib.model.catalogue import list_models
 
     return [entry.name for entry in list_models()]
 
 
 class ModelSelector:
-    """Models in a combo box, whose item data are their names: "auto" for the one that ships, "" for none.
+    """Models in a combo box. Its item data are the names: "auto" for the shipped model, "" for none.
 
     Args:
         comboBox: a QComboBox.
@@ -29,7 +29,7 @@ class ModelSelector:
         comboBox.connect("currentIndexChanged(int)", self._onIndexChanged)
 
     def offer(self, names: Sequence[str]) -> None:
-        """Show these names."""
+        """Replace the items by these names."""
         comboBox = self._comboBox
         if [comboBox.itemData(index) for index in range(comboBox.count)] != list(names):
             wasBlocked = comboBox.blockSignals(True)
@@ -39,7 +39,7 @@ class ModelSelector:
             comboBox.blockSignals(wasBlocked)
 
     def select(self, model: str) -> None:
-        """Show a model as selected; one that is not installed here is added."""
+        """Select a model; a model that is not installed is added as an item."""
         comboBox = self._comboBox
         wasBlocked = comboBox.blockSignals(True)
         if comboBox.findData(model) < 0:

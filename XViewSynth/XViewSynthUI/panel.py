@@ -1,4 +1,4 @@
-"""What the panels of both modules share: the .ui file, the parameter node, the scene's life and reloading."""
+"""Base class of the panels: .ui file, parameter node, scene events and reloading."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from XViewSynthScene.desk import make_timer
 
 
 class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """A panel that is bound to its parameter node while the user has its module open.
+    """A panel that is bound to its parameter node while its module is open.
 
-    A subclass sets `logic`, calls `initializeParameterNode` at the end of `setup`, and overrides what is below
+    A subclass sets `logic`, calls `initializeParameterNode` at the end of `setup`, and overrides the methods below
     "For subclasses".
     """
 
-    # Packages that are read anew when the module is reloaded.
+    # Packages that are imported again when the module is reloaded.
     packages: tuple[str, ...] = ()
 
     def __init__(self, parent: Any = None) -> None:
@@ -54,53 +54,53 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._requestSettling(sceneWasLoaded=True)
 
     def cleanup(self) -> None:
-        """The panel goes away, because the application closes or the module is reloaded: end what runs."""
+        """End the work when the application closes or the module is reloaded."""
         self._settleTimer.stop()
         self.endWork()
         self.setParameterNode(None)
         self.removeObservers()
 
     def enter(self) -> None:
-        """The user opens the module."""
+        """Bind the panel when the user opens the module."""
         self.initializeParameterNode()
 
     def exit(self) -> None:
-        """The user opens another module; a run and its views go on."""
+        """Release the parameter node when the user opens another module; a run and its views continue."""
         self.setParameterNode(None)
 
     def onReload(self) -> None:
-        """Reload the module together with its packages, which Slicer by itself would keep."""
+        """Reload the module with its packages, which Slicer does not reload itself."""
         self.endWork()
         for name in [name for name in sys.modules if name.split(".")[0] in self.packages]:
             del sys.modules[name]
         ScriptedLoadableModuleWidget.onReload(self)
 
     def onSceneStartClose(self, caller: Any, event: str) -> None:
-        """The scene is about to be closed: let go of its nodes. A run notices that by itself."""
+        """Release all nodes before the scene is closed. A run observes the scene itself."""
         self.releaseScene()
         self.setParameterNode(None)
 
     def onSceneEndClose(self, caller: Any, event: str) -> None:
-        """The scene was closed."""
+        """Bind the panel again after the scene was closed."""
         if self.parent.isEntered:
             self.initializeParameterNode()
 
     def onSceneStartLoad(self, caller: Any, event: str) -> None:
-        """A scene is about to be loaded, or restored, into this one: its parameter node replaces the panel's."""
+        """Release the parameter node before a scene is loaded or restored, because the scene replaces it."""
         self.setParameterNode(None)
 
     def onSceneEndLoad(self, caller: Any, event: str) -> None:
-        """A scene was loaded or restored.
+        """Bind the panel again after a scene was loaded or restored.
 
-        A wrapper of a parameter node keeps the nodes that it found when the node was modified, which is before the
-        other nodes are loaded: a new wrapper finds them.
+        A parameter node wrapper resolves its nodes when the parameter node is modified, which is before the other
+        nodes are loaded. A new wrapper finds them.
         """
         if self.parent.isEntered:
             self.initializeParameterNode()
         self._requestSettling(sceneWasLoaded=True)
 
     def onNodesChanged(self, caller: Any, event: str) -> None:
-        """A node was added, which has its data only later, or removed."""
+        """Schedule an update after a node was added, whose data come later, or removed."""
         self._requestSettling()
 
     def _requestSettling(self, sceneWasLoaded: bool = False) -> None:
@@ -114,7 +114,7 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.chooseNew()
 
     def initializeParameterNode(self) -> None:
-        """Make sure that there is a parameter node."""
+        """Bind the panel to the parameter node of the scene."""
         self.setParameterNode(self.logic.getParameterNode())
 
     def setParameterNode(self, parameterNode: Any | None) -> None:
@@ -133,19 +133,19 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
     # For subclasses
 
     def fillSelectors(self) -> None:
-        """Bring the lists that the user selects from up to date, before they are bound."""
+        """Update the lists of the selectors before they are bound."""
 
     def onParameters(self, caller: Any = None, event: str | None = None) -> None:
-        """Bring everything in line with the parameters and with what runs."""
+        """Update all widgets from the parameters and the running work."""
 
     def restoreViews(self) -> None:
-        """Fill the views of the panel's layout, if a loaded scene has brought it."""
+        """Fill the views of the panel's layout if a loaded scene shows it."""
 
     def chooseNew(self) -> None:
-        """Choose among the nodes that are there now, where nothing is chosen."""
+        """Choose one of the nodes of the scene if none is chosen."""
 
     def releaseScene(self) -> None:
-        """Let go of all nodes."""
+        """Release all nodes."""
 
     def endWork(self) -> None:
-        """End what runs, and stop every timer."""
+        """End the running work and stop all timers."""

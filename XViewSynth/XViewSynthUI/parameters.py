@@ -12,20 +12,20 @@ from .choices import Device, Goal
 
 @parameterNodeWrapper
 class XViewSynthParameterNode:
-    """What the user has chosen in the panel; saved and loaded with the scene.
+    """The choices of the user in the panel; saved and loaded with the scene.
 
     inputVolume - The scan to enhance.
-    outputVolume - Gets the result; None for a new volume.
-    goal, factor, spacing - How many slices to make; spacing in mm.
-    model - Name or folder of the model, or "auto" for the one that ships for the acquisition.
-    device, acquisition, axis, quality - As the command line's options of these names.
-    thickness - Of the observed slices, mm; 0 for what the scan says.
-    memory - The most memory to take, GB; 0 for what is free.
-    showViews - Whether the linked views open when a result is there.
-    markSlices - Whether observed and synthetic slices are marked in the views of every layout.
-    enhancedVolume - The result that is compared with its original.
-    fade - What the lower views show: 0 the enhanced volume, 1 the original.
-    blink - Whether original and enhanced take turns there.
+    outputVolume - Receives the result; None for a new volume.
+    goal, factor, spacing - Target of the enhancement; spacing in mm.
+    model - Name or folder of the model, or "auto" for the shipped model of the acquisition.
+    device, acquisition, axis, quality - As in the options of the command line.
+    thickness - Of the observed slices, mm; 0 for that of the scan.
+    memory - Memory limit, GB; 0 for the free memory.
+    showViews - Open the linked views when a result is ready.
+    markSlices - Mark observed and synthetic slices in the views of every layout.
+    enhancedVolume - The result to compare with its original.
+    fade - Blend in the lower views: 0 the enhanced volume, 1 the original.
+    blink - Alternate original and enhanced volume in the lower views.
     showUncertainty, uncertaintyOpacity - The uncertainty map as a coloured overlay.
     """
 

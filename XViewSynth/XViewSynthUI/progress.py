@@ -1,4 +1,4 @@
-"""The progress of work in the background, for the panels of both modules."""
+"""Progress of background runs, for the panels of both modules."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import qt
 
 from XViewSynthScene.desk import make_timer, show_progress
 
-# How often a run is looked at: often enough that its progress moves, seldom enough to cost nothing.
+# Interval between polls: short enough for a smooth progress bar, long enough to cost nothing.
 TICK_MILLISECONDS = 100
 
 
@@ -18,7 +18,7 @@ class RunProgress:
 
     Args:
         bar: a QProgressBar.
-        label: a QLabel, for the stage and the time left.
+        label: a QLabel for the stage and the time left.
         ended: called with the run and its last state; it must close the run.
     """
 
@@ -28,13 +28,13 @@ class RunProgress:
         self.run: Any | None = None
 
     def watch(self, run: Any) -> None:
-        """Show the progress of a run that has started, until it ends."""
+        """Show the progress of a started run until it ends."""
         self.run = run
         self._show(run.poll())
         self._timer.start()
 
     def close(self) -> None:
-        """End the run, without a call of `ended`."""
+        """End the run without calling `ended`."""
         if self.run:
             self._forget().close()
 

@@ -1,11 +1,11 @@
-"""The scans that come with the module, for Slicer's Sample Data module."""
+"""Register the bundled scans in Slicer's Sample Data module."""
 
 import logging
 from pathlib import Path
 
 MODULE_FOLDER = Path(__file__).resolve().parents[1]
 SAMPLE_CATEGORY = "XViewSynth"
-# Name of the sample, its file below Resources/SampleData, its SHA-256.
+# Name, file below Resources/SampleData, SHA-256.
 SAMPLES = (
     (
         "ChestCTThick",
@@ -21,7 +21,7 @@ SAMPLES = (
 
 
 def registerSampleData():
-    """Offer the bundled scans in the Sample Data module; they are read from disk, so no network is needed."""
+    """Register the bundled scans in the Sample Data module; they need no network."""
     import SampleData
 
     folder = sampleDataFolder()
@@ -41,6 +41,6 @@ def registerSampleData():
 
 
 def sampleDataFolder():
-    """Where the bundled scans lie: above the module in the repository, beside it where it is installed; or None."""
+    """Folder of the bundled scans: above the module in the repository, beside it when installed; None without one."""
     places = [folder / "Resources" / "SampleData" for folder in (MODULE_FOLDER.parent, MODULE_FOLDER)]
     return next((place for place in places if place.is_dir()), None)

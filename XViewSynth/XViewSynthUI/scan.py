@@ -1,4 +1,4 @@
-"""The chosen scan: why it cannot be worked on, and how to straighten one with irregular slices."""
+"""Check the chosen scan, and straighten scans with irregular slices."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from slicer.i18n import tr as _
 
 
 def scanRefusal(node: Any | None) -> str | None:
-    """Why a volume cannot be worked on; None where it can, if need be after straightening."""
+    """The reason why a volume cannot be used; None if it can, also after straightening."""
     problem = _problemOf(node)
     return None if problem is None or canHarden(node) else str(problem)
 
 
 def canHarden(node: Any | None) -> bool:
-    """Whether a non-linear transform is all that keeps a volume from being worked on."""
+    """Whether a non-linear transform is the only problem of a volume."""
     from XViewSynthScene.volumes import NonLinearTransformError
 
     return isinstance(_problemOf(node), NonLinearTransformError)
@@ -32,17 +32,17 @@ def _problemOf(node: Any | None) -> ValueError | None:
 
 
 def hardenAfterQuestion(node: Any) -> bool:
-    """Ask whether to resample a scan through its non-linear transform; return whether that was done.
+    """Ask the user, then resample a scan through its non-linear transform; return whether it was resampled.
 
     Raises:
-        ValueError: Slicer cannot.
+        ValueError: Slicer cannot resample it.
     """
     from XViewSynthScene.volumes import harden_transform
 
     question = _(
-        "The slices of '{name}' form no regular grid (irregular spacing or a tilted gantry): Slicer straightens "
-        "them by a non-linear transform. To be enhanced, the volume must be resampled through it, which changes "
-        "the volume. Do that now?"
+        "The slices of '{name}' form no regular grid (irregular spacing or a tilted gantry), so Slicer has added "
+        "a non-linear transform. XViewSynth needs the volume resampled through this transform, which changes the "
+        "volume. Resample it now?"
     ).format(name=node.GetName())
     if not slicer.util.confirmYesNoDisplay(question):
         return False

@@ -1,4 +1,4 @@
-"""The test case of the module XViewSynth, which Slicer's test runner finds."""
+"""The test case of the module XViewSynth for Slicer's test runner."""
 
 import slicer
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleTest
@@ -7,20 +7,20 @@ from .logic import XViewSynthLogic
 
 
 class XViewSynthTest(ScriptedLoadableModuleTest):
-    """What can be tested wherever the module is installed. Without PyTorch, what needs it says so and passes."""
+    """Tests that run in every installation. Without PyTorch, tests that need it show a message and pass."""
 
     def setUp(self):
-        """Begin with an empty scene."""
+        """Clear the scene."""
         slicer.mrmlScene.Clear()
 
     def test_observedSlicesStay(self):
-        """A small thick scan gets slices in between; its own stay as they are."""
+        """A small thick scan gets new slices; its observed slices do not change."""
         import numpy as np
 
         from XViewSynthScene.packages import missing_packages
 
         if missing_packages():
-            self.delayDisplay(f"Not tested, since these are missing: {', '.join(missing_packages())}")
+            self.delayDisplay(f"Not tested, because packages are missing: {', '.join(missing_packages())}")
             return
         self.delayDisplay("Enhancing a small scan")
         node = self._makeScan()
@@ -32,7 +32,7 @@ class XViewSynthTest(ScriptedLoadableModuleTest):
         assert enhanced.GetAttribute("XViewSynth.Factor") == "2"
 
     def test_labelmapsAreRefused(self):
-        """What is no CT is refused with a sentence, and no node is made."""
+        """A labelmap is refused with a sentence, and no node is created."""
         logic = XViewSynthLogic()
         labelmap = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Labels")
         request = logic.requestOf(logic.getParameterNode())
@@ -45,8 +45,8 @@ class XViewSynthTest(ScriptedLoadableModuleTest):
         assert "labelmap" in refusal
         assert slicer.mrmlScene.GetNumberOfNodes() == nodes
 
-    def test_outlookIsToldAtOnce(self):
-        """What will come out is known before anything is computed."""
+    def test_outlookNeedsNoComputation(self):
+        """The size of the result is known before any computation."""
         logic = XViewSynthLogic()
         outlook = logic.lookAhead(self._makeScan(), logic.requestOf(logic.getParameterNode()))
         assert (outlook.grid.factor, outlook.grid.slices, outlook.grid.slice_spacing) == (4, 33, 1.25)

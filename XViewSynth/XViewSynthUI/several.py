@@ -1,4 +1,4 @@
-"""The table of scans that are enhanced one after another."""
+"""The table of scans to enhance one after another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TICK_COLUMN, _SLICES_COLUMN, _STATE_COLUMN = range(3)
 
 
 class SeveralScans:
-    """The scans of the scene with a box each, what they would give, and how their enhancement stands.
+    """The scans of the scene, each with a check box, its numbers of slices and its state.
 
     Args:
         ui: the widgets of the panel.
@@ -25,7 +25,7 @@ class SeveralScans:
         self.ui = ui
         self._ticked = ticked
         self._candidates: Sequence[Any] = ()
-        self._left: set[str] = set()  # IDs of the scans that the user does not want
+        self._unticked: set[str] = set()  # node IDs
         self._states: dict[str, str] = {}
         self._filling = False
         titles = [_("Scan"), _("Slices"), _("State")]
@@ -44,19 +44,19 @@ class SeveralScans:
     @property
     def chosen(self) -> list[Any]:
         """The nodes with a tick that can be enhanced."""
-        return [found.node for found in self._usable if found.node.GetID() not in self._left]
+        return [found.node for found in self._usable if found.node.GetID() not in self._unticked]
 
     def refusal(self) -> str | None:
-        """Why the ticked scans cannot be enhanced; None where they can."""
+        """The reason why the ticked scans cannot be enhanced; None if they can."""
         if not self._usable:
             return _("Load scans first.")
         return None if self.chosen else _("Tick at least one scan.")
 
     def update(self, request: Any | None) -> None:
-        """Bring the table in line with the scene and the settings.
+        """Update the table from the scene and the settings.
 
         Args:
-            request: what would be done, or None while the scene is being closed.
+            request: of the enhancement; None while the scene is being closed.
         """
         from XViewSynthScene.several import candidates
 
@@ -64,15 +64,15 @@ class SeveralScans:
         self._fill()
 
     def showStates(self, run: Any) -> None:
-        """Show how each scan of a run stands."""
+        """Show the state of each scan of a run."""
         self._states |= {item.node.GetID(): _stateOf(item) for item in run.items}
         with self._programmatically():
             for row, found in enumerate(self._candidates):
                 self._describe(self.ui.severalTable.item(row, _STATE_COLUMN), found)
 
     def forget(self) -> None:
-        """Forget nodes and states, as the scene is closed."""
-        self._candidates, self._left, self._states = (), set(), {}
+        """Drop nodes and states when the scene is closed."""
+        self._candidates, self._unticked, self._states = (), set(), {}
         self._fill()
 
     @property
@@ -88,8 +88,8 @@ class SeveralScans:
                 flags = qt.Qt.ItemIsSelectable
                 if found.problem is None:
                     flags = flags | qt.Qt.ItemIsEnabled | qt.Qt.ItemIsUserCheckable
-                    isLeft = found.node.GetID() in self._left
-                    name.setCheckState(qt.Qt.Unchecked if isLeft else qt.Qt.Checked)
+                    isUnticked = found.node.GetID() in self._unticked
+                    name.setCheckState(qt.Qt.Unchecked if isUnticked else qt.Qt.Checked)
                 name.setFlags(flags)
                 table.setItem(row, _TICK_COLUMN, name)
                 table.setItem(row, _SLICES_COLUMN, _fixedItem(_slicesOf(found)))
@@ -103,9 +103,9 @@ class SeveralScans:
         item.setToolTip(text)
 
     def _onTickAll(self) -> None:
-        """Tick all scans; none where all are ticked."""
-        everyone = {found.node.GetID() for found in self._usable}
-        self._left = everyone if not self._left & everyone else set()
+        """Tick all scans; untick all if all are ticked."""
+        usable_ids = {found.node.GetID() for found in self._usable}
+        self._unticked = usable_ids if not self._unticked & usable_ids else set()
         self._fill()
         self._ticked()
 
@@ -114,14 +114,14 @@ class SeveralScans:
             return
         identity = self._candidates[item.row()].node.GetID()
         if item.checkState() == qt.Qt.Checked:
-            self._left.discard(identity)
+            self._unticked.discard(identity)
         else:
-            self._left.add(identity)
+            self._unticked.add(identity)
         self._ticked()
 
     @contextmanager
     def _programmatically(self) -> Iterator[None]:
-        """Changes that are not the user's."""
+        """Mark changes of the table that do not come from the user."""
         self._filling = True
         try:
             yield
@@ -130,7 +130,7 @@ class SeveralScans:
 
 
 def describeSeveral(run: Any) -> str:
-    """What a run over several scans has given."""
+    """One or two sentences on a finished run over several scans."""
     done, count = len(run.done), len(run.items)
     text = _("{done} of {count} scans are enhanced.").format(done=done, count=count)
     return text if done == count else text + " " + _("The table says why the others are not.")

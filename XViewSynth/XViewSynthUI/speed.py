@@ -1,4 +1,4 @@
-"""How long enhancing takes on this computer."""
+"""Expected time of an enhancement on this computer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .progress import TICK_MILLISECONDS
 
 
 class SpeedMeasurement:
-    """Knows the speed of settings: from results on this computer, or measured in the background when the user wants it.
+    """The speed of settings, from results on this computer or from a measurement in the background.
 
     Args:
         changed: called after each measurement.
@@ -23,14 +23,14 @@ class SpeedMeasurement:
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
-        # Seconds for a voxel, and to begin and end, by what they depend on; None where they could not be measured.
+        # Seconds per voxel and seconds for start and end, by settings; None if the measurement failed.
         self._speeds: dict[tuple, tuple[float, float] | None] = {}
         self._job: Any | None = None
         self._began = 0.0
         self._pollTimer = make_timer(qt, TICK_MILLISECONDS, self._poll)
 
     def expectedSeconds(self, outlook: Any, request: Any) -> float | None:
-        """How long enhancing takes, s; None while that is not known.
+        """Expected time of an enhancement, s; None while unknown.
 
         Args:
             outlook: XViewSynthScene.runs.Outlook.
@@ -40,7 +40,7 @@ class SpeedMeasurement:
         return None if speed is None else speed[0] * outlook.timed_voxels + speed[1]
 
     def missing(self, outlook: Any, request: Any) -> Any | None:
-        """What to measure before the time is known (Request); None where nothing more can be learned."""
+        """The request to measure; None if its speed is known or cannot be measured."""
         from XViewSynthScene.packages import missing_packages
 
         key = _key(request, outlook.grid.factor)
@@ -51,23 +51,23 @@ class SpeedMeasurement:
 
     @property
     def isMeasuring(self) -> bool:
-        """Whether a measurement goes on."""
+        """Whether a measurement is running."""
         return self._job is not None
 
-    def learn(self, outlook: Any, request: Any, seconds: float, computeSeconds: float) -> None:
-        """Keep how long an enhancement has taken; its speed counts more than a measured one.
+    def record(self, outlook: Any, request: Any, seconds: float, computeSeconds: float) -> None:
+        """Record the time of an enhancement, which replaces a measured speed.
 
         Args:
-            outlook: of the enhancement, as it began.
-            request: its XViewSynthLib.request.Request.
-            seconds: from the click until the result was there.
-            computeSeconds: the part of it in which slices were computed.
+            outlook: of the enhancement, from its start.
+            request: XViewSynthLib.request.Request.
+            seconds: from the click to the result, s.
+            computeSeconds: time that the engine computed, s.
         """
         speed = computeSeconds / outlook.timed_voxels, seconds - computeSeconds
         self._speeds[_key(request, outlook.grid.factor)] = speed
 
     def measure(self, request: Any) -> None:
-        """Measure the speed of this (Request)."""
+        """Measure the speed of a request."""
         from XViewSynthScene.jobs import SpeedJob
 
         self.stop()
@@ -95,7 +95,7 @@ class SpeedMeasurement:
     def _keep(self, job: Any, state: Any) -> None:
         speed = None
         if state.status == "done":
-            # It started a worker and read the model, as an enhancement does.
+            # Like an enhancement, the measurement starts a worker and reads the model.
             speed = job.result["seconds_per_voxel"], time.monotonic() - self._began
         self._speeds[_key(job.request, job.request.factor)] = speed
 

@@ -1,4 +1,4 @@
-"""The panel of the module XViewSynth. It starts runs and polls them from a timer; nothing here waits."""
+"""The panel of the module XViewSynth. It starts runs and polls them from a timer; no call here waits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .several import SeveralScans, describeSeveral
 from .speed import SpeedMeasurement
 from .work import Work
 
-# Voxels, geometry, and the transform above a scan.
+# Voxels, geometry and parent transform of a scan.
 _INPUT_EVENTS = (
     vtkMRMLScalarVolumeNode.ImageDataModifiedEvent,
     vtkMRMLScalarVolumeNode.TransformModifiedEvent,
@@ -37,7 +37,7 @@ class XViewSynthWidget(Panel):
     def __init__(self, parent: Any = None) -> None:
         Panel.__init__(self, parent)
         self._observedInput = None
-        # Why Enhance is not possible; None where it is.
+        # Reason why Enhance is disabled; None if it is enabled.
         self._refusal: str | None = None
 
     # Life cycle
@@ -65,23 +65,23 @@ class XViewSynthWidget(Panel):
         self.initializeParameterNode()
 
     def exit(self) -> None:
-        """The user opens another module; a run and the linked views go on."""
+        """End a measurement when the user opens another module; a run and the linked views continue."""
         self.speed.stop()
         Panel.exit(self)
 
     def initializeParameterNode(self) -> None:
-        """Make sure that there is a parameter node, and that a scan is chosen where there is one."""
+        """Bind the panel to the parameter node, and choose a scan if there is one."""
         Panel.initializeParameterNode(self)
         self.chooseNew()
 
     def chooseNew(self) -> None:
-        """Choose the first scan where none is chosen, and list what is there."""
+        """List the scans, and choose the first one if none is chosen."""
         if self._parameterNode and not self._parameterNode.inputVolume:
             self._parameterNode.inputVolume = self.logic.firstScan()
         self._listSeveral()
 
     def restoreViews(self) -> None:
-        """Fill the linked views, if a loaded scene has brought them."""
+        """Fill the linked views if a loaded scene shows them."""
         try:
             self.comparison.restore(self.logic.getParameterNode())
         except ValueError as problem:
@@ -89,11 +89,11 @@ class XViewSynthWidget(Panel):
         self.onParameters()
 
     def fillSelectors(self) -> None:
-        """Offer the installed models."""
+        """List the installed models."""
         self.models.offer(["auto", *self.logic.modelNames()])
 
     def releaseScene(self) -> None:
-        """Let go of all nodes, and of what was said about them."""
+        """Release all nodes and clear the messages about them."""
         self.messages.show("")
         self.ui.selfCheckLabel.visible = False
         self.speed.stop()
@@ -107,10 +107,10 @@ class XViewSynthWidget(Panel):
         self.comparison.close()
         self.comparison.markEverywhere(False)
 
-    # What is shown
+    # Display
 
     def onParameters(self, caller: Any = None, event: str | None = None) -> None:
-        """Bring everything in line with what is chosen and with what runs."""
+        """Update all widgets from the parameters and the running work."""
         self._observeInput()
         parameters = self._parameterNode
         self.ui.factorSpinBox.visible = bool(parameters) and parameters.goal is Goal.FACTOR
@@ -118,12 +118,12 @@ class XViewSynthWidget(Panel):
         if parameters:
             self.models.select(parameters.model)
         refusal = self._showPlan()
-        running = _("Something runs already: wait, or cancel it.") if self.work.isRunning else None
+        running = _("Another task is running: wait, or cancel it.") if self.work.isRunning else None
         self._refusal = running or refusal
         allow(
             self.ui.enhanceButton,
             self._refusal,
-            _("Make the slices that are missing; Slicer stays usable meanwhile."),
+            _("Make the missing slices. Slicer stays usable meanwhile."),
         )
         allow(
             self.ui.selfCheckButton,
@@ -137,7 +137,7 @@ class XViewSynthWidget(Panel):
             self.comparison.markEverywhere(parameters.markSlices)
 
     def _showPlan(self) -> str | None:
-        """Show what Enhance would do; return why it cannot be done, or None."""
+        """Show the planned result; return the reason why it is not possible, or None."""
         from XViewSynthScene.sentences import describe_outlook
 
         self.ui.timeButton.visible = False
@@ -161,7 +161,7 @@ class XViewSynthWidget(Panel):
         self._allowSeveral()
 
     def _allowSeveral(self) -> None:
-        running = _("Something runs already: wait, or cancel it.") if self.work.isRunning else None
+        running = _("Another task is running: wait, or cancel it.") if self.work.isRunning else None
         allow(
             self.ui.severalButton,
             running or self.several.refusal(),
@@ -172,8 +172,8 @@ class XViewSynthWidget(Panel):
         self.ui.timeButton.visible = self.speed.missing(outlook, request) is not None and not self.work.isRunning
         allow(
             self.ui.timeButton,
-            _("It is being measured.") if self.speed.isMeasuring else None,
-            _("Measure on this computer how long that takes. After a first result it is known without."),
+            _("The measurement is running.") if self.speed.isMeasuring else None,
+            _("Measure how long this takes on this computer. After a first result the time is known."),
         )
 
     def _checkRefusal(self) -> str | None:
@@ -182,7 +182,7 @@ class XViewSynthWidget(Panel):
         return scanRefusal(self._parameterNode.inputVolume)
 
     def _observeInput(self) -> None:
-        """Observe the scan itself: other voxels, a transform."""
+        """Observe voxels, geometry and transform of the chosen scan."""
         node = self._parameterNode.inputVolume if self._parameterNode else None
         if node is self._observedInput:
             return
@@ -193,10 +193,10 @@ class XViewSynthWidget(Panel):
                 self.addObserver(node, event, self.onParameters)
         self._observedInput = node
 
-    # What the user does
+    # Actions of the user
 
     def onModelSelected(self, model: str) -> None:
-        """Choose another model."""
+        """Set the chosen model."""
         if self._parameterNode:
             self._parameterNode.model = model
 
@@ -210,7 +210,7 @@ class XViewSynthWidget(Panel):
         )
 
     def enhanceVolume(self, node: Any) -> None:
-        """Choose a volume and enhance it into a new one; the panel shows why that is not possible."""
+        """Choose a volume and enhance it into a new one; if that is not possible, show the reason."""
         self.initializeParameterNode()
         self._parameterNode.inputVolume = node
         self._parameterNode.outputVolume = None
@@ -220,7 +220,7 @@ class XViewSynthWidget(Panel):
             self.messages.show(self._refusal)
 
     def onSeveralFolded(self, isFolded: bool) -> None:
-        """The user opens or closes the list of scans."""
+        """Update the list when the user opens or closes it."""
         self._listSeveral()
 
     def onEnhanceSeveral(self) -> None:
@@ -242,7 +242,7 @@ class XViewSynthWidget(Panel):
         )
 
     def onEstimateTime(self) -> None:
-        """Measure how long the chosen enhancement takes here."""
+        """Measure how long the chosen enhancement takes on this computer."""
         request = self.logic.requestOf(self._parameterNode)
         outlook = self.logic.lookAhead(self._parameterNode.inputVolume, request)
         missing = self.speed.missing(outlook, request)
@@ -250,7 +250,7 @@ class XViewSynthWidget(Panel):
             self.speed.measure(missing)
 
     def onCancel(self) -> None:
-        """End what runs."""
+        """Cancel the running task."""
         self.work.cancel()
 
     def onShowViews(self) -> None:
@@ -260,15 +260,15 @@ class XViewSynthWidget(Panel):
             self.messages.show(problem)
 
     def onSwap(self) -> None:
-        """In the lower views, show what is not shown there now."""
+        """Switch the lower views between original and enhanced volume."""
         self.comparison.swap(self._parameterNode)
 
     def onFormerLayout(self) -> None:
-        """Go back to the layout that was there before the linked views."""
+        """Restore the layout before the linked views."""
         self.comparison.close()
         self.onParameters()
 
-    # What follows from it
+    # Start and end of runs
 
     def _begin(self, start: Any, whenDone: Any) -> None:
         self.speed.stop()
@@ -280,9 +280,9 @@ class XViewSynthWidget(Panel):
 
         parameters = self.logic.getParameterNode()
         parameters.enhancedVolume = run.output_node
-        self.speed.learn(run.outlook, run.request, run.seconds, run.compute_seconds)
+        self.speed.record(run.outlook, run.request, run.seconds, run.compute_seconds)
         sentences = [describe_result(run.output_node.GetName(), run.report, run.seconds)]
-        # Whoever works in another module keeps the layout there.
+        # The layout stays while the user works in another module.
         if parameters.showViews and self.parent.isEntered:
             sentences.append(self._showViews(run.output_node))
         self.messages.show(" ".join(filter(None, sentences)))
@@ -298,7 +298,7 @@ class XViewSynthWidget(Panel):
         self.ui.selfCheckLabel.visible = True
 
     def _showViews(self, enhancedVolume: Any) -> str:
-        """Show a volume in the linked views; return why that is not possible, or ""."""
+        """Show a volume in the linked views; return the reason why that is not possible, or ""."""
         problem = ""
         try:
             self.comparison.show(self.logic.getParameterNode(), enhancedVolume)

@@ -1,4 +1,4 @@
-"""What a click on Enhance or Check starts: preparing the scan, running, and reporting the end."""
+"""Runs that a click starts: prepare the scan, start, show progress, report the end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Work:
 
     Args:
         ui: the widgets of the panel.
-        messages: of the panel.
+        messages: the messages of the panel.
         changed: called after a run has started or ended.
     """
 
@@ -32,16 +32,16 @@ class Work:
 
     @property
     def isRunning(self) -> bool:
-        """Whether a run goes on."""
+        """Whether a run is running."""
         return self._progress.run is not None
 
     def begin(self, scan: Any, start: Callable[[], Any], whenDone: Callable[[Any], None]) -> None:
-        """Install what is missing, straighten the scan where that is needed and wanted, and start.
+        """Install missing packages, straighten the scan if needed and if the user agrees, and start.
 
         Args:
-            scan: the node, or None for several, which are not straightened.
+            scan: the node; None for several scans, which are not straightened.
             start: starts a run and returns it, or raises ValueError.
-            whenDone: called with the run once it has succeeded.
+            whenDone: called with the run after it has succeeded.
         """
         self._messages.show("")
         try:
@@ -56,21 +56,21 @@ class Work:
         self._changed()
 
     def cancel(self) -> None:
-        """End the run; nothing is left behind."""
+        """Cancel the run; nothing is left behind."""
         if self._progress.run:
             self._progress.run.cancel()
-            allow(self.ui.cancelButton, _("It is ending."), "")
+            allow(self.ui.cancelButton, _("The task is being cancelled."), "")
 
     def close(self) -> None:
-        """End the run at once, without a message."""
+        """End the run at once without a message."""
         self._progress.close()
 
     def update(self) -> None:
-        """Bring the cancel button in line with what runs."""
+        """Enable the cancel button while a run is running."""
         allow(
             self.ui.cancelButton,
-            None if self.isRunning else _("Nothing runs."),
-            _("End what runs; nothing is left behind."),
+            None if self.isRunning else _("No task is running."),
+            _("Cancel the running task. Nothing is left behind."),
         )
 
     def _prepare(self, scan: Any) -> bool:
@@ -79,7 +79,7 @@ class Work:
         install_packages()
         if scan is None or not canHarden(scan) or hardenAfterQuestion(scan):
             return True
-        self._messages.show(_("Nothing was done: the volume still has its non-linear transform."))
+        self._messages.show(_("The volume was not enhanced: it still has its non-linear transform."))
         return False
 
     def _ended(self, run: Any, state: Any) -> None:

@@ -157,7 +157,7 @@ class XViewSynthTrainWidget(Panel):
 
     def _stopRefusal(self) -> str | None:
         if not self.progress.run:
-            return _("Nothing runs.")
+            return _("No task is running.")
         return _("It is stopping, and saves what was learned.") if self.progress.run.stopping else None
 
     def _runFolder(self) -> Any | None:
