@@ -40,6 +40,7 @@ _ATTRIBUTES = {
     "quality": "Quality",
     "texture": "Texture",
     "slice_thickness": "SliceThickness",
+    "model_version": "ModelVersion",
 }
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
@@ -64,6 +65,7 @@ class Provenance:
         quality: "standard" or "best"; None where nobody knows any more.
         texture: "match" where synthetic slices got the noise of observed ones, else "keep"; None likewise.
         slice_thickness: of the volume's slices, mm, which follows from what was told; None likewise.
+        model_version: of the model; None likewise.
 
     Raises:
         ValueError: a value that none of these can have.
@@ -83,6 +85,7 @@ class Provenance:
     quality: str | None = None
     texture: str | None = None
     slice_thickness: float | None = None
+    model_version: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "synthetic_slices", tuple(self.synthetic_slices))
@@ -149,6 +152,7 @@ def provenance_from_report(report: Mapping, *, input_node_id: str, input_name: s
         quality=report.get("quality"),
         texture=report.get("texture"),
         slice_thickness=report["output"].get("slice_thickness_mm"),
+        model_version=report.get("model_version"),
     )
 
 

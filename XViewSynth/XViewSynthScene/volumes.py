@@ -12,6 +12,8 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.geometry.volume import Volume
 
+from .dicom import facts_of, instances_of
+
 SCALAR_VOLUME = "vtkMRMLScalarVolumeNode"
 
 # Slicer makes labels and colours kinds of scalar volumes; what is told of them says what else the user has.
@@ -21,7 +23,6 @@ _REFUSED = {
     "vtkMRMLVectorVolumeNode": "holds several values in each voxel",
     "vtkMRMLTensorVolumeNode": "holds a tensor in each voxel",
 }
-_SLICE_THICKNESS_TAG = "0018,0050"
 
 
 class NonLinearTransformError(InputError):
@@ -91,7 +92,7 @@ def volume_from_node(node: slicer.vtkMRMLScalarVolumeNode) -> Volume:
     # VTK's indices count from the start of the extent, the engine's from the first voxel.
     affine[:3, 3] += affine[:3, :3] @ (first_i, first_j, first_k)
     voxels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(shape)
-    return Volume(voxels, affine, _slice_thickness(node), "K" if _instances(node) else None)
+    return Volume(voxels, affine, facts_of(node).slice_thickness, "K" if instances_of(node) else None)
 
 
 def ijk_to_ras(node: slicer.vtkMRMLVolumeNode) -> np.ndarray:
@@ -160,24 +161,6 @@ def harden_transform(node: slicer.vtkMRMLScalarVolumeNode) -> None:
             f"The transform of {node.GetName()!r} could not be hardened: try it in the Transforms module, or choose "
             "another volume."
         )
-
-
-def _slice_thickness(node: slicer.vtkMRMLScalarVolumeNode) -> float | None:
-    """mm, as the DICOM database of the application tells it; None without one."""
-    instances = _instances(node)
-    database = getattr(slicer, "dicomDatabase", None)
-    if not instances or database is None:
-        return None
-    try:
-        thickness = float(database.instanceValue(instances[0], _SLICE_THICKNESS_TAG))
-    except ValueError:  # the tag is missing or holds no number
-        return None
-    return thickness if np.isfinite(thickness) and thickness > 0 else None
-
-
-def _instances(node: slicer.vtkMRMLScalarVolumeNode) -> list[str]:
-    """The images of a node that comes from a DICOM series, whose slices Slicer puts along K."""
-    return (node.GetAttribute("DICOM.instanceUIDs") or "").split()
 
 
 def _known_to_slicer(voxels: np.ndarray) -> np.ndarray:

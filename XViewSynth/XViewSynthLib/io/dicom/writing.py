@@ -14,8 +14,9 @@ from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -27,13 +28,13 @@ from ...system.outputs import Outputs
 from .choice import OBSERVED, PROGRAM, SYNTHETIC
 from .files import is_explicit_little, read_header
 from .header import Header, number_in, printable
+from .pixels import read_voxels
 from .series import is_dicom, read_series, without_warnings
 from .slices import thickness_in
+from .stack import Stack
 
 if TYPE_CHECKING:
     from pydicom import Dataset
-
-    from ...inference.enhancement import Enhanced
 
 # Pattern of file names. A folder with other files is never replaced.
 FILE_PATTERN = "XV?????.dcm"
@@ -48,6 +49,8 @@ _LONGEST_DESCRIPTION = 64  # characters of a DICOM long string (LO)
 _LARGEST_NUMBER = 2**31 - 1  # of a DICOM integer string (IS)
 # A stored value this close to a whole number is that number, apart from rounding to 32-bit floats.
 _WHOLE = 0.01
+# Programs round positions differently, which moves a scan by much less than this share of a voxel.
+_SAME_PLACE = 0.25
 # Directions of columns, rows, and rows of sagittal and coronal planes: left, posterior and feet, as in radiology.
 _READING_SIGNS = (1, 1, -1)
 
@@ -129,6 +132,42 @@ _NEVER_MISSING = (
 )
 
 
+class Result(Protocol):
+    """What is written: an enhanced scan, and how it was made."""
+
+    @property
+    def volume(self) -> Volume:
+        """The scan with its synthetic slices, HU."""
+
+    @property
+    def axis(self) -> Axis:
+        """The axis that got more slices."""
+
+    @property
+    def factor(self) -> int:
+        """How many times more."""
+
+    @property
+    def synthetic_slices(self) -> Sequence[int]:
+        """Indices along `axis` of the slices that were not observed."""
+
+    @property
+    def acquisition(self) -> str:
+        """Acquisition of the source's slices: "gap" or "thick"."""
+
+    @property
+    def texture(self) -> Texture:
+        """Whether synthetic slices have the noise of observed slices."""
+
+    @property
+    def model_label(self) -> str:
+        """Name and version of the model."""
+
+    @property
+    def model_sha256(self) -> str:
+        """Checksum of its weights."""
+
+
 @dataclass(frozen=True)
 class Source:
     """The series that was enhanced.
@@ -137,14 +176,22 @@ class Source:
         path: where it was read from.
         grid: its geometry; every voxel is 0.
         headers: of each slice along K, without elements that are not copied.
+        stack: its slices.
     """
 
     path: Path
     grid: Volume
     headers: tuple[Dataset, ...]
+    stack: Stack
 
 
-def write_series(enhanced: Enhanced, source: str | Path, folder: str | Path, overwrite: bool = False) -> None:
+def write_series(
+    enhanced: Result,
+    source: str | Path | Source,
+    folder: str | Path,
+    overwrite: bool = False,
+    stop_if_requested: Callable[[], None] | None = None,
+) -> None:
     """Write an enhanced scan as a DICOM series of the study it came from; the folder appears whole or not at all.
 
     Each slice becomes a CT image, a file "XV00001.dcm" and so on. The series and its images get new UIDs; study,
@@ -153,9 +200,10 @@ def write_series(enhanced: Enhanced, source: str | Path, folder: str | Path, ove
 
     Args:
         enhanced: the result of `enhance` for the source.
-        source: folder of the DICOM series or one of its files, as it was given to `read_volume`.
+        source: folder of the DICOM series or one of its files, as it was given to `read_volume`; or the opened source.
         folder: the folder to make.
         overwrite: whether a folder that was written by this function may be replaced.
+        stop_if_requested: called before every slice; may raise.
 
     Raises:
         InputError: the source is no DICOM series, no CT, or not the enhanced scan; or the folder cannot be written.
@@ -163,17 +211,20 @@ def write_series(enhanced: Enhanced, source: str | Path, folder: str | Path, ove
     >>> scan = read_volume("series")  # doctest: +SKIP
     >>> write_series(enhance(scan), "series", "enhanced")  # doctest: +SKIP
     """
-    with Outputs(overwrite, [source]) as outputs:
+    place = source.path if isinstance(source, Source) else source
+    with Outputs(overwrite, [place]) as outputs:
         staged = outputs.add_folder(folder, FILE_PATTERN)
-        write_files(enhanced, open_source(source), staged)
+        opened = source if isinstance(source, Source) else open_source(source)
+        write_files(enhanced, opened, staged, stop_if_requested)
         outputs.commit()
 
 
-def open_source(path: str | Path) -> Source:
+def open_source(path: str | Path, files: Sequence[Path] | None = None) -> Source:
     """The headers of the series that is enhanced.
 
     Args:
         path: its folder or DICOMDIR, or one of its files.
+        files: all its files, if they are known; `path` is one of them. By default those in the folder.
 
     Raises:
         InputError: no DICOM series, no CT, or one without the elements that a study needs.
@@ -183,7 +234,7 @@ def open_source(path: str | Path) -> Source:
     with without_warnings():
         try:
             _check_is_series(place)
-            grid, stack = read_series(place)
+            grid, stack = read_series(place, files)
             headers = tuple(_read_header(image.file) for image in stack.slices)
             _check_source(headers, printable(path))
         except InputError:
@@ -193,7 +244,7 @@ def open_source(path: str | Path) -> Source:
             raise InputError(f"{printable(path)} cannot be read ({reason}): check the folder.") from error
         except Exception as error:  # pydicom lets through whatever a broken header provokes
             raise InputError(f"{printable(path)} has damaged DICOM headers: export the series again.") from error
-    return Source(path, grid, headers)
+    return Source(path, grid, headers, stack)
 
 
 def _check_is_series(path: Path) -> None:
@@ -204,8 +255,33 @@ def _check_is_series(path: Path) -> None:
         )
 
 
+def check_observed(enhanced: Result, source: Source) -> None:
+    """Make sure that the observed slices of a result hold the HU of the source's files.
+
+    A result of `enhance` does. One that a user could edit may not.
+
+    Raises:
+        InputError: they do not, or the source is not the enhanced scan.
+    """
+    _check_is_source(enhanced, source)
+    observed = sorted(set(range(enhanced.volume.slices(enhanced.axis))) - set(enhanced.synthetic_slices))
+    if not observed:
+        return
+    axis = array_axis(enhanced.axis)
+    step = enhanced.volume.spacing_along(enhanced.axis) / source.grid.spacing_along(enhanced.axis)
+    with without_warnings():
+        voxels = read_voxels(source.stack, source.path)
+    for index in observed:
+        acquired = voxels.take(round(index * step), axis).astype(np.float64)
+        if np.abs(enhanced.volume.voxels.take(index, axis) - acquired).max() > _WHOLE:
+            raise InputError(
+                f"Slice {index + 1} counts as observed, but does not hold the values of {printable(source.path)}: the "
+                "scan or the result was changed. Enhance the series as it was loaded."
+            )
+
+
 def write_files(
-    enhanced: Enhanced, source: Source, folder: Path, stop_if_requested: Callable[[], None] | None = None
+    enhanced: Result, source: Source, folder: Path, stop_if_requested: Callable[[], None] | None = None
 ) -> None:
     """Write the files of a series into a folder that exists.
 
@@ -251,12 +327,10 @@ class _Slice:
     sources: tuple[int, ...]
 
 
-def _slices(enhanced: Enhanced, stack: Volume, source: Source) -> list[_Slice]:
+def _slices(enhanced: Result, stack: Volume, source: Source) -> list[_Slice]:
+    _check_is_source(enhanced, source)
     axis, synthetic, last = enhanced.axis, set(enhanced.synthetic_slices), source.grid.slices(enhanced.axis) - 1
     positions = np.arange(stack.slices("K")) * stack.spacing_along("K") / source.grid.spacing_along(axis)
-    in_plane = {other: source.grid.slices(other) for other in AXES if other != axis}
-    if positions[-1] > last + _WHOLE or any(enhanced.volume.slices(other) != n for other, n in in_plane.items()):
-        raise InputError(f"{source.path} is not the scan that was enhanced: name the folder that it was read from.")
     kinds = [SYNTHETIC if index in synthetic else OBSERVED for index in range(len(positions))]
     if axis != "K":
         # Each slice cuts through every image, so the middle one represents them.
@@ -264,6 +338,18 @@ def _slices(enhanced: Enhanced, stack: Volume, source: Source) -> list[_Slice]:
         images = tuple(sorted(range(count), key=lambda n: abs(n - count // 2)))
         return [_Slice(kind, float(position), images) for kind, position in zip(kinds, positions)]
     return [_Slice(kind, float(p), _images_at(p, kind, last)) for kind, p in zip(kinds, positions)]
+
+
+def _check_is_source(enhanced: Result, source: Source) -> None:
+    volume, grid, axis = enhanced.volume, source.grid, enhanced.axis
+    ratio = volume.spacing_along(axis) / grid.spacing_along(axis)
+    same_planes = all(volume.slices(other) == grid.slices(other) for other in AXES if other != axis)
+    is_inside = (volume.slices(axis) - 1) * ratio <= grid.slices(axis) - 1 + _WHOLE
+    corners = np.array(list(product(*((0, count - 1) for count in volume.shape_ijk))), np.float64)
+    found = grid.ras_to_ijk(volume.ijk_to_ras(corners))
+    corners[:, affine_column(axis)] *= ratio
+    if not (same_planes and is_inside and np.abs(found - corners).max() <= _SAME_PLACE):
+        raise InputError(f"{source.path} is not the scan that was enhanced: name the folder that it was read from.")
 
 
 def _images_at(position: float, kind: str, last: int) -> tuple[int, ...]:
@@ -415,7 +501,7 @@ def _refer_to(header: Dataset, images: Sequence[Dataset]) -> None:
         reference.PurposeOfReferenceCodeSequence = [_code("Source image for image processing operation")]
 
 
-def _series_tags(enhanced: Enhanced, source: Source) -> dict[str, object]:
+def _series_tags(enhanced: Result, source: Source) -> dict[str, object]:
     """Elements that are equal in all images of the new series."""
     from pydicom.uid import generate_uid
 
@@ -446,7 +532,7 @@ def _now(header: Dataset) -> datetime:
     return datetime.now(timezone(-east if sign == "-" else east))
 
 
-def _equipment(enhanced: Enhanced, now: datetime) -> Dataset:
+def _equipment(enhanced: Result, now: datetime) -> Dataset:
     from pydicom import Dataset
 
     equipment = Dataset()
@@ -459,11 +545,10 @@ def _equipment(enhanced: Enhanced, now: datetime) -> Dataset:
     return equipment
 
 
-def _named(enhanced: Enhanced) -> str:
+def _named(enhanced: Result) -> str:
     """The model, in ASCII characters, which every character set contains."""
-    model = enhanced.model
-    name = f"{model.name} {model.card['version']}".encode("ascii", "replace").decode()
-    return f"model {name}, SHA-256 {model.sha256}"
+    name = enhanced.model_label.encode("ascii", "replace").decode()
+    return f"model {name}, SHA-256 {enhanced.model_sha256}"
 
 
 def _code(meaning: str) -> Dataset:
@@ -476,12 +561,12 @@ def _code(meaning: str) -> Dataset:
     return code
 
 
-def _set_kind(header: Dataset, kind: str, comment: str, enhanced: Enhanced) -> None:
+def _set_kind(header: Dataset, kind: str, comment: str, enhanced: Result) -> None:
     header.ImageType = ["DERIVED", "SECONDARY", "AXIAL", kind]
     header.ImageComments = f"{COMMENTS[kind]} {comment}".strip()
     by = f"{PROGRAM} {__version__} ({_named(enhanced)})"
     if kind == SYNTHETIC:
-        noise = " and given noise like its neighbours'" if enhanced.plan.texture is Texture.MATCH else ""
+        noise = " and given noise like its neighbours'" if enhanced.texture is Texture.MATCH else ""
         header.DerivationDescription = f"Synthetic slice, predicted from the source series{noise} by {by}."
         header.DerivationCodeSequence = [_code("Spatial resampling")]
     else:
