@@ -28,7 +28,7 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 from PySide6 import QtCore, QtWidgets
 
 from . import ctk as ctk_widgets
-from . import extras, files, loader, mrmlwidgets, pythonqt, subjecthierarchy
+from . import dicom, extras, files, loader, mrmlwidgets, pythonqt, subjecthierarchy
 from .application import qSlicerApplication, qSlicerScriptedLoadableModule
 from .pythonqt import QT_SOURCES, Proxy, QtModule, wrap, wrap_class
 
@@ -365,6 +365,9 @@ def _put_modules(patches: _Patches, desktop: Desktop, own: Path | None, pytorch:
     for name, value in {**files.functions(), **extras.util_functions(desktop.installed_requirements)}.items():
         patches.attribute(slicer.util, name, value)
     _put_parts(patches, own, packaging, desktop)
+    for name, module in dicom.library().items():
+        patches.module(name, module)
+    patches.attribute(slicer, "dicomDatabase", wrap(dicom.open_database(desktop.folder / "dicom")))
     patches.module("SampleData", extras.sample_data_module())
     patches.module("PyTorchUtils", extras.pytorch_module() if pytorch else None)
 

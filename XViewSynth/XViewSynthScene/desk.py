@@ -46,6 +46,11 @@ def make_timer(qt: Any, milliseconds: int, slot: Callable[[], None], single_shot
     return timer
 
 
+def process_events(qt: Any) -> None:
+    """Process waiting events of the application, except for input of the user."""
+    slicer.app.processEvents(qt.QEventLoop.ExcludeUserInputEvents)
+
+
 def wait_for(run: Any, end: Callable[[], None]) -> Any:
     """Wait for a run and return its last state; Slicer's events are processed meanwhile.
 

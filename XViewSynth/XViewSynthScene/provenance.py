@@ -40,6 +40,7 @@ _ATTRIBUTES = {
     "quality": "Quality",
     "texture": "Texture",
     "slice_thickness": "SliceThickness",
+    "model_version": "ModelVersion",
 }
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
@@ -64,6 +65,7 @@ class Provenance:
         quality: "standard" or "best"; None if unknown (scenes of older versions).
         texture: "match" if synthetic slices got the noise of observed ones, else "keep"; None if unknown.
         slice_thickness: of the volume's slices, mm; None if unknown.
+        model_version: of the model; None if unknown.
 
     Raises:
         ValueError: a value is invalid.
@@ -83,6 +85,7 @@ class Provenance:
     quality: str | None = None
     texture: str | None = None
     slice_thickness: float | None = None
+    model_version: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "synthetic_slices", tuple(self.synthetic_slices))
@@ -149,6 +152,7 @@ def provenance_from_report(report: Mapping, *, input_node_id: str, input_name: s
         quality=report.get("quality"),
         texture=report.get("texture"),
         slice_thickness=report["output"].get("slice_thickness_mm"),
+        model_version=report.get("model_version"),
     )
 
 

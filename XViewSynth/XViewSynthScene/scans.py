@@ -6,7 +6,9 @@ import slicer
 
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.geometry.volume import Volume
+from XViewSynthLib.io.dicom.choice import OTHER_MODALITIES
 
+from .dicom import facts_of
 from .provenance import ENHANCED_ROLE, PREVIEW_ROLE, UNCERTAINTY_ROLE, input_name, role_of
 from .volumes import check_is_scalar_volume, check_volume_node, volume_from_node
 
@@ -18,7 +20,8 @@ def check_scan(node: slicer.vtkMRMLScalarVolumeNode | None) -> None:
 
     Raises:
         NonLinearTransformError: as in `check_volume_node`.
-        InputError: as in `check_volume_node`, or XViewSynth made the volume.
+        InputError: as in `check_volume_node`, or XViewSynth made the volume, or it comes from a DICOM series of another
+            modality than CT.
     """
     check_is_scalar_volume(node)
     role = role_of(node)
@@ -29,6 +32,9 @@ def check_scan(node: slicer.vtkMRMLScalarVolumeNode | None) -> None:
             f"{node.GetName()!r} holds synthetic slices: choose the scan that it was made from, {input_name(node)!r}."
         )
     check_volume_node(node)
+    modality = facts_of(node).modality
+    if modality in OTHER_MODALITIES:
+        raise InputError(f"{node.GetName()!r} is {modality}, but models are for CT: choose a CT scan.")
 
 
 def scan_from_node(node: slicer.vtkMRMLScalarVolumeNode | None) -> Volume:

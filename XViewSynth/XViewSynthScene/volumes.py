@@ -12,6 +12,8 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.geometry.volume import Volume
 
+from .dicom import facts_of, instances_of
+
 SCALAR_VOLUME = "vtkMRMLScalarVolumeNode"
 
 # In Slicer these classes are subclasses of scalar volumes. The texts complete the sentence of the refusal.
@@ -21,7 +23,6 @@ _REFUSED = {
     "vtkMRMLVectorVolumeNode": "holds several values in each voxel",
     "vtkMRMLTensorVolumeNode": "holds a tensor in each voxel",
 }
-_SLICE_THICKNESS_TAG = "0018,0050"
 
 
 class NonLinearTransformError(InputError):
@@ -91,7 +92,7 @@ def volume_from_node(node: slicer.vtkMRMLScalarVolumeNode) -> Volume:
     # VTK's indices start at the extent, the engine's at the first voxel.
     affine[:3, 3] += affine[:3, :3] @ (first_i, first_j, first_k)
     voxels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(shape)
-    return Volume(voxels, affine, _slice_thickness(node), "K" if _instances(node) else None)
+    return Volume(voxels, affine, facts_of(node).slice_thickness, "K" if instances_of(node) else None)
 
 
 def ijk_to_ras(node: slicer.vtkMRMLVolumeNode) -> np.ndarray:
@@ -159,24 +160,6 @@ def harden_transform(node: slicer.vtkMRMLScalarVolumeNode) -> None:
             f"The transform of {node.GetName()!r} could not be hardened: try it in the Transforms module, or choose "
             "another volume."
         )
-
-
-def _slice_thickness(node: slicer.vtkMRMLScalarVolumeNode) -> float | None:
-    """Slice thickness in mm from the application's DICOM database; None without one."""
-    instances = _instances(node)
-    database = getattr(slicer, "dicomDatabase", None)
-    if not instances or database is None:
-        return None
-    try:
-        thickness = float(database.instanceValue(instances[0], _SLICE_THICKNESS_TAG))
-    except ValueError:  # the tag is missing or holds no number
-        return None
-    return thickness if np.isfinite(thickness) and thickness > 0 else None
-
-
-def _instances(node: slicer.vtkMRMLScalarVolumeNode) -> list[str]:
-    """Instance UIDs of a node from a DICOM series; Slicer stacks their slices along K."""
-    return (node.GetAttribute("DICOM.instanceUIDs") or "").split()
 
 
 def _in_slicer_type(voxels: np.ndarray) -> np.ndarray:

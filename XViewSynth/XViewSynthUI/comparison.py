@@ -8,7 +8,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from XViewSynthScene.desk import allow, is_shown, make_timer, renderer_of
+from XViewSynthScene.desk import allow, is_shown, make_timer, process_events, renderer_of
 
 BLINK_MILLISECONDS = 600
 
@@ -133,12 +133,9 @@ def _makeViews() -> Any:
     """New linked views for this application."""
     from XViewSynthScene.views import LinkedViews
 
-    return LinkedViews(slicer.mrmlScene, _layoutNode(), slicer.app.applicationLogic(), renderer_of, _processEvents)
-
-
-def _processEvents() -> None:
-    """Process pending events, except for user input."""
-    slicer.app.processEvents(qt.QEventLoop.ExcludeUserInputEvents)
+    return LinkedViews(
+        slicer.mrmlScene, _layoutNode(), slicer.app.applicationLogic(), renderer_of, lambda: process_events(qt)
+    )
 
 
 def _faintHU(original: Any) -> float:

@@ -134,6 +134,25 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
             return selfcheck_in_process(node, request)
         return self._wait(self.startSelfCheck(node, request)).result
 
+    def saveToDicom(self, enhancedVolume, folder=None, progress=None):
+        """Save an enhanced volume as a new DICOM series of the study that its scan was loaded from.
+
+        :param enhancedVolume: vtkMRMLScalarVolumeNode, a result of `enhance`.
+        :param folder: the folder to make; without one, the series is added to Slicer's DICOM database.
+        :param progress: called before each slice with its index and the number of slices.
+        :return: the UID of the new series.
+        :raises ValueError: with a sentence that says what to do.
+
+        >>> series = logic.saveToDicom(thin)  # doctest: +SKIP
+        >>> files = slicer.dicomDatabase.filesForSeries(series)  # doctest: +SKIP
+        """
+        from XViewSynthScene.saving import save_to_database, save_to_folder
+
+        progress = progress or (lambda done, total: None)
+        if folder is None:
+            return save_to_database(enhancedVolume, progress)
+        return save_to_folder(enhancedVolume, folder, progress)
+
     def startEnhancement(self, inputVolume, request, outputVolume=None):
         """Start an enhancement and return at once.
 

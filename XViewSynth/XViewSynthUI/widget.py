@@ -16,6 +16,7 @@ from .logic import XViewSynthLogic
 from .messages import Messages
 from .models import ModelSelector
 from .panel import Panel
+from .saving import DicomSaver
 from .scan import canHarden, scanRefusal
 from .several import SeveralScans, describeSeveral
 from .speed import SpeedMeasurement
@@ -51,6 +52,7 @@ class XViewSynthWidget(Panel):
         self.work = Work(self.ui, self.messages, self.onParameters)
         self.speed = SpeedMeasurement(self.onParameters)
         self.comparison = Comparison(self.ui)
+        self.saver = DicomSaver(self.ui, self.messages, self.logic, self.onParameters)
         self.models = ModelSelector(self.ui.modelSelector, self.onModelSelected)
         self.several = SeveralScans(self.ui, self._allowSeveral)
         self.ui.severalCollapsibleButton.connect("contentsCollapsed(bool)", self.onSeveralFolded)
@@ -59,6 +61,7 @@ class XViewSynthWidget(Panel):
         self.ui.selfCheckButton.connect("clicked(bool)", self.onSelfCheck)
         self.ui.cancelButton.connect("clicked(bool)", self.onCancel)
         self.ui.timeButton.connect("clicked(bool)", self.onEstimateTime)
+        self.ui.saveDicomButton.connect("clicked(bool)", self.onSaveDicom)
         self.ui.showViewsButton.connect("clicked(bool)", self.onShowViews)
         self.ui.swapButton.connect("clicked(bool)", self.onSwap)
         self.ui.formerLayoutButton.connect("clicked(bool)", self.onFormerLayout)
@@ -132,12 +135,14 @@ class XViewSynthWidget(Panel):
         )
         self.work.update()
         self._listSeveral()
+        self.saver.update(parameters)
         self.comparison.update(parameters)
         if parameters:
             self.comparison.markEverywhere(parameters.markSlices)
 
     def _showPlan(self) -> str | None:
         """Show the planned result; return the reason why it is not possible, or None."""
+        from XViewSynthScene.dicom import describe_facts, facts_of
         from XViewSynthScene.sentences import describe_outlook
 
         self.ui.timeButton.visible = False
@@ -151,7 +156,8 @@ class XViewSynthWidget(Panel):
         except ValueError as problem:
             self.ui.planLabel.text = str(problem)
             return None if canHarden(parameters.inputVolume) else str(problem)
-        self.ui.planLabel.text = describe_outlook(outlook, self.speed.expectedSeconds(outlook, request))
+        plan = describe_outlook(outlook, self.speed.expectedSeconds(outlook, request))
+        self.ui.planLabel.text = "\n".join(filter(None, (plan, describe_facts(facts_of(parameters.inputVolume)))))
         self._showTimeButton(outlook, request)
         return None
 
@@ -252,6 +258,10 @@ class XViewSynthWidget(Panel):
     def onCancel(self) -> None:
         """Cancel the running task."""
         self.work.cancel()
+
+    def onSaveDicom(self) -> None:
+        """Save the chosen enhanced volume as a DICOM series."""
+        self.saver.save(self._parameterNode.enhancedVolume)
 
     def onShowViews(self) -> None:
         """Show original and enhanced in linked views."""

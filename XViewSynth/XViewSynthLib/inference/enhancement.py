@@ -75,6 +75,21 @@ class Enhanced:
         return self.plan.acquisition
 
     @property
+    def texture(self) -> Texture:
+        """Whether synthetic slices have the noise of observed slices."""
+        return self.plan.texture
+
+    @property
+    def model_label(self) -> str:
+        """Name and version of the model."""
+        return f"{self.model.name} {self.model.card['version']}"
+
+    @property
+    def model_sha256(self) -> str:
+        """Checksum of the model's weights."""
+        return self.model.sha256
+
+    @property
     def uncertainty(self) -> Volume:
         """The uncertainty map, float32 HU on the same grid: the expected error.
 

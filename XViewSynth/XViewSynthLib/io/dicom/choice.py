@@ -48,7 +48,8 @@ _OTHER_SCANS = {
 }
 # Modalities of CT images without a class.
 _MAY_BE_CT = {"", "CT", "OT"}
-_OTHER_MODALITIES = {"MR", "PT", "NM", "US", "CR", "DX", "MG", "XA", "RF"}
+#: Modalities of images that models are not for.
+OTHER_MODALITIES = {"MR", "PT", "NM", "US", "CR", "DX", "MG", "XA", "RF"}
 # Smallest cosine of the angle between slices of one stack, 5 degrees.
 _OTHER_PLANE = 0.9962
 _MOST_LISTED = 8
@@ -149,7 +150,7 @@ def _ct_slices(images: Sequence[Header]) -> list[Header]:
 def _is_ct(header: Header) -> bool:
     # The class of a CT image counts more than a modality that does not exist.
     if _class(header) == _CT:
-        return _modality(header) not in _OTHER_MODALITIES
+        return _modality(header) not in OTHER_MODALITIES
     return not _class(header) and _modality(header) in _MAY_BE_CT
 
 
@@ -273,7 +274,7 @@ def _usual_gap(images: Sequence[Header]) -> float | None:
 def _no_slice(given: Header, kind: str | None = None) -> InputError:
     """The exception for a given file that is no slice of a CT series."""
     file = printable(given.path)
-    if kind is None and _modality(given) in _OTHER_MODALITIES:
+    if kind is None and _modality(given) in OTHER_MODALITIES:
         return InputError(f"{file} is {_modality(given)}, but models are for CT: give a file of a CT series.")
     kind = kind or ("a localizer" if _is_localizer(given) else _class_name(given))
     return InputError(f"{file} is no slice of a CT series ({kind}): give a file of the CT series.")
@@ -284,7 +285,7 @@ def _no_ct(images: Sequence[Header], folder: Path) -> InputError:
         return InputError(
             f"The folder {printable(folder)} holds no DICOM images: choose the folder with the slices of one series."
         )
-    modalities = sorted({_modality(header) for header in images} & _OTHER_MODALITIES)
+    modalities = sorted({_modality(header) for header in images} & OTHER_MODALITIES)
     if modalities:
         return InputError(
             f"{printable(folder)} is {' and '.join(modalities)}, but models are for CT: give a CT series."
@@ -303,7 +304,7 @@ def _label(header: Header, slices: Set[Header] = frozenset(), first: Header | No
     if is_slice:
         return "other image"
     modality = _modality(header)
-    return f"{modality} image" if modality in _OTHER_MODALITIES else _class_name(header)
+    return f"{modality} image" if modality in OTHER_MODALITIES else _class_name(header)
 
 
 def _class_name(header: Header) -> str:

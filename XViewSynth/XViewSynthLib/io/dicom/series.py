@@ -45,7 +45,7 @@ def open_series(path: Path) -> tuple[Volume, Callable[[], np.ndarray]]:
     return volume, load
 
 
-def read_series(path: Path) -> tuple[Volume, Stack]:
+def read_series(path: Path, files: Sequence[Path] | None = None) -> tuple[Volume, Stack]:
     """The grid of the one CT series in a folder, and its slices, from the headers alone.
 
     Localizers and objects that are no CT image are passed over. If the folder holds a DICOMDIR and no image, the
@@ -53,6 +53,7 @@ def read_series(path: Path) -> tuple[Volume, Stack]:
 
     Args:
         path: the folder, or one file of the series.
+        files: the files to choose among, in any folders; `path` is one of them. By default those in the folder.
 
     Raises:
         InputError: no such series, several, or slices that do not make up one evenly spaced, upright stack.
@@ -62,7 +63,7 @@ def read_series(path: Path) -> tuple[Volume, Stack]:
     if given is not None and not is_dicom(given):
         raise InputError(f"{printable(path)} is no DICOM file: give a file of the series, or its folder.")
     with without_warnings():
-        choice = choose(_headers(folder), folder, given)
+        choice = choose(_headers(folder) if files is None else _headers_of(files), folder, given)
         stack = stack_slices(map(slice_of, choice.images), path)
     blank = blank_voxels((len(stack.slices), *stack.slices[0].pixels.shape), np.int16)
     volume = Volume(

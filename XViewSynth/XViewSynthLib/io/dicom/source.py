@@ -13,6 +13,7 @@ from .files import is_explicit_little, read_header
 from .header import Header, decimals, number_in, printable
 from .series import is_dicom, read_series, without_warnings
 from .slices import thickness_in
+from .stack import Stack
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -56,18 +57,21 @@ class Source:
         path: where it was read from.
         grid: its geometry; every voxel is 0.
         headers: of each slice along K, without elements that are not copied.
+        stack: its slices.
     """
 
     path: Path
     grid: Volume
     headers: tuple[Dataset, ...]
+    stack: Stack
 
 
-def open_source(path: str | Path) -> Source:
+def open_source(path: str | Path, files: Sequence[Path] | None = None) -> Source:
     """The headers of the series that is enhanced.
 
     Args:
         path: its folder or DICOMDIR, or one of its files.
+        files: all its files, if they are known; `path` is one of them. By default those in the folder.
 
     Raises:
         InputError: no DICOM series, no CT, or one without the elements that a study needs.
@@ -77,7 +81,7 @@ def open_source(path: str | Path) -> Source:
     with without_warnings():
         try:
             _check_is_series(place)
-            grid, stack = read_series(place)
+            grid, stack = read_series(place, files)
             headers = tuple(_read_header(image.file) for image in stack.slices)
             _check_source(headers, printable(path))
         except InputError:
@@ -87,7 +91,7 @@ def open_source(path: str | Path) -> Source:
             raise InputError(f"{printable(path)} cannot be read ({reason}): check the folder.") from error
         except Exception as error:  # pydicom lets through whatever a broken header provokes
             raise InputError(f"{printable(path)} has damaged DICOM headers: export the series again.") from error
-    return Source(path, grid, headers)
+    return Source(path, grid, headers, stack)
 
 
 def _check_is_series(path: Path) -> None:

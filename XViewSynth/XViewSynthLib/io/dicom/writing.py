@@ -14,8 +14,9 @@ from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -26,14 +27,13 @@ from ...request import Texture
 from ...system.outputs import Outputs
 from .choice import OBSERVED, PROGRAM, SYNTHETIC
 from .encoding import ENCODING, WHOLE, Encoder
-from .header import decimals
+from .header import decimals, printable
+from .pixels import read_voxels
 from .series import without_warnings
 from .source import Source, open_source
 
 if TYPE_CHECKING:
     from pydicom import Dataset
-
-    from ...inference.enhancement import Enhanced
 
 # Pattern of file names. A folder with other files is never replaced.
 FILE_PATTERN = "XV?????.dcm"
@@ -46,6 +46,8 @@ COMMENTS = {
 _IMPLEMENTATION_UID = "2.25.129068594568566579757230840676294736874"
 _LONGEST_DESCRIPTION = 64  # characters of a DICOM long string (LO)
 _LARGEST_NUMBER = 2**31 - 1  # of a DICOM integer string (IS)
+# Programs round positions differently, which moves a scan by much less than this share of a voxel.
+_SAME_PLACE = 0.25
 # Directions of columns, rows, and rows of sagittal and coronal planes: left, posterior and feet, as in radiology.
 _READING_SIGNS = (1, 1, -1)
 
@@ -86,7 +88,49 @@ _NEVER_MISSING = (
 )
 
 
-def write_series(enhanced: Enhanced, source: str | Path, folder: str | Path, overwrite: bool = False) -> None:
+class Result(Protocol):
+    """What is written: an enhanced scan, and how it was made."""
+
+    @property
+    def volume(self) -> Volume:
+        """The scan with its synthetic slices, HU."""
+
+    @property
+    def axis(self) -> Axis:
+        """The axis that got more slices."""
+
+    @property
+    def factor(self) -> int:
+        """How many times more."""
+
+    @property
+    def synthetic_slices(self) -> Sequence[int]:
+        """Indices along `axis` of the slices that were not observed."""
+
+    @property
+    def acquisition(self) -> str:
+        """Acquisition of the source's slices: "gap" or "thick"."""
+
+    @property
+    def texture(self) -> Texture:
+        """Whether synthetic slices have the noise of observed slices."""
+
+    @property
+    def model_label(self) -> str:
+        """Name and version of the model."""
+
+    @property
+    def model_sha256(self) -> str:
+        """Checksum of its weights."""
+
+
+def write_series(
+    enhanced: Result,
+    source: str | Path | Source,
+    folder: str | Path,
+    overwrite: bool = False,
+    stop_if_requested: Callable[[], None] = lambda: None,
+) -> None:
     """Write an enhanced scan as a DICOM series of the study it came from; the folder appears whole or not at all.
 
     Each slice becomes a CT image, a file "XV00001.dcm" and so on. The series and its images get new UIDs; study,
@@ -95,9 +139,10 @@ def write_series(enhanced: Enhanced, source: str | Path, folder: str | Path, ove
 
     Args:
         enhanced: the result of `enhance` for the source.
-        source: folder of the DICOM series or one of its files, as it was given to `read_volume`.
+        source: folder of the DICOM series or one of its files, as it was given to `read_volume`; or the opened source.
         folder: the folder to make.
         overwrite: whether a folder that was written by this function may be replaced.
+        stop_if_requested: called before every slice; may raise.
 
     Raises:
         InputError: the source is no DICOM series, no CT, or not the enhanced scan; or the folder cannot be written.
@@ -105,14 +150,41 @@ def write_series(enhanced: Enhanced, source: str | Path, folder: str | Path, ove
     >>> scan = read_volume("series")  # doctest: +SKIP
     >>> write_series(enhance(scan), "series", "enhanced")  # doctest: +SKIP
     """
-    with Outputs(overwrite, [source]) as outputs:
+    place = source.path if isinstance(source, Source) else source
+    with Outputs(overwrite, [place]) as outputs:
         staged = outputs.add_folder(folder, FILE_PATTERN)
-        write_files(enhanced, open_source(source), staged)
+        opened = source if isinstance(source, Source) else open_source(source)
+        write_files(enhanced, opened, staged, stop_if_requested)
         outputs.commit()
 
 
+def check_observed(enhanced: Result, source: Source) -> None:
+    """Make sure that the observed slices of a result hold the HU of the source's files.
+
+    A result of `enhance` does. One that a user could edit may not.
+
+    Raises:
+        InputError: they do not, or the source is not the enhanced scan.
+    """
+    _check_is_source(enhanced, source)
+    observed = sorted(set(range(enhanced.volume.slices(enhanced.axis))) - set(enhanced.synthetic_slices))
+    if not observed:
+        return
+    axis = array_axis(enhanced.axis)
+    step = enhanced.volume.spacing_along(enhanced.axis) / source.grid.spacing_along(enhanced.axis)
+    with without_warnings():
+        voxels = read_voxels(source.stack, source.path)
+    for index in observed:
+        acquired = voxels.take(round(index * step), axis).astype(np.float64)
+        if np.abs(enhanced.volume.voxels.take(index, axis) - acquired).max() > WHOLE:
+            raise InputError(
+                f"Slice {index + 1} counts as observed, but does not hold the values of {printable(source.path)}: the "
+                "scan or the result was changed. Enhance the series as it was loaded."
+            )
+
+
 def write_files(
-    enhanced: Enhanced, source: Source, folder: Path, stop_if_requested: Callable[[], None] = lambda: None
+    enhanced: Result, source: Source, folder: Path, stop_if_requested: Callable[[], None] = lambda: None
 ) -> None:
     """Write the files of a series into a folder that exists.
 
@@ -157,12 +229,10 @@ class _Slice:
     sources: tuple[int, ...]
 
 
-def _slices(enhanced: Enhanced, stack: Volume, source: Source) -> list[_Slice]:
+def _slices(enhanced: Result, stack: Volume, source: Source) -> list[_Slice]:
+    _check_is_source(enhanced, source)
     axis, synthetic, last = enhanced.axis, set(enhanced.synthetic_slices), source.grid.slices(enhanced.axis) - 1
     positions = np.arange(stack.slices("K")) * stack.spacing_along("K") / source.grid.spacing_along(axis)
-    in_plane = {other: source.grid.slices(other) for other in AXES if other != axis}
-    if positions[-1] > last + WHOLE or any(enhanced.volume.slices(other) != n for other, n in in_plane.items()):
-        raise InputError(f"{source.path} is not the scan that was enhanced: name the folder that it was read from.")
     kinds = [SYNTHETIC if index in synthetic else OBSERVED for index in range(len(positions))]
     if axis != "K":
         # Each slice cuts through every image, so the middle one represents them.
@@ -170,6 +240,18 @@ def _slices(enhanced: Enhanced, stack: Volume, source: Source) -> list[_Slice]:
         images = tuple(sorted(range(count), key=lambda n: abs(n - count // 2)))
         return [_Slice(kind, float(position), images) for kind, position in zip(kinds, positions)]
     return [_Slice(kind, float(p), _images_at(p, kind, last)) for kind, p in zip(kinds, positions)]
+
+
+def _check_is_source(enhanced: Result, source: Source) -> None:
+    volume, grid, axis = enhanced.volume, source.grid, enhanced.axis
+    ratio = volume.spacing_along(axis) / grid.spacing_along(axis)
+    same_planes = all(volume.slices(other) == grid.slices(other) for other in AXES if other != axis)
+    is_inside = (volume.slices(axis) - 1) * ratio <= grid.slices(axis) - 1 + WHOLE
+    corners = np.array(list(product(*((0, count - 1) for count in volume.shape_ijk))), np.float64)
+    found = grid.ras_to_ijk(volume.ijk_to_ras(corners))
+    corners[:, affine_column(axis)] *= ratio
+    if not (same_planes and is_inside and np.abs(found - corners).max() <= _SAME_PLACE):
+        raise InputError(f"{source.path} is not the scan that was enhanced: name the folder that it was read from.")
 
 
 def _images_at(position: float, kind: str, last: int) -> tuple[int, ...]:
@@ -249,7 +331,7 @@ def _refer_to(header: Dataset, images: Sequence[Dataset]) -> None:
         reference.PurposeOfReferenceCodeSequence = [_code("Source image for image processing operation")]
 
 
-def _series_tags(enhanced: Enhanced, source: Source) -> dict[str, object]:
+def _series_tags(enhanced: Result, source: Source) -> dict[str, object]:
     """Elements that are equal in all images of the new series."""
     from pydicom.uid import generate_uid
 
@@ -280,7 +362,7 @@ def _now(header: Dataset) -> datetime:
     return datetime.now(timezone(-east if sign == "-" else east))
 
 
-def _equipment(enhanced: Enhanced, now: datetime) -> Dataset:
+def _equipment(enhanced: Result, now: datetime) -> Dataset:
     from pydicom import Dataset
 
     equipment = Dataset()
@@ -293,11 +375,10 @@ def _equipment(enhanced: Enhanced, now: datetime) -> Dataset:
     return equipment
 
 
-def _named(enhanced: Enhanced) -> str:
+def _named(enhanced: Result) -> str:
     """The model, in ASCII characters, which every character set contains."""
-    model = enhanced.model
-    name = f"{model.name} {model.card['version']}".encode("ascii", "replace").decode()
-    return f"model {name}, SHA-256 {model.sha256}"
+    name = enhanced.model_label.encode("ascii", "replace").decode()
+    return f"model {name}, SHA-256 {enhanced.model_sha256}"
 
 
 def _code(meaning: str) -> Dataset:
@@ -310,12 +391,12 @@ def _code(meaning: str) -> Dataset:
     return code
 
 
-def _set_kind(header: Dataset, kind: str, comment: str, enhanced: Enhanced) -> None:
+def _set_kind(header: Dataset, kind: str, comment: str, enhanced: Result) -> None:
     header.ImageType = ["DERIVED", "SECONDARY", "AXIAL", kind]
     header.ImageComments = f"{COMMENTS[kind]} {comment}".strip()
     by = f"{PROGRAM} {__version__} ({_named(enhanced)})"
     if kind == SYNTHETIC:
-        noise = " and given noise like its neighbours'" if enhanced.plan.texture is Texture.MATCH else ""
+        noise = " and given noise like its neighbours'" if enhanced.texture is Texture.MATCH else ""
         header.DerivationDescription = f"Synthetic slice, predicted from the source series{noise} by {by}."
         header.DerivationCodeSequence = [_code("Spatial resampling")]
     else:
