@@ -24,7 +24,7 @@ from XViewSynthLib import Volume, load_model, write_volume
 from XViewSynthScene import packages
 from XViewSynthTrainLib.lock import run_lock
 from XViewSynthTrainScene.folders import RunFolder
-from XViewSynthTrainScene.jobs import StudyScan, TrainingRun, TrainSettings
+from XViewSynthTrainScene.jobs import TrainingRun, TrainingScan, TrainSettings
 from XViewSynthTrainScene.layout import LAYOUT_ID
 
 TRAIN_COLUMN, HOLD_OUT_COLUMN = 0, 1
@@ -84,7 +84,7 @@ def stopped_once(tmp_path_factory, tiny_model):
     scan = folder.parent / "chest.nrrd"
     write_volume(study_volume(), scan)
     settings = TrainSettings(start=str(tiny_model), steps=100_000, factors=(2,), device="cpu", further=SMALL)
-    run = TrainingRun([StudyScan("Chest", scan)], folder, settings)
+    run = TrainingRun([TrainingScan("Chest", scan)], folder, settings)
     run.start()
     asked = False
     while not (state := run.poll()).ended:
@@ -262,7 +262,7 @@ class TestTraining:
         before, stages = layout.GetViewArrangement(), set()
         panel.parent.show()
         panel.ui.trainButton.click()
-        assert "runs already" in panel.ui.trainButton.toolTip
+        assert "A training is running" in panel.ui.trainButton.toolTip
         assert layout.GetViewArrangement() == LAYOUT_ID
         slicer_desk.pump(
             lambda: (
@@ -275,7 +275,7 @@ class TestTraining:
         assert len(stages) > 3, stages
         assert html.escape(report["message"]) in panel.ui.resultLabel.text
         assert panel.ui.messageLabel.text == ""
-        assert "choose a new one to train again" in panel.ui.runLabel.text
+        assert "choose a new folder to train again" in panel.ui.runLabel.text
         assert "Step 0: held-out gain x2" in panel.ui.logText.plainText
         assert "<td>x2</td>" in panel.ui.resultLabel.text
         assert not (run / "scans" / "volume-1.nrrd").read_bytes().count(b"Chest")
@@ -303,16 +303,16 @@ class TestTraining:
         panel.ui.resumeButton.click()
         slicer_desk.pump(lambda: panel.ui.stageLabel.text.startswith("Training"))
         panel.ui.stopButton.click()
-        assert "saves what was learned" in panel.ui.stopButton.toolTip
+        assert "is being stopped and saved" in panel.ui.stopButton.toolTip
         slicer_desk.finish(panel)
-        assert "resume it whenever" in panel.ui.messageLabel.text
+        assert "was stopped and saved" in panel.ui.messageLabel.text
         assert panel.ui.resumeButton.enabled
         assert slicer_desk.leaves_nothing()
 
     def test_a_run_that_another_process_is_at_work_on_is_told(self, slicer_desk, panel, stopped):
         with run_lock(stopped):
             parameters(panel).runFolder = str(stopped)
-            assert "goes on in this folder" in panel.ui.runLabel.text
+            assert "trains in this folder" in panel.ui.runLabel.text
             for button in (panel.ui.trainButton, panel.ui.resumeButton):
                 assert not button.enabled
                 assert "Wait until the training that goes on" in button.toolTip
@@ -397,7 +397,7 @@ class TestInterrupted:
 
 
 class TestFinishedRun:
-    """A folder of a run that came to its end some time ago."""
+    """The folder of a run that finished some time ago."""
 
     @pytest.fixture
     def run(self, panel, tmp_path, tiny_model):
@@ -442,7 +442,7 @@ class TestFinishedRun:
     def test_a_run_that_gained_nothing_says_so(self, panel, run):
         (run / "report.json").write_text(json.dumps({**REPORT, "beats_start": False}), encoding="utf-8")
         panel.ui.useModelButton.click()
-        assert "Training gained nothing" in panel.ui.messageLabel.text
+        assert "training brought no gain" in panel.ui.messageLabel.text
         assert "'small'" in panel.ui.messageLabel.text
 
     def test_a_scene_that_was_saved_with_its_views_shows_it_again(self, slicer_desk, panel, run):
