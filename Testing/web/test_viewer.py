@@ -81,7 +81,7 @@ def enhanced(scan):
 
 @pytest.fixture(scope="session")
 def files(scan, enhanced, tmp_path_factory):
-    """Paths of a scan, of what was made of it, and of the uncertainty about that."""
+    """Paths of a scan, of its enhanced volume and of its uncertainty map."""
     folder = tmp_path_factory.mktemp("scans")
     paths = {name: folder / f"{name}.nrrd" for name in ("scan", "enhanced", "uncertainty")}
     for name, volume in (("scan", scan), ("enhanced", enhanced), ("uncertainty", uncertainty_of(enhanced))):
@@ -156,11 +156,11 @@ class TestReading:
     def test_a_report_with_values_of_other_types_is_refused(self, files, enhanced, tmp_path, name, value):
         report = tmp_path / "report.json"
         report.write_text(json.dumps({**report_of(enhanced, synthetic=[1, 2]), name: value}))
-        with pytest.raises(InputError, match="is no report of xviewsynth enhance"):
+        with pytest.raises(InputError, match="is not a report of xviewsynth enhance"):
             read_content(files["scan"], files["enhanced"], report=report)
 
     def test_a_folder_is_no_report(self, files, tmp_path):
-        with pytest.raises(InputError, match="is no report of xviewsynth enhance"):
+        with pytest.raises(InputError, match="is not a report of xviewsynth enhance"):
             read_content(files["scan"], files["enhanced"], report=tmp_path)
 
     @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ class TestReading:
     def test_a_file_that_is_no_report_is_refused(self, files, tmp_path, text):
         report = tmp_path / "report.json"
         report.write_text(text)
-        with pytest.raises(InputError, match="is no report of xviewsynth enhance"):
+        with pytest.raises(InputError, match="is not a report of xviewsynth enhance"):
             read_content(files["scan"], files["enhanced"], report=report)
 
     def test_a_map_of_another_grid_is_refused(self, files):
@@ -177,7 +177,7 @@ class TestReading:
             read_content(files["scan"], files["enhanced"], uncertainty=files["scan"])
 
     def test_a_map_without_an_enhanced_volume_is_refused(self, files):
-        with pytest.raises(InputError, match="--uncertainty tells about an enhanced volume"):
+        with pytest.raises(InputError, match="--uncertainty needs an enhanced volume"):
             read_content(files["scan"], uncertainty=files["uncertainty"])
 
     def test_a_volume_from_elsewhere_is_refused(self, files, enhanced, tmp_path):
@@ -405,7 +405,7 @@ class TestEnhancing:
         assert (told["has_enhanced"], told["has_uncertainty"], told["slices_Axial"]) == (True, True, 33)
         assert told["index_Axial"] == 6
         assert told["kind_Enhanced_Axial"] == OBSERVED
-        assert "16 of its 33 slices are synthetic" in told["said"]
+        assert "16 of its 33 slices are synthetic" in told["message"]
 
     def test_a_cancelled_enhancement_leaves_the_offer_and_no_process(self, show, scan):
         viewer = show(Content("CT", scan))
@@ -415,7 +415,7 @@ class TestEnhancing:
         wait_for(viewer)
         told = viewer.look()
         assert (told["status"], told["has_enhanced"]) == ("idle", False)
-        assert CANCELLED in told["said"]
+        assert CANCELLED in told["message"]
         assert psutil.Process().children() == []
 
     def test_a_failure_is_told_in_its_own_words(self, show, scan, tmp_path):
@@ -423,7 +423,7 @@ class TestEnhancing:
         viewer.enhance()
         wait_for(viewer)
         assert not viewer.look()["has_enhanced"]
-        assert viewer.look()["said"]
+        assert viewer.look()["message"]
 
 
 @pytest.fixture(scope="module")
