@@ -71,7 +71,7 @@ class TestRunFolder:
         assert not stopped.can_resume
 
     @pytest.mark.parametrize("path", ["", "run", "."])
-    def test_the_full_path_is_asked_for(self, path):
+    def test_the_full_path_is_required(self, path):
         with pytest.raises(InputError, match="full path"):
             RunFolder(Path(path)).check_new()
 

@@ -115,7 +115,7 @@ class TestTrain:
         assert card["training"]["started_from"] == load_model(tiny_model).sha256
         assert [entry["name"] for entry in card["training_data"]] == ["nothing", "scan 1"]
 
-    def test_has_nothing_of_what_answers_at_best_quality_alone(self, thin, tmp_path, with_best_specialist):
+    def test_has_no_specialists_of_best_quality(self, thin, tmp_path, with_best_specialist):
         settings = {**SETTINGS, "network": {}}
         train([thin], tmp_path / "run", settings, start=str(with_best_specialist), hold_out_share=0)
         card = load_model(tmp_path / "run" / "model").card
@@ -271,7 +271,7 @@ class TestVerdict:
         assert report["beats_start"] is False
         assert "0.00 dB better" not in report["message"]
 
-    def test_what_it_began_with_still_answers_at_best_quality(self, thin, tmp_path, with_best_specialist):
+    def test_its_starting_model_still_predicts_at_best_quality(self, thin, tmp_path, with_best_specialist):
         report = train([thin], tmp_path / "run", HARMFUL, start=str(with_best_specialist))
         assert report["beats_start"] is False
         assert "4" in load_model(tmp_path / "run" / "model").network.best_specialists
@@ -394,7 +394,7 @@ class TestAblation:
         for arm in ARMS:
             assert load_model(tmp_path / "out" / arm / "seed0").card["training"]["started_from"] == began_with
 
-    def test_trains_nothing_that_answers_at_best_quality_alone(self, thin, tmp_path, with_best_specialist):
+    def test_trains_no_specialists_of_best_quality(self, thin, tmp_path, with_best_specialist):
         ablate([thin], tmp_path / "out", {**SETTINGS, "network": {}}, seeds=1, start=str(with_best_specialist))
         for arm in ARMS:
             assert load_model(tmp_path / "out" / arm / "seed0").card["network"] == NETWORK

@@ -133,7 +133,7 @@ def search(opened, panel, folder):
     opened.pump(lambda: not panel.ui.searchLabel.text.startswith("Searching"))
 
 
-class TestStudySet:
+class TestTrainingSet:
     def test_loaded_volumes_are_listed_and_ticked(self, panel):
         assert texts(panel, 0) == ["Chest", "65", "1 mm", "usable"]
         assert ticks(panel) == [(True, False)]
@@ -309,7 +309,7 @@ class TestTraining:
         assert panel.ui.resumeButton.enabled
         assert slicer_desk.leaves_nothing()
 
-    def test_a_run_that_another_process_is_at_work_on_is_told(self, slicer_desk, panel, stopped):
+    def test_a_run_of_another_process_is_reported(self, slicer_desk, panel, stopped):
         with run_lock(stopped):
             parameters(panel).runFolder = str(stopped)
             assert "trains in this folder" in panel.ui.runLabel.text
@@ -319,7 +319,7 @@ class TestTraining:
         slicer_desk.pump(lambda: panel.ui.resumeButton.enabled)
         assert "resume it" in panel.ui.runLabel.text
 
-    def test_one_that_begins_in_the_same_moment_is_told_by_the_worker(self, slicer_desk, panel, stopped):
+    def test_one_that_starts_at_the_same_moment_is_reported_by_the_worker(self, slicer_desk, panel, stopped):
         parameters(panel).runFolder = str(stopped)
         assert panel.ui.resumeButton.enabled
         panel.ui.resumeButton.click()
@@ -329,7 +329,7 @@ class TestTraining:
             assert "Wait until the training that goes on" in panel.ui.messageLabel.text
         slicer_desk.pump(lambda: panel.ui.resumeButton.enabled)
 
-    def test_a_refusal_of_the_worker_is_told(self, slicer_desk, panel, node):
+    def test_a_refusal_of_the_worker_is_reported(self, slicer_desk, panel, node):
         # Too short to be divided into slices to train on and slices to hold out, which the worker finds.
         slicer.util.updateVolumeFromArray(node, study_volume().voxels[:5])
         panel.ui.trainButton.click()
@@ -474,7 +474,7 @@ class TestFinishedRun:
 
 
 class TestPackages:
-    def test_what_training_needs_is_asked_for_too(self, slicer_desk, panel, monkeypatch):
+    def test_packages_of_training_are_installed_too(self, slicer_desk, panel, monkeypatch):
         known, asked = packages._is_met, []
         monkeypatch.setattr(packages, "_is_met", lambda line: "tensorboardX" not in line and known(line))
         monkeypatch.setattr("slicer.packaging.pip_ensure", lambda what, **options: asked.append((what, options)))
@@ -483,7 +483,7 @@ class TestPackages:
         assert "tensorboardX" in panel.ui.messageLabel.text
         assert workers() == []
 
-    def test_scripts_are_never_asked(self, slicer_desk, panel, node, monkeypatch, tmp_path):
+    def test_scripts_get_no_question(self, slicer_desk, panel, node, monkeypatch, tmp_path):
         monkeypatch.setattr(packages, "_is_met", lambda line: "tensorboardX" not in line)
         with pytest.raises(ValueError, match="click 'Fine-tune' in the module once"):
             panel.logic.train([node], tmp_path / "run")
