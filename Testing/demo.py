@@ -19,7 +19,6 @@ from XViewSynthLib import load_model, read_volume, write_volume
 from XViewSynthLib.evaluation.figures import comparison_png
 from XViewSynthLib.evaluation.selfcheck import (
     ENHANCED,
-    cancel_check,
     drop_slices,
     measure_baseline,
     measure_model,
@@ -28,10 +27,11 @@ from XViewSynthLib.evaluation.selfcheck import (
 from XViewSynthLib.geometry.interpolation import METHODS
 from XViewSynthLib.inference.hardware import peak_bytes
 from XViewSynthLib.inference.plan import make_plan
-from XViewSynthLib.progress import Progress, reporter
+from XViewSynthLib.progress import Monitor, reporter
 from XViewSynthLib.report import describe_enhanced
 from XViewSynthLib.request import Request
-from XViewSynthLib.system.outputs import Outputs, output_folder
+from XViewSynthLib.system.outputs import Outputs
+from XViewSynthLib.system.staging import output_folder
 from XViewSynthLib.system.stop import LastStep, at_once, stop_signals
 from XViewSynthLib.workers.job import run
 
@@ -71,7 +71,6 @@ def demonstrate(folder: Path, model: str, should_cancel: Callable[[], bool], las
         Cancelled: `should_cancel` said so; nothing was written.
     """
     began = time.perf_counter()
-    check = cancel_check(should_cancel)
     loaded = load_model(model)
     trial = drop_slices(read_volume(SAMPLE, THICKNESS), FACTOR)
     kept, whole = (volume.slices(trial.axis) for volume in (trial.observed, trial.reference.volume))
@@ -79,19 +78,19 @@ def demonstrate(folder: Path, model: str, should_cancel: Callable[[], bool], las
     with output_folder(folder), Outputs(overwrite=True, inputs=[SAMPLE]) as outputs:
         files = {name: outputs.add(folder / name) for name in (VOLUME, UNCERTAINTY, OBSERVED, REPORT, PICTURE)}
         with reporter("bar") as progress:
-            methods = {}
+            monitor, methods = Monitor(progress, should_cancel), {}
             for done, method in enumerate(METHODS):
-                progress(Progress("interpolating", done, len(METHODS)))
-                methods[method], _ = measure_baseline(trial, method, check)
+                monitor.step("interpolating", done, len(METHODS))
+                methods[method], _ = measure_baseline(trial, method, monitor.check)
             plan = make_plan(trial.observed, loaded, trial.request(loaded, Request()))
-            enhanced, result = measure_model(trial, loaded, plan, progress=progress, should_cancel=should_cancel)
+            enhanced, result = measure_model(trial, loaded, plan, monitor)
         methods = with_gains(methods | result)
         for name, volume in (
             (VOLUME, enhanced.volume),
             (UNCERTAINTY, enhanced.uncertainty),
             (OBSERVED, trial.observed),
         ):
-            check()
+            monitor.check()
             write_volume(volume, files[name])
         comparison_png(
             files[PICTURE], trial.observed, enhanced.volume, trial.factor, trial.axis, truth=trial.reference.volume

@@ -23,7 +23,7 @@ from XViewSynthLib import Volume, __version__, load_model, read_volume
 from XViewSynthLib.inference.enhancement import carry_out
 from XViewSynthLib.inference.hardware import process_bytes
 from XViewSynthLib.inference.plan import make_plan
-from XViewSynthLib.progress import reporter
+from XViewSynthLib.progress import Monitor, reporter
 from XViewSynthLib.request import Quality
 
 SAMPLE = "Resources/SampleData/ChestCT.nrrd"
@@ -65,7 +65,7 @@ def main() -> None:
         memory=memory,
     )
     with reporter("bar") as progress:
-        enhanced = carry_out(plan, scan, model, progress=progress)
+        enhanced = carry_out(plan, scan, model, monitor=Monitor(progress))
     volumes = scan.voxels.nbytes + enhanced.volume.voxels.nbytes
     result = {
         "size": list(scan.shape_ijk),

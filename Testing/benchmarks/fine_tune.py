@@ -29,6 +29,7 @@ from XViewSynthLib.progress import reporter  # noqa: E402
 from XViewSynthTrainLib.files import MODEL_FOLDER  # noqa: E402
 from XViewSynthTrainLib.regions import split_slices  # noqa: E402
 from XViewSynthTrainLib.runs import train  # noqa: E402
+from XViewSynthTrainLib.training_set import TrainingSet  # noqa: E402
 
 
 def main() -> None:
@@ -55,11 +56,9 @@ def main() -> None:
         run = arguments.keep or folder / "run"
         write_volume(scan, folder / "scan.nrrd")
         report = train(
-            [folder / "scan.nrrd"],
+            TrainingSet([folder / "scan.nrrd"], hold_out_share=arguments.hold_out_share, start=arguments.model),
             run,
             settings,
-            hold_out_share=arguments.hold_out_share,
-            start=arguments.model,
             minutes=None if arguments.steps else arguments.minutes,
             progress=progress,
         )

@@ -481,12 +481,12 @@ class TestBench:
     def test_hands_its_arguments_over_and_prints_the_tables(self, monkeypatch, model, capsys):
         asked = {}
 
-        def run_bench(scans, factors, models, out_folder, **options):
-            asked.update(scans=scans, factors=factors, models=models, out_folder=out_folder, **options)
+        def run_bench(benchmark, out_folder, **options):
+            asked.update(vars(benchmark), out_folder=out_folder, **options)
             return "report"
 
         monkeypatch.setattr("XViewSynthLib.evaluation.benchmark.run_bench", run_bench)
-        monkeypatch.setattr("XViewSynthLib.evaluation.benchmark.to_markdown", lambda report: f"| the {report} |")
+        monkeypatch.setattr("XViewSynthLib.evaluation.tables.to_markdown", lambda report: f"| the {report} |")
         line = ["bench", "a.nrrd", "b.nrrd", "--factor", "3", "--factor", "2", "--model", model, "--output", "tables"]
         assert main([*line, "--ablation", "arms", "--memory", "2", "--thickness", "1.25", "--thickness", "2"]) == 0
         assert asked["scans"] == [Path("a.nrrd"), Path("b.nrrd")]

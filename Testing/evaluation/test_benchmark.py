@@ -14,18 +14,11 @@ from scans import affine_from, anatomy
 from tiny import NETWORK, UNCERTAINTY, make_card, make_network
 from XViewSynthLib import selfcheck
 from XViewSynthLib.errors import Cancelled, InputError
-from XViewSynthLib.evaluation.benchmark import (
-    MEAN,
-    METHODS,
-    _draw,
-    _name_of,
-    paired_p_value,
-    run_bench,
-    summarise,
-    summarise_ablation,
-    to_markdown,
-)
+from XViewSynthLib.evaluation.benchmark import Benchmark, _name_of, run_bench
+from XViewSynthLib.evaluation.figures import draw_gains
 from XViewSynthLib.evaluation.selfcheck import drop_slices, measure_baseline
+from XViewSynthLib.evaluation.statistics import paired_p_value, summarise, summarise_ablation
+from XViewSynthLib.evaluation.tables import MEAN, METHODS, to_markdown
 from XViewSynthLib.geometry.volume import Volume
 from XViewSynthLib.io.reading import read_volume
 from XViewSynthLib.io.writing import write_volume
@@ -63,14 +56,14 @@ def ablation(folder):
 
 @pytest.fixture(scope="module")
 def report(folder, scans, model, ablation) -> dict:
-    return run_bench(scans, [2, 4], [model], folder / "out", ablation=ablation, device="cpu")
+    return run_bench(Benchmark(scans, [2, 4], [model], ablation=ablation), folder / "out", device="cpu")
 
 
 @pytest.fixture(scope="module")
 def thick_report(folder, scans, model) -> dict:
     card = make_card(name="small-thick", acquisition="thick", network=NETWORK | {"thick": 1})
     thick = save_model(folder / "small-thick", make_network(thick=1), card)
-    return run_bench(scans[:1], [2], [thick, model], folder / "thick", device="cpu")
+    return run_bench(Benchmark(scans[:1], [2], [thick, model]), folder / "thick", device="cpu")
 
 
 class TestRuns:
@@ -96,13 +89,13 @@ class TestRuns:
         assert result["rank_correlation"] == pytest.approx(check["rank_correlation"], rel=1e-6)
 
     def test_slices_are_as_thick_as_one_says(self, report, scans, model, tmp_path):
-        told = run_bench(scans, [2], [model], tmp_path, thicknesses=[1.5, 0.5], device="cpu")
+        told = run_bench(Benchmark(scans, [2], [model], thicknesses=[1.5, 0.5]), tmp_path, device="cpu")
         assert [run["thickness_mm"] for run in told["runs"]] == [1.5, 0.5]
         assert report["runs"][0]["thickness_mm"] is None
 
     def test_the_thickness_of_some_scans_alone_is_refused(self, scans, model, tmp_path):
         with pytest.raises(InputError, match="there are 2 scans and 1 thicknesses"):
-            run_bench(scans, [2], [model], tmp_path, thicknesses=[1.5], device="cpu")
+            run_bench(Benchmark(scans, [2], [model], thicknesses=[1.5]), tmp_path, device="cpu")
 
     def test_views_differ_from_their_mean(self, report):
         methods = report["runs"][0]["models"]["small"]["methods"]
@@ -128,7 +121,7 @@ class TestThickSlices:
 
     def test_an_unknown_acquisition(self, scans, model, tmp_path):
         with pytest.raises(InputError, match="The acquisition must be auto, gap or thick, not 'box'"):
-            run_bench(scans, [2], [model], tmp_path, acquisition="box")
+            run_bench(Benchmark(scans, [2], [model]), tmp_path, acquisition="box")
 
 
 class TestFiles:
@@ -146,12 +139,12 @@ class TestFiles:
 
     def test_existing_results_are_kept(self, folder, report, scans, model):
         with pytest.raises(InputError, match="--overwrite"):
-            run_bench(scans, [2], [model], folder / "out", device="cpu")
+            run_bench(Benchmark(scans, [2], [model]), folder / "out", device="cpu")
 
     def test_existing_results_are_replaced_on_request(self, tmp_path, scans, model):
         for name in ("bench.json", "bench.md", "bench.png"):
             (tmp_path / name).write_text("old")
-        run_bench(scans[:1], [2], [model], tmp_path, device="cpu", overwrite=True)
+        run_bench(Benchmark(scans[:1], [2], [model]), tmp_path, device="cpu", overwrite=True)
         assert json.loads((tmp_path / "bench.json").read_text("utf-8"))["runs"]
 
 
@@ -173,7 +166,7 @@ class TestMarkdown:
         runs = [{**run, "scan": "$a$ $b|<b>頭"} for run in report["runs"]]
         text = to_markdown({**report, "runs": runs})
         assert f"### $a$ $b\\|&lt;b>頭, x{runs[0]['factor']}" in text
-        _draw(runs, tmp_path / "figure.png")
+        draw_gains(runs, tmp_path / "figure.png")
         assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
     def test_says_that_two_scans_are_too_few_for_a_test(self, report):
@@ -188,7 +181,7 @@ class TestMarkdown:
         assert all(run["models"]["small"]["uncertainty"] is None for run in report["runs"])
         assert "90 % bound" not in to_markdown(report)
         calibrated = save_model(folder / "calibrated", make_network(), make_card(doubt=UNCERTAINTY))
-        found = run_bench(scans[:1], [2], [calibrated], tmp_path, device="cpu")
+        found = run_bench(Benchmark(scans[:1], [2], [calibrated]), tmp_path, device="cpu")
         uncertainty, text = found["runs"][0]["models"]["small"]["uncertainty"], to_markdown(found)
         assert 0 < uncertainty["coverage"] < 1
         assert f"| all | {100 * uncertainty['coverage']:.1f} % | {uncertainty['mean_expected_error_hu']:.1f} |" in text
@@ -205,7 +198,7 @@ class TestTexture:
 
 class TestQuality:
     def test_is_what_models_are_measured_at(self, folder, scans, model, report, tmp_path):
-        best = run_bench(scans[:1], [2], [model], tmp_path, device="cpu", quality="best")
+        best = run_bench(Benchmark(scans[:1], [2], [model]), tmp_path, device="cpu", quality="best")
         assert (report["quality"], best["quality"]) == ("standard", "best")
         assert "Models predicted in one pass." in to_markdown(report)
         assert "Models predicted at best quality: the mean of 4 passes." in to_markdown(best)
@@ -214,7 +207,7 @@ class TestQuality:
 
     def test_that_does_not_exist(self, scans, model, tmp_path):
         with pytest.raises(InputError, match="The quality must be standard or best, not 'perfect'"):
-            run_bench(scans[:1], [2], [model], tmp_path, quality="perfect")
+            run_bench(Benchmark(scans[:1], [2], [model]), tmp_path, quality="perfect")
 
 
 class TestAblation:
@@ -234,7 +227,7 @@ class TestAblation:
 
     def test_same_voxels_as_the_models(self, report, folder, scans, ablation, tmp_path):
         model = load_model(ablation / "plain" / "seed1")
-        alone = run_bench(scans[:1], [2], [model], tmp_path, device="cpu")
+        alone = run_bench(Benchmark(scans[:1], [2], [model]), tmp_path, device="cpu")
         expected = alone["runs"][0]["models"]["small"]["methods"]["enhanced"]["gain_over_better_db"]
         found = [
             run["gains_over_better_db"]["enhanced"]
@@ -274,11 +267,11 @@ class TestAblation:
 
     def test_folder_without_models(self, tmp_path, scans, model):
         with pytest.raises(InputError, match="holds no ablation"):
-            run_bench(scans, [2], [model], tmp_path / "out", ablation=tmp_path, device="cpu")
+            run_bench(Benchmark(scans, [2], [model], ablation=tmp_path), tmp_path / "out", device="cpu")
 
     def test_missing_folder(self, tmp_path, scans, model):
         with pytest.raises(InputError, match="is no folder"):
-            run_bench(scans, [2], [model], tmp_path / "out", ablation=tmp_path / "none", device="cpu")
+            run_bench(Benchmark(scans, [2], [model], ablation=tmp_path / "none"), tmp_path / "out", device="cpu")
 
 
 def _run(scan: str, gain: float | None, trained: bool = False) -> dict:
@@ -322,7 +315,7 @@ class TestSummary:
     def test_card_that_names_the_scan(self, scans, folder, tmp_path):
         card = make_card(training_data=[{"name": "first", "license": "CC0-1.0"}])
         model = save_model(tmp_path / "seen", make_network(), card)
-        report = run_bench(scans, [4], [model], tmp_path / "out", device="cpu")
+        report = run_bench(Benchmark(scans, [4], [model]), tmp_path / "out", device="cpu")
         assert [run["models"]["small"]["trained_on_this_scan"] for run in report["runs"]] == [True, False]
         assert report["summary"][0]["scans"] == 1
         assert "small was trained on this scan" in to_markdown(report)
@@ -350,29 +343,29 @@ class TestPairedTest:
 class TestRequests:
     def test_nothing_to_measure(self, tmp_path, model):
         with pytest.raises(InputError, match="at least one scan"):
-            run_bench([], [2], [model], tmp_path)
+            run_bench(Benchmark([], [2], [model]), tmp_path)
 
     def test_factor_of_no_use(self, tmp_path, scans, model):
         with pytest.raises(InputError, match="2 to 8"):
-            run_bench(scans, [9], [model], tmp_path)
+            run_bench(Benchmark(scans, [9], [model]), tmp_path)
 
     def test_factor_the_model_does_not_know(self, tmp_path, scans):
         model = save_model(tmp_path / "small", make_network(), make_card(factors=[2]))
         with pytest.raises(InputError, match="small was trained for factors 2, not 4"):
-            run_bench(scans, [2, 4], [model], tmp_path / "out")
+            run_bench(Benchmark(scans, [2, 4], [model]), tmp_path / "out")
 
     def test_two_models_of_one_name(self, tmp_path, scans, model):
         with pytest.raises(InputError, match="Two models are called 'small'"):
-            run_bench(scans, [2], [model, model], tmp_path)
+            run_bench(Benchmark(scans, [2], [model, model]), tmp_path)
 
     def test_scan_with_too_few_slices_is_named(self, tmp_path, scans, model):
         with pytest.raises(InputError, match="first.nrrd: The scan has 14 slices"):
-            run_bench(scans, [5], [model], tmp_path / "out", device="cpu")
+            run_bench(Benchmark(scans, [5], [model]), tmp_path / "out", device="cpu")
 
     @pytest.mark.parametrize("name", ["first.nrrd", "none/out", "x" * 300, "null\0"])
     def test_output_folder_that_cannot_be_made(self, folder, scans, model, name):
         with pytest.raises(InputError, match="Cannot make the folder"):
-            run_bench(scans, [2], [model], folder / name)
+            run_bench(Benchmark(scans, [2], [model]), folder / name)
 
     def test_output_folder_that_is_lost_meanwhile(self, tmp_path, scans, model):
         def take_its_name(step):
@@ -380,17 +373,17 @@ class TestRequests:
                 (tmp_path / "out").write_text("in the way")
 
         with pytest.raises(InputError, match="Cannot make the folder"):
-            run_bench(scans[:1], [2], [model], tmp_path / "out", device="cpu", progress=take_its_name)
+            run_bench(Benchmark(scans[:1], [2], [model]), tmp_path / "out", device="cpu", progress=take_its_name)
 
     def test_unknown_device_before_any_work(self, tmp_path, scans, model):
         steps = []
         with pytest.raises(InputError, match="Device"):
-            run_bench(scans, [2], [model], tmp_path, device="abacus", progress=steps.append)
+            run_bench(Benchmark(scans, [2], [model]), tmp_path, device="abacus", progress=steps.append)
         assert not steps
 
     def test_progress_counts_every_measurement(self, tmp_path, scans, model):
         steps = []
-        run_bench(scans[:1], [2], [model], tmp_path, device="cpu", progress=steps.append)
+        run_bench(Benchmark(scans[:1], [2], [model]), tmp_path, device="cpu", progress=steps.append)
         assert [(step.done, step.total) for step in steps] == [(done, 5) for done in range(5)]
         assert steps[3].stage == "first.nrrd x2: small"
         assert steps[0].seconds_left is None
@@ -400,9 +393,7 @@ class TestRequests:
         steps = []
         with pytest.raises(Cancelled):
             run_bench(
-                scans,
-                [2],
-                [model],
+                Benchmark(scans, [2], [model]),
                 tmp_path / "out",
                 device="cpu",
                 progress=steps.append,

@@ -15,7 +15,7 @@ from scans import affine_from, anatomy
 from XViewSynthLib import Volume, load_model, read_volume, write_volume
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.geometry.acquisition import thin
-from XViewSynthLib.model.network import spline_between, to_hu, to_network_units
+from XViewSynthLib.model.spline import spline_between, to_hu, to_network_units
 from XViewSynthTrainLib.config import TrainingConfig
 from XViewSynthTrainLib.sampling import Sampler
 

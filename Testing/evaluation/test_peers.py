@@ -12,10 +12,11 @@ from tiny import make_card, make_network
 from XViewSynthLib import Volume, read_volume, write_volume
 from XViewSynthLib.cli.main import main
 from XViewSynthLib.errors import Cancelled, InputError
-from XViewSynthLib.evaluation.benchmark import run_bench, to_markdown
+from XViewSynthLib.evaluation.benchmark import Benchmark, run_bench
 from XViewSynthLib.evaluation.peers import make_peers, read_restored, thinned_name, write_thinned
 from XViewSynthLib.evaluation.registration import upsample_by_registration
-from XViewSynthLib.evaluation.selfcheck import Trial, drop_slices
+from XViewSynthLib.evaluation.selfcheck import Thinning, Trial, drop_slices
+from XViewSynthLib.evaluation.tables import to_markdown
 from XViewSynthLib.geometry.acquisition import average, thin
 from XViewSynthLib.geometry.interpolation import upsample
 from XViewSynthLib.model.catalogue import Model, save_model
@@ -46,7 +47,7 @@ def model(folder) -> Model:
 
 @pytest.fixture(scope="module")
 def thinned(folder, scans) -> list[Path]:
-    return write_thinned(scans, [2, 4], folder / "thinned")
+    return write_thinned(scans, Thinning([2, 4]), folder / "thinned")
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +63,8 @@ def restored(folder, thinned) -> Path:
 
 @pytest.fixture(scope="module")
 def report(folder, scans, model, restored) -> dict:
-    options = {"peers": ["registration"], "volumes": {"theirs": restored}}
-    return run_bench(scans, [2, 4], [model], folder / "out", device="cpu", **options)
+    benchmark = Benchmark(scans, [2, 4], [model], peers=["registration"], volumes={"theirs": restored})
+    return run_bench(benchmark, folder / "out", device="cpu")
 
 
 class TestThinned:
@@ -84,42 +85,42 @@ class TestThinned:
         assert written.voxels.dtype == np.int16
 
     def test_other_format(self, tmp_path, scans):
-        (path,) = write_thinned(scans[:1], [2], tmp_path, suffix=".nii.gz")
+        (path,) = write_thinned(scans[:1], Thinning([2]), tmp_path, suffix=".nii.gz")
         assert path.name == "first.x2.nii.gz"
         assert np.array_equal(read_volume(path).voxels, thin(read_volume(scans[0]), 2).voxels)
 
     def test_averages_have_a_name_of_their_own(self, tmp_path, scans):
-        (path,) = write_thinned(scans[:1], [3], tmp_path, acquisition="thick")
+        (path,) = write_thinned(scans[:1], Thinning([3], acquisition="thick"), tmp_path)
         assert path.name == "first.x3.thick.nrrd"
         assert np.array_equal(read_volume(path).voxels, average(read_volume(scans[0]), 3).voxels)
 
     def test_existing_files_are_kept(self, thinned, scans, folder):
         with pytest.raises(InputError, match="--overwrite"):
-            write_thinned(scans, [2], folder / "thinned")
+            write_thinned(scans, Thinning([2]), folder / "thinned")
 
     def test_two_scans_of_one_name(self, tmp_path, scans):
         with pytest.raises(InputError, match="Two scans or factors lead to"):
-            write_thinned([scans[0], Path("other") / "first.nrrd"], [2], tmp_path)
+            write_thinned([scans[0], Path("other") / "first.nrrd"], Thinning([2]), tmp_path)
 
     def test_scan_that_is_too_short_is_named_and_nothing_is_written(self, tmp_path, scans):
         with pytest.raises(InputError, match="first.nrrd: The scan has 14 slices"):
-            write_thinned(scans, [2, 5], tmp_path)
+            write_thinned(scans, Thinning([2, 5]), tmp_path)
         assert list(tmp_path.iterdir()) == []
 
     def test_folder_that_cannot_be_made(self, tmp_path, scans):
         with pytest.raises(InputError, match="Cannot make the folder"):
-            write_thinned(scans, [2], tmp_path / "none" / "out")
+            write_thinned(scans, Thinning([2]), tmp_path / "none" / "out")
 
     def test_unknown_format(self, tmp_path, scans):
         with pytest.raises(InputError, match="no ending that can be written"):
-            write_thinned(scans, [2], tmp_path, suffix=".png")
+            write_thinned(scans, Thinning([2]), tmp_path, suffix=".png")
 
     def test_stopped_leaves_nothing(self, tmp_path, scans):
         def stop():
             raise Cancelled("Stopped.")
 
         with pytest.raises(Cancelled):
-            write_thinned(scans, [2], tmp_path, check=stop)
+            write_thinned(scans, Thinning([2]), tmp_path, check=stop)
         assert list(tmp_path.iterdir()) == []
 
 
@@ -220,18 +221,23 @@ class TestBench:
 
     def test_progress_counts_them(self, tmp_path, scans, model, restored):
         steps = []
-        run_bench(scans[:1], [2], [model], tmp_path, volumes={"theirs": restored}, device="cpu", progress=steps.append)
+        run_bench(
+            Benchmark(scans[:1], [2], [model], volumes={"theirs": restored}),
+            tmp_path,
+            device="cpu",
+            progress=steps.append,
+        )
         assert steps[3].stage == "first.nrrd x2: theirs"
         assert [(step.done, step.total) for step in steps] == [(done, 6) for done in range(6)]
 
 
 class TestThick:
     def test_what_is_made_of_averages_is_measured_on_every_slice(self, tmp_path, scans, model):
-        (given,) = write_thinned(scans[:1], [3], tmp_path, acquisition="thick")
+        (given,) = write_thinned(scans[:1], Thinning([3], acquisition="thick"), tmp_path)
         made = upsample(read_volume(given), 3, "K", "linear")
         write_volume(made, tmp_path / "made.nrrd")
-        options = {"acquisition": "thick", "volumes": {"theirs": tmp_path / "made.nrrd"}, "device": "cpu"}
-        (run,) = run_bench(scans[:1], [3], [model], tmp_path / "out", **options)["runs"]
+        benchmark = Benchmark(scans[:1], [3], [model], volumes={"theirs": tmp_path / "made.nrrd"})
+        (run,) = run_bench(benchmark, tmp_path / "out", acquisition="thick", device="cpu")["runs"]
         assert run["peers"]["theirs"]["psnr_db"] == pytest.approx(run["baselines"]["linear"]["psnr_db"], rel=1e-6)
 
     def test_what_was_made_of_the_other_acquisition_is_not_found(self, scans, restored):
@@ -264,7 +270,7 @@ class TestRequests:
     def test_missing_scan_in_a_folder_is_reported_before_any_work(self, tmp_path, scans, model, restored):
         steps = []
         with pytest.raises(InputError, match="holds no file first.x3.nrrd"):
-            run_bench(scans, [2, 3], [model], tmp_path, volumes={"theirs": restored}, progress=steps.append)
+            run_bench(Benchmark(scans, [2, 3], [model], volumes={"theirs": restored}), tmp_path, progress=steps.append)
         assert not steps
 
     def test_peer_requested_twice_is_measured_once(self, scans):

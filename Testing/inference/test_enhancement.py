@@ -13,7 +13,7 @@ from scans import affine_from, anatomy, directions, layouts
 from tiny import enhance_with_views, make_network
 from XViewSynthLib import Cancelled, InputError, Volume, enhance
 from XViewSynthLib.geometry.interpolation import upsample
-from XViewSynthLib.inference import enhancement
+from XViewSynthLib.inference import prediction
 from XViewSynthLib.inference.enhancement import carry_out
 from XViewSynthLib.inference.plan import make_plan
 from XViewSynthLib.model.catalogue import load_model
@@ -254,7 +254,7 @@ class TestOutOfMemory:
 
     def test_nothing_is_lost_of_tiles_that_are_underway(self, few_slices, model, cramped, monkeypatch):
         plain = enhance(few_slices, 2, model=cramped)
-        monkeypatch.setattr(enhancement, "_TILES_AHEAD", {"cpu": 1})
+        monkeypatch.setattr(prediction, "_TILES_AHEAD", {"cpu": 1})
         steps = []
         result = enhance(few_slices, 2, model=cramped, progress=steps.append)
         assert np.array_equal(plain.volume.voxels, result.volume.voxels)

@@ -18,7 +18,8 @@ from XViewSynthLib.geometry.slice_profile import SliceProfile, averaging_weights
 from XViewSynthLib.inference.enhancement import carry_out
 from XViewSynthLib.inference.plan import make_plan
 from XViewSynthLib.model.catalogue import choose_model, load_model, save_model
-from XViewSynthLib.model.network import ScanFacts, ThreeViewNetwork, join_gaps, spline_through
+from XViewSynthLib.model.network import ScanFacts, ThreeViewNetwork
+from XViewSynthLib.model.spline import join_gaps, spline_through
 from XViewSynthLib.request import Request
 
 TOUCHING = SliceProfile()

@@ -16,15 +16,8 @@ from XViewSynthLib import Volume, enhance, selfcheck
 from XViewSynthLib.inference.plan import make_plan
 from XViewSynthLib.inference.uncertainty import TERMS
 from XViewSynthLib.model.catalogue import Model, card_fault, save_model
-from XViewSynthLib.model.network import (
-    ScanFacts,
-    ThreeViewNetwork,
-    interleave,
-    reading_weights,
-    spline_between,
-    to_hu,
-    to_network_units,
-)
+from XViewSynthLib.model.network import ScanFacts, ThreeViewNetwork
+from XViewSynthLib.model.spline import interleave, reading_weights, spline_between, to_hu, to_network_units
 from XViewSynthTrainLib.config import TrainingConfig
 from XViewSynthTrainLib.distillation import restoration_terms
 from XViewSynthTrainLib.sampling import Sampler

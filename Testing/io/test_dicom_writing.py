@@ -33,7 +33,8 @@ from tiny import NETWORK, make_card, make_network
 from XViewSynthLib import InputError, Volume, enhance, read_volume, write_series
 from XViewSynthLib.cli.main import main
 from XViewSynthLib.errors import Cancelled
-from XViewSynthLib.io.dicom.writing import COMMENTS, OBSERVED, SYNTHETIC, open_source, write_files
+from XViewSynthLib.io.dicom.source import open_source
+from XViewSynthLib.io.dicom.writing import COMMENTS, OBSERVED, SYNTHETIC, write_files
 from XViewSynthLib.model.catalogue import save_model
 
 STUDY, FRAME = "1.2.826.0.1.3680043.8.498.7", "1.2.826.0.1.3680043.8.498.8"

@@ -12,10 +12,12 @@ from scans import affine_from, anatomy
 from tiny import NETWORK, cramped, enhance_with_views, make_card, make_network
 from XViewSynthLib import Volume, enhance
 from XViewSynthLib.geometry.slice_profile import SliceProfile
-from XViewSynthLib.inference.enhancement import carry_out, fuse
+from XViewSynthLib.inference.enhancement import carry_out
 from XViewSynthLib.inference.plan import make_plan
+from XViewSynthLib.inference.reconstruction import fuse
 from XViewSynthLib.model.catalogue import load_model, save_model
-from XViewSynthLib.model.network import ScanFacts, ThreeViewNetwork, spline_between, spline_through, to_network_units
+from XViewSynthLib.model.network import ScanFacts, ThreeViewNetwork
+from XViewSynthLib.model.spline import spline_between, spline_through, to_network_units
 from XViewSynthLib.progress import Progress
 from XViewSynthTrainLib.config import TrainingConfig
 from XViewSynthTrainLib.distillation import agreement_terms, restoration_terms

@@ -9,17 +9,9 @@ import torch
 
 from tiny import make_network
 from XViewSynthLib.geometry.slice_profile import SliceProfile
-from XViewSynthLib.model.network import (
-    VIEWS,
-    ScanFacts,
-    ThreeViewNetwork,
-    interleave,
-    spline_between,
-    spline_through,
-    to_hu,
-    to_network_units,
-)
+from XViewSynthLib.model.network import VIEWS, ScanFacts, ThreeViewNetwork
 from XViewSynthLib.model.noise import noise_correlation
+from XViewSynthLib.model.spline import interleave, spline_between, spline_through, to_hu, to_network_units
 
 FACTS = ScanFacts(torch.tensor([3.0]))
 SPECIALISTS = {"2": {}, "4": {"fusion_blocks": 2, "likeness": 1}}

@@ -15,8 +15,9 @@ from tiny import NETWORK, make_card, make_network
 from XViewSynthLib import Volume, enhance
 from XViewSynthLib.geometry.slice_profile import SliceProfile, averaging_weights
 from XViewSynthLib.model.catalogue import load_model, save_model
-from XViewSynthLib.model.network import ScanFacts, to_network_units
+from XViewSynthLib.model.network import ScanFacts
 from XViewSynthLib.model.noise import noise_correlation
+from XViewSynthLib.model.spline import to_network_units
 from XViewSynthTrainLib.config import TrainingConfig
 from XViewSynthTrainLib.sampling import Sampler
 

@@ -10,8 +10,9 @@ import pytest
 
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.system import locks
-from XViewSynthLib.system import outputs as module
-from XViewSynthLib.system.outputs import Outputs, output_folder, remove_left_folders, staging_folder
+from XViewSynthLib.system import staging as module
+from XViewSynthLib.system.outputs import Outputs
+from XViewSynthLib.system.staging import output_folder, remove_left_folders, staging_folder
 
 LIBRARY = str(Path(module.__file__).parents[2])
 
@@ -33,14 +34,14 @@ with Outputs(overwrite=True) as outputs:
     outputs.commit()
 """
 JUST_MADE = """
-outputs._lock = lambda folder: wait()
+staging._lock = lambda folder: wait()
 with staging_folder(Path(".")):
     pass
 """
 LEAVES_AT_ONCE = """
 with Outputs() as written:
     written.add("a.txt").write_text("half")
-    outputs.remove_staging_folders()
+    staging.remove_staging_folders()
     os._exit(3)
 """
 # A thread is slow at something that the end of the process must not cut short.
@@ -59,20 +60,20 @@ def write():
 leave_during(write)
 """
 LEAVES_DURING_A_REMOVAL = """
-clear = outputs._clear
+clear = staging._clear
 def slowly(folder, lock):
     began.set()
     time.sleep(0.3)
     clear(folder, lock)
-outputs._clear = slowly
+staging._clear = slowly
 def write():
     with Outputs() as written:
         written.add("a.txt").write_text("half")
 leave_during(write)
 """
 LEAVES_A_NEW_FOLDER = """
-with outputs.output_folder(Path("a")):
-    outputs.remove_staging_folders()
+with staging.output_folder(Path("a")):
+    staging.remove_staging_folders()
     os._exit(3)
 """
 WRITES_AGAIN_AND_AGAIN = """
@@ -88,8 +89,9 @@ def process_that(does: str, folder: Path, *arguments: str) -> subprocess.Popen:
     program = f"""
 import os, sys, threading, time
 from pathlib import Path
-from XViewSynthLib.system import outputs
-from XViewSynthLib.system.outputs import Outputs, staging_folder
+from XViewSynthLib.system import staging
+from XViewSynthLib.system.outputs import Outputs
+from XViewSynthLib.system.staging import staging_folder
 def wait():
     print("waiting", flush=True)
     sys.stdin.read()
@@ -97,7 +99,7 @@ began = threading.Event()
 def leave_during(work):
     threading.Thread(target=work, daemon=True).start()
     began.wait()
-    outputs.remove_staging_folders()
+    staging.remove_staging_folders()
     os._exit(3)
 {does}
 """
@@ -464,8 +466,8 @@ class TestFoldersThatWereLeft:
 
     def test_links_and_files_of_such_names_stay(self, tmp_path):
         (tmp_path / "elsewhere").mkdir()
-        (tmp_path / f"{module._prefix()}link").symlink_to(tmp_path / "elsewhere")
-        (tmp_path / f"{module._prefix()}file").write_text("mine")
+        (tmp_path / f"{module.staging_prefix()}link").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / f"{module.staging_prefix()}file").write_text("mine")
         remove_left_folders(tmp_path, all_computers=True)
         assert len(os.listdir(tmp_path)) == 3
 

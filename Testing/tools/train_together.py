@@ -39,7 +39,8 @@ from optimizers import MuonAndAdam, follow
 from XViewSynthLib import load_model, read_volume
 from XViewSynthLib.geometry.slice_profile import SliceProfile, averaging_weights
 from XViewSynthLib.model.catalogue import save_model
-from XViewSynthLib.model.network import ThreeViewNetwork, spline_between, spline_through, to_network_units
+from XViewSynthLib.model.network import ThreeViewNetwork
+from XViewSynthLib.model.spline import spline_between, spline_through, to_network_units
 from XViewSynthLib.request import Quality
 from XViewSynthTrainLib.config import LossWeights, TrainingConfig
 from XViewSynthTrainLib.distillation import restoration_terms

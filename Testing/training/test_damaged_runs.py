@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import fields
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from scans import affine_from, anatomy
 from tiny import NETWORK
 from XViewSynthLib import Cancelled, InputError, Volume, load_model, write_volume
-from XViewSynthTrainLib.ablation import ablate
+from XViewSynthTrainLib.ablation import Ablation, ablate
 from XViewSynthTrainLib.checkpoints import load_checkpoint, save_checkpoint
 from XViewSynthTrainLib.command import _read_settings
 from XViewSynthTrainLib.config import TrainingConfig
@@ -22,6 +23,7 @@ from XViewSynthTrainLib.files import CHECKPOINT_FILE, CONFIG_FILE, LOG_FILE, SCA
 from XViewSynthTrainLib.runlog import read_log
 from XViewSynthTrainLib.runs import train
 from XViewSynthTrainLib.trainer import check_step
+from XViewSynthTrainLib.training_set import TrainingSet
 
 SETTINGS = {
     "steps": 4, "slices": 4, "pixels": 16, "batch": 1, "network": NETWORK, "factor_shares": {"2": 1.0},
@@ -42,7 +44,7 @@ def stopped(scan, tmp_path_factory):
     folder, done = tmp_path_factory.mktemp("runs") / "run", []
     with pytest.raises(Cancelled):
         train(
-            [scan],
+            TrainingSet([scan]),
             folder,
             SETTINGS,
             device="cpu",
@@ -66,7 +68,7 @@ def assert_refused(run, match: str) -> None:
     """Resuming is refused in a sentence, and changes nothing."""
     before = content(run)
     with pytest.raises(InputError, match=match) as refused:
-        train([], run, resume=True, device="cpu")
+        train(None, run, device="cpu")
     assert "\n" not in str(refused.value)
     assert content(run) == before
 
@@ -75,12 +77,13 @@ def edit(path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+SET_FIELDS = {field.name for field in fields(TrainingSet)} - {"minutes"}
 TEXTS = ["", "{", "[]", "null", '"text"', "\x00" * 100, DEEP, '{"a": ' * 5000, "1" * 5000]
 
 
 class TestFiles:
     def test_the_run_itself_can_be_resumed(self, run):
-        assert train([], run, resume=True, device="cpu")["steps"] == 4
+        assert train(None, run, device="cpu")["steps"] == 4
 
     @pytest.mark.parametrize("text", TEXTS)
     @pytest.mark.parametrize("name", [CONFIG_FILE, SCANS_FILE])
@@ -104,7 +107,7 @@ class TestFiles:
         (run / name).unlink()
         os.mkfifo(run / name)
         with pytest.raises(InputError):
-            train([], run, resume=True, device="cpu")
+            train(None, run, device="cpu")
 
     @pytest.mark.parametrize(
         "changes",
@@ -167,7 +170,7 @@ class TestLog:
     def test_a_run_goes_on_with_them(self, run):
         with open(run / LOG_FILE, "ab") as log:
             log.write(b'\xff\xfe\x00{"kind": "gain", "step": 2}\n{"step": null}\n')
-        assert train([], run, resume=True, device="cpu")["steps"] == 4
+        assert train(None, run, device="cpu")["steps"] == 4
 
 
 class TestCheckpoint:
@@ -308,7 +311,7 @@ class TestSettings:
     )
     def test_a_refused_run_leaves_nothing(self, scan, tmp_path, settings):
         with pytest.raises(InputError):
-            train([scan], tmp_path / "below" / "run", SETTINGS | settings, device="cpu")
+            train(TrainingSet([scan]), tmp_path / "below" / "run", SETTINGS | settings, device="cpu")
         assert os.listdir(tmp_path) == []
 
     def test_what_no_machine_has_the_memory_for_is_refused(self):
@@ -322,8 +325,8 @@ class TestRefusals:
     @pytest.mark.parametrize(
         "changes",
         [
-            {"scans": ["none.nrrd"]},
-            {"hold_out": ["none.nrrd"]},
+            {"training": ["none.nrrd"]},
+            {"held_out": ["none.nrrd"]},
             {"hold_out_share": 2.0},
             {"hold_out_share": float("nan")},
             {"start": "none"},
@@ -333,17 +336,17 @@ class TestRefusals:
         ],
     )
     def test_leave_nothing(self, scan, tmp_path, changes):
-        arguments = {"scans": [scan], "settings": SETTINGS, "device": "cpu"} | changes
-        scans, settings = arguments.pop("scans"), arguments.pop("settings")
+        given = {"training": [scan]} | {name: value for name, value in changes.items() if name in SET_FIELDS}
+        arguments = {"device": "cpu"} | {name: value for name, value in changes.items() if name not in SET_FIELDS}
         with pytest.raises(InputError):
-            train(scans, tmp_path / "below" / "run", settings, **arguments)
+            train(TrainingSet(**given), tmp_path / "below" / "run", **({"settings": SETTINGS} | arguments))
         assert os.listdir(tmp_path) == []
 
     def test_keep_a_folder_that_was_there(self, scan, tmp_path):
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "notes.txt").write_text("mine")
         with pytest.raises(InputError):
-            train(["none.nrrd"], tmp_path / "run", SETTINGS, device="cpu")
+            train(TrainingSet(["none.nrrd"]), tmp_path / "run", SETTINGS, device="cpu")
         assert content(tmp_path) == {"run/notes.txt": b"mine"}
 
     @pytest.mark.parametrize(
@@ -351,10 +354,10 @@ class TestRefusals:
         [{"scans": ["none.nrrd"]}, {"settings": {"steps": 0}}, {"validate": ["none.nrrd"]}, {"start": "none"}],
     )
     def test_of_an_ablation_leave_nothing(self, scan, tmp_path, changes):
-        arguments = {"scans": [scan], "settings": SETTINGS, "device": "cpu"} | changes
+        arguments = {"scans": [scan], "settings": SETTINGS} | changes
         scans, settings = arguments.pop("scans"), arguments.pop("settings")
         with pytest.raises(InputError):
-            ablate(scans, tmp_path / "below" / "arms", settings, **arguments)
+            ablate(Ablation(scans, settings, **arguments), tmp_path / "below" / "arms", device="cpu")
         assert os.listdir(tmp_path) == []
 
 
@@ -362,7 +365,7 @@ class TestDivergence:
     def test_ends_in_a_sentence_with_a_checkpoint_to_use(self, scan, tmp_path):
         settings = SETTINGS | {"learning_rate": 1e30, "steps": 60, "patience": 0}
         with pytest.raises(InputError, match="Lower the learning rate .* The checkpoint before that is kept"):
-            train([scan], tmp_path / "run", settings, device="cpu", hold_out_share=0)
+            train(TrainingSet([scan], hold_out_share=0), tmp_path / "run", settings, device="cpu")
         tensors, facts = load_checkpoint(tmp_path / "run" / CHECKPOINT_FILE)
         assert all(tensor.isfinite().all() for tensor in tensors.values())
         assert facts["recoveries"] == 8
@@ -377,5 +380,5 @@ class TestDivergence:
             "patience": 0,
         }
         with pytest.raises(InputError, match="Lower the learning rate"):
-            train([scan], tmp_path / "run", settings, device="cpu", start=str(tiny_model))
+            train(TrainingSet([scan], start=str(tiny_model)), tmp_path / "run", settings, device="cpu")
         assert load_model(tmp_path / "run" / "model").sha256 == load_model(tiny_model).sha256

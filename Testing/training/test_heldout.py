@@ -10,6 +10,7 @@ from tiny import NETWORK, make_card, make_network
 from XViewSynthLib import Cancelled, InputError, Volume, read_volume, selfcheck
 from XViewSynthLib.model.catalogue import save_model
 from XViewSynthLib.model.network import ThreeViewNetwork
+from XViewSynthLib.progress import Monitor
 from XViewSynthTrainLib.heldout import Gain, HeldOut, mean_gain, write_example, write_preview
 
 SCAN = Volume(anatomy((21, 48, 52)), affine_from((0.8, 0.8, 1.0)))
@@ -61,7 +62,7 @@ class TestScans:
 
     def test_can_be_cancelled(self):
         with pytest.raises(Cancelled):
-            held_out().evaluate(make_network().eval(), lambda: True)
+            held_out().evaluate(make_network().eval(), Monitor(None, lambda: True))
 
 
 class TestPreview:

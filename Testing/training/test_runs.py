@@ -12,16 +12,19 @@ from scans import affine_from, anatomy, write_dicom_series
 from tiny import NETWORK, make_card, make_network, make_spline_network
 from XViewSynthLib import Cancelled, InputError, Volume, enhance, load_model, read_volume, write_volume
 from XViewSynthLib.model.catalogue import save_model
+from XViewSynthLib.progress import Monitor
 from XViewSynthLib.workers.job import Job
-from XViewSynthTrainLib.ablation import ARMS, ablate
+from XViewSynthTrainLib.ablation import ARMS, Ablation, ablate
+from XViewSynthTrainLib.cards import make_card as make_trained_card
 from XViewSynthTrainLib.checkpoints import load_checkpoint
 from XViewSynthTrainLib.command import register_ablate, register_train
 from XViewSynthTrainLib.config import TrainingConfig
+from XViewSynthTrainLib.duration import affordable_voxels, steps_within
 from XViewSynthTrainLib.files import CHECKPOINT_FILE
 from XViewSynthTrainLib.heldout import VERDICT_VOXELS, WATCHED_VOXELS
 from XViewSynthTrainLib.runlog import read_log
-from XViewSynthTrainLib.runs import affordable_voxels, steps_within, train
-from XViewSynthTrainLib.runs import make_card as make_trained_card
+from XViewSynthTrainLib.runs import train
+from XViewSynthTrainLib.training_set import TrainingSet
 
 SETTINGS = {"steps": 4, "slices": 4, "pixels": 16, "batch": 1, "network": NETWORK}
 #: Wild steps, few enough to be harmful.
@@ -102,14 +105,14 @@ def run_command(tmp_path):
 
 class TestTrain:
     def test_gives_a_model_that_enhances(self, thin, tmp_path):
-        report = train([thin], tmp_path / "run", SETTINGS, name="mine")
+        report = train(TrainingSet([thin], name="mine"), tmp_path / "run", SETTINGS)
         model = load_model(tmp_path / "run" / "model")
         assert (model.name, model.sha256) == (report["model"]["name"], report["model"]["sha256"])
         assert enhance(read_volume(thin), 2, model=model).volume.voxels.shape[0] == 81
 
     def test_starts_from_a_model_and_keeps_its_network(self, thin, tmp_path, tiny_model):
         settings = {**SETTINGS, "network": {}}
-        train([thin], tmp_path / "run", settings, start=str(tiny_model), hold_out_share=0)
+        train(TrainingSet([thin], start=str(tiny_model), hold_out_share=0), tmp_path / "run", settings)
         card = load_model(tmp_path / "run" / "model").card
         assert card["network"] == NETWORK
         assert card["training"]["started_from"] == load_model(tiny_model).sha256
@@ -117,34 +120,36 @@ class TestTrain:
 
     def test_has_no_specialists_of_best_quality(self, thin, tmp_path, with_best_specialist):
         settings = {**SETTINGS, "network": {}}
-        train([thin], tmp_path / "run", settings, start=str(with_best_specialist), hold_out_share=0)
+        train(TrainingSet([thin], start=str(with_best_specialist), hold_out_share=0), tmp_path / "run", settings)
         card = load_model(tmp_path / "run" / "model").card
         assert card["network"] == NETWORK
         assert card["training"]["started_from"] == load_model(with_best_specialist).sha256
 
     @pytest.mark.parametrize("stopped_after", [1, 3])
     def test_goes_on_where_it_stopped(self, thin, tmp_path, stopped_after):
-        train([thin], tmp_path / "whole", SETTINGS)
+        train(TrainingSet([thin]), tmp_path / "whole", SETTINGS)
         done = []
         with pytest.raises(Cancelled, match=f"Stopped after step {stopped_after}"):
             train(
-                [thin], tmp_path / "run", SETTINGS,
+                TrainingSet([thin]),
+                tmp_path / "run",
+                SETTINGS,
                 progress=lambda told: done.append(told.done) if told.stage == "training" else None,
                 should_cancel=lambda: stopped_after in done,
-            )  # fmt: skip
-        train([], tmp_path / "run", resume=True)
+            )
+        train(None, tmp_path / "run")
         whole, run = (load_checkpoint(tmp_path / name / CHECKPOINT_FILE)[0] for name in ("whole", "run"))
         assert all(torch.equal(whole[name], run[name]) for name in whole)
         assert [e["kind"] for e in read_log(tmp_path / "run")] == [e["kind"] for e in read_log(tmp_path / "whole")]
 
     def test_a_bad_name_is_reported_before_the_work(self, thin, tmp_path):
         with pytest.raises(InputError, match="A model cannot be named"):
-            train([thin], tmp_path / "run", SETTINGS, name="a/b")
+            train(TrainingSet([thin], name="a/b"), tmp_path / "run", SETTINGS)
         assert not (tmp_path / "run").exists()
 
     def test_no_scan_is_reported(self, tmp_path):
         with pytest.raises(InputError, match="at least one scan"):
-            train([], tmp_path / "run", SETTINGS)
+            train(TrainingSet([]), tmp_path / "run", SETTINGS)
 
     @pytest.mark.parametrize(("value", "told"), [(0, "everywhere"), (np.nan, "NaN")])
     def test_a_scan_that_is_none_is_reported_by_name(self, thin, tmp_path, value, told):
@@ -152,31 +157,31 @@ class TestTrain:
         voxels[:, :, :] = value
         write_volume(Volume(voxels, affine_from((0.8, 0.8, 1.0))), tmp_path / "odd.nrrd")
         with pytest.raises(InputError, match=rf"odd.nrrd cannot be trained on: .*{told}"):
-            train([thin, tmp_path / "odd.nrrd"], tmp_path / "run", SETTINGS)
+            train(TrainingSet([thin, tmp_path / "odd.nrrd"]), tmp_path / "run", SETTINGS)
 
     def test_a_run_is_not_overwritten(self, thin, tmp_path):
-        train([thin], tmp_path / "run", SETTINGS)
+        train(TrainingSet([thin]), tmp_path / "run", SETTINGS)
         before = (tmp_path / "run" / "scans.json").read_text()
         with pytest.raises(InputError, match="holds a run already"):
-            train([thin], tmp_path / "run", SETTINGS, name="other")
+            train(TrainingSet([thin], name="other"), tmp_path / "run", SETTINGS)
         assert (tmp_path / "run" / "scans.json").read_text() == before
 
     def test_without_a_run_there_is_nothing_to_resume(self, tmp_path):
         with pytest.raises(InputError, match="Start without --resume"):
-            train([], tmp_path / "run", resume=True)
+            train(None, tmp_path / "run")
 
     def test_a_folder_that_cannot_be_made_is_reported(self, thin, tmp_path):
         (tmp_path / "file").write_text("")
         with pytest.raises(InputError, match="Cannot make the folder .* Choose another one"):
-            train([thin], tmp_path / "file" / "run", SETTINGS)
+            train(TrainingSet([thin]), tmp_path / "file" / "run", SETTINGS)
 
     @pytest.mark.parametrize("minutes", [0, -3, float("inf"), float("nan")])
     def test_a_length_that_is_none_is_reported(self, thin, tmp_path, minutes):
         with pytest.raises(InputError, match="positive number of minutes"):
-            train([thin], tmp_path / "run", SETTINGS, minutes=minutes)
+            train(TrainingSet([thin]), tmp_path / "run", SETTINGS, minutes=minutes)
 
     def test_minutes_become_steps(self, thin, tmp_path):
-        report = train([thin], tmp_path / "run", {**SETTINGS, "steps": 10**6, "patience": 0}, minutes=0.05)
+        report = train(TrainingSet([thin]), tmp_path / "run", {**SETTINGS, "steps": 10**6, "patience": 0}, minutes=0.05)
         assert report["steps"] == json.loads((tmp_path / "run" / "config.json").read_text())["steps"] < 10**6
 
     def test_no_time_is_still_a_step(self, thin):
@@ -191,7 +196,7 @@ class TestTrain:
 
         config = TrainingConfig(**SETTINGS)
         with pytest.raises(Cancelled):
-            steps_within(60, [read_volume(thin)], config, "cpu", should_cancel=should_cancel)
+            steps_within(60, [read_volume(thin)], config, "cpu", monitor=Monitor(None, should_cancel))
         assert len(asked) < 10
 
     def test_the_verdict_is_as_thorough_as_the_time_allows(self):
@@ -202,22 +207,22 @@ class TestTrain:
 
 class TestHoldOut:
     def test_of_a_single_scan_the_upper_slices_are_held_out(self, thin, tmp_path):
-        report = train([thin], tmp_path / "run", SETTINGS)
+        report = train(TrainingSet([thin]), tmp_path / "run", SETTINGS)
         assert [scan["slices"] for scan in report["training_scans"]] == [30]
         assert [scan["slices"] for scan in report["held_out_scans"]] == [11]
 
     def test_of_several_scans_the_last_ones(self, thin, short, tmp_path):
-        report = train([thin, thin, short], tmp_path / "run", SETTINGS, hold_out_share=0.3)
+        report = train(TrainingSet([thin, thin, short], hold_out_share=0.3), tmp_path / "run", SETTINGS)
         assert [scan["slices"] for scan in report["training_scans"]] == [41, 41]
         assert [scan["slices"] for scan in report["held_out_scans"]] == [13]
 
     def test_named_ones(self, thin, short, tmp_path):
-        report = train([thin], tmp_path / "run", SETTINGS, hold_out=[short])
+        report = train(TrainingSet([thin], held_out=[short]), tmp_path / "run", SETTINGS)
         assert [scan["slices"] for scan in report["training_scans"]] == [41]
         assert [scan["slices"] for scan in report["held_out_scans"]] == [13]
 
     def test_or_none(self, thin, tmp_path):
-        report = train([thin], tmp_path / "run", SETTINGS, hold_out_share=0)
+        report = train(TrainingSet([thin], hold_out_share=0), tmp_path / "run", SETTINGS)
         assert (report["after"], report["beats_start"]) == ({}, None)
         assert "its quality is unknown" in report["message"]
         assert not (tmp_path / "run" / "preview").exists()
@@ -225,14 +230,14 @@ class TestHoldOut:
     @pytest.mark.parametrize("share", [-0.1, 1.0])
     def test_a_share_that_is_none_is_reported(self, thin, tmp_path, share):
         with pytest.raises(InputError, match="Hold out a share from 0 to below 1"):
-            train([thin], tmp_path / "run", SETTINGS, hold_out_share=share)
+            train(TrainingSet([thin], hold_out_share=share), tmp_path / "run", SETTINGS)
 
     def test_gains_are_reported_from_before_the_first_step_on(self, thin, tmp_path):
-        train([thin], tmp_path / "run", {**SETTINGS, "judgements": 2})
+        train(TrainingSet([thin]), tmp_path / "run", {**SETTINGS, "judgements": 2})
         assert [entry["step"] for entry in read_log(tmp_path / "run") if entry["kind"] == "gain"] == [0, 2, 4]
 
     def test_there_is_something_to_see(self, thin, tmp_path):
-        train([thin], tmp_path / "run", SETTINGS)
+        train(TrainingSet([thin]), tmp_path / "run", SETTINGS)
         preview = tmp_path / "run" / "preview"
         assert sorted(path.stem for path in preview.iterdir()) == ["before", "now", "observed", "truth"]
         assert not (read_volume(preview / "now.nrrd").voxels == read_volume(preview / "truth.nrrd").voxels).all()
@@ -243,14 +248,14 @@ class TestVerdict:
 
     def test_training_that_helped_is_delivered(self, bars, tmp_path, poor_model):
         settings = {**SETTINGS, "steps": 120, "learning_rate": 3e-3, "cross_view_from": 1.0}
-        report = train([bars], tmp_path / "run", settings, start=str(poor_model))
+        report = train(TrainingSet([bars], start=str(poor_model)), tmp_path / "run", settings)
         assert report["beats_start"] is True
         assert report["after"]["2"]["over_better_db"] > report["before"]["2"]["over_better_db"] + 1
         assert "better than the model it started from" in report["message"]
         assert load_model(tmp_path / "run" / "model").name == "trained"
 
     def test_after_training_that_did_not_help_it_is_what_it_began_with(self, thin, tmp_path, untrained_model):
-        report = train([thin], tmp_path / "run", HARMFUL, start=str(untrained_model))
+        report = train(TrainingSet([thin], start=str(untrained_model)), tmp_path / "run", HARMFUL)
         assert report["beats_start"] is False
         assert report["after"] == report["before"]
         assert "did not beat 'small'" in report["message"]
@@ -259,7 +264,7 @@ class TestVerdict:
     def test_what_it_began_with_is_copied_byte_for_byte(self, thin, tmp_path):
         half = tmp_path / "half"
         save_model(half, make_spline_network(**NETWORK).bfloat16(), make_card())
-        report = train([thin], tmp_path / "run", HARMFUL, start=str(half))
+        report = train(TrainingSet([thin], start=str(half)), tmp_path / "run", HARMFUL)
         assert report["beats_start"] is False
         assert "did not beat 'small'" in report["message"]
         for file in half.iterdir():
@@ -267,23 +272,23 @@ class TestVerdict:
 
     def test_a_gain_that_is_printed_as_nothing_is_none(self, thin, tmp_path, untrained_model):
         settings = {**SETTINGS, "learning_rate": 1e-9}
-        report = train([thin], tmp_path / "run", settings, start=str(untrained_model))
+        report = train(TrainingSet([thin], start=str(untrained_model)), tmp_path / "run", settings)
         assert report["beats_start"] is False
         assert "0.00 dB better" not in report["message"]
 
     def test_its_starting_model_still_predicts_at_best_quality(self, thin, tmp_path, with_best_specialist):
-        report = train([thin], tmp_path / "run", HARMFUL, start=str(with_best_specialist))
+        report = train(TrainingSet([thin], start=str(with_best_specialist)), tmp_path / "run", HARMFUL)
         assert report["beats_start"] is False
         assert "4" in load_model(tmp_path / "run" / "model").network.best_specialists
 
     def test_from_scratch_there_is_nothing_to_beat(self, thin, tmp_path):
-        report = train([thin], tmp_path / "run", SETTINGS)
+        report = train(TrainingSet([thin]), tmp_path / "run", SETTINGS)
         assert report["beats_start"] is None
         assert "dB over the better interpolation" in report["message"]
 
     def test_an_early_end_is_reported(self, thin, tmp_path, untrained_model):
         settings = {**HARMFUL, "judgements": 6, "patience": 2}
-        report = train([thin], tmp_path / "run", settings, start=str(untrained_model))
+        report = train(TrainingSet([thin], start=str(untrained_model)), tmp_path / "run", settings)
         assert (report["status"], report["steps"]) == ("stopped early", 2)
 
 
@@ -307,13 +312,13 @@ class TestPrivacy:
         told = []
         with pytest.raises(Cancelled):
             train(
-                scans,
+                TrainingSet(scans),
                 folder / "run",
                 SETTINGS,
                 progress=told.append,
                 should_cancel=lambda: told[-1:] and told[-1].stage == "training",
             )
-        train([], folder / "run", resume=True)
+        train(None, folder / "run")
         return folder / "run"
 
     def test_is_kept_by_every_file_of_the_run(self, run):
@@ -349,7 +354,7 @@ class TestAblation:
     @classmethod
     def trained(cls, thin, tmp_path_factory):
         folder = tmp_path_factory.mktemp("ablation")
-        return folder, ablate([thin], folder, SETTINGS, seeds=2, validate=[thin], factors=[2])
+        return folder, ablate(Ablation([thin], SETTINGS, seeds=2, validate=[thin], factors=[2]), folder)
 
     def test_trains_every_arm_with_every_seed(self, trained):
         folder, _ = trained
@@ -374,7 +379,7 @@ class TestAblation:
 
     def test_can_measure_on_the_middle_of_the_slices(self, thin, trained):
         folder, _ = trained
-        ablate([thin], folder, SETTINGS, seeds=2, validate=[thin], factors=[2], center=16)
+        ablate(Ablation([thin], SETTINGS, seeds=2, validate=[thin], factors=[2], center=16), folder)
         whole, middle = read_volume(thin), read_volume(folder / "validation" / thin.name)
         assert middle.voxels.shape == (41, 16, 16)
         i, j, k = (round(index) for index in whole.ras_to_ijk(middle.origin))
@@ -384,24 +389,26 @@ class TestAblation:
         folder, _ = trained
         before = (folder / "plain" / "seed0" / "card.json").stat().st_mtime_ns
         told = []
-        assert ablate([thin], folder, SETTINGS, seeds=2, progress=told.append) is None
+        assert ablate(Ablation([thin], SETTINGS, seeds=2), folder, progress=told.append) is None
         assert (folder / "plain" / "seed0" / "card.json").stat().st_mtime_ns == before
         assert not told
 
     def test_can_start_every_run_from_a_model(self, thin, tmp_path, tiny_model):
-        ablate([thin], tmp_path / "out", {**SETTINGS, "network": {}}, seeds=1, start=str(tiny_model))
+        ablate(Ablation([thin], {**SETTINGS, "network": {}}, seeds=1, start=str(tiny_model)), tmp_path / "out")
         began_with = load_model(tiny_model).sha256
         for arm in ARMS:
             assert load_model(tmp_path / "out" / arm / "seed0").card["training"]["started_from"] == began_with
 
     def test_trains_no_specialists_of_best_quality(self, thin, tmp_path, with_best_specialist):
-        ablate([thin], tmp_path / "out", {**SETTINGS, "network": {}}, seeds=1, start=str(with_best_specialist))
+        ablate(
+            Ablation([thin], {**SETTINGS, "network": {}}, seeds=1, start=str(with_best_specialist)), tmp_path / "out"
+        )
         for arm in ARMS:
             assert load_model(tmp_path / "out" / arm / "seed0").card["network"] == NETWORK
 
     def test_tells_the_time_left_of_all_runs(self, thin, tmp_path):
         told = []
-        ablate([thin], tmp_path / "one", SETTINGS, seeds=1, progress=told.append)
+        ablate(Ablation([thin], SETTINGS, seeds=1), tmp_path / "one", progress=told.append)
         assert told[0].stage == "level0 seed 0"
         assert told[0].seconds_left > 0
         assert told[-1].seconds_left == 0

@@ -94,8 +94,8 @@ class TestTwoProcesses:
 class TestAlone:
     def test_without_torchrun_there_is_no_team(self, monkeypatch):
         monkeypatch.delenv("WORLD_SIZE", raising=False)
-        with team_of_torchrun("cpu") as (team, device):
-            assert (team.size, team.leads, device) == (1, True, "cpu")
+        with team_of_torchrun("cpu") as team:
+            assert (team.size, team.leads, team.device) == (1, True, "cpu")
 
     def test_a_batch_that_cannot_be_shared_is_reported(self, tmp_path):
         scan = Volume(anatomy((21, 24, 28)), affine_from((0.8, 0.8, 1.0)))

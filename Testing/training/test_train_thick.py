@@ -21,6 +21,7 @@ from XViewSynthTrainLib.heldout import HeldOut, write_example
 from XViewSynthTrainLib.runs import train
 from XViewSynthTrainLib.sampling import Sampler, materials_of
 from XViewSynthTrainLib.trainer import stored_config
+from XViewSynthTrainLib.training_set import TrainingSet
 
 THICK_NETWORK = NETWORK | {"thick": 1}
 CONFIG = TrainingConfig(acquisition="thick", slices=5, pixels=16, batch=2, network=THICK_NETWORK)
@@ -141,7 +142,7 @@ class TestHeldOut:
 class TestRun:
     def test_from_scratch(self, scan_file, tmp_path):
         settings = SETTINGS | {"network": THICK_NETWORK}
-        report = train([scan_file], tmp_path / "run", settings, device="cpu", name="mine")
+        report = train(TrainingSet([scan_file], name="mine"), tmp_path / "run", settings, device="cpu")
         model = load_model(tmp_path / "run" / "model")
         assert model.card["acquisition"] == "thick"
         assert "averages over their thickness" in model.card["intended_use"]
@@ -150,7 +151,7 @@ class TestRun:
         assert len(enhance(thick, 4, model=model).synthetic_slices) == enhance(thick, 4, model=model).volume.slices("K")
 
     def test_from_a_model_for_gaps_takes_over_its_backbone(self, scan_file, gap_model, tmp_path):
-        report = train([scan_file], tmp_path / "run", SETTINGS, device="cpu", start=str(gap_model))
+        report = train(TrainingSet([scan_file], start=str(gap_model)), tmp_path / "run", SETTINGS, device="cpu")
         config = stored_config(tmp_path / "run")
         assert config.network["thick"] == 1
         # There is no starting model to beat or to rehearse.
@@ -160,29 +161,28 @@ class TestRun:
         assert {"name": "seen", "license": "CC0-1.0"} in card["training_data"]
 
     def test_which_can_be_resumed(self, scan_file, gap_model, tmp_path):
-        whole = train([scan_file], tmp_path / "whole", SETTINGS, device="cpu", start=str(gap_model))
+        whole = train(TrainingSet([scan_file], start=str(gap_model)), tmp_path / "whole", SETTINGS, device="cpu")
         steps = iter([False, False, True])
         with pytest.raises(Cancelled, match="after step"):
             train(
-                [scan_file],
+                TrainingSet([scan_file], start=str(gap_model)),
                 tmp_path / "run",
                 SETTINGS,
                 device="cpu",
-                start=str(gap_model),
                 should_cancel=lambda: (tmp_path / "run" / "config.json").exists() and next(steps, True),
             )
-        report = train([], tmp_path / "run", resume=True, device="cpu")
+        report = train(None, tmp_path / "run", device="cpu")
         assert report["model"]["sha256"] == whole["model"]["sha256"]
 
     def test_and_cannot_be_made_to_rehearse(self, scan_file, gap_model, tmp_path):
         with pytest.raises(InputError, match="no starting model to rehearse"):
-            train([scan_file], tmp_path / "run", SETTINGS | {"rehearsal_share": 0.3}, start=str(gap_model))
+            train(TrainingSet([scan_file], start=str(gap_model)), tmp_path / "run", SETTINGS | {"rehearsal_share": 0.3})
 
     def test_a_model_for_thick_slices_goes_on_as_one(self, scan_file, tmp_path):
         card = make_card(name="thick", acquisition="thick", network=THICK_NETWORK)
         start = save_model(tmp_path / "thick", make_network(thick=1), card)
         settings = {name: value for name, value in SETTINGS.items() if name != "acquisition"}
-        report = train([scan_file], tmp_path / "run", settings, device="cpu", start=str(start.folder))
+        report = train(TrainingSet([scan_file], start=str(start.folder)), tmp_path / "run", settings, device="cpu")
         assert stored_config(tmp_path / "run").acquisition == "thick"
         assert report["beats_start"] is not None
 

@@ -11,7 +11,9 @@ import torch
 from scans import affine_from, anatomy
 from tiny import NETWORK, make_network
 from XViewSynthLib import Cancelled, InputError, Volume
-from XViewSynthLib.model.network import ScanFacts, to_network_units
+from XViewSynthLib.model.network import ScanFacts
+from XViewSynthLib.model.spline import to_network_units
+from XViewSynthLib.progress import Monitor
 from XViewSynthTrainLib.checkpoints import load_checkpoint, save_checkpoint
 from XViewSynthTrainLib.config import LossWeights, TrainingConfig
 from XViewSynthTrainLib.distillation import agreement_terms, answered, cross_view_distillation, restoration_terms
@@ -19,7 +21,7 @@ from XViewSynthTrainLib.files import CHECKPOINT_FILE
 from XViewSynthTrainLib.heldout import Gain
 from XViewSynthTrainLib.runlog import read_log
 from XViewSynthTrainLib.sampling import Sampler
-from XViewSynthTrainLib.trainer import Trainer, rate_at
+from XViewSynthTrainLib.trainer import Evaluation, Trainer, rate_at
 
 CONFIG = TrainingConfig(steps=8, slices=4, pixels=16, batch=1, network=NETWORK, factor_shares={2: 1.0})
 
@@ -170,7 +172,7 @@ class TestRehearsal:
         whole = Trainer(scans, config, tmp_path / "whole", start=start).run()
         answers = iter([False] * 4 + [True])
         with pytest.raises(Cancelled):
-            Trainer(scans, config, tmp_path / "stopped", start=start).run(should_cancel=lambda: next(answers))
+            Trainer(scans, config, tmp_path / "stopped", start=start).run(Monitor(None, lambda: next(answers)))
         resumed = Trainer(scans, config, tmp_path / "stopped", start=start, resume=True).run()
         assert torch.equal(weights_of(resumed), weights_of(whole))
 
@@ -187,7 +189,7 @@ class TestResuming:
         whole = Trainer(scans, config, tmp_path / "whole").run()
         answers = iter([False] * stopped_after + [True])
         with pytest.raises(Cancelled, match="--resume"):
-            Trainer(scans, config, tmp_path / "stopped").run(should_cancel=lambda: next(answers))
+            Trainer(scans, config, tmp_path / "stopped").run(Monitor(None, lambda: next(answers)))
         resumed = Trainer(scans, CONFIG, tmp_path / "stopped", resume=True)
         assert resumed.step == stopped_after
         assert torch.equal(weights_of(resumed.run()), weights_of(whole))
@@ -236,7 +238,9 @@ class TestJudging:
         """Train under a judge, and tell the steps that were the best so far."""
         best = []
         config = replace(CONFIG, judgements=4, **changes)
-        trainer = Trainer(scans, config, folder, judge=judge, on_best=lambda _: best.append(trainer.step))
+        trainer = Trainer(
+            scans, config, folder, evaluation=Evaluation(judge, on_best=lambda _: best.append(trainer.step))
+        )
         trainer.run()
         return trainer, best
 
@@ -252,7 +256,12 @@ class TestJudging:
 
     def test_what_the_run_began_with_is_to_beat(self, scans, tmp_path):
         best = []
-        trainer = Trainer(scans, replace(CONFIG, judgements=4), tmp_path, judge=Judge(1, 2, 3, 4), on_best=best.append)
+        trainer = Trainer(
+            scans,
+            replace(CONFIG, judgements=4),
+            tmp_path,
+            evaluation=Evaluation(Judge(1, 2, 3, 4), on_best=best.append),
+        )
         trainer.judge_start({2: Gain(9, 9, 9)})
         trainer.run()
         assert best == []
@@ -270,8 +279,10 @@ class TestJudging:
         config = replace(CONFIG, judgements=4, patience=2)
         answers = iter([False] * 5 + [True])
         with pytest.raises(Cancelled):
-            Trainer(scans, config, tmp_path, judge=Judge(3, 1)).run(should_cancel=lambda: next(answers))
-        resumed = Trainer(scans, config, tmp_path, judge=Judge(2), resume=True)
+            Trainer(scans, config, tmp_path, evaluation=Evaluation(Judge(3, 1))).run(
+                Monitor(None, lambda: next(answers))
+            )
+        resumed = Trainer(scans, config, tmp_path, evaluation=Evaluation(Judge(2)), resume=True)
         resumed.run()
         assert (resumed.step, resumed.stopped_early, resumed.best_gain) == (6, True, 3)
 
@@ -283,14 +294,14 @@ class TestJudging:
             saved.append((facts["step"], facts["judged_step"]))
             return {2: Gain(1, 1, 1)}
 
-        Trainer(scans, replace(CONFIG, judgements=4), tmp_path, judge=judge).run()
+        Trainer(scans, replace(CONFIG, judgements=4), tmp_path, evaluation=Evaluation(judge)).run()
         assert saved == [(2, 0), (4, 2), (6, 4), (8, 6)]
         assert load_checkpoint(tmp_path / CHECKPOINT_FILE)[1]["judged_step"] == 8
 
     @pytest.mark.parametrize("broken", [2, 8])
     def test_a_judgement_that_was_stopped_is_made_up_for(self, scans, tmp_path, broken):
         config = replace(CONFIG, judgements=4, patience=0)
-        Trainer(scans, config, tmp_path / "whole", judge=Judge(1, 2, 3, 4)).run()
+        Trainer(scans, config, tmp_path / "whole", evaluation=Evaluation(Judge(1, 2, 3, 4))).run()
         trainer = None
 
         def stopped(_network: torch.nn.Module) -> dict[int, Gain]:
@@ -298,10 +309,12 @@ class TestJudging:
                 raise Cancelled
             return {2: Gain(trainer.step / 2, trainer.step / 2, trainer.step / 2)}
 
-        trainer = Trainer(scans, config, tmp_path / "stopped", judge=stopped)
+        trainer = Trainer(scans, config, tmp_path / "stopped", evaluation=Evaluation(stopped))
         with pytest.raises(Cancelled, match=f"Stopped after step {broken}; --resume"):
             trainer.run()
-        resumed = Trainer(scans, config, tmp_path / "stopped", judge=Judge(*range(broken // 2, 5)), resume=True)
+        resumed = Trainer(
+            scans, config, tmp_path / "stopped", evaluation=Evaluation(Judge(*range(broken // 2, 5))), resume=True
+        )
         resumed.run()
         whole, log = (read_log(tmp_path / name) for name in ("whole", "stopped"))
         assert [(e["kind"], e["step"], e.get("mean_gain_db")) for e in log] == [
@@ -309,7 +322,7 @@ class TestJudging:
         ]
 
     def test_a_gain_that_was_noted_before_a_kill_is_noted_once(self, scans, tmp_path):
-        trainer = Trainer(scans, replace(CONFIG, judgements=4), tmp_path, judge=Judge(1, 2, 3, 4))
+        trainer = Trainer(scans, replace(CONFIG, judgements=4), tmp_path, evaluation=Evaluation(Judge(1, 2, 3, 4)))
         trainer.log.add_gain(2, 0.0, {2: Gain(1, 1, 1)})
         trainer.run()
         assert [entry["step"] for entry in read_log(tmp_path) if entry["kind"] == "gain"] == [2, 4, 6, 8]

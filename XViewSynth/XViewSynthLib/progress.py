@@ -1,7 +1,8 @@
-"""Progress of long work, and reporters that show it on a terminal or print it for a program.
+"""Progress and cancellation of long work, and reporters that show progress on a terminal or print it for a program.
 
 Long functions take ``progress``, a callable that receives one `Progress` per step and returns nothing. They may
-call it from any thread. The reporters of this module are such callables for the command line.
+call it from any thread. The reporters of this module are such callables for the command line. Inside, a `Monitor`
+carries ``progress`` and ``should_cancel`` together.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import TextIO
 
+from .errors import Cancelled
 from .system.streams import mute, visible
 
 KINDS = ("bar", "json", "none")
@@ -46,6 +48,46 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
+
+
+class Monitor:
+    """Progress and cancellation of long work.
+
+    Args:
+        progress: receives a `Progress` per step.
+        should_cancel: called several times a second; true ends the work.
+    """
+
+    def __init__(self, progress: Report | None = None, should_cancel: Callable[[], bool] | None = None):
+        self._progress, self._should_cancel = progress, should_cancel
+
+    def step(self, stage: str, done: int, total: int, seconds_left: float | None = None) -> None:
+        """Report `done` of `total` steps of a stage; see `Progress`."""
+        if self._progress is not None:
+            self._progress(Progress(stage, done, total, seconds_left))
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether a stop was requested."""
+        return self._should_cancel is not None and self._should_cancel()
+
+    def check(self) -> None:
+        """Raise `Cancelled` if a stop was requested."""
+        if self.cancelled:
+            raise Cancelled("Stopped; nothing was written.")
+
+    def silent(self) -> Monitor:
+        """A monitor for a part of the work whose steps are not reported."""
+        return Monitor(None, self._should_cancel)
+
+    def changed(self, change: Callable[[Progress], Progress]) -> Monitor:
+        """A monitor for a part of the work, whose steps are reported as `change` returns them."""
+        progress = self._progress
+        return Monitor(None if progress is None else lambda step: progress(change(step)), self._should_cancel)
+
+
+#: Of work whose progress is not shown, and that nothing stops.
+UNWATCHED = Monitor()
 
 
 @contextmanager

@@ -118,21 +118,18 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 def _train(arguments: argparse.Namespace, job: Job) -> None:
     from .files import MODEL_FOLDER, REPORT_PAGE
     from .runs import train
+    from .training_set import TrainingSet
 
     if arguments.resume and arguments.scans:
         raise InputError("Leave the scans out with --resume: the run uses its own.")
     _check_links(arguments, [*arguments.scans, *arguments.hold_out])
+    given = (arguments.scans, arguments.hold_out, arguments.hold_out_share, arguments.start, arguments.name)
     report = train(
-        arguments.scans,
+        None if arguments.resume else TrainingSet(*given),
         arguments.output,
         _settings(arguments),
-        hold_out=arguments.hold_out,
-        hold_out_share=arguments.hold_out_share,
-        name=arguments.name,
-        start=arguments.start,
         minutes=arguments.minutes,
         device=arguments.device,
-        resume=arguments.resume,
         progress=job.progress,
         should_cancel=job.should_cancel,
     )
@@ -144,19 +141,21 @@ def _train(arguments: argparse.Namespace, job: Job) -> None:
 
 
 def _ablate(arguments: argparse.Namespace, job: Job) -> None:
-    from .ablation import ablate
+    from .ablation import Ablation, ablate
 
     factors = arguments.factor or [2, 4]
     _check_links(arguments, [*arguments.scans, *arguments.validate])
     table = ablate(
-        arguments.scans,
+        Ablation(
+            arguments.scans,
+            _settings(arguments),
+            arguments.seeds,
+            arguments.start,
+            arguments.validate,
+            factors,
+            arguments.center,
+        ),
         arguments.output,
-        _settings(arguments),
-        seeds=arguments.seeds,
-        validate=arguments.validate,
-        factors=factors,
-        center=arguments.center,
-        start=arguments.start,
         device=arguments.device,
         progress=job.progress,
         should_cancel=job.should_cancel,

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from XViewSynthLib.geometry.slice_profile import SliceProfile
-from XViewSynthLib.model.network import ScanFacts, ThreeViewNetwork, to_network_units
+from XViewSynthLib.model.network import ScanFacts, ThreeViewNetwork
+from XViewSynthLib.model.spline import to_network_units
 
 from .config import TrainingConfig
 from .losses import restoration_loss, selective_distillation, wavelet_loss

@@ -19,12 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 #: Files of a preview in their order, and their titles.
-PREVIEW = {
-    "observed": "observed slices only",
-    "before": "before training",
-    "now": "delivered",
-    "truth": "truth",
-}
+PREVIEW = {"observed": "observed slices only", "before": "before training", "now": "delivered", "truth": "truth"}
 
 _CURVE_INCHES = (7.2, 3.2)
 _COLUMN_INCHES = 2.7

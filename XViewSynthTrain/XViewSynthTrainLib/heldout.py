@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from XViewSynthLib.inference.plan import Plan, make_plan
 from XViewSynthLib.io.writing import write_volume
 from XViewSynthLib.model.catalogue import Model
 from XViewSynthLib.model.network import ThreeViewNetwork
+from XViewSynthLib.progress import UNWATCHED, Monitor
 from XViewSynthLib.system.outputs import Outputs
 
 from .regions import middle_of
@@ -98,14 +99,14 @@ class HeldOut:
         """The factors of the evaluation."""
         return sorted(self._tasks)
 
-    def evaluate(self, network: ThreeViewNetwork, should_cancel: Callable[[], bool] | None = None) -> dict[int, Gain]:
+    def evaluate(self, network: ThreeViewNetwork, monitor: Monitor = UNWATCHED) -> dict[int, Gain]:
         """The gain of a network at every factor; deterministic.
 
         Raises:
-            Cancelled: `should_cancel` returned true.
+            Cancelled: a stop was requested.
         """
         return {
-            factor: _mean([self._gain(task, network, should_cancel) for task in self._tasks[factor]])
+            factor: _mean([self._gain(task, network, monitor) for task in self._tasks[factor]])
             for factor in self.factors
         }
 
@@ -129,7 +130,7 @@ class HeldOut:
 
     def restore_example(self, network: ThreeViewNetwork) -> Volume:
         """The result of a network for the first scan at the first factor."""
-        return self._restore(self._tasks[self.factors[0]][0], network, None)
+        return self._restore(self._tasks[self.factors[0]][0], network, UNWATCHED)
 
     @property
     def example(self) -> Trial:
@@ -139,14 +140,13 @@ class HeldOut:
     def _model(self, network: ThreeViewNetwork) -> Model:
         return Model(self._card["name"], Path(), self._card, "", network)
 
-    def _gain(self, task: _Task, network: ThreeViewNetwork, should_cancel: Callable[[], bool] | None) -> Gain:
-        reached = _psnr(task.trial, task.counted, self._restore(task, network, should_cancel))
+    def _gain(self, task: _Task, network: ThreeViewNetwork, monitor: Monitor) -> Gain:
+        reached = _psnr(task.trial, task.counted, self._restore(task, network, monitor))
         over_linear, over_cubic = reached - task.linear_db, reached - task.cubic_db
         return Gain(over_linear, over_cubic, min(over_linear, over_cubic))
 
-    def _restore(self, task: _Task, network: ThreeViewNetwork, should_cancel: Callable[[], bool] | None) -> Volume:
-        model = self._model(network)
-        return carry_out(task.plan, task.trial.observed, model, should_cancel=should_cancel).volume
+    def _restore(self, task: _Task, network: ThreeViewNetwork, monitor: Monitor) -> Volume:
+        return carry_out(task.plan, task.trial.observed, self._model(network), monitor=monitor).volume
 
 
 def write_example(held_out: HeldOut, folder: Path) -> None:

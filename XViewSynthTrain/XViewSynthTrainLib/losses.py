@@ -1,4 +1,4 @@
-"""The terms of the training loss. All work in network units (`XViewSynthLib.model.network.to_network_units`)."""
+"""The terms of the training loss. All work in network units (`XViewSynthLib.model.spline.to_network_units`)."""
 
 from functools import lru_cache
 

@@ -16,8 +16,9 @@ from XViewSynthLib.geometry.intensity import to_scalar_type
 from XViewSynthLib.geometry.orientation import to_slices
 from XViewSynthLib.geometry.slice_profile import THICKNESS_RANGE, WIDTH_OVER_THICKNESS, SliceProfile, averaging_weights
 from XViewSynthLib.geometry.volume import Volume
-from XViewSynthLib.model.network import ScanFacts, to_network_units
+from XViewSynthLib.model.network import ScanFacts
 from XViewSynthLib.model.noise import DISTANCES, noise_correlation
+from XViewSynthLib.model.spline import to_network_units
 
 from .config import THICK, TrainingConfig
 

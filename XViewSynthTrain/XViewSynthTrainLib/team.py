@@ -21,10 +21,12 @@ class Team:
     Attributes:
         rank: number of this process. Process 0 leads: it alone evaluates, writes and reports.
         size: number of processes.
+        device: on which this process computes.
     """
 
     rank: int = 0
     size: int = 1
+    device: str = "cpu"
 
     @property
     def leads(self) -> bool:
@@ -43,11 +45,11 @@ class Team:
             values = values / self.size
         return values
 
-    def any(self, yes: bool, device: torch.device) -> bool:
+    def any(self, yes: bool) -> bool:
         """Whether `yes` is true in one process of the team. All must call this at the same place."""
         if self.size == 1:
             return yes
-        flag = torch.tensor(float(yes), device=device)
+        flag = torch.tensor(float(yes), device=self.device)
         distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
         return bool(flag.item())
 
@@ -58,18 +60,16 @@ class Team:
 
 
 @contextmanager
-def team_of_torchrun(device: str) -> Iterator[tuple[Team, str]]:
+def team_of_torchrun(device: str) -> Iterator[Team]:
     """Join the team that `torchrun` has started, or be a team of one process.
 
     Args:
         device: of the networks; with several CUDA devices, each process uses its own.
 
-    Yields:
-        The team, and the device of this process.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield Team(), device
+        yield Team(device=device)
         return
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:
@@ -82,6 +82,6 @@ def team_of_torchrun(device: str) -> Iterator[tuple[Team, str]]:
         device = f"cuda:{local}"
     distributed.init_process_group("nccl" if on_gpu else "gloo")
     try:
-        yield Team(distributed.get_rank(), size), device
+        yield Team(distributed.get_rank(), size, device)
     finally:
         distributed.destroy_process_group()

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from XViewSynthLib.errors import Cancelled, InputError
 from XViewSynthLib.geometry.volume import Volume
 from XViewSynthLib.inference.hardware import total_bytes
 from XViewSynthLib.model.network import ThreeViewNetwork
-from XViewSynthLib.progress import Progress
+from XViewSynthLib.progress import UNWATCHED, Monitor
 
 from .checkpoints import (
     check_tensors,
@@ -45,7 +46,21 @@ _MOST_RECOVERIES = 8
 
 _FLOAT_BYTES = 4
 
-Judge = Callable[[ThreeViewNetwork], dict[int, Gain]]
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How the averaged network is evaluated during a run, and what follows from that.
+
+    Attributes:
+        evaluate: measures a network on scans that are not trained on. Called `config.judgements` times; training ends
+            when `config.patience` calls in a row bring no more gain.
+        on_best: called with the network whenever it is the best so far, before that is remembered.
+        on_evaluated: called with the network after every evaluation.
+    """
+
+    evaluate: Callable[[ThreeViewNetwork], dict[int, Gain]]
+    on_best: Callable[[ThreeViewNetwork], object] = lambda network: None
+    on_evaluated: Callable[[ThreeViewNetwork], object] = lambda network: None
 
 
 class Trainer:
@@ -56,13 +71,9 @@ class Trainer:
         config: the settings; their network is created from `config.seed` unless `start` is given.
         folder: created when missing; one that holds a run already is refused unless `resume`.
         start: weights to start from, of the same network.
-        device: where to compute.
         resume: go on from the folder's checkpoint, with the folder's settings.
-        judge: measures a network on scans that are not trained on. The averaged network is judged
-            `config.judgements` times, and training ends when `config.patience` of them in a row bring no more gain.
-        on_best: given the averaged network whenever it is the best so far, before that is remembered.
-        on_judged: given the averaged network after every judgement.
-        team: the processes that train together; the leader alone judges and writes.
+        evaluation: of the network during the run; without it, there is none.
+        team: the processes that train together, with their device; the leader alone evaluates and writes.
 
     Attributes:
         step: steps done.
@@ -80,15 +91,12 @@ class Trainer:
         folder: Path,
         *,
         start: dict[str, Tensor] | None = None,
-        device: str = "cpu",
         resume: bool = False,
-        judge: Judge | None = None,
-        on_best: Callable[[ThreeViewNetwork], object] | None = None,
-        on_judged: Callable[[ThreeViewNetwork], None] | None = None,
+        evaluation: Evaluation | None = None,
         team: Team | None = None,
     ):
-        self.folder, self.device, self.team = Path(folder), torch.device(device), team or Team()
-        self._judge, self._on_best, self._on_judged = judge, on_best, on_judged
+        self.folder, self.team, self._evaluation = Path(folder), team or Team(), evaluation
+        self.device = torch.device(self.team.device)
         if resume:
             config = stored_config(self.folder)
         elif self.team.leads:
@@ -140,38 +148,30 @@ class Trainer:
         """Whether too many judgements in a row brought no more gain."""
         return 0 < self.config.patience <= self._judged_in_vain
 
-    def run(
-        self,
-        progress: Callable[[Progress], None] | None = None,
-        should_cancel: Callable[[], bool] | None = None,
-    ) -> ThreeViewNetwork:
+    def run(self, monitor: Monitor = UNWATCHED) -> ThreeViewNetwork:
         """Train to the end and return the averaged network.
 
         Args:
-            progress: told after every step.
-            should_cancel: asked before every step; a checkpoint is written before `Cancelled` is raised.
+            monitor: a step is reported after every step of the run. A stop is possible before every step; then a
+                checkpoint is written before `Cancelled` is raised.
 
         Raises:
             InputError: a file of the run cannot be written, or the numbers leave what a float can hold again and
                 again. The last checkpoint remains.
         """
         try:
-            self._run(progress, should_cancel)
+            self._run(monitor)
         finally:
             if self.log is not None:
                 self.log.close()
         return self.average
 
-    def _run(
-        self,
-        progress: Callable[[Progress], None] | None,
-        should_cancel: Callable[[], bool] | None,
-    ) -> None:
+    def _run(self, monitor: Monitor) -> None:
         began, first = time.monotonic(), self.step
         # Where the run was stopped in the middle of a judgement.
         self._judge_if_due()
         while not self._team_finished():
-            if self.team.any(should_cancel is not None and should_cancel(), self.device):
+            if self.team.any(monitor.cancelled):
                 self.save()
                 raise self._stopped()
             if not self._advance():
@@ -181,9 +181,9 @@ class Trainer:
             self._judge_if_due()
             if time.monotonic() - self._saved > self.config.checkpoint_seconds:
                 self.save()
-            if progress is not None and self.team.leads:
+            if self.team.leads:
                 left = (time.monotonic() - began) / max(self.step - first, 1) * (self.config.steps - self.step)
-                progress(Progress("training", self.step, self.config.steps, left))
+                monitor.step("training", self.step, self.config.steps, left)
         self.save()
 
     def save(self) -> None:
@@ -218,7 +218,7 @@ class Trainer:
 
     def _team_finished(self) -> bool:
         # The leader alone judges, so it alone knows of an early end.
-        return self.team.any(self.finished, self.device)
+        return self.team.any(self.finished)
 
     def _advance(self) -> bool:
         """Take one step; false where the numbers left what a float can hold, which changes nothing."""
@@ -298,33 +298,31 @@ class Trainer:
     def _judge_if_due(self) -> None:
         every = math.ceil(self.config.steps / self.config.judgements)
         due = self.step % every == 0 or self.step == self.config.steps
-        if self._judge is None or not self.team.leads or not due or self.step == self._judged_step:
+        if self._evaluation is None or not self.team.leads or not due or self.step == self._judged_step:
             return
         # Judging may take longer than steps that may be lost.
         self.save()
         try:
-            gains = self._judge(self.average)
+            gains = self._evaluation.evaluate(self.average)
         except Cancelled:
             raise self._stopped() from None
-        self._take_judgement(gains)
+        self._take_judgement(gains, self._evaluation)
         self.save()
 
     def _note_gain(self, step: int, gains: dict[int, Gain]) -> None:
         if self.log is not None:
             self.log.add_gain(step, self.seconds, gains)
 
-    def _take_judgement(self, gains: dict[int, Gain]) -> None:
+    def _take_judgement(self, gains: dict[int, Gain], evaluation: Evaluation) -> None:
         self._note_gain(self.step, gains)
         # "Not greater" also where the gain is no number.
         if mean_gain(gains) > self.best_gain:
-            if self._on_best is not None:
-                self._on_best(self.average)
+            evaluation.on_best(self.average)
             self.best_gain, self.best_step, self._judged_in_vain = mean_gain(gains), self.step, 0
         else:
             self._judged_in_vain += 1
         self._judged_step = self.step
-        if self._on_judged is not None:
-            self._on_judged(self.average)
+        evaluation.on_evaluated(self.average)
 
     def _create_folder(self) -> None:
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from XViewSynthLib.errors import InputError
-from XViewSynthLib.system.outputs import staging_folder
+from XViewSynthLib.system.staging import staging_folder
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -29,10 +29,7 @@ class Factors(enum.Enum):
 
     def label(self):
         """Label in the panel."""
-        return {
-            Factors.AUTOMATIC: _("Those that suit the scans"),
-            Factors.RANGE: _("From, to"),
-        }[self]
+        return {Factors.AUTOMATIC: _("Those that suit the scans"), Factors.RANGE: _("From, to")}[self]
 
 
 @parameterNodeWrapper

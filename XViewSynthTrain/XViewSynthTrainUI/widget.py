@@ -121,11 +121,7 @@ class XViewSynthTrainWidget(Panel):
             self.study.update(parameters)
         refusal = self._showPlan()
         running = _("A training is running: wait, or stop it.") if isRunning else None
-        allow(
-            self.ui.trainButton,
-            running or refusal,
-            _("Train on the chosen scans. Slicer stays usable meanwhile."),
-        )
+        allow(self.ui.trainButton, running or refusal, _("Train on the chosen scans. Slicer stays usable meanwhile."))
         allow(
             self.ui.stopButton,
             self._stopRefusal(),

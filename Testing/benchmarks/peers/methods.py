@@ -23,12 +23,13 @@ from XViewSynthLib.geometry.constants import PADDING_BELOW
 from XViewSynthLib.geometry.orientation import to_slices
 from XViewSynthLib.geometry.volume import Axis, Volume
 from XViewSynthLib.model.catalogue import save_model
-from XViewSynthLib.model.network import ThreeViewNetwork, interleave, to_hu, to_network_units
+from XViewSynthLib.model.network import ThreeViewNetwork
+from XViewSynthLib.model.spline import interleave, to_hu, to_network_units
 from XViewSynthLib.system.outputs import Outputs
+from XViewSynthTrainLib.cards import make_card
 from XViewSynthTrainLib.config import NETWORK, TrainingConfig
 from XViewSynthTrainLib.distillation import training_terms
 from XViewSynthTrainLib.losses import selective_distillation, wavelet_loss
-from XViewSynthTrainLib.runs import make_card
 from XViewSynthTrainLib.sampling import Blocks, Sampler
 
 from .networks import FourSliceNetwork, PaperNetwork

@@ -1,6 +1,6 @@
 """Networks of published methods, written anew from what is published about them, to be measured beside our own.
 
-All see slices as (batch, slices, rows, columns) in network units (`XViewSynthLib.model.network.to_network_units`) and
+All see slices as (batch, slices, rows, columns) in network units (`XViewSynthLib.model.spline.to_network_units`) and
 answer with the slices in between, (batch, slices - 1, s - 1, rows, columns). Parameters are counted in README.md.
 """
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from XViewSynthLib.model.network import spline_between
+from XViewSynthLib.model.spline import spline_between
 
 _ATTENTION_REDUCTION = 16
 _FEWEST_ATTENTION_CHANNELS = 4

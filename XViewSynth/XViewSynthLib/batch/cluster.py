@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import Cancelled, InputError
 from ..model.catalogue import model_folder, model_identity
+from ..progress import Monitor
 from ..request import AUTOMATIC
 from .step import Outcome, Outcomes, Step, internal_error, run_step
 from .task import FAILED
@@ -60,12 +61,7 @@ def check_address(address: str) -> None:
 
 @contextmanager
 def cluster_executor(
-    address: str,
-    steps: Sequence[Step],
-    model: str,
-    done: Outcomes,
-    say: Callable[[str], None],
-    should_cancel: Callable[[], bool],
+    address: str, steps: Sequence[Step], model: str, done: Outcomes, say: Callable[[str], None], monitor: Monitor
 ) -> Iterator[None]:
     """Run the steps of a batch on the workers of a cluster until the context ends.
 
@@ -75,11 +71,11 @@ def cluster_executor(
         model: name of the model, for workers that do not see its folder.
         done: receives the number and outcome of each step, or -1 and an exception that ends the batch.
         say: called with each message to the user.
-        should_cancel: called while the batch waits for workers; true ends the wait.
+        monitor: asked for a stop while the batch waits for workers.
 
     Raises:
         InputError: there is no such scheduler, or a worker cannot run steps.
-        Cancelled: `should_cancel` returned true.
+        Cancelled: a stop was requested.
     """
     staging = Path(steps[0].staging)
     token = uuid.uuid4().hex
@@ -87,7 +83,7 @@ def cluster_executor(
     common: dict[str, Any] = {"model": model, "token": token, "version": __version__}
     with _connected(address) as client:
         _check_scheduler(client, address)
-        _wait_for_a_worker(client, address, say, should_cancel)
+        _wait_for_a_worker(client, address, say, monitor)
         _check_workers(client, asdict(steps[0]), common)
         topic = f"xviewsynth-{token}"
         client.subscribe_topic(topic, _message_callback(say))
@@ -219,12 +215,10 @@ def _check_scheduler(client: Client, address: str) -> None:
         raise InputError(f"The scheduler {address} has XViewSynth {found}: install {__version__} there.")
 
 
-def _wait_for_a_worker(
-    client: Client, address: str, say: Callable[[str], None], should_cancel: Callable[[], bool]
-) -> None:
+def _wait_for_a_worker(client: Client, address: str, say: Callable[[str], None], monitor: Monitor) -> None:
     shown, began = False, time.monotonic()
     while not client.scheduler_info()["workers"]:
-        if should_cancel():
+        if monitor.cancelled:
             raise Cancelled("Nothing was begun.")
         if client.status != "running":
             raise _gone(client)

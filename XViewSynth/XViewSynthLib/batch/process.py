@@ -37,10 +37,7 @@ _CRASHES = {"SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGTRAP", "SIGS
 
 
 def run_worker(
-    folder: Path,
-    threads: int | None,
-    stop_if_requested: Callable[[], None],
-    lock: int | None,
+    folder: Path, threads: int | None, stop_if_requested: Callable[[], None], lock: int | None
 ) -> dict[str, Any]:
     """What the process says became of the scan that is its task; where it says nothing, why not.
 

@@ -24,11 +24,11 @@ from .. import __version__
 from ..errors import Cancelled, InputError
 from ..io.finding import check_folder, scan_paths
 from ..model.catalogue import known_factors, model_folder, model_identity
-from ..progress import Progress, Report
+from ..progress import Monitor, Report
 from ..request import AUTOMATIC, Request
 from ..system.locks import LockHeld
 from ..system.names import portable_path, same_name_key
-from ..system.outputs import STAGING_PREFIX, held_staging_folder
+from ..system.staging import STAGING_PREFIX, held_staging_folder
 from ..system.streams import visible
 from .cluster import check_address, cluster_executor
 from .records import facts_of
@@ -60,17 +60,37 @@ _SUMMARY_SHARE = 0.05
 _MEMORY_SHARE = 0.8
 
 
+@dataclass(frozen=True)
+class Batch:
+    """What is enhanced, and on which computers.
+
+    Attributes:
+        source: folder with scans, at any depth.
+        target: folder for the outputs; made if missing.
+        request: settings for every scan. "auto" as device distributes the scans over all GPUs. Memory is the limit for
+            all scans together, on a cluster for each; default is most of the free memory.
+        format: ending of the outputs, one of `FORMATS`.
+        selfcheck: whether to measure on each scan how well slices of it are restored.
+        jobs: number of scans at a time; one a device by default. Not allowed with a cluster.
+        follow_links: also enhance scans behind links that lead out of `source`.
+        dask: address of a Dask scheduler, whose workers mount both folders under the same names; None to enhance the
+            scans on this computer.
+    """
+
+    source: str | os.PathLike[str]
+    target: str | os.PathLike[str]
+    request: Request
+    format: str = FORMATS[0]
+    selfcheck: bool = False
+    jobs: int | None = None
+    follow_links: bool = False
+    dask: str | None = None
+
+
 def run_batch(
-    source: str | os.PathLike[str],
-    target: str | os.PathLike[str],
-    request: Request,
+    batch: Batch,
     *,
-    format: str = FORMATS[0],
-    selfcheck: bool = False,
-    jobs: int | None = None,
     resume: bool = False,
-    follow_links: bool = False,
-    dask: str | None = None,
     say: Callable[[str], None] = lambda text: None,
     progress: Report | None = None,
     should_cancel: Callable[[], bool] | None = None,
@@ -81,18 +101,9 @@ def run_batch(
     it. Scans in the output folder are ignored.
 
     Args:
-        source: folder with scans, at any depth.
-        target: folder for the outputs; made if missing.
-        request: settings for every scan. "auto" as device distributes the scans over all GPUs. Memory is the limit for
-            all scans together, on a cluster for each; default is most of the free memory.
-        format: ending of the outputs, one of `FORMATS`.
-        selfcheck: whether to measure on each scan how well slices of it are restored.
-        jobs: number of scans at a time; one a device by default. Not allowed with a cluster.
+        batch: scans, settings and computers.
         resume: skip scans that an earlier batch has enhanced with the same settings. Outputs of scans with changes, or
             with other settings, are replaced.
-        follow_links: also enhance scans behind links that lead out of `source`.
-        dask: address of a Dask scheduler, whose workers mount both folders under the same names; None to enhance the
-            scans on this computer.
         say: called with one sentence a scan.
         progress: called after every scan.
         should_cancel: called many times a second; true ends the work.
@@ -105,38 +116,38 @@ def run_batch(
             (unless resuming), another batch uses the folder, or the summary cannot be written.
         Cancelled: `should_cancel` returned true. Finished outputs are kept.
     """
+    request, dask = batch.request, batch.dask
     if dask is not None:
         check_address(dask)
-        if jobs is not None:
+        if batch.jobs is not None:
             raise InputError(
                 "A cluster's workers take as many scans at once as they have threads: leave --jobs out, or --dask."
             )
-    report = progress or (lambda step: None)
-    report(Progress("searching", 0, 1))
+    monitor = Monitor(progress, should_cancel)
+    monitor.step("searching", 0, 1)
     model = request.model if request.model == AUTOMATIC else str(model_folder(request.model).resolve())
     identity, factors = model_identity(model), known_factors(model)
     if request.factor is not None and request.factor not in factors:
         trained = ", ".join(str(factor) for factor in factors)
         raise InputError(f"{request.model} was trained for factors {trained}: choose one of these or another model.")
-    source, target = Path(os.path.abspath(source)), Path(os.path.abspath(target))
-    items = find_items(source, target, should_cancel, follow_links=follow_links, say=say)
+    source, target = Path(os.path.abspath(batch.source)), Path(os.path.abspath(batch.target))
+    items = find_items(source, target, should_cancel, follow_links=batch.follow_links, say=say)
     with _output_folder(target) as (staging, lock):
-        _check_outputs(items, target, format, resume)
-        should_cancel = should_cancel or (lambda: False)
+        _check_outputs(items, target, batch.format, resume)
         done: Outcomes = queue.SimpleQueue()
         devices = [] if dask is not None else _devices(request.device)
-        at_once = jobs or max(1, len(devices))
+        at_once = batch.jobs or max(1, len(devices))
         threads = max(1, _cores() // at_once) if at_once > 1 else None
         memory = request.memory if dask is not None else _share(request.memory, at_once)
-        settings = _recorded(request, identity) | {"selfcheck": selfcheck, "format": format}
+        settings = _recorded(request, identity) | {"selfcheck": batch.selfcheck, "format": batch.format}
         here = replace(request, model=model, memory=memory).to_json()
         common = (str(source), str(staging), settings, here, threads)
         steps = [Step(item.name, str(item.source), str(item.place), *common) for item in items]
         if dask is None:
             executor = _local_executor(steps, devices, at_once, lock, done)
         else:
-            executor = cluster_executor(dask, steps, request.model, done, say, should_cancel)
-        return _Batch(target, staging, items, done).run(executor, say, report, should_cancel)
+            executor = cluster_executor(dask, steps, request.model, done, say, monitor)
+        return _RunningBatch(target, staging, items, done).run(executor, say, monitor)
 
 
 def find_items(
@@ -269,7 +280,7 @@ def _local_executor(
 
 
 @dataclass
-class _Batch:
+class _RunningBatch:
     """A running batch: moves outputs of the executor to their places, and reports them."""
 
     target: Path
@@ -277,25 +288,19 @@ class _Batch:
     items: Sequence[BatchItem]
     done: Outcomes
 
-    def run(
-        self,
-        executor: AbstractContextManager[None],
-        say: Callable[[str], None],
-        report: Report,
-        should_cancel: Callable[[], bool],
-    ) -> list[Row]:
+    def run(self, executor: AbstractContextManager[None], say: Callable[[str], None], monitor: Monitor) -> list[Row]:
         total = len(self.items)
         summary = _Summary(self.target, self.staging, [item.name for item in self.items])
         began = False
         try:
             with executor:
                 began = True
-                report(Progress("enhancing", 0, total))
+                monitor.step("enhancing", 0, total)
                 while len(summary.rows) < total:
-                    row = self._settle(*_next(self.done, should_cancel))
+                    row = self._settle(*_next(self.done, monitor))
                     summary.add(row)
                     say(_sentence(row, len(summary.rows), total))
-                    report(Progress("enhancing", len(summary.rows), total, summary.seconds_left()))
+                    monitor.step("enhancing", len(summary.rows), total, summary.seconds_left())
         finally:
             # Scans that were finished after the stop request.
             with suppress(queue.Empty):
@@ -395,9 +400,9 @@ def _sentence(row: Row, number: int, total: int) -> str:
     return visible(text)
 
 
-def _next(done: Outcomes, should_cancel: Callable[[], bool]) -> tuple[int, Outcome]:
+def _next(done: Outcomes, monitor: Monitor) -> tuple[int, Outcome]:
     while True:
-        if should_cancel():
+        if monitor.cancelled:
             raise Cancelled("What was finished is kept: add --resume to go on.")
         with suppress(queue.Empty):
             number, outcome = done.get(timeout=_POLL_SECONDS)

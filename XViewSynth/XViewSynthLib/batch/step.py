@@ -20,7 +20,7 @@ from typing import Any
 
 from .. import __version__
 from ..io.fingerprints import fingerprint_of, fingerprint_of_file, fingerprint_of_scan
-from ..system.outputs import STAGING_PREFIX
+from ..system.staging import STAGING_PREFIX
 from ..system.streams import visible
 from .process import TASK, run_worker
 from .records import read_record as read_record_file
@@ -145,10 +145,7 @@ def read_record(item: BatchItem) -> dict[str, Any] | None:
 
 
 def is_done(
-    item: BatchItem,
-    record: dict[str, Any] | None,
-    what: dict[str, Any],
-    check: Callable[[], None] = lambda: None,
+    item: BatchItem, record: dict[str, Any] | None, what: dict[str, Any], check: Callable[[], None] = lambda: None
 ) -> bool:
     """Whether the output is unchanged byte for byte, and comes from this scan and these settings.
 

@@ -19,7 +19,7 @@ from .task import ENHANCED, FAILED, REFUSED, Task
 if TYPE_CHECKING:
     from ..geometry.volume import Volume
     from ..inference.enhancement import Enhanced
-    from ..io.dicom.writing import Source
+    from ..io.dicom.source import Source
     from ..model.catalogue import Model
 
 
@@ -76,7 +76,7 @@ def _qualified(task: Task, request: Request) -> tuple[Volume, Source | None, Mod
 
 
 def _open_source(source: str) -> Source:
-    from ..io.dicom.writing import open_source
+    from ..io.dicom.source import open_source
 
     return open_source(source)
 

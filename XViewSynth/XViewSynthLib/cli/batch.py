@@ -7,14 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..batch.task import FAILED, FORMATS
-from .options import (
-    add_links_option,
-    add_progress_option,
-    add_request_options,
-    add_stop_option,
-    job_count,
-    request_of,
-)
+from .options import add_links_option, add_progress_option, add_request_options, add_stop_option, job_count, request_of
 
 if TYPE_CHECKING:
     from ..workers.job import Job
@@ -51,23 +44,21 @@ def register(commands: argparse._SubParsersAction) -> None:
 
 
 def _batch(arguments: argparse.Namespace, job: Job) -> int | None:
-    from ..batch.run import SOME_FAILED, run_batch
+    from ..batch.run import SOME_FAILED, Batch, run_batch
     from ..batch.summary import PAGE, counts
 
-    request = request_of(arguments)
-    rows = run_batch(
+    batch = Batch(
         arguments.input,
         arguments.output,
-        request,
+        request_of(arguments),
         format=arguments.format,
         selfcheck=arguments.selfcheck,
         jobs=arguments.jobs,
-        resume=arguments.resume,
         follow_links=arguments.follow_links,
         dask=arguments.dask,
-        say=job.say,
-        progress=job.progress,
-        should_cancel=job.should_cancel,
+    )
+    rows = run_batch(
+        batch, resume=arguments.resume, say=job.say, progress=job.progress, should_cancel=job.should_cancel
     )
     job.say(f"{counts(rows, len(rows))} {arguments.output / PAGE} shows them.")
     return SOME_FAILED if any(row.status == FAILED for row in rows) else None

@@ -85,18 +85,21 @@ def _bench(arguments: argparse.Namespace, job: Job) -> None:
     for model in models:
         model_folder(model)
 
-    from ..evaluation.benchmark import run_bench, to_markdown
+    from ..evaluation.benchmark import Benchmark, run_bench
+    from ..evaluation.tables import to_markdown
 
     report = run_bench(
-        arguments.scans,
-        arguments.factor or [2, 4],
-        models,
+        Benchmark(
+            arguments.scans,
+            arguments.factor or [2, 4],
+            models,
+            ablation=arguments.ablation,
+            peers=arguments.peers,
+            volumes=_by_name(arguments.volume),
+            thicknesses=arguments.thickness,
+        ),
         arguments.output,
         request=request_of(arguments, BENCHMARK),
-        ablation=arguments.ablation,
-        peers=arguments.peers,
-        volumes=_by_name(arguments.volume),
-        thicknesses=arguments.thickness,
         overwrite=arguments.overwrite,
         progress=job.progress,
         should_cancel=job.should_cancel,
@@ -139,13 +142,12 @@ def _add_thin(commands: argparse._SubParsersAction) -> None:
 
 def _thin(arguments: argparse.Namespace, job: Job) -> None:
     from ..evaluation.peers import write_thinned
+    from ..evaluation.selfcheck import Thinning
 
     paths = write_thinned(
         arguments.scans,
-        arguments.factor or [2, 4],
+        Thinning(arguments.factor or [2, 4], arguments.axis, arguments.acquisition),
         arguments.output,
-        axis=arguments.axis,
-        acquisition=arguments.acquisition,
         suffix=f".{arguments.format}",
         overwrite=arguments.overwrite,
         check=job.stop_if_requested,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ..model.catalogue import check_model, choose_model
-from ..progress import Progress, describe_seconds
+from ..progress import Monitor, describe_seconds
 from ..report import describe_enhanced
 from ..system.outputs import Outputs
 from ..system.streams import quiet_libraries
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..geometry.volume import Volume
     from ..inference.enhancement import Enhanced
     from ..inference.plan import Plan
-    from ..io.dicom.writing import Source
+    from ..io.dicom.source import Source
     from ..model.catalogue import Model
     from ..workers.job import Job
 
@@ -67,10 +67,7 @@ def register(commands: argparse._SubParsersAction) -> None:
         "--expected-error", type=Path, metavar="FILE", help="also write the expected absolute error, in HU"
     )
     parser.add_argument(
-        "--error-bound",
-        type=Path,
-        metavar="FILE",
-        help="also write the 90 %% bound of the absolute error, in HU",
+        "--error-bound", type=Path, metavar="FILE", help="also write the 90 %% bound of the absolute error, in HU"
     )
     add_report_options(parser)
     add_progress_option(parser)
@@ -102,8 +99,9 @@ def _enhance(arguments: argparse.Namespace, job: Job) -> None:
         if maps["expected_error"] or maps["error_bound"]:
             _check_calibrated(model, plan)
         job.say(_describe_plan(plan))
-        enhanced = carry_out(plan, scan, model, progress=job.progress, should_cancel=job.should_cancel)
-        job.progress(Progress("writing", 0, 1))
+        monitor = Monitor(job.progress, job.should_cancel)
+        enhanced = carry_out(plan, scan, model, monitor=monitor)
+        monitor.step("writing", 0, 1)
         notes, seconds = enhanced.notes[len(plan.notes) :], enhanced.seconds
         if report:
             write_json(report, describe_enhanced(str(arguments.input), str(arguments.output), scan, enhanced))
@@ -121,7 +119,7 @@ def _enhance(arguments: argparse.Namespace, job: Job) -> None:
                     write_volume(volume, path)
                 del volume
         job.last_step(outputs.commit)
-        job.progress(Progress("writing", 1, 1, 0.0))
+        monitor.step("writing", 1, 1, 0.0)
     for note in notes:
         job.say(note)
     job.say(f"Wrote {arguments.output} in {describe_seconds(seconds)}.")
@@ -165,7 +163,7 @@ def _add_series_output(outputs: Outputs, path: Path) -> Path:
 
 
 def _open_source(path: Path, job: Job) -> Source:
-    from ..io.dicom.writing import open_source
+    from ..io.dicom.source import open_source
 
     source = open_source(path)
     job.stop_if_requested()

@@ -7,14 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..model.catalogue import (
-    export_model,
-    import_model,
-    list_models,
-    model_card,
-    remove_model,
-    unreadable_folder,
-)
+from ..model.catalogue import export_model, import_model, list_models, model_card, remove_model, unreadable_folder
 from ..system.streams import print_line, visible
 
 if TYPE_CHECKING:

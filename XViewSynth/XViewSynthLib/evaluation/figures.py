@@ -1,16 +1,21 @@
-"""A figure for visual comparison: observed, cubic, enhanced and, if known, the truth, side by side."""
+"""Figures: observed, cubic, enhanced and, if known, the truth, side by side; and gains of a benchmark as bars."""
 
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..geometry import interpolation
 from ..geometry.volume import Axis, Volume
 from . import metrics
+from .selfcheck import ENHANCED
+from .tables import SINGLE_VIEWS, title_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -264,3 +269,39 @@ def frame(plot: Axes, detail: Cut) -> None:
         return
     left, right, bottom, top = detail.extent
     plot.add_patch(Rectangle((left, bottom), right - left, top - bottom, fill=False, edgecolor="gold", linewidth=0.8))
+
+
+def draw_gains(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw bars of the gain over the better baseline: a group for each scan, factor and model, a bar for each view."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    groups = [
+        (f"{run['scan'].split('.')[0]}\nx{run['factor']} {name}", {**run["peers"], **result["methods"]})
+        for run in runs
+        for name, result in run["models"].items()
+    ]
+    peers = list(runs[0]["peers"])
+    methods = (*peers, *SINGLE_VIEWS, ENHANCED)
+    figure = Figure(figsize=(9, 1.2 + 0.9 * len(groups)), layout="constrained")
+    FigureCanvasAgg(figure)
+    plot = figure.subplots()
+    height = 0.8 / len(methods)
+    for number, method in enumerate(methods):
+        rows = [group + (number - (len(methods) - 1) / 2) * height for group in range(len(groups))]
+        # A bar of unknown length is not drawn.
+        gains = np.array([result[method]["gain_over_better_db"] for _, result in groups], dtype=np.float64)
+        color = "#c44e52" if method == ENHANCED else "#4c72b0" if method in peers else str(0.45 + 0.15 * (number % 3))
+        bars = plot.barh(rows, gains, height, label=title_of(method).strip("*"), color=color)
+        plot.bar_label(bars, fmt="%+.2f", fontsize=7, padding=2)
+    # A dollar sign in a name must not begin a formula.
+    plot.set_yticks(range(len(groups)), [label for label, _ in groups], fontsize=8, parse_math=False)
+    plot.invert_yaxis()
+    plot.axvline(0, color="black", linewidth=0.8)
+    plot.margins(x=0.12)
+    plot.set_xlabel("PSNR gain over the better of linear and cubic, dB (new slices, field of view)")
+    figure.legend(loc="outside upper center", ncols=len(methods), fontsize=8)
+    with warnings.catch_warnings():
+        # matplotlib warns of characters that its font lacks, and draws boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        figure.savefig(path, format="png", dpi=110)

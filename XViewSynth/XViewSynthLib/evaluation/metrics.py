@@ -112,7 +112,7 @@ def make_reference(truth: Volume, factor: int, axis: Axis, acquisition: str = "g
     )
 
 
-def score(reference: Reference, candidate: Volume, check: Callable[[], None] | None = None) -> Scores:
+def score(reference: Reference, candidate: Volume, check: Callable[[], None] = lambda: None) -> Scores:
     """Measure `candidate`, a volume on the grid of the truth.
 
     Args:
@@ -181,7 +181,7 @@ def mae_hu(truth: np.ndarray, candidate: np.ndarray, counted: np.ndarray) -> flo
 
 
 def ssim(
-    truth: np.ndarray, candidate: np.ndarray, counted: np.ndarray, check: Callable[[], None] | None = None
+    truth: np.ndarray, candidate: np.ndarray, counted: np.ndarray, check: Callable[[], None] = lambda: None
 ) -> float:
     """Structural similarity for a range of 4096 HU, averaged over the three families of planes.
 
@@ -277,11 +277,7 @@ def _differences(truth: np.ndarray, candidate: np.ndarray, counted: np.ndarray) 
 
 
 def _ssim_of_planes(
-    truth: np.ndarray,
-    candidate: np.ndarray,
-    counted: np.ndarray,
-    dimension: int,
-    check: Callable[[], None] | None,
+    truth: np.ndarray, candidate: np.ndarray, counted: np.ndarray, dimension: int, check: Callable[[], None]
 ) -> float:
     """Mean SSIM of the planes across `dimension`, over the counted pixels."""
     truth, candidate, counted = (np.moveaxis(array, dimension, 0) for array in (truth, candidate, counted))
@@ -290,8 +286,7 @@ def _ssim_of_planes(
     for start in range(0, len(truth), at_once):
         planes = slice(start, start + at_once)
         inside = np.ascontiguousarray(counted[planes])
-        if check is not None:
-            check()
+        check()
         if not inside.any():
             continue
         similarity = _similarity(clip_hu(truth[planes]), clip_hu(candidate[planes]))

@@ -18,10 +18,11 @@ from ..geometry.volume import Volume
 from ..io.reading import READABLE, read_volume, suffix_of
 from ..io.writing import check_writable_name, write_volume
 from ..system.names import portable_name
-from ..system.outputs import Outputs, output_folder
+from ..system.outputs import Outputs
+from ..system.staging import output_folder
 from ..system.stop import LastStep, at_once
 from . import metrics
-from .selfcheck import Trial, drop_slices, measure_restored
+from .selfcheck import Thinning, Trial, drop_slices, measure_restored
 
 REGISTRATION = "registration"
 #: Further methods of this program, measured if requested.
@@ -151,11 +152,9 @@ def thinned_name(scan: Path, factor: int, acquisition: Acquisition = "gap") -> s
 
 def write_thinned(
     scans: Sequence[Path],
-    factors: Sequence[int],
+    thinning: Thinning,
     folder: Path,
     *,
-    axis: str = "auto",
-    acquisition: Acquisition = "gap",
     suffix: str = ".nrrd",
     overwrite: bool = False,
     check: Callable[[], None] = lambda: None,
@@ -165,10 +164,8 @@ def write_thinned(
 
     Args:
         scans: thin-slice scans, files or DICOM folders.
-        factors: 2 to 8.
+        thinning: factors, axis and acquisition.
         folder: made if missing; gets `thinned_name` of each scan and factor.
-        axis: along which slices are dropped, "auto" for the axis they were acquired along.
-        acquisition: "gap" to drop slices, "thick" to average them.
         suffix: of the files, one of `writing.WRITABLE`.
         overwrite: whether files may be replaced.
         check: called between scans; an exception of it ends the work, and nothing is written.
@@ -180,7 +177,9 @@ def write_thinned(
     Raises:
         InputError: a scan cannot be thinned, two of them have one name, or the folder cannot be written to.
     """
-    paths = [folder / f"{thinned_name(scan, factor, acquisition)}{suffix}" for scan in scans for factor in factors]
+    axis, acquisition = thinning.axis, thinning.acquisition
+    names = [thinned_name(scan, factor, acquisition) for scan in scans for factor in thinning.factors]
+    paths = [folder / f"{name}{suffix}" for name in names]
     for path in paths:
         check_writable_name(path)
         if paths.count(path) > 1:
@@ -189,7 +188,7 @@ def write_thinned(
         staged = iter([outputs.add(path) for path in paths])
         for scan in scans:
             volume = read_volume(scan)
-            for factor in factors:
+            for factor in thinning.factors:
                 check()
                 try:
                     observed = drop_slices(volume, factor, axis, acquisition).observed

@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Cancelled, InputError
+from ..errors import InputError
 from ..geometry import interpolation
 from ..geometry.acquisition import Acquisition, average, cut_to_factor, remedy_for_too_few, slices_left, thin
 from ..geometry.checks import MINIMUM_SLICES, check_enhanceable
 from ..geometry.intensity import in_hu
 from ..geometry.slice_profile import OVERLAP_RANGE, SliceProfile
 from ..geometry.volume import Axis, Volume
-from ..progress import Progress, Report
+from ..progress import UNWATCHED, Monitor, Progress, Report
 from ..report import describe_geometry
 from ..request import SELF_CHECK, AcquisitionChoice, AxisChoice, Request, make_request
 from .metrics import Reference, disagreement_correlation, finite_or_none, make_reference, score
@@ -34,6 +34,21 @@ GAINS = ("gain_over_linear_db", "gain_over_cubic_db", "gain_over_better_db")
 # For the estimate of the time left before the first measurement.
 _MEASURING_SECONDS_PER_VOXEL = 2e-7
 _MEMORY_SAMPLING_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Thinning:
+    """How scans are thinned.
+
+    Attributes:
+        factors: 2 to 8, each for a thinned scan.
+        axis: along which slices are dropped, "auto" for the axis they were acquired along.
+        acquisition: "gap" to drop slices, "thick" to average them.
+    """
+
+    factors: Sequence[int]
+    axis: str = "auto"
+    acquisition: Acquisition = "gap"
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,21 +140,18 @@ def selfcheck(
     acquisition = check_acquisition(chosen, request.acquisition)
     trial = drop_slices(volume, request.factor or DEFAULT_FACTOR, request.axis, acquisition)
     plan = make_plan(trial.observed, chosen, trial.request(chosen, request))
-    check = cancel_check(should_cancel)
-    report = progress or (lambda step: None)
+    monitor = Monitor(progress, should_cancel)
     measuring = trial.reference.slices.size * _MEASURING_SECONDS_PER_VOXEL
     methods: dict[str, dict[str, Any]] = {}
     for done, method in enumerate(interpolation.METHODS):
         left = plan.expected_seconds + (len(interpolation.METHODS) - done + 1) * measuring
-        report(Progress("measuring interpolation", done, len(interpolation.METHODS), left))
-        methods[method], measuring = measure_baseline(trial, method, check)
-    enhanced, result = measure_model(
-        trial,
-        chosen,
-        plan,
-        progress=lambda step: report(replace(step, seconds_left=(step.seconds_left or 0.0) + measuring)),
-        should_cancel=should_cancel,
-    )
+        monitor.step("measuring interpolation", done, len(interpolation.METHODS), left)
+        methods[method], measuring = measure_baseline(trial, method, monitor.check)
+
+    def with_measuring(step: Progress) -> Progress:
+        return replace(step, seconds_left=(step.seconds_left or 0.0) + measuring)
+
+    enhanced, result = measure_model(trial, chosen, plan, monitor.changed(with_measuring))
     methods |= result
     return {
         "factor": trial.factor,
@@ -184,7 +196,7 @@ def drop_slices(volume: Volume, factor: int, axis: str = "auto", acquisition: Ac
 
 
 def measure_baseline(
-    trial: Trial, method: interpolation.Method, check: Callable[[], None] | None = None
+    trial: Trial, method: interpolation.Method, check: Callable[[], None] = lambda: None
 ) -> tuple[dict[str, Any], float]:
     """Scores of one interpolation with its seconds and peak memory, and the seconds of the measurement."""
     return measure_restored(
@@ -193,7 +205,7 @@ def measure_baseline(
 
 
 def measure_restored(
-    trial: Trial, restore: Callable[[], Volume], check: Callable[[], None] | None = None
+    trial: Trial, restore: Callable[[], Volume], check: Callable[[], None] = lambda: None
 ) -> tuple[dict[str, Any], float]:
     """Scores of the result of `restore` with its seconds and peak memory, and the seconds of the measurement."""
     with _memory_peak() as peak:
@@ -207,13 +219,7 @@ def measure_restored(
 
 
 def measure_model(
-    trial: Trial,
-    model: Model,
-    plan: Plan,
-    *,
-    views: bool = False,
-    progress: Report | None = None,
-    should_cancel: Callable[[], bool] | None = None,
+    trial: Trial, model: Model, plan: Plan, monitor: Monitor = UNWATCHED, *, views: bool = False
 ) -> tuple[Enhanced, dict[str, dict[str, Any]]]:
     """Enhance a thinned scan, and score the result ("enhanced").
 
@@ -223,11 +229,9 @@ def measure_model(
     from ..inference.enhancement import carry_out
     from ..inference.texture import textured
 
-    check = cancel_check(should_cancel)
+    check = monitor.check
     with _memory_peak() as peak:
-        enhanced = carry_out(
-            plan, trial.observed, model, keep_views=views, progress=progress, should_cancel=should_cancel
-        )
+        enhanced = carry_out(plan, trial.observed, model, keep_views=views, monitor=monitor)
     methods = {
         view: {**score(trial.reference, volume, check).to_dict(), "seconds": None, "peak_memory_bytes": None}
         for view, volume in (enhanced.views or {}).items()
@@ -264,16 +268,6 @@ def with_gains(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, 
         name: {**entry, **{key: gain(entry["psnr_db"], rival) for key, rival in rivals.items()}}
         for name, entry in methods.items()
     }
-
-
-def cancel_check(should_cancel: Callable[[], bool] | None) -> Callable[[], None]:
-    """A function that raises `Cancelled` once `should_cancel` returns true."""
-
-    def check() -> None:
-        if should_cancel is not None and should_cancel():
-            raise Cancelled("Stopped; nothing was written.")
-
-    return check
 
 
 @contextmanager

@@ -15,11 +15,7 @@ from .volume import Axis, Volume, array_axis
 Method = Literal["linear", "cubic", "sinc"]
 METHODS: tuple[Method, ...] = ("linear", "cubic", "sinc")
 
-_INTERPOLATORS = {
-    "linear": sitk.sitkLinear,
-    "cubic": sitk.sitkBSpline3,
-    "sinc": sitk.sitkLanczosWindowedSinc,
-}
+_INTERPOLATORS = {"linear": sitk.sitkLinear, "cubic": sitk.sitkBSpline3, "sinc": sitk.sitkLanczosWindowedSinc}
 # The weights of a cubic spline fall by 0.27 a slice and never end. The truncation changes less than 0.001 HU.
 _NEGLIGIBLE_WEIGHT = 1e-7
 _FEWEST_SLICES = 4

@@ -10,15 +10,9 @@ from typing import Any
 import torch
 
 from ..errors import InputError
-from ..geometry.acquisition import (
-    Acquisition,
-    known_thickness,
-    resolve_acquisition,
-    resolve_overlap,
-    resolve_profile,
-)
+from ..geometry.acquisition import Acquisition, known_thickness, resolve_acquisition, resolve_overlap, resolve_profile
 from ..geometry.checks import check_values, geometry_notes
-from ..geometry.grid import settle_grid
+from ..geometry.grid import Grid, settle_grid
 from ..geometry.intensity import hu_offset, offset_note
 from ..geometry.slice_profile import SliceProfile
 from ..geometry.volume import Axis, Volume
@@ -121,7 +115,6 @@ def make_plan(volume: Volume, model: Model, request: Request | None = None, **op
     notes = [*volume.notes, *geometry_notes(volume), *([offset_note(offset)] if offset else [])]
     notes += _acquisition_notes(volume, chosen_axis, acquisition, thick, thickness)
     check_known_factor(model, factor)
-    passes = len(augmentations(request.quality))
     model = model.at_quality(request.quality)
     if resample_to is not None:
         notes.append(_resampling_note(resample_to, volume.spacing_along(chosen_axis), factor))
@@ -136,8 +129,9 @@ def make_plan(volume: Volume, model: Model, request: Request | None = None, **op
     where = resolve_device(request.device)
     arithmetic = resolve_precision(request.precision, where)
     # Before the memory is measured, since libraries allocate memory on their first use.
+    passes = len(augmentations(request.quality))
     seconds = passes * _expected_seconds(volume, chosen_axis, network_factor, model, where, arithmetic)
-    tile, peak = _fit_memory(volume, chosen_axis, factor, network_factor, model, where, request.memory, passes)
+    tile, peak = _fit_memory(volume, grid, network_factor, model, where, request)
     return Plan(
         axis=chosen_axis,
         factor=factor,
@@ -252,30 +246,23 @@ def seconds_per_voxel(model: Model, factor: int, device: torch.device, precision
 
 
 def _fit_memory(
-    volume: Volume,
-    axis: Axis,
-    factor: int,
-    network_factor: int,
-    model: Model,
-    device: torch.device,
-    memory: int | None,
-    passes: int,
+    volume: Volume, grid: Grid, network_factor: int, model: Model, device: torch.device, request: Request
 ) -> tuple[int, int]:
     """Tile size in observed voxels, and the expected peak of the process in bytes."""
-    voxels = volume.voxels.size
-    enhanced, predicted = (math.prod(volume.upsampled_shape(axis, each)) for each in (factor, network_factor))
+    voxels, factor = volume.voxels.size, grid.factor
+    enhanced, predicted = (math.prod(volume.upsampled_shape(grid.axis, each)) for each in (factor, network_factor))
     # Network units, the sum and the spread of the views, the disagreement, the expected error (all float32), and the
     # result. For thick slices also the errors of their averages.
     volumes = (8 if model.network.thick else 4) * voxels + 16 * max(predicted, enhanced)
     volumes += volume.voxels.itemsize * enhanced
-    if passes > 1:
+    if len(augmentations(request.quality)) > 1:
         # The transformed scan, and the sums of predictions and variances.
         volumes += 4 * voxels + 8 * predicted
     fixed = process_bytes() + volumes
     per_voxel = _bytes_per_tile_voxel(model, network_factor)
     on_cpu = device.type == "cpu"
     least = fixed + (_SMALLEST_TILE * per_voxel if on_cpu else 0)
-    allowed = _allowed_bytes(memory)
+    allowed = _allowed_bytes(request.memory)
     if allowed < least:
         # Rounded up, so that this value suffices.
         needed = math.ceil(least / 1e8) / 10

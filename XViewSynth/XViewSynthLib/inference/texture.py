@@ -50,7 +50,7 @@ _MEDIAN_TO_SIGMA = 0.6745
 _ROUNDS = 12
 
 
-def textured(enhanced: Enhanced, scan: Volume, check: Callable[[], None] | None = None) -> Volume:
+def textured(enhanced: Enhanced, scan: Volume, check: Callable[[], None] = lambda: None) -> Volume:
     """The enhanced volume with noise like that of observed slices in its synthetic ones.
 
     Args:
@@ -76,7 +76,7 @@ def match_texture(
     observed: np.ndarray,
     positions: Sequence[float] | np.ndarray,
     synthetic: Iterable[int],
-    check: Callable[[], None] | None = None,
+    check: Callable[[], None] = lambda: None,
     offset: float = 0.0,
 ) -> None:
     """Add noise to synthetic slices, in place, up to the noise of the observed slices on either side.
@@ -97,8 +97,7 @@ def match_texture(
     level_of = lru_cache(maxsize=2)(lambda number: _noise_alone(noise_levels(_plane(observed[number], offset))))
     white_at = lru_cache(maxsize=2)(lambda index: _white(observed[_below(positions, index, observed)], index))
     for index in synthetic:
-        if check is not None:
-            check()
+        check()
         below = _below(positions, index, observed)
         above = min(below + 1, len(observed) - 1)
         share = positions[index] - below

@@ -107,7 +107,7 @@ def expected_error(
     gap_mm: float,
     plan: Plan,
     calibration: Calibration,
-    check: Callable[[], None] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
     """Absolute error to expect at each voxel, (slices, rows, columns) float32 HU; 0 in other slices and in padding.
 
@@ -123,8 +123,7 @@ def expected_error(
     result = np.zeros(disagreement.shape, np.float32)
     weights = np.asarray(calibration.weights, np.float32)
     for index, terms, padded in terms_of(disagreement, observed, synthetic, gap_mm, plan):
-        if check is not None:
-            check()
+        check()
         scale = np.sqrt(np.tensordot(weights, terms, axes=1))
         result[index] = np.where(padded, 0, calibration.expected_error(scale))
     return result

@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import Cancelled, InputError
 from ..geometry.checks import check_geometry, check_values
 from ..geometry.volume import Volume
-from ..progress import Progress, Report
+from ..progress import Monitor, Report
 from ..system.streams import visible
 from ..system.tree import File, Tree
 from .dicom.series import is_dicom
@@ -192,16 +192,13 @@ def check_folder(folder: Path) -> None:
 def _checked(
     paths: Iterable[tuple[Path, str]], progress: Report | None, should_cancel: Callable[[], bool] | None
 ) -> Iterator[FoundScan]:
-    def report(done: int, total: int) -> None:
-        if progress is not None:
-            progress(Progress("searching", done, total))
-
-    report(0, 1)
+    monitor = Monitor(progress)
+    monitor.step("searching", 0, 1)
     found = list(paths)
     for done, (path, kind) in enumerate(found, start=1):
         _stop_if_requested(should_cancel)
         scan = check_scan(path, kind)
-        report(done, len(found))
+        monitor.step("searching", done, len(found))
         yield scan
 
 

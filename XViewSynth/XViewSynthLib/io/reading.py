@@ -20,14 +20,7 @@ from .voxels import check_memory, check_stored_size, read_voxels
 
 NRRD, NIFTI, METAIMAGE = "NRRD", "NIfTI", "MetaImage"
 #: The format of a file by its ending.
-READABLE = {
-    ".nrrd": NRRD,
-    ".nhdr": NRRD,
-    ".nii": NIFTI,
-    ".nii.gz": NIFTI,
-    ".mha": METAIMAGE,
-    ".mhd": METAIMAGE,
-}
+READABLE = {".nrrd": NRRD, ".nhdr": NRRD, ".nii": NIFTI, ".nii.gz": NIFTI, ".mha": METAIMAGE, ".mhd": METAIMAGE}
 _READ_HEADER = {NRRD: read_nrrd_header, NIFTI: read_nifti_header, METAIMAGE: read_metaimage_header}
 # Largest cosine between two axes of an upright grid: the rounding error of 32 bits.
 _UPRIGHT = 1e-6

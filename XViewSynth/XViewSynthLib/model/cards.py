@@ -194,5 +194,5 @@ OPTIONAL_CARD_FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
         _is_uncertainty,
         f'an object whose "factors" hold, for each factor, three weights from 0 to {_LARGEST_WEIGHT} and three rising '
         f"curves of equal length from {_CURVE_HU[0]} to {_CURVE_HU[1]} HU",
-    ),
+    )
 }

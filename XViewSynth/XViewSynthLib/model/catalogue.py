@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..request import AUTOMATIC, Quality, Request
-from ..system.outputs import Outputs, staging_folder
+from ..system.outputs import Outputs
+from ..system.staging import staging_folder
 from ..system.stop import LastStep, at_once
 from .cards import BEST_SPECIALISTS, NAME_PATTERN, NAME_RULE, SCHEMA_VERSION, is_name, parse_card
 from .cards import card_fault as card_fault

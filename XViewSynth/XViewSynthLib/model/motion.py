@@ -105,10 +105,7 @@ def _moved(images: Tensor, field: Tensor) -> Tensor:
     down = torch.arange(rows, device=images.device)[:, None] + field[:, 1]
     # Apple's GPUs have no `padding_mode="border"`. From pixels to the -1 to 1 of `grid_sample`:
     places = torch.stack(
-        [
-            (across.clamp(0, columns - 1) + 0.5) * (2 / columns) - 1,
-            (down.clamp(0, rows - 1) + 0.5) * (2 / rows) - 1,
-        ],
+        [(across.clamp(0, columns - 1) + 0.5) * (2 / columns) - 1, (down.clamp(0, rows - 1) + 0.5) * (2 / rows) - 1],
         dim=-1,
     )
     return functional.grid_sample(images, places, align_corners=False)

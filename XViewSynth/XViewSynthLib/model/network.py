@@ -29,28 +29,19 @@ Synthesis", CVPR 2022; the networks are our own.
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from ..geometry.constants import INTENSITY_RANGE
-from ..geometry.interpolation import interpolation_weights, slices_used
-from ..geometry.slice_profile import OVERLAP_RANGE, SliceProfile, preserving_weights
+from ..geometry.slice_profile import OVERLAP_RANGE, SliceProfile
 from ..request import Quality
-from .motion import on_the_way
+from .layers import Fusion, PixelWiseStudent, SliceWiseStudent
 from .noise import DISTANCES, noise_correlation
+from .spline import in_full_precision, interleave, join_gaps, reading_weights, spline_between, spline_through
 
 VIEWS = ("axial", "coronal", "sagittal")
 
-_HU_PER_UNIT = 1024.0
-# What the views add to the spline is small; so scaled, the fusion sees it as large as the images.
-_RESIDUAL_SCALE = 8.0
-# Pixels from one observed slice to the next; so scaled, displacements are as large as the images too.
-_USUAL_DISPLACEMENT = 4.0
 # What the training of the shipped models ranges over; beyond it, nothing is known of what networks make of it.
 _LIKENESS_RANGE = (0.05, 0.55)
 # Distance of observed slices, in pixels, beyond which the network of `wide_gaps` answers. That for x4 gained as much as
@@ -59,111 +50,6 @@ _LIKENESS_RANGE = (0.05, 0.55)
 _WIDE_GAP_AT_X2, _WIDE_GAP = 4.0, 3.0
 # So that what is told lies about 0, and not much beyond 1.
 _USUAL_LIKENESS, _LIKENESS_SCALE = 0.2, 5.0
-
-
-def to_network_units(hu: Tensor) -> Tensor:
-    """Map HU to what the networks see: clipped to `INTENSITY_RANGE`, about -1 (air) to 3 (metal)."""
-    return hu.clamp(*INTENSITY_RANGE) / _HU_PER_UNIT
-
-
-def to_hu(units: Tensor) -> Tensor:
-    """Map network units back to HU; differences too."""
-    return units * _HU_PER_UNIT
-
-
-def spline_between(observed: Tensor, factor: int) -> Tensor:
-    """Interpolate the synthetic slices by the cubic spline.
-
-    Args:
-        observed: (batch, slices, rows, columns), any unit, at least 4 slices.
-        factor: up-sampling factor s.
-
-    Returns:
-        (batch, slices - 1, s - 1, rows, columns) in the unit of `observed`.
-    """
-    slices = observed.shape[1]
-    shares = interpolation_weights(slices, factor, "cubic")[:-1].reshape(slices - 1, factor, slices)[:, 1:]
-    weights = torch.as_tensor(shares.copy(), dtype=observed.dtype, device=observed.device)
-    return _in_full_precision("gpk,bkhw->bgphw", weights, observed)
-
-
-def spline_through(observed: Tensor, factor: int, profile: SliceProfile) -> Tensor:
-    """Thin slices on a spline whose averages are the thick slices observed.
-
-    Args:
-        observed: (batch, slices, rows, columns), any unit, at least 4 slices.
-        factor: up-sampling factor s.
-        profile: of the observed slices.
-
-    Returns:
-        (batch, s (slices - 1) + 1, rows, columns) in the unit of `observed`.
-    """
-    weights = torch.as_tensor(preserving_weights(observed.shape[1], factor, profile).copy())
-    return _in_full_precision("tk,bkhw->bthw", weights.to(observed), observed)
-
-
-def _in_full_precision(products: str, weights: Tensor, observed: Tensor) -> Tensor:
-    """`torch.einsum`, also where networks compute in less: eight bits of a mantissa would leave steps of 4 HU."""
-    with torch.autocast(observed.device.type, enabled=False):
-        return torch.einsum(products, weights, observed)
-
-
-@lru_cache(maxsize=64)
-def reading_weights(asked: int, factor: int, *, linear: bool = False) -> np.ndarray:
-    """The share that each slice asked for in a gap has in each slice wanted there, of what is 0 on observed slices.
-
-    Args:
-        asked: up-sampling factor whose slices there are.
-        factor: that of the slices wanted.
-        linear: read off by lines, where no share may be below 0, in place of the polynomial through the whole gap.
-
-    Returns:
-        (factor - 1, asked - 1) float32.
-
-    >>> reading_weights(4, 3).round(2)
-    array([[ 0.66,  0.49, -0.13],
-           [-0.13,  0.49,  0.66]], dtype=float32)
-    """
-    known, wanted = np.arange(asked + 1), np.arange(1, factor) * asked / factor
-    if linear:
-        weights = np.stack([np.interp(wanted, known, one) for one in np.eye(asked + 1)], axis=1)
-    else:
-        powers = np.vander(known, asked + 1).astype(float)
-        # Rounded, so that a slice that was asked for is read off as it is.
-        weights = (np.vander(wanted, asked + 1) @ np.linalg.inv(powers)).round(9)
-    weights = weights[:, 1:-1].astype(np.float32)
-    weights.flags.writeable = False
-    return weights
-
-
-def join_gaps(answers: Tensor) -> Tensor:
-    """Put gaps that were answered with both their ends one after the other; shared ends become their mean.
-
-    Args:
-        answers: (batch, gaps, s + 1, rows, columns).
-
-    Returns:
-        (batch, s gaps + 1, rows, columns).
-    """
-    factor = answers.shape[2] - 1
-    joined = torch.cat([answers[:, :, :-1].flatten(1, 2), answers[:, -1:, -1]], dim=1)
-    joined[:, factor:-1:factor] += answers[:, :-1, -1]
-    joined[:, factor:-1:factor] /= 2
-    return joined
-
-
-def interleave(observed: Tensor, synthetic: Tensor) -> Tensor:
-    """Put the synthetic slices between the observed ones.
-
-    Args:
-        observed: (batch, slices, rows, columns).
-        synthetic: (batch, slices - 1, s - 1, rows, columns).
-
-    Returns:
-        (batch, s (slices - 1) + 1, rows, columns); every s-th slice is an observed one, unchanged.
-    """
-    filled = torch.cat([observed[:, :-1, None], synthetic], dim=2).flatten(1, 2)
-    return torch.cat([filled, observed[:, -1:]], dim=1)
 
 
 @dataclass(frozen=True)
@@ -325,17 +211,11 @@ class ThreeViewNetwork(nn.Module):
         weights = torch.as_tensor(reading_weights(asked, factor).copy()).to(observed)
 
         def read_off(answer: Tensor) -> Tensor:
-            return spline + _in_full_precision("kp,...pij->...kij", weights, answer - asked_spline)
+            return spline + in_full_precision("kp,...pij->...kij", weights, answer - asked_spline)
 
         return read_off(views), read_off(fused)
 
-    def forward(
-        self,
-        observed: Tensor,
-        factor: int,
-        facts: ScanFacts,
-        views: Sequence[str] = VIEWS,
-    ) -> Tensor:
+    def forward(self, observed: Tensor, factor: int, facts: ScanFacts, views: Sequence[str] = VIEWS) -> Tensor:
         """Predict the synthetic slices in every view; `fuse` makes one answer of them.
 
         Args:
@@ -357,13 +237,7 @@ class ThreeViewNetwork(nn.Module):
             )
         return spline_between(observed, factor) + torch.stack(answers)
 
-    def fuse(
-        self,
-        observed: Tensor,
-        views: Tensor,
-        factor: int,
-        facts: ScanFacts,
-    ) -> Tensor:
+    def fuse(self, observed: Tensor, views: Tensor, factor: int, facts: ScanFacts) -> Tensor:
         """One answer of the three: their mean, and what the fusion, where there is one, adds to it.
 
         Args:
@@ -385,14 +259,7 @@ class ThreeViewNetwork(nn.Module):
         """All slices in their order, given those observed and an answer of `fuse` or, in one view, of `forward`."""
         return synthetic if self.thick else interleave(observed, synthetic)
 
-    def residual(
-        self,
-        view: str,
-        observed: Tensor,
-        factor: int,
-        facts: ScanFacts,
-        part: slice = slice(None),
-    ) -> Tensor:
+    def residual(self, view: str, observed: Tensor, factor: int, facts: ScanFacts, part: slice = slice(None)) -> Tensor:
         """Predict, in one view, what the spline misses.
 
         Args:
@@ -417,12 +284,7 @@ class ThreeViewNetwork(nn.Module):
         raise ValueError(f"{view!r} is not a view; choose one of {', '.join(VIEWS)}.")
 
     def correction(
-        self,
-        observed: Tensor,
-        residuals: Tensor,
-        factor: int,
-        facts: ScanFacts,
-        gaps: slice = slice(None),
+        self, observed: Tensor, residuals: Tensor, factor: int, facts: ScanFacts, gaps: slice = slice(None)
     ) -> Tensor:
         """Predict, by the fusion, what the mean of the views misses.
 
@@ -482,187 +344,3 @@ class ThreeViewNetwork(nn.Module):
         likeness = noise_correlation(observed) if facts.likeness is None else facts.likeness
         likeness = likeness.to(condition).clamp(*_LIKENESS_RANGE)
         return torch.cat([condition, (likeness - _USUAL_LIKENESS) * _LIKENESS_SCALE], dim=1)
-
-
-class SliceWiseStudent(nn.Module):
-    """Axial view: from the two observed slices on either side of a gap, the slices in it."""
-
-    def __init__(self, channels: int, blocks: int, factors: Sequence[int], thick: bool, conditions: int):
-        super().__init__()
-        self.trunk = Trunk(4 * 4, channels, blocks, conditions)
-        self.heads = _heads(channels, factors, thick)
-
-    def forward(self, observed: Tensor, factor: int, condition: Tensor, part: slice) -> Tensor:
-        batch, _, rows, columns = observed.shape
-        neighbours = _around_gaps(observed, part)
-        gaps = neighbours.shape[1]
-        stacks = functional.pixel_unshuffle(neighbours.flatten(0, 1), 2)
-        features = self.trunk(_fast_layout(stacks), condition.repeat_interleave(gaps, dim=0))
-        between = functional.pixel_shuffle(self.heads[str(factor)](features), 2)
-        return between.view(batch, gaps, -1, rows, columns)
-
-
-class PixelWiseStudent(nn.Module):
-    """Coronal view: super-resolves images of slices by columns, two neighbouring rows of the scan at a time.
-
-    The pair shares one pass and sees one more row on either side, so that each plane has its neighbours.
-    """
-
-    def __init__(self, channels: int, blocks: int, factors: Sequence[int], thick: bool, conditions: int):
-        super().__init__()
-        self.trunk = Trunk(4 * 2, channels, blocks, conditions)
-        self.across_gap = nn.Conv2d(channels, channels, (2, 1))
-        self.heads = _heads(channels, factors, thick)
-
-    def forward(self, observed: Tensor, factor: int, condition: Tensor, part: slice) -> Tensor:
-        observed = _with_neighbours(observed, part)
-        batch, slices, rows, columns = observed.shape
-        rows -= 2
-        planes = observed.unfold(2, 4, 2)
-        # (batch, slices, pairs, columns, plane) -> (batch pairs, plane column-parity, slices, columns / 2)
-        planes = planes.unflatten(3, (columns // 2, 2)).permute(0, 2, 5, 4, 1, 3)
-        planes = planes.reshape(batch * rows // 2, 8, slices, columns // 2)
-        features = self.trunk(_fast_layout(planes), condition.repeat_interleave(rows // 2, dim=0))
-        between = self.heads[str(factor)](self.across_gap(features))
-        between = between.view(batch, rows // 2, -1, 2, 2, slices - 1, columns // 2)
-        # (batch, pair, position, plane, column-parity, gap, column / 2) -> (batch, gap, position, rows, columns)
-        return between.permute(0, 5, 2, 1, 3, 6, 4).reshape(batch, slices - 1, -1, rows, columns)
-
-
-class Fusion(nn.Module):
-    """From the answers of the views in a gap, and the two observed slices on either side, what their mean misses.
-
-    Each factor has a first and a last layer of its own, as the number of answers depends on it. A fusion that is
-    `aligned` also sees what the slices around the gap show once they are moved to where structures lie in it, and says
-    for every voxel how much of that counts.
-    """
-
-    def __init__(self, channels: int, blocks: int, factors: Sequence[int], thick: bool, conditions: int, aligned: bool):
-        super().__init__()
-        images = {factor: 4 + 4 * (factor + 1 if thick else factor - 1) + 2 * factor * aligned for factor in factors}
-        self.stems = nn.ModuleDict(
-            {str(factor): nn.Conv2d(4 * count, channels, 3, padding=1) for factor, count in images.items()}
-        )
-        self.condition = _silent_condition(conditions, channels)
-        self.blocks = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
-        self.heads = _heads(channels, factors, thick)
-        self.trusts = _heads(channels, factors, thick) if aligned else None
-
-    def forward(self, observed: Tensor, residuals: Tensor, factor: int, condition: Tensor, part: slice) -> Tensor:
-        _, batch, gaps, _, rows, columns = residuals.shape
-        mean = residuals.mean(dim=0)
-        told = torch.cat([mean, *(residuals - mean)], dim=2) * _RESIDUAL_SCALE
-        around = _around_gaps(observed, part)
-        images = torch.cat([around, told], dim=2).flatten(0, 1)
-        if self.trusts is not None:
-            seen = on_the_way(around[:, :, 1].flatten(0, 1), around[:, :, 2].flatten(0, 1), factor)
-            images = torch.cat([images, seen * _as_large_as_images(seen, factor)], dim=1)
-        features = self.stems[str(factor)](_fast_layout(functional.pixel_unshuffle(images, 2)))
-        features = self.blocks(features + self.condition(condition).repeat_interleave(gaps, dim=0)[:, :, None, None])
-
-        def full_size(heads: nn.ModuleDict) -> Tensor:
-            return functional.pixel_shuffle(heads[str(factor)](features), 2).view(batch, gaps, -1, rows, columns)
-
-        missed = full_size(self.heads)
-        if self.trusts is not None:
-            moved = seen[:, : factor - 1].view(missed.shape) + _fading_over_spline(observed, factor, part)
-            missed = missed + full_size(self.trusts) * (moved - mean - missed)
-        return missed
-
-
-class Trunk(nn.Module):
-    """Plain residual blocks; the condition shifts the features of the first layer."""
-
-    def __init__(self, inputs: int, channels: int, blocks: int, conditions: int):
-        super().__init__()
-        self.head = nn.Conv2d(inputs, channels, 3, padding=1)
-        self.condition = _silent_condition(conditions, channels)
-        self.blocks = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
-
-    def forward(self, images: Tensor, condition: Tensor) -> Tensor:
-        return self.blocks(self.head(images) + self.condition(condition)[:, :, None, None])
-
-
-def _silence(bias: Tensor | None) -> None:
-    if bias is not None:
-        nn.init.zeros_(bias)
-
-
-class ResidualBlock(nn.Module):
-    def __init__(self, channels: int):
-        super().__init__()
-        self.enter = nn.Conv2d(channels, channels, 3, padding=1)
-        self.leave = nn.Conv2d(channels, channels, 3, padding=1)
-        # Starts near the identity, which lets plain blocks train at a high rate without normalisation.
-        if not self.leave.weight.is_meta:
-            # A tensor without memory has no numbers, and to draw them PyTorch would import its compiler for seconds.
-            nn.init.normal_(self.leave.weight, std=1e-3)
-        _silence(self.leave.bias)
-
-    def forward(self, features: Tensor) -> Tensor:
-        # In place: fresh memory for maps of this size costs as much as a tenth of the convolutions.
-        hidden = self.enter(features).relu_()
-        return self.leave(hidden).add_(features)
-
-
-def _silent_condition(conditions: int, channels: int) -> nn.Linear:
-    """A shift of all features by what is told beside the images, at first none."""
-    # A shift of the usual size would drown the images: every rectifier stays on one side, the students are linear
-    # filters, and training takes hours to get away from there.
-    condition = nn.Linear(conditions, channels)
-    nn.init.zeros_(condition.weight)
-    _silence(condition.bias)
-    return condition
-
-
-def _heads(channels: int, factors: Sequence[int], thick: bool) -> nn.ModuleDict:
-    """For each factor s the last layer, which gives the slices of a gap from the features: 4 pixels for each place.
-
-    These are s - 1 slices, and s + 1 where both ends of the gap are to be answered.
-    """
-    heads = {}
-    for factor in factors:
-        head = nn.Conv2d(channels, (factor + 1 if thick else factor - 1) * 4, 3, padding=1)
-        # An untrained student answers with the spline.
-        nn.init.zeros_(head.weight)
-        _silence(head.bias)
-        heads[str(factor)] = head
-    return nn.ModuleDict(heads)
-
-
-def _around_gaps(observed: Tensor, gaps: slice) -> Tensor:
-    """The two observed slices on either side of each gap, (batch, gaps, 4, rows, columns)."""
-    slices = observed.shape[1]
-    first = torch.arange(slices - 1, device=observed.device)[gaps]
-    neighbours = torch.stack([first - 1, first, first + 1, first + 2], dim=1)
-    # The spline is mirrored at both ends; the network sees the same world.
-    neighbours = (slices - 1 - (slices - 1 - neighbours.abs()).abs()).clamp(min=0)
-    return observed[:, neighbours]
-
-
-def _as_large_as_images(seen: Tensor, factor: int) -> Tensor:
-    """What to multiply `on_the_way` with before networks see it, (channels, 1, 1)."""
-    scales = [_RESIDUAL_SCALE] * (factor - 1) + [1.0] * (factor - 1) + [1 / _USUAL_DISPLACEMENT] * 2
-    return torch.tensor(scales, device=seen.device)[:, None, None]
-
-
-def _fading_over_spline(observed: Tensor, factor: int, gaps: slice) -> Tensor:
-    """What fading from one slice to the next differs by from `spline_between`, (batch, gaps, s - 1, rows, columns)."""
-    slices = observed.shape[1]
-    linear, cubic = (interpolation_weights(slices, factor, method)[:-1] for method in ("linear", "cubic"))
-    weights = (linear - cubic).reshape(slices - 1, factor, slices)[gaps, 1:]
-    # A few gaps at a time are asked for: all slices each time would take longer with the square of their number.
-    near = slices_used(weights)
-    weights = torch.as_tensor(weights[:, :, near].copy()).to(observed)
-    return _in_full_precision("gpk,bkhw->bgphw", weights, observed[:, near])
-
-
-def _with_neighbours(observed: Tensor, rows: slice) -> Tensor:
-    """The given rows and one more on either side; the outermost row is its own neighbour."""
-    start, stop, _ = rows.indices(observed.shape[2])
-    window = observed[:, :, max(start - 1, 0) : stop + 1]
-    return functional.pad(window, (0, 0, int(start == 0), int(stop == observed.shape[2])), mode="replicate")
-
-
-def _fast_layout(images: Tensor) -> Tensor:
-    return images.contiguous(memory_format=torch.channels_last)

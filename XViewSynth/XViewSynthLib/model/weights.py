@@ -100,7 +100,7 @@ def _networks(network: ThreeViewNetwork, factor: int) -> list[ThreeViewNetwork]:
 
 def _is_trained(network: ThreeViewNetwork, factor: int) -> bool:
     predicting = network.answering(factor)
-    # An untrained head is zero; see `networks._heads`.
+    # An untrained head is zero; see `layers._heads`.
     return any(
         tensor.any()
         for student in (predicting.axial, predicting.pixelwise)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from ..errors import Cancelled, InputError
 from ..progress import Report
 from ..system.memory import is_out_of_memory, shortage
-from ..system.outputs import remove_staging_folders
+from ..system.staging import remove_staging_folders
 from ..system.stop import LastStep, StopRequest, at_once
 from ..system.streams import print_line
 

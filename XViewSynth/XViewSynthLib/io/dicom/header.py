@@ -14,6 +14,7 @@ from ...errors import InputError
 from ...system.streams import visible
 
 if TYPE_CHECKING:
+    import numpy as np
     from pydicom import Dataset
     from pydicom.dataelem import DataElement, RawDataElement
     from pydicom.tag import BaseTag
@@ -180,3 +181,12 @@ def _vr(element: DataElement | RawDataElement) -> str:
     from pydicom.datadict import dictionary_VR
 
     return dictionary_VR(element.tag) if element.VR in (None, "UN") else str(element.VR)
+
+
+def decimals(values: Sequence[float] | np.ndarray) -> str | list[str]:
+    """Numbers as DICOM's decimal strings of at most 16 letters."""
+    from pydicom.valuerep import format_number_as_ds
+
+    # A zero has no sign.
+    texts = [format_number_as_ds(float(value) + 0.0) for value in values]
+    return texts if len(texts) > 1 else texts[0]

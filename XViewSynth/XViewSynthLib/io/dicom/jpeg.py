@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from ...errors import InputError
-from ...system.outputs import staging_folder
+from ...system.staging import staging_folder
 from .header import printable
 from .slices import JPEG_2000, Pixels
 

@@ -25,10 +25,10 @@ from ...geometry.volume import AXES, LPS_TO_RAS, Axis, Volume, affine_column, ar
 from ...request import Texture
 from ...system.outputs import Outputs
 from .choice import OBSERVED, PROGRAM, SYNTHETIC
-from .files import is_explicit_little, read_header
-from .header import Header, number_in, printable
-from .series import is_dicom, read_series, without_warnings
-from .slices import thickness_in
+from .encoding import ENCODING, WHOLE, Encoder
+from .header import decimals
+from .series import without_warnings
+from .source import Source, open_source
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -46,8 +46,6 @@ COMMENTS = {
 _IMPLEMENTATION_UID = "2.25.129068594568566579757230840676294736874"
 _LONGEST_DESCRIPTION = 64  # characters of a DICOM long string (LO)
 _LARGEST_NUMBER = 2**31 - 1  # of a DICOM integer string (IS)
-# A stored value this close to a whole number is that number, apart from rounding to 32-bit floats.
-_WHOLE = 0.01
 # Directions of columns, rows, and rows of sagittal and coronal planes: left, posterior and feet, as in radiology.
 _READING_SIGNS = (1, 1, -1)
 
@@ -56,47 +54,6 @@ _CODES = {
     "Source image for image processing operation": "121322",
     "Processing Equipment": "109102",
 }
-# Valid for one image or file only, or for its pixels and neighbours.
-_NOT_COPIED = (
-    "InstanceCreatorUID",
-    "MACParametersSequence",
-    "IconImageSequence",
-    "SmallestImagePixelValue",
-    "LargestImagePixelValue",
-    "SmallestPixelValueInSeries",
-    "LargestPixelValueInSeries",
-    "SmallestImagePixelValueInPlane",
-    "LargestImagePixelValueInPlane",
-    "ModalityLUTSequence",
-    "ImagesInAcquisition",
-    "NumberOfSeriesRelatedInstances",
-    "NumberOfStudyRelatedInstances",
-    "PixelData",
-)
-# Groups of commands and file meta information, which no data set contains; overlays, curves, signatures, padding.
-_GROUPS_NOT_COPIED = (*range(8), *range(0x5000, 0x5100), *range(0x6000, 0x6100), 0xFFFA, 0xFFFC)
-# Storage of pixels; these elements belong together.
-_ENCODING = (
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "PixelPaddingValue",
-    "PixelPaddingRangeLimit",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "RescaleType",
-)
-# Elements used in computations.
-_NUMBERS = (
-    "InstanceNumber",
-    "SeriesNumber",
-    "SliceLocation",
-    "BitsStored",
-    "PixelRepresentation",
-    "RescaleSlope",
-    "RescaleIntercept",
-)
 # Copied from the nearest image if images differ: a slice needs a window, and texts need their character set.
 _FROM_NEAREST = (
     "SpecificCharacterSet",
@@ -105,7 +62,7 @@ _FROM_NEAREST = (
     "WindowCenterWidthExplanation",
     "VOILUTFunction",
     "VOILUTSequence",
-    *_ENCODING,
+    *ENCODING,
 )
 # Elements of the new series.
 _DATED = ("Series", "Content", "InstanceCreation")
@@ -127,21 +84,6 @@ _NEVER_MISSING = (
     "AcquisitionNumber",
     "PositionReferenceIndicator",
 )
-
-
-@dataclass(frozen=True)
-class Source:
-    """The series that was enhanced.
-
-    Attributes:
-        path: where it was read from.
-        grid: its geometry; every voxel is 0.
-        headers: of each slice along K, without elements that are not copied.
-    """
-
-    path: Path
-    grid: Volume
-    headers: tuple[Dataset, ...]
 
 
 def write_series(enhanced: Enhanced, source: str | Path, folder: str | Path, overwrite: bool = False) -> None:
@@ -169,43 +111,8 @@ def write_series(enhanced: Enhanced, source: str | Path, folder: str | Path, ove
         outputs.commit()
 
 
-def open_source(path: str | Path) -> Source:
-    """The headers of the series that is enhanced.
-
-    Args:
-        path: its folder or DICOMDIR, or one of its files.
-
-    Raises:
-        InputError: no DICOM series, no CT, or one without the elements that a study needs.
-    """
-    path = Path(path)
-    place = path.parent if path.name.upper() == "DICOMDIR" and path.is_file() else path
-    with without_warnings():
-        try:
-            _check_is_series(place)
-            grid, stack = read_series(place)
-            headers = tuple(_read_header(image.file) for image in stack.slices)
-            _check_source(headers, printable(path))
-        except InputError:
-            raise
-        except OSError as error:
-            reason = error.strerror or error
-            raise InputError(f"{printable(path)} cannot be read ({reason}): check the folder.") from error
-        except Exception as error:  # pydicom lets through whatever a broken header provokes
-            raise InputError(f"{printable(path)} has damaged DICOM headers: export the series again.") from error
-    return Source(path, grid, headers)
-
-
-def _check_is_series(path: Path) -> None:
-    if path.is_file() and not is_dicom(path):
-        raise InputError(
-            f"{path} is no DICOM series, so there is no study to add slices to: give the folder of a series, or write "
-            "NRRD, NIfTI or MHA."
-        )
-
-
 def write_files(
-    enhanced: Enhanced, source: Source, folder: Path, stop_if_requested: Callable[[], None] | None = None
+    enhanced: Enhanced, source: Source, folder: Path, stop_if_requested: Callable[[], None] = lambda: None
 ) -> None:
     """Write the files of a series into a folder that exists.
 
@@ -222,15 +129,14 @@ def write_files(
 
     stack = _stacked(enhanced.volume, enhanced.axis)
     slices = _slices(enhanced, stack, source)
-    encoder = _Encoder(source)
+    encoder = Encoder(source)
     tags = _series_tags(enhanced, source)
     # Slices between the same two images share most elements.
     header_from = lru_cache(maxsize=1)(lambda sources: _header_from([source.headers[n] for n in sources]))
     backwards = enhanced.axis == "K" and _numbered_backwards(source)
     with without_warnings():
         for index, slice_ in enumerate(slices):
-            if stop_if_requested is not None:
-                stop_if_requested()
+            stop_if_requested()
             header, comment = header_from(slice_.sources)
             for keyword, value in tags.items():
                 setattr(header, keyword, value)
@@ -238,7 +144,7 @@ def write_files(
             header.InstanceNumber = len(slices) - index if backwards else index + 1
             _set_kind(header, slice_.kind, comment, enhanced)
             _place(header, stack, index, slice_, source, enhanced.axis, enhanced.acquisition)
-            encoder.store(header, stack.voxels[index], slice_)
+            encoder.store(header, stack.voxels[index], slice_.sources, slice_.kind == OBSERVED)
             _save(header, folder / f"XV{header.InstanceNumber:05d}.dcm")
 
 
@@ -255,7 +161,7 @@ def _slices(enhanced: Enhanced, stack: Volume, source: Source) -> list[_Slice]:
     axis, synthetic, last = enhanced.axis, set(enhanced.synthetic_slices), source.grid.slices(enhanced.axis) - 1
     positions = np.arange(stack.slices("K")) * stack.spacing_along("K") / source.grid.spacing_along(axis)
     in_plane = {other: source.grid.slices(other) for other in AXES if other != axis}
-    if positions[-1] > last + _WHOLE or any(enhanced.volume.slices(other) != n for other, n in in_plane.items()):
+    if positions[-1] > last + WHOLE or any(enhanced.volume.slices(other) != n for other, n in in_plane.items()):
         raise InputError(f"{source.path} is not the scan that was enhanced: name the folder that it was read from.")
     kinds = [SYNTHETIC if index in synthetic else OBSERVED for index in range(len(positions))]
     if axis != "K":
@@ -291,78 +197,6 @@ def _stacked(volume: Volume, axis: Axis) -> Volume:
             affine[:3, 3] += affine[:3, column] * (volume.slices(a) - 1)
             affine[:3, column] *= -1
     return Volume(voxels, affine, volume.slice_thickness)
-
-
-def _read_header(file: Path) -> Dataset:
-    """The elements of a file that are copied.
-
-    Their bytes stay unchanged if possible, even if a value is invalid.
-    """
-    import pydicom
-    from pydicom.filewriter import correct_ambiguous_vr
-    from pydicom.valuerep import VR
-
-    read = read_header(file)
-    header, is_copied = read.dataset, is_explicit_little(read.dataset)
-    _correct_numbers(read)
-    for tag in list(header.keys()):
-        if tag.is_private or tag.group in _GROUPS_NOT_COPIED:
-            del header[tag]
-    for keyword in _NOT_COPIED:
-        if keyword in header:
-            del header[keyword]
-    for tag in list(header.keys()):
-        if header.get_item(tag).VR not in (*VR, None):
-            raise ValueError(f"{tag} is of a kind that does not exist.")
-        if header.get_item(tag).VR in ("SQ", "UN", None) and header[tag].VR == "SQ":
-            for item in header[tag].value:
-                item.remove_private_tags()
-    if is_copied:
-        return header
-    header.decode()
-    correct_ambiguous_vr(header, True)
-    # pydicom remembers the encoding of the file and would refuse to write another one.
-    decoded = pydicom.Dataset()
-    decoded.update(header)
-    return decoded
-
-
-def _correct_numbers(read: Header) -> None:
-    """Correct the format of numbers that are used here, such as a comma for a point.
-
-    Raises:
-        ValueError: a value is not a number.
-    """
-    header = read.dataset
-    for keyword in _NUMBERS:
-        text = read.text(keyword)
-        if text and number_in(text) is None:
-            raise ValueError(f"{keyword} is no number.")
-        if "," in text:
-            setattr(header, keyword, text.replace(",", "."))
-    thickness = read.text("SliceThickness")
-    if thickness and ("," in thickness or number_in(thickness) is None):
-        value = thickness_in(thickness)
-        header.SliceThickness = None if value is None else _decimals([value])
-
-
-def _check_source(headers: Sequence[Dataset], folder: str) -> None:
-    from pydicom.uid import CTImageStorage
-
-    if any(header.get("SOPClassUID") != CTImageStorage for header in headers):
-        raise InputError(f"{folder} holds images that are not CT images, which cannot be written as DICOM: write NRRD.")
-    if any(header.get("BitsAllocated") != 16 for header in headers):
-        raise InputError(f"{folder} has pixels that are not of 16 bits, which a CT image must have: write NRRD.")
-    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
-        if len({header.get(keyword) for header in headers}) > 1:
-            raise InputError(f"The images in {folder} differ in their {keyword}: export the series again.")
-        if not headers[0].get(keyword):
-            raise InputError(
-                f"The images in {folder} have no {keyword}, so an archive could not file the new images: export the "
-                "series from the archive, or write NRRD."
-            )
-    if any(not header.get("SOPInstanceUID") for header in headers):
-        raise InputError(f"Images in {folder} have no SOPInstanceUID, so none can be referred to: write NRRD.")
 
 
 def _header_from(images: Sequence[Dataset]) -> tuple[Dataset, str]:
@@ -497,121 +331,28 @@ def _place(
     lps = LPS_TO_RAS @ stack.affine
     columns, rows, between = stack.spacing
     position = lps[:3, 3] + index * lps[:3, 2]
-    header.ImagePositionPatient = _decimals(position)
-    header.ImageOrientationPatient = _decimals([*(lps[:3, 0] / columns), *(lps[:3, 1] / rows)])
-    header.PixelSpacing = _decimals([rows, columns])
-    header.SpacingBetweenSlices = _decimals([between])
+    header.ImagePositionPatient = decimals(position)
+    header.ImageOrientationPatient = decimals([*(lps[:3, 0] / columns), *(lps[:3, 1] / rows)])
+    header.PixelSpacing = decimals([rows, columns])
+    header.SpacingBetweenSlices = decimals([between])
     if acquisition == "thick" and stack.slice_thickness is not None:
-        header.SliceThickness = _decimals([stack.slice_thickness])
+        header.SliceThickness = decimals([stack.slice_thickness])
     elif axis != "K":
-        header.SliceThickness = _decimals([source.grid.spacing_along(axis)])
+        header.SliceThickness = decimals([source.grid.spacing_along(axis)])
     elif header.SliceThickness is None and source.grid.slice_thickness is not None:
-        header.SliceThickness = _decimals([source.grid.slice_thickness])
+        header.SliceThickness = decimals([source.grid.slice_thickness])
     locations = [image.get("SliceLocation") for image in source.headers]
     if axis == "K" and None not in locations:
         location = np.interp(slice_.position, range(len(locations)), [float(value) for value in locations])
     else:
         location = position @ lps[:3, 2] / between
-    header.SliceLocation = _decimals([location])
-
-
-def _decimals(values: Sequence[float] | np.ndarray) -> str | list[str]:
-    """Numbers as DICOM's decimal strings of at most 16 letters."""
-    from pydicom.valuerep import format_number_as_ds
-
-    # A zero has no sign.
-    texts = [format_number_as_ds(float(value) + 0.0) for value in values]
-    return texts if len(texts) > 1 else texts[0]
+    header.SliceLocation = decimals([location])
 
 
 def _numbered_backwards(source: Source) -> bool:
     """Whether the images were numbered against the order of the slices along K."""
     first, last = (source.headers[n].get("InstanceNumber") for n in (0, -1))
     return first is not None and last is not None and int(first) > int(last)
-
-
-@dataclass(frozen=True)
-class _Encoding:
-    slope: float
-    intercept: float
-    bits: int
-    signed: bool
-
-    def encode(self, hu: np.ndarray, exactly: bool) -> np.ndarray | None:
-        """Stored values, little endian; None if they cannot hold these HU (exactly, if requested)."""
-        exact = (hu.astype(np.float64) - self.intercept) / self.slope
-        stored = np.rint(exact)
-        lowest, highest = self._range()
-        if stored.min() < lowest or stored.max() > highest:
-            return None
-        if exactly and np.abs(stored - exact).max() > _WHOLE:
-            return None
-        return stored.astype(self._scalar_type())
-
-    def encode_clipped(self, hu: np.ndarray) -> np.ndarray:
-        """Stored values, little endian; HU out of their range become the lowest or highest."""
-        stored = np.rint((hu.astype(np.float64) - self.intercept) / self.slope)
-        return stored.clip(*self._range()).astype(self._scalar_type())
-
-    def _range(self) -> tuple[int, int]:
-        lowest = -(2 ** (self.bits - 1)) if self.signed else 0
-        return lowest, lowest + 2**self.bits - 1
-
-    def _scalar_type(self) -> str:
-        return "<i2" if self.signed else "<u2"
-
-
-class _Encoder:
-    """Stores HU as the source's images do, each slice as the nearest image that can.
-
-    Predicted HU out of the range of all images are clipped to the range of the nearest.
-    """
-
-    def __init__(self, source: Source):
-        self._source = source
-        self._encodings = [_encoding(header) for header in source.headers]
-        self._first_with = {encoding: n for n, encoding in reversed(list(enumerate(self._encodings)))}
-
-    def store(self, header: Dataset, hu: np.ndarray, slice_: _Slice) -> None:
-        """Put the pixels of a slice into its header, and how they are stored."""
-        images = {self._encodings[n]: n for n in reversed(slice_.sources)}
-        nearest_first = dict.fromkeys([*(self._encodings[n] for n in slice_.sources), *self._first_with])
-        exactly = slice_.kind == OBSERVED
-        encoded = ((encoding, encoding.encode(hu, exactly)) for encoding in nearest_first)
-        encoding, stored = next((found for found in encoded if found[1] is not None), (next(iter(nearest_first)), None))
-        if stored is None and exactly:
-            raise InputError(
-                f"The images in {self._source.path} store their values in different ways, of which none can hold all "
-                "that their slices hold together: write NRRD."
-            )
-        if stored is None:
-            stored = encoding.encode_clipped(hu)
-        _copy_encoding(header, self._source.headers[images.get(encoding, self._first_with[encoding])])
-        header.add_new(0x7FE00010, "OW", stored.tobytes())
-        header.Rows, header.Columns = stored.shape
-
-
-def _encoding(header: Dataset) -> _Encoding:
-    return _Encoding(
-        slope=float(header.get("RescaleSlope") or 1),
-        intercept=float(header.get("RescaleIntercept") or 0),
-        bits=int(header.BitsStored),
-        signed=bool(header.PixelRepresentation),
-    )
-
-
-def _copy_encoding(header: Dataset, image: Dataset) -> None:
-    encoding = _encoding(image)
-    for keyword in _ENCODING:
-        if keyword in image:
-            header[keyword] = deepcopy(image[keyword])
-        elif keyword in header:
-            del header[keyword]
-    # Required in a CT image.
-    header.HighBit = encoding.bits - 1
-    header.RescaleSlope = image.get("RescaleSlope") or "1"
-    header.RescaleIntercept = image.get("RescaleIntercept") or "0"
-    header.RescaleType = image.get("RescaleType") or "HU"
 
 
 def _save(header: Dataset, path: Path) -> None:

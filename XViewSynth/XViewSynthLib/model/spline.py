@@ -1,0 +1,118 @@
+"""The spline that the networks start from, in network units, and the order of slices."""
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..geometry.constants import INTENSITY_RANGE
+from ..geometry.interpolation import interpolation_weights
+from ..geometry.slice_profile import SliceProfile, preserving_weights
+
+_HU_PER_UNIT = 1024.0
+
+
+def to_network_units(hu: Tensor) -> Tensor:
+    """Map HU to what the networks see: clipped to `INTENSITY_RANGE`, about -1 (air) to 3 (metal)."""
+    return hu.clamp(*INTENSITY_RANGE) / _HU_PER_UNIT
+
+
+def to_hu(units: Tensor) -> Tensor:
+    """Map network units back to HU; differences too."""
+    return units * _HU_PER_UNIT
+
+
+def spline_between(observed: Tensor, factor: int) -> Tensor:
+    """Interpolate the synthetic slices by the cubic spline.
+
+    Args:
+        observed: (batch, slices, rows, columns), any unit, at least 4 slices.
+        factor: up-sampling factor s.
+
+    Returns:
+        (batch, slices - 1, s - 1, rows, columns) in the unit of `observed`.
+    """
+    slices = observed.shape[1]
+    shares = interpolation_weights(slices, factor, "cubic")[:-1].reshape(slices - 1, factor, slices)[:, 1:]
+    weights = torch.as_tensor(shares.copy(), dtype=observed.dtype, device=observed.device)
+    return in_full_precision("gpk,bkhw->bgphw", weights, observed)
+
+
+def spline_through(observed: Tensor, factor: int, profile: SliceProfile) -> Tensor:
+    """Thin slices on a spline whose averages are the thick slices observed.
+
+    Args:
+        observed: (batch, slices, rows, columns), any unit, at least 4 slices.
+        factor: up-sampling factor s.
+        profile: of the observed slices.
+
+    Returns:
+        (batch, s (slices - 1) + 1, rows, columns) in the unit of `observed`.
+    """
+    weights = torch.as_tensor(preserving_weights(observed.shape[1], factor, profile).copy())
+    return in_full_precision("tk,bkhw->bthw", weights.to(observed), observed)
+
+
+def in_full_precision(products: str, weights: Tensor, observed: Tensor) -> Tensor:
+    """`torch.einsum`, also where networks compute in less: eight bits of a mantissa would leave steps of 4 HU."""
+    with torch.autocast(observed.device.type, enabled=False):
+        return torch.einsum(products, weights, observed)
+
+
+@lru_cache(maxsize=64)
+def reading_weights(asked: int, factor: int, *, linear: bool = False) -> np.ndarray:
+    """The share that each slice asked for in a gap has in each slice wanted there, of what is 0 on observed slices.
+
+    Args:
+        asked: up-sampling factor whose slices there are.
+        factor: that of the slices wanted.
+        linear: read off by lines, where no share may be below 0, in place of the polynomial through the whole gap.
+
+    Returns:
+        (factor - 1, asked - 1) float32.
+
+    >>> reading_weights(4, 3).round(2)
+    array([[ 0.66,  0.49, -0.13],
+           [-0.13,  0.49,  0.66]], dtype=float32)
+    """
+    known, wanted = np.arange(asked + 1), np.arange(1, factor) * asked / factor
+    if linear:
+        weights = np.stack([np.interp(wanted, known, one) for one in np.eye(asked + 1)], axis=1)
+    else:
+        powers = np.vander(known, asked + 1).astype(float)
+        # Rounded, so that a slice that was asked for is read off as it is.
+        weights = (np.vander(wanted, asked + 1) @ np.linalg.inv(powers)).round(9)
+    weights = weights[:, 1:-1].astype(np.float32)
+    weights.flags.writeable = False
+    return weights
+
+
+def join_gaps(answers: Tensor) -> Tensor:
+    """Put gaps that were answered with both their ends one after the other; shared ends become their mean.
+
+    Args:
+        answers: (batch, gaps, s + 1, rows, columns).
+
+    Returns:
+        (batch, s gaps + 1, rows, columns).
+    """
+    factor = answers.shape[2] - 1
+    joined = torch.cat([answers[:, :, :-1].flatten(1, 2), answers[:, -1:, -1]], dim=1)
+    joined[:, factor:-1:factor] += answers[:, :-1, -1]
+    joined[:, factor:-1:factor] /= 2
+    return joined
+
+
+def interleave(observed: Tensor, synthetic: Tensor) -> Tensor:
+    """Put the synthetic slices between the observed ones.
+
+    Args:
+        observed: (batch, slices, rows, columns).
+        synthetic: (batch, slices - 1, s - 1, rows, columns).
+
+    Returns:
+        (batch, s (slices - 1) + 1, rows, columns); every s-th slice is an observed one, unchanged.
+    """
+    filled = torch.cat([observed[:, :-1, None], synthetic], dim=2).flatten(1, 2)
+    return torch.cat([filled, observed[:, -1:]], dim=1)
