@@ -1,6 +1,6 @@
-"""The Slicer module "XViewSynthTrain": what Slicer shows of it, and what it sets up once.
+"""The Slicer module "XViewSynthTrain": its title and help text, and its set-up at the start of Slicer.
 
-Slicer finds its classes in this file by their names. They are defined in the package XViewSynthTrainUI.
+Slicer looks up its classes in this file by name. They are defined in the package XViewSynthTrainUI.
 """
 
 import slicer
@@ -23,7 +23,7 @@ __all__ = [
 
 
 class XViewSynthTrain(ScriptedLoadableModule):
-    """What Slicer shows of the module, and what is set up once."""
+    """Title, category and help text of the module."""
 
     def __init__(self, parent):
         ScriptedLoadableModule.__init__(self, parent)
@@ -32,10 +32,10 @@ class XViewSynthTrain(ScriptedLoadableModule):
         self.parent.dependencies = ["XViewSynth"]
         self.parent.contributors = ["The XViewSynth authors"]
         self.parent.helpText = _(
-            "Fine-tunes a model of XViewSynth on your own CT scans, without ground truth and without leaving this "
-            "computer. Choose loaded volumes or a folder, press <b>Fine-tune</b>, and watch on scans that are held out "
-            "whether the model becomes better. A run that is stopped, or interrupted, can be resumed. <b>Use this "
-            "model</b> puts the result into XViewSynth's list. Synthetic slices are predictions: not for diagnosis."
+            "Fine-tunes a model of XViewSynth on your own CT scans, without ground truth. Scans stay on this "
+            "computer. Choose loaded volumes or a folder, press <b>Fine-tune</b>, and follow the held-out gain. "
+            "A stopped or interrupted run can be resumed. <b>Use this model</b> adds the result to the list of "
+            "XViewSynth. Synthetic slices are predictions: not for diagnosis."
         )
         self.parent.acknowledgementText = _(
             "An independent implementation of Fang, Wang, Zhang, Xu, Yuan and Han: Incremental Cross-view Mutual "
@@ -45,7 +45,7 @@ class XViewSynthTrain(ScriptedLoadableModule):
 
 
 def onStartupCompleted():
-    """Called once all modules are there: get ready for scenes that were saved with the layout of a run."""
+    """Register the layout of a run. Slicer calls this after it has loaded all modules."""
     layoutManager = slicer.app.layoutManager()
     if layoutManager:
         from XViewSynthTrainScene.layout import register_layout

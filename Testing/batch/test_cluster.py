@@ -164,7 +164,7 @@ class TestWrongArguments:
         assert main([*place, "--dask", "tcp://127.0.0.1:1", "--jobs", "2"]) == 2
         assert "leave --jobs out" in capsys.readouterr().err
 
-    def test_nobody_there(self, tmp_path, tiny_model, capsys, monkeypatch):
+    def test_without_workers(self, tmp_path, tiny_model, capsys, monkeypatch):
         monkeypatch.setattr(cluster, "_CONNECTING_SECONDS", 0.5)
         source = write_scans(tmp_path / "in", "1")
         assert main([*words(source, tmp_path / "out", tiny_model), "--dask", "tcp://127.0.0.1:1"]) == 2
@@ -253,7 +253,7 @@ class TestWorkers:
             ("does not see /in: mount it.", "The worker tcp://node:1 does not see /in: mount it."),
         ],
     )
-    def test_are_asked_before_the_batch_begins(self, answer, sentence):
+    def test_are_checked_before_the_batch_starts(self, answer, sentence):
         client = SimpleNamespace(run=lambda *_, **__: {"tcp://node:0": None, "tcp://node:1": answer})
         with pytest.raises(InputError, match=sentence):
             cluster._check_workers(client, {}, {})

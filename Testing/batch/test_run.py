@@ -786,7 +786,7 @@ class TestShares:
     def test_memory_is_divided_among_processes(self):
         assert batch._share(8, 2) == 4
 
-    def test_one_process_sees_for_itself(self):
+    def test_one_process_has_no_limit(self):
         assert batch._share(None, 1) is None
 
     def test_several_never_take_more_than_there_is(self):

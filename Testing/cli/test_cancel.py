@@ -257,7 +257,7 @@ class TestMoments:
         time.sleep(0.2)
         assert_cancelled(process, folder, signal.SIGINT)
 
-    def test_when_nobody_reads_its_messages(self, start, folder):
+    def test_when_its_messages_are_not_read(self, start, folder):
         process = start(delay=ENDLESS_PRINTING)
         wait_for(process, "xxx")
         time.sleep(0.2)
@@ -299,7 +299,7 @@ class TestParent:
         process.stdin.close()
         self.assert_ends(process, folder)
 
-    def test_ends_with_the_process_where_somebody_holds_the_input_open(self, process, parent, folder):
+    def test_ends_with_the_process_if_its_input_stays_open(self, process, parent, folder):
         parent.kill()
         parent.wait()
         self.assert_ends(process, folder)
@@ -404,7 +404,7 @@ class TestRun:
         assert run(work, request) == 3
         assert capsys.readouterr().err == "Cancelled.\n"
 
-    def test_work_that_is_done_before_it_hears_is_done(self):
+    def test_work_that_ends_before_the_stop_request_is_done(self):
         request = StopRequest()
 
         def work() -> None:

@@ -156,7 +156,7 @@ class TestEnhance:
         assert (report["texture"], report["uncertainty"]) == ("match", "disagreement, not calibrated")
         assert report["notes"][-1] in capsys.readouterr().out
 
-    def test_best_quality_is_another_answer(self, enhance, folder, scan):
+    def test_best_quality_is_another_prediction(self, enhance, folder, scan):
         assert enhance("--quality", "best", "--report", "report.json") == 0
         best = read_volume("out.nrrd").voxels
         np.testing.assert_array_equal(best[::2], scan.voxels)
@@ -542,7 +542,7 @@ class TestCommandsOfOthers:
         assert cli._run(["greet"], StopRequest(), [register]) == 0
         assert capsys.readouterr().out.endswith("Handed in\n")
 
-    def test_are_not_looked_for_when_ours_is_asked_for(self, monkeypatch, capsys):
+    def test_are_not_searched_for_our_own_commands(self, monkeypatch, capsys):
         monkeypatch.setattr(cli, "entry_points", lambda group: pytest.fail("looked for"))
         assert main(["models", "--help"]) == 0
 
@@ -586,7 +586,7 @@ class TestStreams:
                 done = command(*arguments, stdout=reader.stdin)
                 assert (done.returncode, done.stderr) == (0, "")
 
-    def test_work_goes_on_when_nobody_reads_its_progress(self, folder, model):
+    def test_work_continues_if_its_progress_is_not_read(self, folder, model):
         with subprocess.Popen(["true"], stdin=subprocess.PIPE) as reader:
             reader.wait()
             line = ["enhance", "scan.nrrd", "out.nrrd", "--factor", "2", "--model", model, "--progress", "json"]

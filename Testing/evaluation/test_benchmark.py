@@ -141,7 +141,7 @@ class TestFiles:
         with pytest.raises(InputError, match="--overwrite"):
             run_bench(Benchmark(scans, [2], [model]), folder / "out", device="cpu")
 
-    def test_existing_results_are_replaced_when_asked(self, tmp_path, scans, model):
+    def test_existing_results_are_replaced_on_request(self, tmp_path, scans, model):
         for name in ("bench.json", "bench.md", "bench.png"):
             (tmp_path / name).write_text("old")
         run_bench(Benchmark(scans[:1], [2], [model]), tmp_path, device="cpu", overwrite=True)
@@ -188,7 +188,7 @@ class TestMarkdown:
 
 
 class TestTexture:
-    def test_is_a_row_beside_the_answer_as_predicted(self, report):
+    def test_is_a_row_beside_the_prediction(self, report):
         for run in report["runs"]:
             methods = run["models"]["small"]["methods"]
             assert methods["textured"]["noise_ratio"] != methods["enhanced"]["noise_ratio"]

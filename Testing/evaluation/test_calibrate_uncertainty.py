@@ -54,7 +54,7 @@ def test_each_network_has_its_own_and_what_is_read_off_has_another(monkeypatch, 
     assert "x2" not in told
 
 
-def test_a_network_that_answers_for_no_scan_is_calibrated_by_all(monkeypatch, folder, scans):
+def test_a_network_without_scans_of_its_own_is_calibrated_on_all(monkeypatch, folder, scans):
     alone = calibrate(monkeypatch, folder, scans[1:], 2)
     assert (list(alone["factors"]), list(alone["read_off_factors"])) == (["2"], ["2"])
     assert alone["factors"]["2"] != alone["read_off_factors"]["2"]
@@ -67,7 +67,7 @@ def test_other_factors_keep_what_the_card_says(monkeypatch, folder, scans):
     assert second == first
 
 
-def test_the_networks_of_a_factor_answer_also_where_gaps_are_wide(folder):
+def test_the_networks_of_a_factor_also_predict_wide_gaps(folder):
     model = load_model(folder)
     far = Volume(anatomy((8, 24, 24)), affine_from((0.5, 0.5, 3.0)))
     own, read_off = (enhance(far, 2, model=each) for each in (calibrate_uncertainty.with_own_networks(model), model))

@@ -50,7 +50,7 @@ def scan(fine) -> Volume:
 
 class TestNetworks:
     @each_published
-    def test_answers_with_the_slices_in_between(self, method):
+    def test_predicts_the_slices_in_between(self, method):
         # No size is a multiple of what the networks fold the slices by.
         assert method(3).between(torch.zeros(5, 22, 26)).shape == (4, 2, 22, 26)
 

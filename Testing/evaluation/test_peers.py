@@ -211,7 +211,7 @@ class TestBench:
                 mean = np.mean([run["peers"][name]["gain_over_cubic_db"] for run in found])
                 assert entry["mean_gains"][name]["gain_over_cubic_db"] == pytest.approx(mean)
 
-    def test_tables_show_them_beside_the_answer_and_how_far_it_is_ahead(self, report):
+    def test_tables_show_them_with_the_gain_over_them(self, report):
         text = to_markdown(report)
         assert text.count("| registration |") == text.count("| theirs |") == 6
         gains = report["summary"][0]["mean_gains"]
@@ -273,7 +273,7 @@ class TestRequests:
             run_bench(Benchmark(scans, [2, 3], [model], volumes={"theirs": restored}), tmp_path, progress=steps.append)
         assert not steps
 
-    def test_peer_asked_for_twice_is_measured_once(self, scans):
+    def test_peer_requested_twice_is_measured_once(self, scans):
         assert len(make_peers(["registration", "registration"], {}, scans, [2], "gap")) == 1
 
 

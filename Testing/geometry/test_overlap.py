@@ -85,7 +85,7 @@ class TestResolving:
         assert resolve_overlap(scan(4.0), "K", 4, "thick") == 1.0
 
     @pytest.mark.parametrize(("new", "expected"), [(1.0, 1.0), (0.9999, 1.0), (2.0, 2.0), (2.5, 2.5)])
-    def test_or_are_as_thick_as_is_asked_for(self, new, expected):
+    def test_or_have_the_requested_thickness(self, new, expected):
         overlap = resolve_overlap(scan(4.0), "K", 4, "thick", new_thickness=new)
         assert overlap >= 1.0
         assert overlap == pytest.approx(expected)
@@ -95,7 +95,7 @@ class TestResolving:
         with pytest.raises(InputError, match="New slices 1 mm apart can be 1 to 2.5 mm thick, not"):
             resolve_overlap(scan(4.0), "K", 4, "thick", new_thickness=new)
 
-    def test_of_slices_between_thin_ones_that_cannot_be_asked_for(self):
+    def test_of_slices_between_thin_ones_cannot_be_requested(self):
         with pytest.raises(InputError, match="give the thickness of the scan.s slices"):
             resolve_overlap(scan(1.0), "K", 4, "gap", new_thickness=2.0)
 
@@ -138,7 +138,7 @@ class TestEnhancement:
 
 
 class TestNewSlicesInPlaceOfThickOnes:
-    def test_are_as_thick_as_is_asked_for(self, thick_model):
+    def test_have_the_requested_thickness(self, thick_model):
         touching, wide = (enhance(scan(4.0), 4, model=thick_model, new_thickness=new) for new in (None, 2.0))
         assert (touching.volume.slice_thickness, wide.volume.slice_thickness) == (1.0, 2.0)
         assert not np.array_equal(touching.volume.voxels, wide.volume.voxels)
@@ -152,7 +152,7 @@ class TestNewSlicesInPlaceOfThickOnes:
         assert plan.notes[-1] == "The model untold does not support a thickness of new slices: they touch."
 
     @pytest.mark.parametrize(("thickness", "expected"), [(None, None), (0.7, 1.0), (1.6, 1.6), (4.0, 2.5)])
-    def test_are_asked_for_as_those_that_are_known(self, thick_model, model, thickness, expected):
+    def test_are_requested_like_the_known_ones(self, thick_model, model, thickness, expected):
         trial = drop_slices(scan(thickness, spacing=1.0, slices=17), 4, acquisition="thick")
         assert trial.new_thickness(thick_model) == expected
         assert trial.new_thickness(model) is None
@@ -212,7 +212,7 @@ class TestTraining:
         agreement_terms(Network(**NETWORK, overlap=1), blocks, self.CONFIG, increments=1)
         assert [overlap.tolist() for overlap in asked] == [pytest.approx([1.0, 1.6]), pytest.approx([2.0, 3.2])]
 
-    def test_what_a_teacher_answers_is_as_thick(self):
+    def test_predictions_of_a_teacher_are_as_thick(self):
         gaps = self.sampler(0.5).own_gaps(0)
         finer = answered(make_network(overlap=1), gaps)
         assert torch.allclose(finer.overlap, gaps.overlap * 2)

@@ -98,7 +98,7 @@ class TestCorrectingWeights:
 
 
 class TestMetSlices:
-    def test_a_slice_as_thin_as_those_asked_for_lies_within_them(self):
+    def test_a_slice_as_thin_as_requested_lies_within_them(self):
         assert consistent_slices(5, 2, SliceProfile(0.5)).all()
 
     def test_of_slices_that_overlap_and_fade_out_several_reach_beyond(self):

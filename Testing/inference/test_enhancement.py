@@ -93,7 +93,7 @@ class TestGeometry:
         assert np.array_equal(result.volume.voxels[:, :, ::2], few_slices.voxels)
 
 
-class TestAnswer:
+class TestPrediction:
     def test_is_the_mean_of_the_views(self, enhanced):
         views = np.array([view.voxels for view in enhanced.views.values()])
         # Each view is kept within the range of the scan, and so is the answer.
@@ -174,7 +174,7 @@ class TestDisagreement:
         assert free.sum() > 20
         assert np.abs(enhanced.disagreement.voxels[1] - np.sqrt(smooth))[free].max() < 0.01
 
-    def test_views_are_kept_only_when_asked_for(self, scan, model):
+    def test_views_are_kept_only_on_request(self, scan, model):
         assert enhance(scan, 2, model=model).views is None
 
 
@@ -218,7 +218,7 @@ class TestProgressAndStopping:
         assert told[-1].seconds_left is not None
 
     @pytest.mark.parametrize("asked", [0, 1, 5, 20])
-    def test_stops_when_asked(self, scan, model, asked):
+    def test_stops_on_request(self, scan, model, asked):
         answers = iter([False] * asked + [True] * 1000)
         with pytest.raises(Cancelled):
             enhance(scan, 2, model=model, should_cancel=lambda: next(answers))
@@ -246,7 +246,7 @@ class TestOutOfMemory:
         network.load_state_dict(make_network().state_dict())
         return replace(model, network=network)
 
-    def test_smaller_tiles_give_the_same_answer(self, few_slices, model, cramped):
+    def test_smaller_tiles_give_the_same_prediction(self, few_slices, model, cramped):
         plain = enhance(few_slices, 2, model=model)
         result = enhance(few_slices, 2, model=cramped)
         assert np.abs(plain.volume.voxels - result.volume.voxels).max() <= 1
@@ -284,7 +284,7 @@ class TestOutOfMemory:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 class TestGpu:
-    def test_gives_the_answer_of_the_cpu(self, scan, model):
+    def test_gives_the_prediction_of_the_cpu(self, scan, model):
         on_cpu = enhance(scan, 4, model=model, device="cpu").volume.voxels
         on_gpu = enhance(scan, 4, model=model, device="cuda").volume.voxels
         assert np.abs(on_cpu.astype(float) - on_gpu).mean() < 0.5

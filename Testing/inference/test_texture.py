@@ -137,12 +137,12 @@ def small() -> Volume:
 
 
 class TestEnhance:
-    def test_keeps_the_texture_unless_asked(self, small, model):
+    def test_keeps_the_texture_by_default(self, small, model):
         plain = enhance(small, 3, model=model)
         assert plain.plan.texture == "keep"
         assert np.array_equal(enhance(small, 3, model=model, texture="keep").volume.voxels, plain.volume.voxels)
 
-    def test_matches_it_when_asked_and_says_so(self, small, model):
+    def test_matches_it_on_request_and_reports_it(self, small, model):
         plain, found = enhance(small, 3, model=model), enhance(small, 3, model=model, texture="match")
         assert (found.plan.texture, found.notes[-1]) == ("match", MATCHED_NOTE)
         assert np.array_equal(found.volume.voxels, textured(plain, small).voxels)

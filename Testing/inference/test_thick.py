@@ -57,12 +57,12 @@ def unclipped(volume: Volume) -> np.ndarray:
 
 
 class TestNetwork:
-    def test_answers_every_slice(self):
+    def test_predicts_every_slice(self):
         observed = torch.rand(2, 5, 8, 12)
         views = make_network(thick=1)(observed, 3, replace(FACTS, gap_ratio=FACTS.gap_ratio.expand(2)))
         assert views.shape == (3, 2, 13, 8, 12)
 
-    def test_untrained_answers_with_the_spline_through_the_averages(self):
+    def test_untrained_networks_predict_the_spline_through_the_averages(self):
         observed = torch.rand(1, 5, 8, 8)
         views = ThreeViewNetwork(**NETWORK, thick=1)(observed, 3, FACTS)
         assert torch.allclose(views, spline_through(observed, 3, TOUCHING).expand_as(views), atol=1e-6)
@@ -85,11 +85,11 @@ class TestNetwork:
         assert torch.equal(told, same)
         assert not torch.allclose(told, less, atol=1e-4)
 
-    def test_where_gaps_meet_the_mean_of_their_answers_counts(self):
+    def test_where_gaps_meet_the_mean_of_their_predictions_counts(self):
         answers = torch.arange(2 * 4.0).view(1, 2, 4, 1, 1)
         assert join_gaps(answers).flatten().tolist() == [0, 1, 2, 3.5, 5, 6, 7]
 
-    def test_takes_over_how_a_network_for_thin_slices_sees(self):
+    def test_takes_over_the_backbone_of_a_network_for_thin_slices(self):
         thin, thick = make_network(seed=3), ThreeViewNetwork(**NETWORK, thick=1)
         thick.adopt_trunks(thin)
         assert torch.equal(thick.axial.trunk.blocks[0].enter.weight, thin.axial.trunk.blocks[0].enter.weight)
@@ -114,7 +114,7 @@ class TestEnhance:
         assert np.array_equal(enhanced.volume.affine, thick_scan.upsampled_affine("K", 4))
         assert enhanced.volume.slice_thickness == 1.0
 
-    def test_the_answer_is_the_mean_of_the_views(self, enhanced):
+    def test_the_prediction_is_the_mean_of_the_views(self, enhanced):
         mean = np.mean([view.voxels for view in enhanced.views.values()], axis=0)
         inside = np.all([unclipped(volume) for volume in (enhanced.volume, *enhanced.views.values())], axis=0)
         assert np.abs(mean - enhanced.volume.voxels)[:, inside].max() < 1
@@ -124,7 +124,7 @@ class TestEnhance:
         tiled = carry_out(plan, thick_scan, thick_model).volume.voxels
         assert np.abs(tiled.astype(int) - enhanced.volume.voxels).max() <= 1
 
-    def test_a_scan_stored_backwards_gives_the_same_answer(self, thick_scan, thick_model, enhanced):
+    def test_a_scan_stored_backwards_gives_the_same_prediction(self, thick_scan, thick_model, enhanced):
         flip = np.diag([1.0, 1, -1, 1])
         flip[2, 3] = 6
         backwards = Volume(thick_scan.voxels[::-1], thick_scan.affine @ flip, 4.0)

@@ -80,7 +80,7 @@ class TestCurves:
         assert Calibration.from_card(card, 2).to_card() == Calibration.from_card(card, 2, 2).to_card() == other
         assert Calibration.from_card(card, 2, 4).to_card() == ENTRY
 
-    def test_are_those_of_what_answers_where_the_card_says_no_more(self):
+    def test_are_those_of_the_factor_of_the_network(self):
         other = ENTRY | {"weights": [2.0, 0.0, 0.5]}
         card = make_card(doubt=UNCERTAINTY | {"factors": {"2": other, "4": ENTRY}})
         assert Calibration.from_card(card, 2, 4).to_card() == ENTRY

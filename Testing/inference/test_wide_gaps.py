@@ -91,7 +91,7 @@ class TestNetworks:
         assert network.asked(2, torch.tensor([5.0, 9.0])) == 4
 
     @pytest.mark.parametrize("sizes", [{"wide_gaps": 10}, {"wide_gaps": 4, "thick": 1}], ids=["unknown", "thick"])
-    def test_what_cannot_answer_is_refused(self, sizes):
+    def test_networks_that_cannot_predict_are_refused(self, sizes):
         with pytest.raises(ValueError, match="a factor that is known"):
             make_network(**sizes)
 
@@ -99,7 +99,7 @@ class TestNetworks:
         views, answer = make_network(**SIZES).answer(observed, 2, WIDE, trains_fusion=False)
         assert (views.requires_grad, answer.requires_grad) == (True, False)
 
-    def test_an_exercise_trains_what_will_answer(self):
+    def test_an_exercise_trains_the_network_that_predicts(self):
         pupil = make_network(**SIZES)
         config = TrainingConfig(slices=5, pixels=16, factor_shares={2: 1.0}, network=NETWORK | SIZES)
         far_apart = Volume(anatomy((21, 24, 24)), affine_from((0.8, 0.8, 2.5)))
@@ -111,7 +111,7 @@ class TestNetworks:
 
 class TestReadingOff:
     @given(asked=st.integers(2, 8), factor=st.integers(2, 8), linear=st.booleans())
-    def test_a_slice_that_was_asked_for_is_read_off_as_it_is(self, asked, factor, linear):
+    def test_a_requested_slice_that_was_predicted_is_kept(self, asked, factor, linear):
         weights = reading_weights(asked, factor, linear=linear)
         for index, place in enumerate(np.arange(1, factor) * asked / factor):
             if place == int(place):
@@ -166,7 +166,7 @@ class TestEnhancing:
         for name, view in wide.views.items():
             assert np.array_equal(view.voxels, finer.views[name].voxels[::2])
 
-    def test_uncertainty_is_calibrated_for_what_answered(self, model):
+    def test_uncertainty_is_calibrated_for_the_network_that_predicted(self, model):
         wide, finer = (enhance(scan(4.0, 2.2), factor, model=model, axis="K", acquisition="gap") for factor in (2, 4))
         assert np.allclose(wide.expected_error.voxels, finer.expected_error.voxels[::2], rtol=1e-4)
         assert np.array_equal(wide.error_bound().voxels, finer.error_bound().voxels[::2])

@@ -332,7 +332,7 @@ class TestOwnSeries:
             assert main(command) == 2
             assert "was made by XViewSynth: give the series it came from" in capsys.readouterr().err
 
-    def test_is_enhanced_again_if_so_asked(self, made, tmp_path, tiny_model):
+    def test_is_enhanced_again_on_request(self, made, tmp_path, tiny_model):
         options = ["--again", "--model", str(tiny_model), "--device", "cpu", "--progress", "none"]
         assert main(["selfcheck", str(made), *options]) == 0
         assert main(["enhance", str(made), str(tmp_path / "twice"), "--dicom", "--factor", "2", *options]) == 0

@@ -541,7 +541,7 @@ class TestRefusals:
         assert "exists already" in refused(plain[1], plain[0], tmp_path / "new")
 
     @pytest.mark.parametrize("name", ["notes.txt", "IM0001.dcm"])
-    def test_a_folder_with_files_of_others_even_if_asked(self, plain, tmp_path, name):
+    def test_a_folder_with_other_files_even_on_request(self, plain, tmp_path, name):
         (tmp_path / "new").mkdir()
         (tmp_path / "new" / name).write_text("precious")
         assert "choose another name" in refused(plain[1], plain[0], tmp_path / "new", overwrite=True)
@@ -552,7 +552,7 @@ class TestRefusals:
 
 
 class TestWhole:
-    def test_replaces_a_series_of_ours_when_asked(self, plain, tmp_path):
+    def test_replaces_a_series_of_ours_on_request(self, plain, tmp_path):
         write_series(plain[1], plain[0], tmp_path / "new")
         (tmp_path / "new" / "XV99999.dcm").write_text("of a longer scan")
         write_series(plain[1], plain[0], tmp_path / "new", overwrite=True)

@@ -94,7 +94,7 @@ class TestPlace:
         assert "exists already" in refused(scan, tmp_path / "scan.nrrd")
         assert (tmp_path / "scan.nrrd").read_bytes() == b"precious"
 
-    def test_existing_file_is_replaced_when_asked(self, tmp_path, scan):
+    def test_existing_file_is_replaced_on_request(self, tmp_path, scan):
         (tmp_path / "scan.nrrd").write_bytes(b"old")
         write_volume(scan, tmp_path / "scan.nrrd", overwrite=True)
         np.testing.assert_array_equal(read_volume(tmp_path / "scan.nrrd").voxels, scan.voxels)

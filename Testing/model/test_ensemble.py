@@ -77,7 +77,7 @@ def mean_where_none_is_clipped(grids: list[np.ndarray]) -> tuple[np.ndarray, np.
     return np.mean(grids, axis=0), within
 
 
-class TestAnswer:
+class TestPrediction:
     def test_is_the_mean_over_all_augmentations(self, best, alone):
         expected, within = mean_where_none_is_clipped([answer["enhanced"] for answer in alone])
         np.testing.assert_allclose(best.volume.voxels[within], expected[within], atol=0.02)
@@ -102,7 +102,7 @@ class TestAnswer:
         assert answer.volume.voxels.shape == (11, 23, 19)
 
     @pytest.mark.parametrize("factor", [2, 3])
-    def test_reads_off_the_answer_of_another_factor(self, scan, tmp_path, factor):
+    def test_selects_slices_from_the_prediction_of_another_factor(self, scan, tmp_path, factor):
         network = make_network(wide_gaps=4)
         small = Model("small", tmp_path, make_card(), "0" * 64, network)
         best = enhance(scan, factor, model=small, quality=Quality.BEST, device="cpu")
@@ -157,7 +157,7 @@ class TestBestSpecialists:
         card = make_card(network=NETWORK | sizes)
         return load_model(save_model(tmp_path / "larger", make_network(**sizes), card).folder)
 
-    def test_answer_at_best_quality_alone(self, scan, larger):
+    def test_predict_only_at_best_quality(self, scan, larger):
         without, with_them = (larger.at_quality(quality) for quality in (Quality.STANDARD, Quality.BEST))
         for factor in (2, 3, 4):
             one, best = (enhance(scan, factor, model=larger, quality=quality, device="cpu") for quality in Quality)
@@ -184,7 +184,7 @@ class TestBestSpecialists:
         assert model.network.state_dict().keys() == expected.state_dict().keys()
 
     @pytest.mark.parametrize("quality", Quality)
-    def test_time_and_memory_are_those_of_what_answers(self, scan, larger, monkeypatch, quality):
+    def test_time_and_memory_are_those_of_the_network_that_predicts(self, scan, larger, monkeypatch, quality):
         expected = larger.network.at_quality(quality).answering(4)
         asked = []
         answering = ThreeViewNetwork.answering
@@ -208,10 +208,10 @@ def test_a_selfcheck_measures_it(scan, model):
 
 
 class TestAugmentations:
-    def test_one_pass_sees_the_scan_as_it_is(self):
+    def test_one_pass_predicts_the_scan_as_it_is(self):
         assert augmentations("standard") == (Augmentation(),)
 
-    def test_best_sees_its_mirror_image_and_both_turned(self):
+    def test_best_also_predicts_mirrored_and_rotated_copies(self):
         voxels = np.random.default_rng(0).normal(size=(3, 4, 6))
         seen = [augmentation.apply(torch.from_numpy(voxels)).numpy() for augmentation in augmentations("best")]
         for shown, see in zip(seen, SEEN, strict=True):

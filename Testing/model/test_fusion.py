@@ -59,7 +59,7 @@ class TestNetwork:
         views = network(observed, 3, facts)
         assert torch.allclose(network.fuse(observed, views, 3, facts), views.mean(dim=0), atol=1e-6)
 
-    def test_without_one_the_mean_is_the_answer(self, observed):
+    def test_without_one_the_prediction_is_the_mean(self, observed):
         network = make_network()
         views = network(observed, 3, FACTS)
         assert torch.equal(network.fuse(observed, views, 3, FACTS), views.mean(dim=0))
@@ -84,7 +84,7 @@ class TestNetwork:
             part = network.correction(observed, told, 3, facts, slice(first, last))
             assert torch.allclose(part, whole[:, first:last], atol=1e-6)
 
-    def test_sees_in_which_view_an_answer_stands(self, observed):
+    def test_distinguishes_the_views(self, observed):
         network = trained()
         views = network(observed, 2, FACTS)
         answer = network.fuse(observed, views, 2, FACTS)
@@ -110,7 +110,7 @@ class TestNetwork:
 
 
 class TestEnhancement:
-    def test_answers_with_what_the_network_fuses(self, scan, model):
+    def test_predicts_the_fusion_of_the_network(self, scan, model):
         enhanced = enhance(scan, 3, model=model)
         network, profile = model.network, enhanced.plan.profile
         even = np.pad(scan.voxels.astype(np.float32), [(0, 0), (0, 1), (0, 1)], mode="edge")
@@ -172,7 +172,7 @@ class TestTraining:
         assert all(part.grad is not None for part in network.fusion.blocks.parameters())
         assert network.axial.heads["2"].weight.grad.abs().max() > 0
 
-    def test_the_fused_answer_goes_in_again(self, blocks):
+    def test_the_fused_prediction_is_the_next_input(self, blocks):
         network = make_network(fusion_blocks=2, thick=int(blocks.profile is not None))
         seen = []
         forward = network.forward

@@ -97,7 +97,7 @@ class TestAlignedFusion:
                 torch.nn.init.normal_(head.weight, std=0.1)
         return network
 
-    def test_answers_in_parts_as_in_one(self, network):
+    def test_predicts_in_parts_as_in_one(self, network):
         observed = slices(6, 12, 16)[None]
         residuals = torch.randn(3, 1, 5, 2, 12, 16, generator=torch.Generator().manual_seed(5)) / 50
         whole = network.correction(observed, residuals, 3, self.FACTS)

@@ -67,7 +67,7 @@ class TestInterleave:
 
 
 class TestStudents:
-    def test_untrained_students_answer_with_the_spline(self, observed):
+    def test_untrained_students_predict_the_spline(self, observed):
         untrained = ThreeViewNetwork(channels=4, axial_blocks=1, pixel_blocks=1)
         views = untrained(observed, 3, FACTS)
         assert torch.allclose(views, spline_between(observed, 3).expand_as(views), atol=1e-6)
@@ -115,12 +115,12 @@ class TestSpecialists:
         return make_network(fusion_blocks=1, specialists=SPECIALISTS).eval().requires_grad_(False)
 
     @pytest.mark.parametrize("factor", range(2, 9))
-    def test_every_factor_is_answered(self, team, observed, factor):
+    def test_every_factor_is_predicted(self, team, observed, factor):
         views = team(observed, factor, FACTS)
         assert views.shape == (3, 1, 6, factor - 1, 12, 16)
         assert team.fuse(observed, views, factor, FACTS).shape == views.shape[1:]
 
-    def test_a_specialist_answers_for_its_factor(self, team, observed):
+    def test_a_specialist_predicts_its_factor(self, team, observed):
         alone = team.specialists["4"]
         views = team(observed, 4, FACTS)
         assert torch.equal(views, alone(observed, 4, FACTS))
@@ -134,7 +134,7 @@ class TestSpecialists:
     def test_others_have_no_head_for_its_factor(self, team):
         assert list(team.axial.heads) == list(team.fusion.stems) == ["3", "5", "6", "7", "8"]
 
-    def test_adopts_what_answers_for_its_factor(self, team):
+    def test_adopts_the_network_that_predicts_its_factor(self, team):
         other = make_network(seed=5, fusion_blocks=1, specialists=SPECIALISTS)
         other.adopt_trunks(team)
         for factor in (2, 3, 4):
@@ -149,7 +149,7 @@ class TestSpecialists:
         assert trained == {name for name, _ in network.named_parameters() if name.startswith("specialists.2.")}
 
 
-class TestLikeness:
+class TestNoiseCorrelation:
     """A network that is told how alike neighbouring slices of the scan are."""
 
     TOLD = torch.tensor([[0.6]])
@@ -181,7 +181,7 @@ class TestLikeness:
 
     @pytest.mark.parametrize("before", [{}, {"thick": 1}, {"likeness": 1}, {"thick": 1, "likeness": 1, "overlap": 1}])
     @pytest.mark.parametrize("after", [{}, {"overlap": 1}, {"likeness": 1}, {"thick": 1, "likeness": 1}])
-    def test_adopted_trunks_keep_common_conditions(self, before, after):
+    def test_adopted_backbones_keep_common_conditions(self, before, after):
         teacher, pupil = make_network(seed=1, **before), make_network(seed=2, **after)
         own = pupil.axial.trunk.condition.weight.detach().clone()
         pupil.adopt_trunks(teacher)

@@ -32,7 +32,7 @@ def overlapping(slices: torch.Tensor, weight: float) -> torch.Tensor:
     return weight * (slices[:-2] + slices[2:]) + (1 - 2 * weight) * slices[1:-1]
 
 
-class TestLikeness:
+class TestNoiseCorrelation:
     def test_of_slices_with_noise_of_their_own_is_none(self):
         assert noise_correlation(noise()[None], (1, 2))[0].tolist() == pytest.approx([0.0, 0.0], abs=0.02)
 

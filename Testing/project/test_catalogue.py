@@ -127,7 +127,7 @@ class TestPublicEntry:
         assert tool.main([url]) == 2
         assert sentence in capsys.readouterr().err
 
-    def test_pictures_and_icon_that_it_tells_of_exist(self, tool):
+    def test_its_pictures_and_icon_exist(self, tool):
         assert all((ROOT / name).is_file() for name in (tool.ICON, *tool.PICTURES))
 
     def test_the_entry_is_printed_alone(self, tool, capsys):

@@ -26,7 +26,7 @@ def sample(tmp_path, thin_scan, monkeypatch):
 
 
 class TestDemo:
-    def test_everything_is_written_and_told(self, tmp_path, model, thin_scan, capsys):
+    def test_everything_is_written_and_printed(self, tmp_path, model, thin_scan, capsys):
         folder = tmp_path / "out"
         assert demo.main([str(folder), "--model", str(model)]) == 0
         told = capsys.readouterr().out
@@ -37,7 +37,7 @@ class TestDemo:
         assert enhanced.shape_ijk == thin_scan.shape_ijk
         assert (enhanced.voxels[::4] == observed.voxels).all()
 
-    def test_the_report_tells_the_gain_of_each_method(self, tmp_path, model):
+    def test_the_report_shows_the_gain_of_each_method(self, tmp_path, model):
         demo.main([str(tmp_path / "out"), "--model", str(model)])
         report = json.loads((tmp_path / "out" / "report.json").read_text())
         assert list(report["methods"]) == ["linear", "cubic", "sinc", "enhanced"]
@@ -59,7 +59,7 @@ class TestDemo:
             demo.demonstrate(tmp_path / "out", str(model), lambda: True)
         assert not (tmp_path / "out").exists()
 
-    def test_a_folder_that_cannot_be_made_is_told(self, tmp_path, model):
+    def test_a_folder_that_cannot_be_created_is_reported(self, tmp_path, model):
         (tmp_path / "file").write_text("")
         with pytest.raises(InputError, match="Cannot make the folder"):
             demo.demonstrate(tmp_path / "file", str(model), lambda: False)

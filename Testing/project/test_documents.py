@@ -246,7 +246,7 @@ class TestTroubleshooting:
         for key in self.keys():
             assert key in texts or any(pattern.fullmatch(key) for pattern in patterns), key
 
-    def test_a_key_that_nobody_says_would_be_noticed(self, templates):
+    def test_an_undocumented_key_would_be_noticed(self, templates):
         patterns, texts = templates
         key = self.keys()[0].replace("missing", "absent")
         assert key not in texts
@@ -288,7 +288,7 @@ class TestHardware:
         page = table.PAGE.read_text(encoding="utf-8")
         assert table.with_table(page, table.read_records()) == page
 
-    def test_every_line_tells_what_was_measured_where_and_by_what(self, table):
+    def test_every_line_names_measurement_computer_and_command(self, table):
         for record in table.read_records():
             assert {"size", "factor", "seconds", "memory_bytes", "memory_of", "machine", "version", "command"} <= set(
                 record

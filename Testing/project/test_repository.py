@@ -308,7 +308,7 @@ class TestPythonVersions:
 
 
 class TestSampleData:
-    def test_the_scan_is_the_one_whose_source_and_licence_are_told(self):
+    def test_the_scan_is_the_one_whose_source_and_licence_are_documented(self):
         about = (SAMPLE.parent / "README.md").read_text(encoding="utf-8")
         assert hashlib.sha256(SAMPLE.read_bytes()).hexdigest() in about
 

@@ -34,7 +34,7 @@ def run(tmp_path, monkeypatch):
 
 
 class TestSetUp:
-    def test_a_folder_of_somebody_else_is_left_alone(self, run):
+    def test_a_folder_of_other_content_is_left_alone(self, run):
         run.VENV.mkdir()
         (run.VENV / "precious").write_text("data")
         with pytest.raises(run.SetupError, match=r"not made by run\.py; move it away"):
@@ -96,14 +96,14 @@ class TestSetUp:
             run.set_up(run.LOCK)
         assert run.STAMP.read_text() == run.UNFINISHED
 
-    def test_a_folder_that_cannot_be_made_is_told(self, run):
+    def test_a_folder_that_cannot_be_created_is_reported(self, run):
         run.VENV.write_text("a file")
         with pytest.raises(run.SetupError, match="cannot be written"):
             run.set_up(run.LOCK)
 
 
 class TestTroubles:
-    def test_an_index_that_cannot_be_reached_is_told(self, run, monkeypatch):
+    def test_an_index_that_cannot_be_reached_is_reported(self, run, monkeypatch):
         run.VENV.mkdir()
         for name in [name for name in os.environ if name.startswith("PIP_")]:
             monkeypatch.delenv(name)

@@ -342,7 +342,7 @@ class TestFailure:
         assert job.log.startswith("Plan: ")
 
     @posix
-    def test_a_worker_that_somebody_else_stops(self, start, folder, large, slow_model):
+    def test_a_worker_that_another_program_stops(self, start, folder, large, slow_model):
         job = start(EnhanceJob, large, Request(factor=8, model=slow_model))
         wait_for_stage(job, "axial view")
         os.kill(only_worker(), signal.SIGTERM)
@@ -471,7 +471,7 @@ class TestCancel:
         assert wait_for_end(job, LIMIT_SECONDS).status == "cancelled"
         assert os.listdir(folder) == []
 
-    def test_nobody_needs_to_look(self, start, folder, scan, tiny_model):
+    def test_ends_without_polling(self, start, folder, scan, tiny_model):
         job = start(EnhanceJob, scan, Request(model=str(tiny_model)))
         wait_for_stage(job, "starting")
         job.cancel()
@@ -619,7 +619,7 @@ class TestWorker:
             time.sleep(0.02)
         return messages + worker.poll()
 
-    def test_hears_json_objects_and_nothing_else(self, tmp_path, script):
+    def test_reads_only_json_objects(self, tmp_path, script):
         python = script("echo noise", "echo '[1]'", "echo 2", "echo '{\"a\": 1}'", "printf '{\"b\": 2}'")
         worker = start_worker([], tmp_path / "log.txt", python)
         assert self.finish(worker) == [{"a": 1}, {"b": 2}]

@@ -84,12 +84,12 @@ class TestOnANode:
         assert read_provenance(node) == provenance
 
     @pytest.mark.parametrize("thickness", [None, 1.25, 0.1 + 0.2])
-    def test_how_it_was_asked_for_comes_back(self, node, provenance, thickness):
+    def test_quality_and_texture_come_back(self, node, provenance, thickness):
         written = replace(provenance, quality="best", texture="match", slice_thickness=thickness)
         write_provenance(node, written)
         assert read_provenance(node) == written
 
-    def test_what_a_former_result_told_is_not_left_behind(self, node, provenance):
+    def test_the_provenance_of_a_former_result_is_removed(self, node, provenance):
         write_provenance(node, replace(provenance, quality="best", slice_thickness=2.0))
         write_provenance(node, provenance)
         assert read_provenance(node) == provenance
@@ -236,7 +236,7 @@ class TestFromAReport:
         assert (made.quality, made.texture) == ("standard", "keep")
         assert made.slice_thickness == done.volume.slice_thickness
 
-    def test_a_report_of_an_earlier_version_tells_less(self, report):
+    def test_a_report_of_an_earlier_version_has_fewer_fields(self, report):
         earlier = {name: value for name, value in report.items() if name not in ("quality", "texture")}
         earlier["output"] = {name: value for name, value in report["output"].items() if name != "slice_thickness_mm"}
         made = provenance_from_report(earlier, input_node_id="", input_name="CT")

@@ -240,7 +240,7 @@ class TestGivenOutput:
         with pytest.raises(InputError, match="'Lung' is a labelmap"):
             check_output_node(scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Lung"), node)
 
-    def test_deleted_output_is_told(self, scene, node, existing):
+    def test_deleted_output_is_reported(self, scene, node, existing):
         scene.RemoveNode(existing)
         with pytest.raises(InputError, match="'Mine' is no longer in the scene"):
             check_output_node(existing, node)

@@ -294,7 +294,7 @@ class TestSwap:
         views.toggle()
         assert views.fade == 0
 
-    def test_the_corner_tells_which_is_seen(self, views):
+    def test_the_corner_names_the_volume(self, views):
         views.swap()
         assert views.marks["XVSEnhancedAxial"].text.startswith("original")
         views.swap()

@@ -104,7 +104,7 @@ class TestSliceThickness:
             return self.answer
 
     @pytest.mark.parametrize(("answer", "thickness"), [("5.0", 5.0), ("", None), ("0", None), ("nan", None)])
-    def test_is_asked_of_the_dicom_database(self, node, monkeypatch, answer, thickness):
+    def test_comes_from_the_dicom_database(self, node, monkeypatch, answer, thickness):
         node.SetAttribute("DICOM.instanceUIDs", "1.2.3 1.2.4")
         monkeypatch.setattr(slicer, "dicomDatabase", self.Database(answer), raising=False)
         assert volume_from_node(node).slice_thickness == thickness
@@ -260,7 +260,7 @@ class TestHardening:
         harden_transform(node)
         np.testing.assert_array_equal(volume_from_node(node).voxels, scan.voxels)
 
-    def test_failure_is_told(self, scene, node, monkeypatch):
+    def test_failure_is_reported(self, scene, node, monkeypatch):
         node.SetAndObserveTransformNodeID(make_bent_transform(scene).GetID())
 
         class Logic:

@@ -75,7 +75,7 @@ class TestFileLock:
         assert os.listdir(tmp_path) == []
 
     @pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be removed there")
-    def test_the_lock_of_a_removed_file_keeps_nobody_out(self, tmp_path):
+    def test_the_lock_of_a_removed_file_blocks_no_process(self, tmp_path):
         removed = FileLock(tmp_path / "lock")
         (tmp_path / "lock").unlink()
         with pytest.raises(FileNotFoundError):

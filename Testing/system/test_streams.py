@@ -26,7 +26,7 @@ class TestPrintLine:
         print_line("message", to_errors=True)
         assert capsys.readouterr() == ("result\n", "message\n")
 
-    def test_is_silent_when_nobody_reads(self, monkeypatch):
+    def test_is_silent_without_a_reader(self, monkeypatch):
         monkeypatch.setattr(sys, "stdout", Failing(BrokenPipeError(32, "Broken pipe")))
         print_line("result")
 

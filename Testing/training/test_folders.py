@@ -39,7 +39,7 @@ class TestRunFolder:
             stopped.check_new()
 
     def test_a_finished_run_is_neither(self, finished):
-        with pytest.raises(InputError, match="came to its end"):
+        with pytest.raises(InputError, match="is finished"):
             finished.check_resumable()
         with pytest.raises(InputError, match="holds a run already: choose another one"):
             finished.check_new()
@@ -61,17 +61,17 @@ class TestRunFolder:
 
     def test_says_what_is_in_it(self, stopped, finished, tmp_path):
         assert describe_run_folder(RunFolder(tmp_path / "new")) == ""
-        assert "was stopped in this folder: resume it" in describe_run_folder(stopped)
-        assert "came to its end in this folder" in describe_run_folder(finished)
+        assert "holds a stopped run: resume it" in describe_run_folder(stopped)
+        assert "holds a finished run" in describe_run_folder(finished)
         with run_lock(stopped.path):
-            assert "goes on in this folder" in describe_run_folder(stopped)
+            assert "trains in this folder" in describe_run_folder(stopped)
 
     def test_a_run_that_was_killed_before_its_first_checkpoint_cannot(self, stopped):
         (stopped.path / "checkpoint.safetensors").unlink()
         assert not stopped.can_resume
 
     @pytest.mark.parametrize("path", ["", "run", "."])
-    def test_the_full_path_is_asked_for(self, path):
+    def test_the_full_path_is_required(self, path):
         with pytest.raises(InputError, match="full path"):
             RunFolder(Path(path)).check_new()
 

@@ -26,7 +26,7 @@ from XViewSynthScene.jobs import temporary_folder
 from XViewSynthScene.processes import ENGINE_FOLDER, worker_environment
 from XViewSynthScene.provenance import write_provenance
 from XViewSynthTrainLib.lock import run_lock
-from XViewSynthTrainScene.jobs import TRAINING, StudyScan, TrainingRun, TrainSettings, settings_from
+from XViewSynthTrainScene.jobs import TRAINING, TrainingRun, TrainingScan, TrainSettings, settings_from
 from XViewSynthTrainScene.study import FolderSearch, loaded_candidates, scan_from
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,7 +73,7 @@ def arguments(tmp_path):
 
 @pytest.fixture
 def scans(scan):
-    return [StudyScan("Jane Doe", scan)]
+    return [TrainingScan("Jane Doe", scan)]
 
 
 def settings(**changes):
@@ -235,7 +235,8 @@ class TestRun:
     def test_two_that_are_prepared_in_one_folder_keep_their_scans_apart(self, scan, folder, python):
         volumes = [scan, Volume(scan.voxels + 1, scan.affine)]
         runs = [
-            TrainingRun([StudyScan("Jane", volume)], folder, settings(), python=python("finish")) for volume in volumes
+            TrainingRun([TrainingScan("Jane", volume)], folder, settings(), python=python("finish"))
+            for volume in volumes
         ]
         for run in runs:
             begin(run)
@@ -288,13 +289,13 @@ from pathlib import Path
 import slicer
 import XViewSynthLib.io.finding
 from XViewSynthLib.io.reading import read_volume
-from XViewSynthTrainScene.jobs import StudyScan, TrainingRun, TrainSettings
+from XViewSynthTrainScene.jobs import TrainingScan, TrainingRun, TrainSettings
 from XViewSynthTrainScene.preview import PreviewVolumes
 from XViewSynthTrainScene.study import FolderSearch
 
 scan, place, work = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 if work == "writing":
-    at_work = TrainingRun([StudyScan("Chest", read_volume(scan))], place / "run", TrainSettings(start=None, steps=1))
+    at_work = TrainingRun([TrainingScan("Chest", read_volume(scan))], place / "run", TrainSettings(start=None, steps=1))
     at_work.start()
     has_begun = lambda: list(place.glob("run/scans/.xviewsynth-*/new"))
 elif work == "searching":
@@ -346,7 +347,7 @@ class TestRefusals:
     def test_a_sheared_scan(self, scan, folder):
         leaning = Volume(scan.voxels, affine_from(directions=shearing(10)))
         with pytest.raises(InputError, match="sheared by 10.0 degrees"):
-            TrainingRun([StudyScan("Tilted", leaning)], folder, settings())
+            TrainingRun([TrainingScan("Tilted", leaning)], folder, settings())
 
 
 class TestStudy:

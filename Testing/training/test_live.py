@@ -138,7 +138,7 @@ class TestPlots:
         assert scene.GetNumberOfNodes() == count
         assert len(column(plots.loss_chart, "views")) == 3
 
-    def test_what_is_no_longer_told_goes(self, plots):
+    def test_curves_without_entries_are_removed(self, plots):
         plots.show(LOG)
         plots.show(LOG[:2])
         assert list(series(plots.loss_chart)) == ["views", "mean"]

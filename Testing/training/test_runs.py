@@ -118,7 +118,7 @@ class TestTrain:
         assert card["training"]["started_from"] == load_model(tiny_model).sha256
         assert [entry["name"] for entry in card["training_data"]] == ["nothing", "scan 1"]
 
-    def test_has_nothing_of_what_answers_at_best_quality_alone(self, thin, tmp_path, with_best_specialist):
+    def test_has_no_specialists_of_best_quality(self, thin, tmp_path, with_best_specialist):
         settings = {**SETTINGS, "network": {}}
         train(TrainingSet([thin], start=str(with_best_specialist), hold_out_share=0), tmp_path / "run", settings)
         card = load_model(tmp_path / "run" / "model").card
@@ -276,7 +276,7 @@ class TestVerdict:
         assert report["beats_start"] is False
         assert "0.00 dB better" not in report["message"]
 
-    def test_what_it_began_with_still_answers_at_best_quality(self, thin, tmp_path, with_best_specialist):
+    def test_its_starting_model_still_predicts_at_best_quality(self, thin, tmp_path, with_best_specialist):
         report = train(TrainingSet([thin], start=str(with_best_specialist)), tmp_path / "run", HARMFUL)
         assert report["beats_start"] is False
         assert "4" in load_model(tmp_path / "run" / "model").network.best_specialists
@@ -399,7 +399,7 @@ class TestAblation:
         for arm in ARMS:
             assert load_model(tmp_path / "out" / arm / "seed0").card["training"]["started_from"] == began_with
 
-    def test_trains_nothing_that_answers_at_best_quality_alone(self, thin, tmp_path, with_best_specialist):
+    def test_trains_no_specialists_of_best_quality(self, thin, tmp_path, with_best_specialist):
         ablate(
             Ablation([thin], {**SETTINGS, "network": {}}, seeds=1, start=str(with_best_specialist)), tmp_path / "out"
         )

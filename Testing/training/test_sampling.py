@@ -131,7 +131,7 @@ class TestBlocks:
 
         assert share_with_change(8) > 0.6 > 0.35 > share_with_change(1)
 
-    def test_in_plane_axes_serve_when_asked_to(self):
+    def test_in_plane_axes_are_used_on_request(self):
         config = TrainingConfig(slices=4, pixels=16, in_plane_share=1.0)
         ratios = Sampler([fine_scan()], config).thinned(0).slice_ratio
         assert ratios.tolist() == pytest.approx([0.8 / 0.9])

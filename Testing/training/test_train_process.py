@@ -139,7 +139,7 @@ class TestLock:
             assert is_locked(tmp_path)
 
     @pytest.mark.parametrize("content", [b"", b"what a power cut left"])
-    def test_a_file_that_nobody_holds_is_no_lock(self, tmp_path, content):
+    def test_a_file_without_a_holder_is_no_lock(self, tmp_path, content):
         (tmp_path / LOCK_FILE).write_bytes(content)
         assert not is_locked(tmp_path)
         with run_lock(tmp_path):

@@ -117,7 +117,7 @@ class TestDistillation:
         count = blocks.observed.shape[1]
         assert network.profiles == [(count, SliceProfile(1.5)), (2 * count - 1, SliceProfile())]
 
-    def test_rehearsal_keeps_the_answer_to_the_scans_own_slices(self):
+    def test_rehearsal_keeps_the_prediction_for_the_scans_own_slices(self):
         teacher, own = make_network(thick=1), Sampler([fine_scan()], CONFIG).own_gaps(0)
         blocks = answered(teacher, own)
         assert torch.equal(blocks.observed, own.observed)
@@ -150,7 +150,7 @@ class TestRun:
         thick = average(fine_scan(), 4)
         assert len(enhance(thick, 4, model=model).synthetic_slices) == enhance(thick, 4, model=model).volume.slices("K")
 
-    def test_from_a_model_for_gaps_takes_over_how_it_sees(self, scan_file, gap_model, tmp_path):
+    def test_from_a_model_for_gaps_takes_over_its_backbone(self, scan_file, gap_model, tmp_path):
         report = train(TrainingSet([scan_file], start=str(gap_model)), tmp_path / "run", SETTINGS, device="cpu")
         config = stored_config(tmp_path / "run")
         assert config.network["thick"] == 1

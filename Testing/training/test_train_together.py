@@ -41,7 +41,7 @@ def answer(network, observed, factor):
 
 class TestBeginning:
     @pytest.mark.parametrize("more", [{}, {"fusion_blocks": 3}, {"likeness": 1}, {"aligned": 1}])
-    def test_begins_with_what_the_model_answers(self, model, observed, more):
+    def test_starts_with_the_prediction_of_the_model(self, model, observed, more):
         alone = train_together.beginning(model.network, FUSED | more, 4)
         # Blocks beyond those known start near the identity.
         assert torch.allclose(answer(alone, observed, 4), answer(model.network, observed, 4), atol=1e-3)
@@ -200,7 +200,7 @@ class TestTool:
             change = answer(joined.network, observed, factor) - answer(model.network, observed, factor)
             assert change.abs().max() > 1e-4
 
-    def test_trains_on_what_answers_at_best_quality_alone(self, tool, observed, tmp_path):
+    def test_trains_specialists_of_best_quality(self, tool, observed, tmp_path):
         own = {"2": {"fusion_blocks": 2}, "4": {"fusion_blocks": 3}}
         sizes = {"fusion_blocks": 1, "specialists": {"4": {"fusion_blocks": 1}}, "best_specialists": own}
         card = make_card(network=NETWORK | sizes)
@@ -261,7 +261,7 @@ class TestTool:
         change = answer(load_model(tmp_path / "joined").network, observed, 4) - answer(model.network, observed, 4)
         assert change.abs().max() > 1e-4
 
-    def test_a_joined_specialist_is_told_what_the_model_is_told(self, tool, tmp_path):
+    def test_a_joined_specialist_has_the_conditions_of_the_model(self, tool, tmp_path):
         sizes = FUSED | {"likeness": 1}
         card = make_card(network=sizes)
         model = save_model(tmp_path / "before", make_network(fusion_blocks=1, likeness=1), card)
@@ -294,7 +294,7 @@ class TestTool:
             tool("join", model.folder, tmp_path / "joined", tmp_path / "larger.safetensors", "--share", 0.5)
         assert not (tmp_path / "joined").exists()
 
-    def test_in_half_precision_a_model_answers_nearly_the_same(self, tool, model, observed, tmp_path):
+    def test_in_half_precision_a_model_predicts_nearly_the_same(self, tool, model, observed, tmp_path):
         network = make_network(seed=3, fusion_blocks=1)
         train_together.write(tmp_path / "trained.safetensors", network, None, FUSED, {})
         tool("join", model.folder, tmp_path / "half", tmp_path / "trained.safetensors", "--half")

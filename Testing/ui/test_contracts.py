@@ -150,7 +150,7 @@ class TestPanelFile:
         assert used <= made
 
     @each_module
-    def test_every_node_selector_hears_of_the_scene(self, module):
+    def test_every_node_selector_has_the_scene(self, module):
         tree = ui_of(module)
         selectors = {item.get("name") for item in tree.iter("widget") if item.get("class") == "qMRMLNodeComboBox"}
         connected = {item.findtext("receiver") for item in tree.iter("connection")}
@@ -264,7 +264,7 @@ class TestRequirements:
     def test_training_needs_all_that_the_engine_needs(self):
         assert requirements_of(MODULE / REQUIREMENTS) < requirements_of(TRAINING / TRAINING_REQUIREMENTS)
 
-    def test_torch_is_asked_for_in_the_engines_version_and_never_through_pip(self):
+    def test_torch_is_requested_in_the_engines_version_and_never_through_pip(self):
         pytest.importorskip("slicer", reason="slicer-core is not installed")
         from XViewSynthScene.packages import TORCH, requirements
 

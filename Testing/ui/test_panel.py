@@ -80,7 +80,7 @@ class TestChoosing:
     def test_the_first_scan_is_chosen(self, panel, node):
         assert panel.ui.inputSelector.currentNode() is node
 
-    def test_the_line_tells_at_once_what_will_come_out(self, panel):
+    def test_the_line_shows_the_size_of_the_result_at_once(self, panel):
         assert panel.ui.planLabel.text.startswith("4 mm → 1 mm, 17 → 65 slices, 0.2 MB")
 
     def test_the_line_follows_the_choice(self, panel):
@@ -124,7 +124,7 @@ class TestChoosing:
         panel.parent.enter()
         assert panel.ui.timeButton.enabled
 
-    def test_a_result_tells_the_time_of_the_next(self, panel, enhanced):
+    def test_a_result_gives_the_time_of_the_next(self, panel, enhanced):
         assert "about" in panel.ui.planLabel.text
         before = panel.logic.requestOf(parameters(panel))
         panel.ui.qualityComboBox.setCurrentIndex(1)
@@ -224,7 +224,7 @@ class TestEnhancing:
         assert any("view, " in text and text.endswith(" left") for text in seen), seen
         assert not panel.ui.progressBar.visible
 
-    def test_the_result_is_told_and_chosen_for_comparing(self, panel, enhanced, node):
+    def test_the_result_is_reported_and_chosen_for_comparing(self, panel, enhanced, node):
         assert enhanced.GetName() == "Chest enhanced x4"
         assert "48 of its 65 slices are synthetic" in panel.ui.messageLabel.text
         assert panel.ui.enhancedSelector.comboBox().currentText == "Chest enhanced x4"
@@ -497,7 +497,7 @@ class TestPackages:
             assert "psutil>=5.9" in opened.desktop.shown_messages[0].text
             assert opened.desktop.installed_requirements == ["psutil>=5.9"]
 
-    def test_scripts_are_never_asked(self, slicer_desk, panel, node, missing):
+    def test_scripts_get_no_question(self, slicer_desk, panel, node, missing):
         missing("psutil")
         with pytest.raises(ValueError, match="Python packages are missing"):
             panel.logic.enhance(node)
@@ -556,7 +556,7 @@ class TestViews:
         assert composite.GetLabelVolumeID() == uncertainty_node(enhanced).GetID()
         assert composite.GetLabelOpacity() == 0.75
 
-    def test_every_axial_slice_tells_whether_it_was_observed(self, compared):
+    def test_every_axial_slice_shows_whether_it_was_observed(self, compared):
         mark = compared.comparison.views.marks["XVSEnhancedAxial"]
         seen = set()
         for offset in (90.0, 91.0):

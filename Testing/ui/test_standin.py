@@ -389,7 +389,7 @@ class TestObject:
     def test_module_lacks(self, qt, name):
         assert not hasattr(qt, name)
 
-    def test_of_ctk_that_nobody_made_says_what_to_do(self, ctk):
+    def test_of_ctk_that_is_missing_says_what_to_do(self, ctk):
         with pytest.raises(NotImplementedError, match="add it"):
             ctk.ctkRangeWidget()
 
@@ -543,7 +543,7 @@ class TestTimer:
         qt.QTimer.singleShot(1, lambda: heard.append(1))
         desktop.pump(lambda: heard, timeout=2)
 
-    def test_is_told_by_its_property(self, qt):
+    def test_is_set_by_its_property(self, qt):
         timer = qt.QTimer()
         timer.start(1000)
         assert timer.active
@@ -707,7 +707,7 @@ class TestNodeComboBox:
         selector.setCurrentNode(labels)
         assert selector.currentNode() is labels
 
-    def test_hides_what_it_is_told_to(self, selector):
+    def test_hides_the_given_nodes(self, selector):
         selector.hideChildNodeTypes = ("vtkMRMLLabelMapVolumeNode",)
         selector.setCurrentNode(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode"))
         assert selector.currentNode() is None
@@ -772,7 +772,7 @@ class TestCtkWidget:
         section.collapsed = False
         assert not label.isVisibleTo(section)
 
-    def test_slider_tells_of_a_change(self, ctk):
+    def test_slider_signals_a_change(self, ctk):
         slider, heard = ctk.ctkSliderWidget(), []
         slider.connect("valueChanged(double)", heard.append)
         slider.value = 12.5
@@ -784,7 +784,7 @@ class TestCtkWidget:
         slider.value = 12.5
         assert slider.value == 1
 
-    def test_path_line_tells_of_a_change(self, ctk):
+    def test_path_line_signals_a_change(self, ctk):
         line, heard = ctk.ctkPathLineEdit(), []
         line.currentPathChanged.connect(heard.append)
         line.currentPath = "/scans"
@@ -937,7 +937,7 @@ class TestModule:
         assert slicer.modules.sample is sample_desktop.sample
         assert slicer.util.modulePath("Sample") == sample_desktop.sample.path
 
-    def test_hears_of_the_start(self, sample_desktop):
+    def test_is_notified_of_the_start(self, sample_desktop):
         sample_desktop.start_up()
         assert slicer.modules.SampleInstance.started == 1
 
@@ -955,7 +955,7 @@ class TestModule:
         panel.ui.applyButton.click()
         assert panel.events == ["enter", "apply"]
 
-    def test_hears_of_a_closed_scene(self, panel):
+    def test_is_notified_of_a_closed_scene(self, panel):
         slicer.mrmlScene.Clear(False)
         assert panel.events == ["enter", "closed"]
 
@@ -999,7 +999,7 @@ class TestDialog:
         desktop.answers.append(qt.QMessageBox.Cancel)
         assert not slicer.util.confirmOkCancelDisplay("Go on?")
 
-    def test_question_that_nobody_answers_is_an_error(self, desktop):
+    def test_question_without_an_answer_is_an_error(self, desktop):
         with pytest.raises(RuntimeError, match="would hang"):
             slicer.util.confirmYesNoDisplay("Harden the transform?")
 
@@ -1107,7 +1107,7 @@ class TestPackages:
         return str(path)
 
     @pytest.mark.parametrize("files", ["ours", pytest.param("slicer's", marks=SLICERS_OWN)])
-    def test_missing_ones_are_asked_for(self, tmp_path, requirements, files):
+    def test_missing_ones_are_installed(self, tmp_path, requirements, files):
         folder = "" if files == "ours" else os.environ[SLICER_PYTHON_DIR]
         with install(tmp_path, slicer_python_dir=folder) as desktop:
             desktop.answers.append(True)

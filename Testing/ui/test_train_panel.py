@@ -24,7 +24,7 @@ from XViewSynthLib import Volume, load_model, write_volume
 from XViewSynthScene import packages
 from XViewSynthTrainLib.lock import run_lock
 from XViewSynthTrainScene.folders import RunFolder
-from XViewSynthTrainScene.jobs import StudyScan, TrainingRun, TrainSettings
+from XViewSynthTrainScene.jobs import TrainingRun, TrainingScan, TrainSettings
 from XViewSynthTrainScene.layout import LAYOUT_ID
 
 TRAIN_COLUMN, HOLD_OUT_COLUMN = 0, 1
@@ -84,7 +84,7 @@ def stopped_once(tmp_path_factory, tiny_model):
     scan = folder.parent / "chest.nrrd"
     write_volume(study_volume(), scan)
     settings = TrainSettings(start=str(tiny_model), steps=100_000, factors=(2,), device="cpu", further=SMALL)
-    run = TrainingRun([StudyScan("Chest", scan)], folder, settings)
+    run = TrainingRun([TrainingScan("Chest", scan)], folder, settings)
     run.start()
     asked = False
     while not (state := run.poll()).ended:
@@ -133,7 +133,7 @@ def search(opened, panel, folder):
     opened.pump(lambda: not panel.ui.searchLabel.text.startswith("Searching"))
 
 
-class TestStudySet:
+class TestTrainingSet:
     def test_loaded_volumes_are_listed_and_ticked(self, panel):
         assert texts(panel, 0) == ["Chest", "65", "1 mm", "usable"]
         assert ticks(panel) == [(True, False)]
@@ -262,7 +262,7 @@ class TestTraining:
         before, stages = layout.GetViewArrangement(), set()
         panel.parent.show()
         panel.ui.trainButton.click()
-        assert "runs already" in panel.ui.trainButton.toolTip
+        assert "A training is running" in panel.ui.trainButton.toolTip
         assert layout.GetViewArrangement() == LAYOUT_ID
         slicer_desk.pump(
             lambda: (
@@ -275,7 +275,7 @@ class TestTraining:
         assert len(stages) > 3, stages
         assert html.escape(report["message"]) in panel.ui.resultLabel.text
         assert panel.ui.messageLabel.text == ""
-        assert "choose a new one to train again" in panel.ui.runLabel.text
+        assert "choose a new folder to train again" in panel.ui.runLabel.text
         assert "Step 0: held-out gain x2" in panel.ui.logText.plainText
         assert "<td>x2</td>" in panel.ui.resultLabel.text
         assert not (run / "scans" / "volume-1.nrrd").read_bytes().count(b"Chest")
@@ -303,23 +303,23 @@ class TestTraining:
         panel.ui.resumeButton.click()
         slicer_desk.pump(lambda: panel.ui.stageLabel.text.startswith("Training"))
         panel.ui.stopButton.click()
-        assert "saves what was learned" in panel.ui.stopButton.toolTip
+        assert "is being stopped and saved" in panel.ui.stopButton.toolTip
         slicer_desk.finish(panel)
-        assert "resume it whenever" in panel.ui.messageLabel.text
+        assert "was stopped and saved" in panel.ui.messageLabel.text
         assert panel.ui.resumeButton.enabled
         assert slicer_desk.leaves_nothing()
 
-    def test_a_run_that_another_process_is_at_work_on_is_told(self, slicer_desk, panel, stopped):
+    def test_a_run_of_another_process_is_reported(self, slicer_desk, panel, stopped):
         with run_lock(stopped):
             parameters(panel).runFolder = str(stopped)
-            assert "goes on in this folder" in panel.ui.runLabel.text
+            assert "trains in this folder" in panel.ui.runLabel.text
             for button in (panel.ui.trainButton, panel.ui.resumeButton):
                 assert not button.enabled
                 assert "Wait until the training that goes on" in button.toolTip
         slicer_desk.pump(lambda: panel.ui.resumeButton.enabled)
         assert "resume it" in panel.ui.runLabel.text
 
-    def test_one_that_begins_in_the_same_moment_is_told_by_the_worker(self, slicer_desk, panel, stopped):
+    def test_one_that_starts_at_the_same_moment_is_reported_by_the_worker(self, slicer_desk, panel, stopped):
         parameters(panel).runFolder = str(stopped)
         assert panel.ui.resumeButton.enabled
         panel.ui.resumeButton.click()
@@ -329,7 +329,7 @@ class TestTraining:
             assert "Wait until the training that goes on" in panel.ui.messageLabel.text
         slicer_desk.pump(lambda: panel.ui.resumeButton.enabled)
 
-    def test_a_refusal_of_the_worker_is_told(self, slicer_desk, panel, node):
+    def test_a_refusal_of_the_worker_is_reported(self, slicer_desk, panel, node):
         # Too short to be divided into slices to train on and slices to hold out, which the worker finds.
         slicer.util.updateVolumeFromArray(node, study_volume().voxels[:5])
         panel.ui.trainButton.click()
@@ -397,7 +397,7 @@ class TestInterrupted:
 
 
 class TestFinishedRun:
-    """A folder of a run that came to its end some time ago."""
+    """The folder of a run that finished some time ago."""
 
     @pytest.fixture
     def run(self, panel, tmp_path, tiny_model):
@@ -442,7 +442,7 @@ class TestFinishedRun:
     def test_a_run_that_gained_nothing_says_so(self, panel, run):
         (run / "report.json").write_text(json.dumps({**REPORT, "beats_start": False}), encoding="utf-8")
         panel.ui.useModelButton.click()
-        assert "Training gained nothing" in panel.ui.messageLabel.text
+        assert "training brought no gain" in panel.ui.messageLabel.text
         assert "'small'" in panel.ui.messageLabel.text
 
     def test_a_scene_that_was_saved_with_its_views_shows_it_again(self, slicer_desk, panel, run):
@@ -474,7 +474,7 @@ class TestFinishedRun:
 
 
 class TestPackages:
-    def test_what_training_needs_is_asked_for_too(self, slicer_desk, panel, monkeypatch):
+    def test_packages_of_training_are_installed_too(self, slicer_desk, panel, monkeypatch):
         known, asked = packages._is_met, []
         monkeypatch.setattr(packages, "_is_met", lambda line: "tensorboardX" not in line and known(line))
         monkeypatch.setattr("slicer.packaging.pip_ensure", lambda what, **options: asked.append((what, options)))
@@ -483,7 +483,7 @@ class TestPackages:
         assert "tensorboardX" in panel.ui.messageLabel.text
         assert workers() == []
 
-    def test_scripts_are_never_asked(self, slicer_desk, panel, node, monkeypatch, tmp_path):
+    def test_scripts_get_no_question(self, slicer_desk, panel, node, monkeypatch, tmp_path):
         monkeypatch.setattr(packages, "_is_met", lambda line: "tensorboardX" not in line)
         with pytest.raises(ValueError, match="click 'Fine-tune' in the module once"):
             panel.logic.train([node], tmp_path / "run")

@@ -81,7 +81,7 @@ def enhanced(scan):
 
 @pytest.fixture(scope="session")
 def files(scan, enhanced, tmp_path_factory):
-    """Paths of a scan, of what was made of it, and of the uncertainty about that."""
+    """Paths of a scan, of its enhanced volume and of its uncertainty map."""
     folder = tmp_path_factory.mktemp("scans")
     paths = {name: folder / f"{name}.nrrd" for name in ("scan", "enhanced", "uncertainty")}
     for name, volume in (("scan", scan), ("enhanced", enhanced), ("uncertainty", uncertainty_of(enhanced))):
@@ -103,7 +103,7 @@ class TestLabels:
     @pytest.mark.parametrize(
         ("place", "text"), [(12.34, "S 12.3 mm"), (-12.34, "I 12.3 mm"), (-0.01, "S 0.0 mm"), (0.0, "S 0.0 mm")]
     )
-    def test_a_position_is_told_by_direction_and_millimetres(self, place, text):
+    def test_a_position_has_direction_and_millimetres(self, place, text):
         matrix = np.eye(4)
         matrix[2, 3] = place
         assert position_text(matrix, 2) == text
@@ -127,11 +127,11 @@ class TestWhichSlicesAreSynthetic:
         found = derive_provenance(stored_as(scan, order, flips), stored_as(enhanced, order, flips), "CT")
         assert (found.axis, found.observed_slices) == ("I", scan.slices("K"))
 
-    def test_nothing_is_told_of_another_grid(self, scan, enhanced):
+    def test_another_grid_has_no_provenance(self, scan, enhanced):
         cropped = Volume(enhanced.voxels[:-1], enhanced.affine)
         assert derive_provenance(scan, cropped, "CT") is None
 
-    def test_nothing_is_told_of_a_volume_with_no_more_slices(self, scan):
+    def test_a_volume_with_no_more_slices_has_no_provenance(self, scan):
         assert derive_provenance(scan, scan, "CT") is None
 
 
@@ -140,7 +140,7 @@ class TestReading:
         content = read_content(files["scan"])
         assert (content.name, content.enhanced, content.provenance) == ("scan", None, None)
 
-    def test_a_report_tells_the_synthetic_slices(self, files, enhanced, tmp_path):
+    def test_a_report_gives_the_synthetic_slices(self, files, enhanced, tmp_path):
         report = tmp_path / "report.json"
         report.write_text(json.dumps(report_of(enhanced, synthetic=[1, 2])))
         content = read_content(files["scan"], files["enhanced"], report=report)
@@ -156,11 +156,11 @@ class TestReading:
     def test_a_report_with_values_of_other_types_is_refused(self, files, enhanced, tmp_path, name, value):
         report = tmp_path / "report.json"
         report.write_text(json.dumps({**report_of(enhanced, synthetic=[1, 2]), name: value}))
-        with pytest.raises(InputError, match="is no report of xviewsynth enhance"):
+        with pytest.raises(InputError, match="is not a report of xviewsynth enhance"):
             read_content(files["scan"], files["enhanced"], report=report)
 
     def test_a_folder_is_no_report(self, files, tmp_path):
-        with pytest.raises(InputError, match="is no report of xviewsynth enhance"):
+        with pytest.raises(InputError, match="is not a report of xviewsynth enhance"):
             read_content(files["scan"], files["enhanced"], report=tmp_path)
 
     @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ class TestReading:
     def test_a_file_that_is_no_report_is_refused(self, files, tmp_path, text):
         report = tmp_path / "report.json"
         report.write_text(text)
-        with pytest.raises(InputError, match="is no report of xviewsynth enhance"):
+        with pytest.raises(InputError, match="is not a report of xviewsynth enhance"):
             read_content(files["scan"], files["enhanced"], report=report)
 
     def test_a_map_of_another_grid_is_refused(self, files):
@@ -177,7 +177,7 @@ class TestReading:
             read_content(files["scan"], files["enhanced"], uncertainty=files["scan"])
 
     def test_a_map_without_an_enhanced_volume_is_refused(self, files):
-        with pytest.raises(InputError, match="--uncertainty tells about an enhanced volume"):
+        with pytest.raises(InputError, match="--uncertainty needs an enhanced volume"):
             read_content(files["scan"], uncertainty=files["uncertainty"])
 
     def test_a_volume_from_elsewhere_is_refused(self, files, enhanced, tmp_path):
@@ -202,7 +202,7 @@ def report_of(volume: Volume, synthetic: list[int]) -> dict:
 
 
 class TestWhoMayConnect:
-    def test_nobody_else_unless_asked_for(self):
+    def test_only_this_computer_by_default(self):
         access = make_access(None, None)
         assert (access.host, access.token, access.is_local) == ("127.0.0.1", None, True)
 
@@ -229,7 +229,7 @@ class TestWhoMayConnect:
     def test_an_address_names_host_port_and_token(self):
         assert make_access("::1", "12345678").address(80) == "http://[::1]:80/?token=12345678"
 
-    def test_a_port_that_is_taken_is_told_at_once(self):
+    def test_a_port_in_use_is_reported_at_once(self):
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             with pytest.raises(InputError, match=f"cannot listen on port {port} of 127.0.0.1"):
@@ -316,7 +316,7 @@ class TestViewer:
         assert viewer.look()["index_Axial"] == 64
 
     @pytest.mark.parametrize(("index", "kind", "above"), [(8, OBSERVED, OBSERVED), (9, SYNTHETIC, BETWEEN)])
-    def test_the_mark_tells_whether_a_slice_was_observed(self, show, pair, index, kind, above):
+    def test_the_mark_shows_whether_a_slice_was_observed(self, show, pair, index, kind, above):
         viewer = show(pair)
         viewer.scroll("Axial", index)
         told = viewer.look()
@@ -365,7 +365,7 @@ class TestViewer:
         viewer.bound_zoom()
         assert node.GetFieldOfView()[:2] == pytest.approx((bounded, bounded))
 
-    def test_every_change_is_told(self, show, pair):
+    def test_every_change_is_reported(self, show, pair):
         told = []
         viewer = show(pair, on_change=lambda: told.append(True))
         for change in (
@@ -377,7 +377,7 @@ class TestViewer:
             change()
             assert told
 
-    def test_all_that_is_told_fits_into_json(self, show, pair):
+    def test_the_state_fits_into_json(self, show, pair):
         told = show(pair).look()
         assert json.loads(json.dumps(told)) == told
 
@@ -405,7 +405,7 @@ class TestEnhancing:
         assert (told["has_enhanced"], told["has_uncertainty"], told["slices_Axial"]) == (True, True, 33)
         assert told["index_Axial"] == 6
         assert told["kind_Enhanced_Axial"] == OBSERVED
-        assert "16 of its 33 slices are synthetic" in told["said"]
+        assert "16 of its 33 slices are synthetic" in told["message"]
 
     def test_a_cancelled_enhancement_leaves_the_offer_and_no_process(self, show, scan):
         viewer = show(Content("CT", scan))
@@ -415,15 +415,15 @@ class TestEnhancing:
         wait_for(viewer)
         told = viewer.look()
         assert (told["status"], told["has_enhanced"]) == ("idle", False)
-        assert CANCELLED in told["said"]
+        assert CANCELLED in told["message"]
         assert psutil.Process().children() == []
 
-    def test_a_failure_is_told_in_its_own_words(self, show, scan, tmp_path):
+    def test_a_failure_is_reported_in_its_own_words(self, show, scan, tmp_path):
         viewer = show(Content("CT", scan), model=tmp_path / "gone")
         viewer.enhance()
         wait_for(viewer)
         assert not viewer.look()["has_enhanced"]
-        assert viewer.look()["said"]
+        assert viewer.look()["message"]
 
 
 @pytest.fixture(scope="module")
@@ -778,7 +778,7 @@ class TestConnections:
                 with suppress(ConnectionResetError):
                     assert connection.recv(1) == b""
 
-    def test_unfinished_requests_keep_nobody_out(self, compared):
+    def test_unfinished_requests_block_no_other(self, compared):
         with ExitStack() as stack:
             self.opened(stack, compared, 2 * MOST_CONNECTIONS, b"GET / HT")
             assert ask(compared)[0] == 200
@@ -810,7 +810,7 @@ class TestConnections:
         assert not any(word in answer for word in (b"Python", b"aiohttp", b"Traceback", b"site-packages"))
 
     @pytest.mark.parametrize("path", ["/", "/index.html", "/missing", "/assets/", "/ws", "/%00", "/index.html?token=x"])
-    def test_no_answer_names_a_version(self, compared, path):
+    def test_no_response_names_a_version(self, compared, path):
         _, headers, body = ask(compared, path)
         assert headers["Server"] == "XViewSynth"
         told = str(headers) + (body.decode() if headers["Content-Type"].startswith("text/plain") else "")

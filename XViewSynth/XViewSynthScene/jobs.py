@@ -87,7 +87,7 @@ class EnhanceResult:
     Attributes:
         enhanced: the scan with its synthetic slices, in the input's scalar type.
         uncertainty: float32, HU, on the same grid: the expected absolute error; for a model without calibration, the
-            spread of the three views. The report names which.
+            disagreement of the three views. The report names which.
         report: as ``xviewsynth enhance --report`` writes it.
     """
 

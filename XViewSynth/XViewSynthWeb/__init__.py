@@ -1,4 +1,4 @@
-"""XViewSynthWeb: a scan and its enhancement in linked views, in a browser, for people without the desktop.
+"""XViewSynthWeb: a scan and its enhancement in linked views in a browser, without Slicer's desktop.
 
-The pictures are drawn here, by Slicer's own views, and sent to the page; the volumes stay where they are.
+Slicer's own views render the images on the server, which sends them to the page. The volumes stay on the server.
 """

@@ -1,7 +1,7 @@
-"""Who may connect: nobody but this computer, unless a token says so, and no page of another site ever.
+"""Access control: without a token only this computer may connect, and pages of other sites never.
 
-A browser lets any page that is open in it send requests to this computer, and a name of the attacker's may lead here
-("DNS rebinding"). So a request must name the server as it is called, and must not come from a page of elsewhere.
+Any page that is open in a browser can send requests to this computer, and a host name of an attacker may resolve to it
+("DNS rebinding"). So the Host header must name this server, and the Origin header must not name another site.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _TOKEN = re.compile(r"[A-Za-z0-9._~-]{8,200}")
 _LOCAL_NAMES = {"127.0.0.1", "localhost", "::1"}
 _PAGES = ("/", "/index.html")
 
-# A redirect would not do: after a link in a file or on another site, browsers keep the cookie back until a page of
-# ours goes on.
-_GO_ON = '<!DOCTYPE html><meta http-equiv="refresh" content="0; url=index.html"><title>XViewSynth</title>'
+# Not a redirect: after a link in a file or on another site, browsers send the cookie only if our own page makes the
+# next request.
+_FORWARDING_PAGE = '<!DOCTYPE html><meta http-equiv="refresh" content="0; url=index.html"><title>XViewSynth</title>'
 
-#: Of every answer. Without a name of ours, aiohttp would name itself and Python with their versions.
+#: Headers of every response. "Server" replaces the versions of aiohttp and Python.
 HEADERS = {
     "Server": "XViewSynth",
     "Content-Security-Policy": (
-        # The page's components are compiled in the browser, from templates that come from here.
+        # The browser compiles the page's components from templates of this server.
         "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
         "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; object-src 'none'; "
         "base-uri 'self'; form-action 'none'; frame-ancestors 'none'"
@@ -51,12 +51,12 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True)
 class Access:
-    """On which address the server listens, and what it asks of those who connect.
+    """The address of the server and its access rules.
 
     Attributes:
         host: name or number to listen on.
-        token: what the first request must carry; None only on the loopback address.
-        session: what later requests carry in a cookie instead, so that the token stays out of addresses and histories.
+        token: required in the first request; None only on the loopback address.
+        session: required in a cookie of later requests, so that the token stays out of addresses and histories.
     """
 
     host: str = LOOPBACK
@@ -69,21 +69,21 @@ class Access:
         return is_loopback(self.host)
 
     def address(self, port: int, name: str | None = None) -> str:
-        """What to open in the browser; `name` where the host is no name to connect to."""
+        """Address for the browser; `name` replaces a host that is not an address to connect to."""
         host = name or self.host
         host = f"[{host}]" if ":" in host else host
         return f"http://{host}:{port}/" + (f"?token={self.token}" if self.token else "")
 
 
 def make_access(host: str | None, token: str | None) -> Access:
-    """Decide on what the user has asked for.
+    """The access rules for the requested host and token.
 
     Args:
         host: None for the loopback address.
-        token: "auto" makes one.
+        token: "auto" generates one.
 
     Raises:
-        InputError: others could connect without a token, or the token is easy to guess or fits in no address.
+        InputError: other computers could connect without a token, or the token is too short or has other characters.
     """
     host = host or LOOPBACK
     if token is None and not is_loopback(host):
@@ -99,15 +99,15 @@ def make_access(host: str | None, token: str | None) -> Access:
 
 
 def check_address(access: Access, port: int) -> None:
-    """Make sure that the address can be listened on, before anything that takes long.
+    """Raise unless the server can listen on the address. Call it before slow work.
 
     Raises:
-        InputError: it cannot.
+        InputError: it cannot listen.
     """
     try:
         family, *_, place = socket.getaddrinfo(access.host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, socket.SOCK_STREAM) as trial:
-            if os.name == "posix":  # elsewhere this would share a port that is taken
+            if os.name == "posix":  # on other systems this option would share a port in use
                 trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             trial.bind(place)
             trial.listen()
@@ -116,7 +116,7 @@ def check_address(access: Access, port: int) -> None:
 
 
 def cannot_listen(access: Access, port: int, error: OSError) -> InputError:
-    """What to tell where an address cannot be listened on."""
+    """The exception for an address on which the server cannot listen."""
     return InputError(
         f"The viewer cannot listen on port {port} of {access.host} ({error.strerror or error}): choose another --port, "
         "or 0 for a free one."
@@ -124,7 +124,7 @@ def cannot_listen(access: Access, port: int, error: OSError) -> InputError:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this computer as nobody else can reach it.
+    """Whether a host is the loopback address, which other computers cannot reach.
 
     >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("0.0.0.0"), is_loopback("10.0.0.7")
     (True, True, False, False)
@@ -133,24 +133,24 @@ def is_loopback(host: str) -> bool:
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name, which may lead anywhere
+    except ValueError:  # a name, which may resolve to any address
         return False
 
 
 def protect(app: web.Application, access: Access) -> None:
-    """Let every request, those for a WebSocket too, pass by the rules."""
+    """Check every request, including those for a WebSocket."""
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        _refuse_strangers(request, access)
+        _check_origin(request, access)
         if access.token is None:
             return await handler(request)
         cookie = f"xviewsynth-{_port(request)}"
         given = request.query.get("token")
         if given is not None and request.path in _PAGES and _equal(given, access.token):
-            answer = web.Response(text=_GO_ON, content_type="text/html")
-            answer.set_cookie(cookie, access.session, httponly=True, samesite="Strict", path="/")
-            return answer
+            response = web.Response(text=_FORWARDING_PAGE, content_type="text/html")
+            response.set_cookie(cookie, access.session, httponly=True, samesite="Strict", path="/")
+            return response
         if not _equal(request.cookies.get(cookie, ""), access.session):
             raise web.HTTPUnauthorized(text="Open the address that xviewsynth view has printed, with its token.")
         return await handler(request)
@@ -162,12 +162,12 @@ def protect(app: web.Application, access: Access) -> None:
     app.on_response_prepare.append(add_headers)
 
 
-def _refuse_strangers(request: web.Request, access: Access) -> None:
+def _check_origin(request: web.Request, access: Access) -> None:
     if request.method not in ("GET", "HEAD"):
         raise web.HTTPMethodNotAllowed(request.method, ("GET", "HEAD"))
     named = request.headers.get("Host", "")
     if access.is_local and _name_of(named) not in _LOCAL_NAMES | {access.host}:
-        raise web.HTTPForbidden(text="This server is not called so.\n")
+        raise web.HTTPForbidden(text="This server has another name.\n")
     origin = request.headers.get("Origin")
     if origin is not None and origin != f"http://{named}":
         raise web.HTTPForbidden(text="Pages of other sites may not connect.\n")
@@ -180,7 +180,7 @@ def _name_of(host: str) -> str:
 
 
 def _port(request: web.Request) -> int:
-    # Browsers keep the cookies of all ports of a host together.
+    # Cookies do not depend on the port, so their names contain it.
     return request.get_extra_info("sockname", ("", 0))[1]
 
 

@@ -1,4 +1,4 @@
-"""The file that passes an address with a token to the browser, since the arguments of a process are no secret."""
+"""A file that passes an address with a token to the browser, because process arguments are visible to all users."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _PAGE = """<!DOCTYPE html>
 
 
 class BrowserFile:
-    """A small page in a folder that only its user can read, which leads on to an address."""
+    """A small page that forwards to an address, in a folder that only the user can read."""
 
     def __init__(self) -> None:
         self._folder: Path | None = None
 
     def write(self, address: str) -> str:
-        """Write the file, and give its own address.
+        """Write the file and return its address.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
         self._folder = Path(tempfile.mkdtemp(prefix="xviewsynth-"))
         path = self._folder / "open.html"
@@ -35,7 +35,7 @@ class BrowserFile:
         return path.as_uri()
 
     def remove(self) -> None:
-        """Remove the file with its folder; nothing where there is none."""
+        """Remove the file and its folder; harmless without one."""
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None

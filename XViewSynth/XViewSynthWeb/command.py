@@ -16,10 +16,10 @@ from XViewSynthLib.system.streams import quiet_libraries
 if TYPE_CHECKING:
     from XViewSynthLib.workers.job import Job
 
-# Of the extra `web`; what these need in turn, pip takes care of.
+# Packages of the extra `web`; pip installs their dependencies.
 PACKAGES = ("slicer-core", "slicer-layer-dm", "trame-slicer")
 
-#: It ends a running enhancement and tells all browsers, which takes seconds, and on a busy computer more.
+#: Time to end a running enhancement and to close the pages, longer on a busy computer.
 _GRACE_SECONDS = 30.0
 
 
@@ -32,42 +32,41 @@ def register_view(subparsers: argparse._SubParsersAction) -> None:
         "button that makes it. Only this computer can connect, unless --host and --token are given. Ctrl-C ends it.",
     )
     parser.add_argument("scan", metavar="SCAN", type=Path, help="NRRD, NIfTI, MHA/MHD or a folder of one DICOM series")
-    parser.add_argument("enhanced", metavar="ENHANCED", type=Path, nargs="?", help="what was made of it")
+    parser.add_argument("enhanced", metavar="ENHANCED", type=Path, nargs="?", help="the enhanced volume of SCAN")
     parser.add_argument(
         "--uncertainty",
         "--doubt",
         "--disagreement",
         type=Path,
         metavar="FILE",
-        help="uncertainty map of the enhanced volume, in HU, which is drawn over it",
+        help="uncertainty map of the enhanced volume, in HU, for a coloured overlay",
     )
     parser.add_argument(
         "--report",
         type=Path,
         metavar="FILE.json",
-        help="of the enhancement: tells the synthetic slices (default: those that hold no slice of SCAN)",
+        help="report of the enhancement, with its synthetic slices (default: those that hold no slice of SCAN)",
     )
     add_model_option(parser)
     add_device_option(parser)
-    parser.add_argument("--host", help="let other computers connect to this name or number of this one; needs --token")
-    parser.add_argument("--port", type=_port, default=0, metavar="N", help="default: 0, any that is free")
+    parser.add_argument("--host", help="name or IP address at which other computers can connect; needs --token")
+    parser.add_argument("--port", type=_port, default=0, metavar="N", help="default: 0, any free port")
     parser.add_argument(
         "--token",
         metavar="TOKEN|auto",
-        help="what the address must carry; auto makes one and prints it, and others on this computer can see one that "
-        "is typed. Without TLS it can be read on the way: across an untrusted network, leave --host out and go through "
-        "an SSH tunnel",
+        help="access token, part of the address; auto makes one and prints it, while other users of this computer can "
+        "see a typed one. The connection has no TLS: in an untrusted network, leave --host out and use an SSH tunnel",
     )
-    parser.add_argument("--no-browser", action="store_true", help="print the address, and open nothing")
+    parser.add_argument("--no-browser", action="store_true", help="print the address only")
     add_stop_option(parser)
     parser.set_defaults(run=_view, grace_seconds=_GRACE_SECONDS)
 
 
 def check_packages() -> None:
-    """Make sure that what draws and serves the views is installed.
+    """Raise unless the packages of the viewer are installed.
 
     Raises:
-        InputError: with the command that installs it.
+        InputError: a package is missing; the message names the command that installs it.
     """
     missing = [name for name in PACKAGES if not _is_installed(name)]
     if missing:
@@ -86,7 +85,7 @@ def _view(arguments: argparse.Namespace, job: Job) -> None:
     from .content import read_content
     from .server import check_drawing, serve
 
-    # VTK writes what it finds odd to the terminal, as often as a page makes it so.
+    # Pages can trigger VTK warnings, which would fill the terminal.
     with quiet_libraries():
         check_drawing()
         job.stop_if_requested()

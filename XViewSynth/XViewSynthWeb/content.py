@@ -1,4 +1,4 @@
-"""What is to be seen: the files that the user has named, read and found to belong together."""
+"""Reads the files of the viewer and checks that they belong together."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from XViewSynthLib.geometry.volume import AXES, Axis, Volume, affine_column, arr
 from XViewSynthLib.io.reading import read_volume
 from XViewSynthScene.provenance import Provenance, now, provenance_from_report
 
-UNKNOWN_MODEL = "not told"
+UNKNOWN = "unknown"
 
-# Headers round lengths and directions to some digits; this share of a voxel is no other place.
+# Headers round lengths and directions, so a difference of this share of a voxel is not another place.
 _TOLERANCE = 0.02
 
-# A report of a thousand slices has some thousands.
+# Far above a real report: one of a thousand slices has a few thousand bytes.
 _MOST_REPORT_BYTES = 2**24
 
 
 @dataclass(frozen=True)
 class Content:
-    """A scan, and what was made of it.
+    """A scan and its enhanced volume.
 
     Attributes:
         name: of the scan's file or folder.
         scan: as observed.
-        enhanced: the scan with its synthetic slices; None where it is yet to be made.
-        uncertainty: HU, on the grid of `enhanced`; None where nobody named it.
-        provenance: tells the synthetic slices; None where nothing tells them.
+        enhanced: the scan with its synthetic slices; None before it is made.
+        uncertainty: uncertainty map, HU, on the grid of `enhanced`; None without one.
+        provenance: of `enhanced`, with its synthetic slices; None if unknown.
     """
 
     name: str
@@ -46,31 +46,33 @@ class Content:
 def read_content(
     scan: Path, enhanced: Path | None = None, uncertainty: Path | None = None, report: Path | None = None
 ) -> Content:
-    """Read the files. Without a report, the synthetic slices are told by comparing the two volumes.
+    """Read the files. Without a report, a comparison of the two volumes finds the synthetic slices.
 
     Raises:
-        InputError: a file cannot be read, or does not belong to the others.
+        InputError: a file cannot be read, or does not match the others.
     """
     if enhanced is None:
         for option, path in (("--uncertainty", uncertainty), ("--report", report)):
             if path is not None:
-                raise InputError(f"{option} tells about an enhanced volume: name that after the scan.")
+                raise InputError(f"{option} needs an enhanced volume: name it after the scan.")
         return Content(scan.stem, read_volume(scan))
-    observed, made = read_volume(scan), read_volume(enhanced)
-    if not _share_space(observed, made):
-        raise InputError(f"{enhanced} lies elsewhere in space than {scan}: name a scan and what was made of it.")
+    observed, result = read_volume(scan), read_volume(enhanced)
+    if not _share_space(observed, result):
+        raise InputError(f"{enhanced} lies elsewhere in space than {scan}: name its scan.")
     uncertainty_map = None if uncertainty is None else read_volume(uncertainty)
-    if uncertainty_map is not None and not _same_grid(uncertainty_map, made):
+    if uncertainty_map is not None and not _same_grid(uncertainty_map, result):
         raise InputError(f"{uncertainty} has other voxels than {enhanced}: name the map that was written with it.")
-    provenance = derive_provenance(observed, made, scan.stem) if report is None else _read_report(report, scan, made)
-    return Content(scan.stem, observed, made, uncertainty_map, provenance)
+    provenance = (
+        derive_provenance(observed, result, scan.stem) if report is None else _read_report(report, scan, result)
+    )
+    return Content(scan.stem, observed, result, uncertainty_map, provenance)
 
 
 def derive_provenance(scan: Volume, enhanced: Volume, name: str) -> Provenance | None:
-    """Which slices of an enhanced volume were observed, found in the two volumes themselves.
+    """Provenance of an enhanced volume, derived from a comparison of the two volumes.
 
-    Observed are those that hold a slice of the scan, value for value, at its place. None where the volumes are no scan
-    and its enhancement by a whole factor, as after resampling to a spacing.
+    A slice is observed if it equals a slice of the scan at the same place. None if the grids do not differ by a whole
+    factor along one axis, as after resampling to a spacing.
     """
     for axis in AXES:
         factor = _factor(scan, enhanced, axis)
@@ -82,11 +84,11 @@ def derive_provenance(scan: Volume, enhanced: Volume, name: str) -> Provenance |
             index * factor for index in range(len(before)) if np.array_equal(before[index], after[index * factor])
         }
         return Provenance(
-            model=UNKNOWN_MODEL,
+            model=UNKNOWN,
             model_sha256="0" * 64,
             factor=factor,
             axis=axis,
-            acquisition=UNKNOWN_MODEL,
+            acquisition=UNKNOWN,
             synthetic_slices=tuple(index for index in range(len(after)) if index not in observed),
             observed_slices=len(observed),
             input_node_id="",
@@ -98,7 +100,7 @@ def derive_provenance(scan: Volume, enhanced: Volume, name: str) -> Provenance |
 
 
 def _factor(scan: Volume, enhanced: Volume, axis: Axis) -> int | None:
-    """The whole number that made `enhanced` of `scan` along `axis`, if the grids tell one above 1."""
+    """The up-sampling factor from `scan` to `enhanced` along `axis`; None if it is not a whole number above 1."""
     column = affine_column(axis)
     factor = round(scan.spacing[column] / enhanced.spacing[column])
     if factor < 2 or enhanced.voxels.shape != scan.upsampled_shape(axis, factor):
@@ -111,7 +113,7 @@ def _same_grid(first: Volume, second: Volume) -> bool:
 
 
 def _same_place(affine: np.ndarray, volume: Volume) -> bool:
-    """Whether the corners of a volume lie where another affine would put them."""
+    """Whether an affine and that of a volume map its corners to the same places."""
     corners = _corners(volume)
     apart = corners @ affine[:3, :3].T + affine[:3, 3] - volume.ijk_to_ras(corners)
     return bool(np.abs(apart).max() <= _TOLERANCE * max(volume.spacing))
@@ -135,9 +137,12 @@ def _read_report(path: Path, scan: Path, enhanced: Volume) -> Provenance:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): name the report of the enhancement.") from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        raise InputError(f"{path} is no report of xviewsynth enhance: name the file that --report wrote.") from error
+        raise InputError(f"{path} is not a report of xviewsynth enhance: name the file that --report wrote.") from error
     if provenance.slices != enhanced.slices(provenance.axis):
-        raise InputError(f"{path} tells of {provenance.slices} slices and the volume has others: name its own report.")
+        raise InputError(
+            f"{path} is the report of a volume of {provenance.slices} slices, not of this one: name the report of this "
+            "volume."
+        )
     return provenance
 
 

@@ -1,4 +1,4 @@
-"""The six views as they are drawn for the pages: their sizes, what happens in them, and the memory that they take."""
+"""Renders the six views for the pages: sizes, events and memory."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from XViewSynthScene.views import PLANES, ROWS, VIEW_GROUP, view_name, view_name
 
 from .sockets import OpenPage
 
-# While something moves, and once it stands still.
+# JPEG quality during and after an interaction.
 _QUALITY_MOVING, _QUALITY_STILL = 75, 97
 _FRAMES_PER_SECOND = 24.0
 
-# Of one view. Slicer takes about 90 bytes for each; on a screen of 4K a view has 1.2 million.
+# Limit of one view. Slicer uses about 90 bytes per pixel; on a 4K screen a view has 1.2 million pixels.
 _MOST_PIXELS = 2_000_000
-# Of a view that no page shows.
+# Size of a view that no page shows.
 _NO_SIZE = {"w": 10, "h": 10, "p": 1}
 
-# Of glibc's mallopt: blocks from this size on are given back to the system once they are freed.
+# Option of glibc's mallopt: freed blocks from this size on are returned to the system.
 _M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES = -3, 2**17
 
 
 class Drawing:
-    """Draws the views. Make it while the event loop runs.
+    """Renders the views. Create it while the event loop is running.
 
     Args:
-        server: sends the pictures.
-        app: has the scene.
+        server: sends the images.
+        app: owns the scene.
     """
 
     def __init__(self, server: Server, app: SlicerApp):
@@ -54,27 +54,27 @@ class Drawing:
                 self._make_view(row, plane)
         self._adapters = {name: self._factory.get_factory_view(name).view_adapter for name in view_names()}
         self._sizes: dict[OpenPage, dict[str, dict[str, float]]] = {}
-        _give_back_large_blocks()
+        _return_large_blocks()
 
     def resize(self, page: OpenPage, view: str, size: dict[str, float]) -> None:
-        """Draw a view in the size that a page has for it."""
-        # The page comes last in order, so that its sizes are those that count.
+        """Render a view in the size of a page."""
+        # The last page in the dictionary sets the sizes.
         self._sizes[page] = {**self._sizes.pop(page, {}), view: size}
         self._set_size(view, size)
 
     def handle(self, view: str, event: dict[str, Any]) -> None:
-        """Let an event of mouse or fingers happen in a view."""
+        """Pass an event of mouse or fingers to a view."""
         self._adapters[view].on_interaction("", event)
 
     def forget(self, page: OpenPage) -> None:
-        """Go back to the sizes of the page that was resized last before, or draw next to nothing without any page."""
+        """Use the sizes of the page that was resized before, or the smallest size without any page."""
         if self._sizes.pop(page, None) is not None:
             sizes = next(reversed(self._sizes.values()), {})
             for view in self._adapters:
                 self._set_size(view, sizes.get(view, _NO_SIZE))
 
     async def close(self) -> None:
-        """Stop drawing."""
+        """Stop rendering."""
         for name in view_names():
             view = self._factory.get_factory_view(name)
             await view.view_adapter.close()
@@ -88,7 +88,7 @@ class Drawing:
         view = self._factory.get_factory_view(name)
         view.view_adapter.update_quality(_QUALITY_MOVING, _QUALITY_STILL)
         view.view_adapter.max_pixel_count = _MOST_PIXELS
-        # A slice is an image that fills its view: there are no edges to smooth.
+        # A slice fills its view, so there are no edges to smooth.
         view.slicer_view.render_window().SetMultiSamples(0)
 
     def _set_size(self, view: str, size: dict[str, float]) -> None:
@@ -99,13 +99,13 @@ class Drawing:
 
 
 def _release(algorithm: vtk.vtkAlgorithm) -> None:
-    """Free what an algorithm and those before it have made, since it keeps the memory of the largest size it ever had.
+    """Free the outputs of an algorithm and of its inputs, which would keep the memory of their largest size.
 
-    They make it again when a view is drawn. The volumes come from algorithms without inputs, and stay.
+    The next rendering computes them again. The volumes stay: they come from algorithms without inputs.
     """
-    waiting, seen = [algorithm], set()
-    while waiting:
-        current = waiting.pop()
+    pending, seen = [algorithm], set()
+    while pending:
+        current = pending.pop()
         if current is None or current in seen or not current.GetNumberOfInputPorts():
             continue
         seen.add(current)
@@ -113,10 +113,10 @@ def _release(algorithm: vtk.vtkAlgorithm) -> None:
             current.GetOutputDataObject(port).ReleaseData()
         for port in range(current.GetNumberOfInputPorts()):
             connections = range(current.GetNumberOfInputConnections(port))
-            waiting += [current.GetInputAlgorithm(port, number) for number in connections]
+            pending += [current.GetInputAlgorithm(port, number) for number in connections]
 
 
-def _give_back_large_blocks() -> None:
-    """Keep glibc from keeping freed memory. It raises the size from which it does not as soon as a block is freed."""
-    with suppress(OSError, TypeError, AttributeError):  # other systems have no such function and no such need
+def _return_large_blocks() -> None:
+    """Make glibc return freed memory to the system; by default it raises this threshold with each freed block."""
+    with suppress(OSError, TypeError, AttributeError):  # other systems neither have nor need this function
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)

@@ -1,4 +1,4 @@
-"""The HTTP server: the files of the page and its WebSocket, with limits on what a connection may cost."""
+"""The HTTP server: the files of the page and its WebSocket, with limits for each connection."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from aiohttp import web
 from .access import HEADERS, Access, protect
 from .sockets import OpenPages
 
-#: Connections besides those of pages: a browser opens six, and some systems allow a process 256 open files.
+#: Most connections besides those of pages: a browser opens six, and some systems limit a process to 256 open files.
 MOST_CONNECTIONS = 100
 
-# A connection that sends no whole request for so long is closed, and so is one that sends a body nobody reads.
+# Time to send a complete request, and time to receive a body that is not used; then the connection is closed.
 _IDLE_SECONDS = 10.0
 _BODY_SECONDS = 1.0
 _SHUTDOWN_SECONDS = 2.0
@@ -22,11 +22,11 @@ _LINE_BYTES, _MOST_HEADERS = 8190, 64
 
 
 class _Connection(web.RequestHandler):
-    """One connection, whose errors carry no detail.
+    """One connection; its error responses contain no details.
 
     Attributes:
-        socket: stays known until the connection is lost, also while what was written waits for a slow peer.
-        is_page: whether it has become the WebSocket of a page.
+        socket: transport, kept until the connection is lost, also while written data wait for a slow peer.
+        is_page: whether the connection is the WebSocket of a page.
     """
 
     socket: asyncio.Transport
@@ -46,10 +46,10 @@ class _Connection(web.RequestHandler):
         if status >= 500:
             self.log_exception("A request failed", exc_info=exc)
         if request.writer.output_size > 0:
-            raise ConnectionError("The answer has begun, so it cannot become an error")
-        answer = web.Response(status=status, text=f"{status}\n", headers=HEADERS)
-        answer.force_close()
-        return answer
+            raise ConnectionError("The response has started, so it cannot become an error")
+        response = web.Response(status=status, text=f"{status}\n", headers=HEADERS)
+        response.force_close()
+        return response
 
 
 class WebServer:
@@ -57,8 +57,8 @@ class WebServer:
 
     Args:
         access: who may connect.
-        pages: gets the WebSockets.
-        folders: of the page's files, by the path under which they are served.
+        pages: receives the WebSockets.
+        folders: folders of the page's files, by the path under which they are served.
     """
 
     def __init__(self, access: Access, pages: OpenPages, folders: Mapping[str, str]):
@@ -67,7 +67,7 @@ class WebServer:
         protect(app, access)
         app.router.add_get("/", _to_page)
         app.router.add_get("/index.html", self._show)
-        app.router.add_get("/ws", self._meet)
+        app.router.add_get("/ws", self._serve_page)
         for path in sorted(folders, reverse=True):
             app.router.add_static(f"/{path.strip('/')}", folders[path])
         self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=_SHUTDOWN_SECONDS)
@@ -75,28 +75,28 @@ class WebServer:
 
     @property
     def port(self) -> int:
-        """On which it listens."""
+        """The port of the server."""
         return self._listening.sockets[0].getsockname()[1]
 
     async def start(self, port: int) -> None:
-        """Listen; 0 for a free port.
+        """Start to listen; port 0 selects a free port.
 
         Raises:
-            OSError: the address cannot be listened on.
+            OSError: the server cannot listen on the address.
         """
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         self._listening = await loop.create_server(self._accept, self._access.host, port)
 
     async def stop(self) -> None:
-        """Say goodbye to the pages, and end all connections."""
+        """Close all pages and connections."""
         if self._listening is not None:
             self._listening.close()
         await self._pages.close()
         await self._runner.cleanup()
 
     def _accept(self) -> _Connection:
-        """The protocol of a new connection. The oldest ones make room for it, so that no silent ones keep it out."""
+        """The protocol of a new connection. It closes the oldest ones, so that idle ones do not block it."""
         server = self._runner.server
         others = [connection for connection in server.connections if not connection.is_page]
         for oldest in others[: max(len(others) - MOST_CONNECTIONS + 1, 0)]:
@@ -113,14 +113,14 @@ class WebServer:
         )
 
     async def _show(self, _request: web.Request) -> web.StreamResponse:
-        # Where its WebSocket would be refused, the page would stay empty without a word.
+        # A page whose WebSocket is refused would stay empty without a message.
         self._pages.refuse_too_many()
         return web.FileResponse(Path(self._folders["/"]) / "index.html")
 
-    async def _meet(self, request: web.Request) -> web.StreamResponse:
+    async def _serve_page(self, request: web.Request) -> web.StreamResponse:
         request.protocol.is_page = True
         try:
-            return await self._pages.meet(request)
+            return await self._pages.serve(request)
         finally:
             request.protocol.is_page = False
 

@@ -1,8 +1,8 @@
-"""What a page may say: the calls, settings and events that have an effect, with their types and ranges.
+"""The allowed messages of a page: calls, settings and events, with their types and ranges.
 
 Every message of a WebSocket passes through here, and nothing else reaches the viewer:
 
-    call = read_call(data)             # Malformed: no page of ours sends this
+    call = read_call(data)             # Malformed: our page does not send this
     arguments = allowed.check(call)    # Refused: not one of the calls below, or a value out of range
 """
 
@@ -15,19 +15,19 @@ from typing import Any
 
 import msgpack
 
-#: Bytes of the largest message of a page; those of the real page stay below one thousand.
+#: Limit of a message, bytes; the page sends less than one thousand.
 MOST_BYTES = 64 * 1024
-#: Pixels of the longest side of a picture, that is after the ratio of the screen's pixels to those of the page.
+#: Limit of the longest side of an image in pixels of the screen, after scaling by the pixel ratio.
 MOST_PIXELS = 4096
 
 HELLO = "wslink.hello"
 STATE_GET, STATE_UPDATE = "trame.state.get", "trame.state.update"
 TRIGGER = "trame.trigger"
 RESIZE, EVENT = "trame.rca.size", "trame.rca.event"
-#: Notices of trame's script that the viewer does without. They are answered and have no effect.
+#: Notices of trame's script that the viewer does not use. They get a reply and have no effect.
 NOTICES = ("trame.lifecycle.update", "trame.error.client")
 
-# Before each message: its number, the place of this piece in it, and the bytes of the whole; 4 bytes each.
+# Header of each message: message number, offset of this chunk, total bytes; 4 bytes each.
 _HEADER_BYTES = 12
 _ID = re.compile(r"(rpc|system):\w{1,64}:[0-9]{1,15}", re.ASCII)
 
@@ -37,7 +37,7 @@ _SIDE = (16.0, 4.0 * MOST_PIXELS)
 _RATIO = (0.25, 8.0)
 _SPIN = (-100.0, 100.0)
 _ZOOM = (0.01, 100.0)
-# A drag may leave its view, but not by more than this many of its widths.
+# A drag may leave its view by at most this many view widths.
 _BEYOND = 4.0
 
 _BUTTONS = {f"{button}Button{what}" for button in ("Left", "Middle", "Right") for what in ("Press", "Release")}
@@ -49,11 +49,11 @@ Rule = Callable[[object], bool]
 
 
 class Malformed(Exception):
-    """Bytes that are no call."""
+    """The bytes are not a call."""
 
 
 class Refused(Exception):
-    """A call that a page may not make."""
+    """The call is not allowed."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Call:
     """One call of a page.
 
     Attributes:
-        id: number under which the answer is sent.
+        id: number for the reply.
         method: name of the method.
         arguments: as sent, not yet checked.
     """
@@ -72,18 +72,18 @@ class Call:
 
 
 def read_call(data: bytes) -> Call:
-    """Take a message apart.
+    """Decode a message.
 
     Raises:
-        Malformed: it is not one whole call in wslink's format. Messages in several pieces are none either: the page
-            sends no message that needs more than one, and the others of an unfinished message would have to be kept.
+        Malformed: it is not a complete call in wslink's format. Messages in several chunks are refused: the page needs
+            none, and chunks of unfinished messages would have to be stored.
     """
     offset, size = int.from_bytes(data[4:8], "little"), int.from_bytes(data[8:_HEADER_BYTES], "little")
     if offset != 0 or size != len(data) - _HEADER_BYTES:
         raise Malformed
     try:
         message = msgpack.unpackb(data[_HEADER_BYTES:])
-    except Exception as error:  # msgpack has no common class for what is wrong with its input
+    except Exception as error:  # msgpack has no common exception for invalid input
         raise Malformed from error
     match message:
         case {"id": str(id_), "method": str(method), "args": list(arguments)} if _ID.fullmatch(id_):
@@ -92,7 +92,7 @@ def read_call(data: bytes) -> Call:
 
 
 def number(lowest: float, highest: float) -> Rule:
-    """A rule that a value is a number from `lowest` to `highest`; NaN is none.
+    """A rule that a value is a number from `lowest` to `highest`; NaN is refused.
 
     >>> number(0, 1)(0.5), number(0, 1)(1.5), number(0, 1)(float("nan")), number(0, 1)(True), number(0, 1)("0.5")
     (True, False, False, False, False)
@@ -125,12 +125,12 @@ def is_flag(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Allowed:
-    """What the page of one viewer may say.
+    """The allowed calls of the page of one viewer.
 
     Attributes:
         views: names of the views.
         settings: the names in trame's state that a page may set, with the rule for each value.
-        is_action: whether a button calls a function of this name.
+        is_action: returns whether a button calls a function of this name.
     """
 
     views: Collection[str]
@@ -138,10 +138,10 @@ class Allowed:
     is_action: Callable[[str], bool]
 
     def check(self, call: Call) -> tuple[Any, ...]:
-        """The arguments of a call, reduced to what is known and in range; () where the method takes none.
+        """The arguments of a call, reduced to known names and clipped to their ranges; () if the method has none.
 
         Raises:
-            Refused: the method is not one of a page's, or an argument is of another type or out of range.
+            Refused: an unknown method, or an argument of another type or out of range.
         """
         match call.method, call.arguments:
             case (method, _) if method in (STATE_GET, *NOTICES):
@@ -164,16 +164,16 @@ class Allowed:
 
 
 def _size(given: Mapping[str, Any]) -> dict[str, float]:
-    """Width and height of a view in pixels of the page, and how many of the screen's are in one of these."""
+    """Width and height of a view in pixels of the page, and the screen pixels per page pixel."""
     width, height, ratio = (_finite(given.get(name)) for name in ("w", "h", "p"))
     width, height = (_within(side, (1.0, MOST_PIXELS)) for side in (width, height))
     return {"w": width, "h": height, "p": min(_within(ratio, _RATIO), MOST_PIXELS / max(width, height))}
 
 
 def _event(given: Mapping[str, Any]) -> dict[str, Any] | None:
-    """An event of mouse or fingers, reduced to what VTK reads of it; None for one that changes nothing.
+    """An event of mouse or fingers, reduced to the fields that VTK reads; None for other events.
 
-    VTK ends the process over a value of another type, and over NaN.
+    VTK would end the process for a value of another type, or NaN.
     """
     kind = given.get("type")
     if not isinstance(kind, str):
@@ -205,12 +205,12 @@ def _translation(given: Mapping[str, Any]) -> list[float]:
 
 
 def _view_of(given: Mapping[str, Any]) -> dict[str, float]:
-    """Width and height of the view in which an event happened, pixels of the page."""
+    """Width and height of the view of an event, pixels of the page."""
     return {side: _number(given.get(side), _SIDE) for side in ("w", "h")}
 
 
 def _place(given: object, event: Mapping[str, Any]) -> dict[str, float]:
-    """Where something happened in the view of an event, pixels of the page."""
+    """Position in the view of an event, pixels of the page."""
     if not isinstance(given, dict):
         raise Refused
     beyond = {name: _BEYOND * side for name, side in zip("xy", _view_of(event).values())}

@@ -1,4 +1,4 @@
-"""The page: what stands where, and which part of the viewer each control moves."""
+"""The page: its layout, and the part of the viewer that each control changes."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ MOUSE = "Wheel: slices · left drag: window and level · right drag: zoom · mid
 
 
 class Page:
-    """The page and the server that shows it. Make one while the event loop runs.
+    """The page and its trame server. Create it while the event loop is running.
 
     Args:
-        content: what to show.
+        content: the volumes.
         model, device: for an enhancement.
     """
 
@@ -56,12 +56,12 @@ class Page:
         self._app = SlicerApp()
         slicer.mrmlScene = self._app.scene
         self._drawing = Drawing(self.server, self._app)
-        self._due = False
-        self.viewer = Viewer(self._app.scene, self._app.app_logic, content, model, device, self._tell_soon)
+        self._is_scheduled = False
+        self.viewer = Viewer(self._app.scene, self._app.app_logic, content, model, device, self._schedule_publish)
         self._connect()
-        self._tell()
+        self._publish()
         self._build()
-        # Trame has numbered the functions that the page's buttons call, and knows no others.
+        # Trame has registered exactly the functions that the page's buttons call.
         self._allowed = Allowed(view_names(), self._settings(), lambda name: bool(self._action(name)))
         self._methods: dict[str, Callable[..., Any]] = {
             STATE_GET: self._get_state,
@@ -73,15 +73,15 @@ class Page:
         }
 
     async def start(self, publish: Callable[..., None]) -> dict[str, str]:
-        """Start drawing.
+        """Start rendering.
 
         Args:
-            publish: sends state and pictures to all pages.
+            publish: sends state and images to all pages.
 
         Returns:
-            The folders of the page's files, by the path under which they are to be served.
+            The folders of the page's files, by the path under which to serve them.
         """
-        # This server of trame's listens nowhere: what pages say comes through `answer`.
+        # Trame's server does not listen: `handle_call` receives the calls of pages.
         servers = []
         self.server.controller.on_server_bind.add(servers.append)
         self._running = self.server.start(
@@ -100,26 +100,26 @@ class Page:
         return servers[0].config["static"]
 
     async def close(self) -> None:
-        """Stop drawing."""
+        """Stop rendering."""
         self.viewer.close()
         await self.server.stop()
         await self._drawing.close()
 
-    def answer(self, page: OpenPage, call: Call) -> Any:
-        """Do what a page says, and give the result of its call.
+    def handle_call(self, page: OpenPage, call: Call) -> Any:
+        """Handle a call of a page and return its result.
 
         Raises:
-            Refused: it may not say that.
+            Refused: the call is not allowed.
         """
         arguments = self._allowed.check(call)
         return self._methods[call.method](page, *arguments)
 
     def forget(self, page: OpenPage) -> None:
-        """Do without a page that has gone."""
+        """Drop the sizes of a closed page."""
         self._drawing.forget(page)
 
     def _settings(self) -> dict[str, Rule]:
-        """What a page may set, with the rule for each value."""
+        """The names that a page may set, with the rule for each value."""
         settings = {
             "opacity": number(0, 1),
             "swapped": is_flag,
@@ -145,14 +145,14 @@ class Page:
             self._drawing.handle(view, event)
             self.viewer.bound_zoom()
 
-    def _tell_soon(self) -> None:
-        """One message for many changes, such as six views that move together."""
-        if not self._due:
-            self._due = True
-            asyncio.get_running_loop().call_soon(self._tell)
+    def _schedule_publish(self) -> None:
+        """Send one message for many changes, such as six views that move together."""
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._publish)
 
-    def _tell(self) -> None:
-        self._due = False
+    def _publish(self) -> None:
+        self._is_scheduled = False
         with self.server.state as state:
             state.update(self.viewer.look())
 
@@ -161,7 +161,7 @@ class Page:
         state.trame__title = f"{viewer.look()['name']} - {TITLE}"
         state.factor = AUTOMATIC_FACTOR
         state.factors = [
-            {"title": f"x {factor}" if factor else "Enough for 1.25 mm", "value": factor} for factor in viewer.factors()
+            {"title": f"x {factor}" if factor else "Down to 1.25 mm", "value": factor} for factor in viewer.factors()
         ]
         state.change("opacity")(lambda opacity, **_: viewer.set_opacity(opacity))
         state.change("swapped")(lambda swapped, **_: viewer.set_swapped(swapped))
@@ -172,7 +172,7 @@ class Page:
 
     def _scroller(self, plane: str):
         def scroll(**state: object) -> None:
-            # Off the slices' centres a view has no index of its own, and stays there unless the slider moved.
+            # A view between two slices has the index of the nearest one, and stays unless the slider moved.
             if state[f"index_{plane}"] != self.viewer.index(plane):
                 self.viewer.scroll(plane, state[f"index_{plane}"])
 
@@ -189,7 +189,7 @@ class Page:
                     for row in ROWS:
                         for plane in PLANES:
                             self._build_view(row, plane)
-                    self._build_offer()
+                    self._build_enhance_card()
                 self._build_foot()
 
     def _build_bar(self) -> None:
@@ -200,7 +200,7 @@ class Page:
             with html.Div(
                 classes="xvs-uncertainty",
                 v_show=("has_uncertainty",),
-                **_named("uncertainty", hint="Uncertainty of each voxel, in HU"),
+                **_named("uncertainty", hint="Expected error of each voxel, in HU"),
             ):
                 html.Div("Uncertainty", classes="xvs-caption")
                 self._build_legend()
@@ -233,11 +233,11 @@ class Page:
                 active=("swapped",),
                 variant="outlined",
                 size="small",
-                **_named("swap", hint="Show the original in the lower views too, to compare in place"),
+                **_named("swap", hint="Switch the lower views between original and enhanced volume"),
             ):
                 html.Span("Swap")
             with v.VBtn(
-                click=self.viewer.fit, variant="outlined", size="small", **_named("fit", hint="Show whole planes")
+                click=self.viewer.fit, variant="outlined", size="small", **_named("fit", hint="Fit whole planes")
             ):
                 html.Span("Fit")
 
@@ -281,10 +281,10 @@ class Page:
                 **_named(f"mark-{row}-{plane}"),
             )
 
-    def _build_offer(self) -> None:
-        """What covers the lower row until there is something to see in it."""
+    def _build_enhance_card(self) -> None:
+        """The card with the controls of an enhancement, over the lower row until there is an enhanced volume."""
         with html.Div(classes="xvs-offer", v_if=("!has_enhanced",)), html.Div(classes="xvs-card", **_named("offer")):
-            html.Div("Give this scan its missing slices", classes="xvs-headline")
+            html.Div("Add the missing slices to this scan", classes="xvs-headline")
             html.Div("{{ outlook }}", v_if=("status === 'idle'",), classes="xvs-line", **_named("outlook"))
             with html.Div(classes="xvs-controls", v_if=("status === 'idle'",)):
                 v.VSelect(
@@ -315,17 +315,19 @@ class Page:
                     ),
                 ):
                     html.Span("Cancel")
-            html.Div("{{ said }}", v_if=("said && status === 'idle'",), classes="xvs-said", **_named("said"))
+            html.Div(
+                "{{ message }}", v_if=("message && status === 'idle'",), classes="xvs-message", **_named("message")
+            )
 
     def _build_foot(self) -> None:
         with html.Div(classes="xvs-foot"):
             html.Span(MOUSE)
-            html.Span("{{ has_enhanced ? said : '' }}", classes="xvs-result", **_named("result"))
+            html.Span("{{ has_enhanced ? message : '' }}", classes="xvs-result", **_named("result"))
             html.Span(NOT_FOR_DIAGNOSIS, classes="xvs-warning")
 
 
 def _named(name: str, label: str = "", hint: str = "") -> dict[str, list[str]]:
-    """Attributes that trame does not know: a name for programs, one for screen readers, and what the mouse is told."""
+    """HTML attributes that trame does not offer: a name for tests, a label for screen readers and a tool tip."""
     given = {"data-test": name, "aria-label": label, "title": hint}
     return {"raw_attrs": [f'{attribute}="{value}"' for attribute, value in given.items() if value]}
 

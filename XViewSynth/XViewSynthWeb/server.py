@@ -1,4 +1,4 @@
-"""Serving the viewer, from the first request to the last."""
+"""Starts, serves and ends the viewer."""
 
 from __future__ import annotations
 
@@ -25,37 +25,37 @@ from .page import Page
 from .sockets import OpenPages
 
 _POLL_SECONDS = 0.1
-# An enhancement that is cancelled has ended after two seconds.
+# A cancelled enhancement ends within two seconds.
 _END_SECONDS = 4.0
-_GOODBYE_SECONDS = 3.0
+_CLOSE_SECONDS = 3.0
 _MOST_LOG_RECORDS = 20
 
 
 def check_drawing() -> None:
-    """Make sure that this computer can draw.
+    """Raise unless this computer can render.
 
     Raises:
-        InputError: it lacks what draws, with what to install.
+        InputError: OpenGL is missing; the message names the package to install.
     """
     window = vtk.vtkRenderWindow()
     window.SetOffScreenRendering(True)
     if not window.SupportsOpenGL():
-        raise InputError("Nothing can be drawn here, for lack of OpenGL: install Mesa's libEGL (Debian: libegl1).")
+        raise InputError("The views need OpenGL, which is missing: install Mesa's libEGL (Debian: libegl1).")
 
 
 def serve(content: Content, access: Access, port: int, model: str, device: str, open_browser: bool, job: Job) -> None:
-    """Serve the viewer until the job is asked to stop.
+    """Serve the viewer until a stop is requested.
 
     Args:
-        content: what to show.
+        content: the volumes.
         access: who may connect.
-        port: 0 for a free one.
+        port: 0 for a free port.
         model, device: for an enhancement.
-        open_browser: also open it in the user's browser, where there is a screen.
-        job: is told the address.
+        open_browser: open the page in the user's browser if there is a screen.
+        job: prints the address and holds the stop request.
 
     Raises:
-        InputError: the address cannot be listened on.
+        InputError: the server cannot listen on the address.
     """
     asyncio.run(_serve(content, access, port, model, device, open_browser, job))
 
@@ -63,11 +63,11 @@ def serve(content: Content, access: Access, port: int, model: str, device: str, 
 async def _serve(
     content: Content, access: Access, port: int, model: str, device: str, open_browser: bool, job: Job
 ) -> None:
-    _keep_to_ourselves()
-    _bound_log()
-    # While the loop runs: views that are made before it stay black.
+    _hide_arguments()
+    _limit_log()
+    # Created inside the loop: views that are created before it stay black.
     page = Page(content, model, device)
-    pages = OpenPages(page.answer, page.forget)
+    pages = OpenPages(page.handle_call, page.forget)
     server = WebServer(access, pages, await page.start(pages.publish))
     file = BrowserFile()
     try:
@@ -83,13 +83,13 @@ async def _serve(
         await _end(page, server)
 
 
-def _keep_to_ourselves() -> None:
-    """Keep trame from reading our command line."""
+def _hide_arguments() -> None:
+    """Prevent trame from reading our command line."""
     os.environ["TRAME_ARGS"] = ""
 
 
 class _FirstRecords(logging.Filter):
-    """Lets the first records pass. More would fill the terminal, or a pipe that is not read, which stops the viewer."""
+    """Passes only the first records. More would fill the terminal, or block the viewer on a pipe that is not read."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class _FirstRecords(logging.Filter):
         return self._left >= 0
 
 
-def _bound_log() -> None:
+def _limit_log() -> None:
     handler = logging.StreamHandler()
     handler.addFilter(_FirstRecords())
     logging.getLogger().addHandler(handler)
@@ -119,28 +119,28 @@ def _announce(access: Access, port: int, open_browser: bool, file: BrowserFile, 
     job.say(f"Open {address} in a browser. Ctrl-C ends the viewer.")
     if open_browser and _has_screen():
         here = access.address(port, "localhost" if everywhere else None)
-        with suppress(OSError):  # without the file, the address that is printed has to do
-            # Everyone on this computer can read the arguments of a process, so that of the browser may hold no token.
+        with suppress(OSError):  # without the file the user opens the printed address
+            # All users of this computer can read process arguments, so that of the browser must not contain the token.
             shown = file.write(here) if access.token else here
-            # Some browsers return when they are closed.
+            # In a thread, because some browsers return only when they are closed.
             threading.Thread(target=webbrowser.open, args=(shown,), daemon=True).start()
 
 
 def _has_screen() -> bool:
-    """False where the only browser would be one in the terminal."""
+    """Whether a graphical browser can open."""
     return sys.platform in ("win32", "darwin") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 async def _end(page: Page, server: WebServer) -> None:
-    """End the enhancement first, then the server, so that nothing outlives us."""
+    """End the enhancement first, then the server, so that no process is left."""
     page.viewer.cancel()
     for _ in range(round(_END_SECONDS / _POLL_SECONDS)):
         if not page.viewer.busy:
             break
         page.viewer.poll()
         await asyncio.sleep(_POLL_SECONDS)
-    # A browser that sleeps does not answer.
+    # A suspended browser does not respond.
     with suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(server.stop(), _GOODBYE_SECONDS)
+        await asyncio.wait_for(server.stop(), _CLOSE_SECONDS)
     await page.close()
     slicer.mrmlScene = None

@@ -1,7 +1,7 @@
-"""The pages that are open: what they say comes in, and pictures and state go out, over one WebSocket each.
+"""The open pages: each has one WebSocket that receives calls and sends images and state.
 
-What waits for a slow page is bounded: of a view only the latest picture waits, and of the state only the latest value
-of each name. A page that takes nothing for half a minute is dropped.
+The queue for a slow page is bounded: it holds the latest image of each view and the latest value of each name of the
+state. A page that receives nothing for half a minute is dropped.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ MOST_PAGES = 8
 _STATE, _PICTURES = "trame.state.topic", "trame.rca.topic.stream"
 _REFUSED, _FAILED = -32601, -32001
 
-# Of a page that says nothing at all, that does not answer a ping, and that does not take what is sent to it.
+# Limits for the hello of a page, its reply to a ping, and the delivery of a message.
 _HELLO_SECONDS = 10.0
 _PING_SECONDS = 20.0
 _SEND_SECONDS = 30.0
 _CLOSE_SECONDS = 1.0
 
-# A page sends at most a hundred a second, and some at once when the mouse enters or leaves a view.
+# A page sends at most a hundred calls a second, with bursts when the mouse enters or leaves a view.
 _CALLS_PER_SECOND = 300.0
 _CALLS_AT_ONCE = 300.0
 
@@ -39,10 +39,10 @@ _numbers = itertools.count()
 
 
 class OpenPage:
-    """One page that is open.
+    """One open page.
 
     Args:
-        request: the one that asks for the WebSocket.
+        request: the request for the WebSocket.
     """
 
     def __init__(self, request: web.Request):
@@ -58,18 +58,18 @@ class OpenPage:
         self._next_call = 0.0
 
     def queue_state(self, changes: dict[str, Any]) -> None:
-        """Send these values, and of each name only the latest."""
+        """Queue values; a newer value replaces a queued one of the same name."""
         self._state.update(changes)
         self._waiting.set()
 
     def queue_picture(self, view: str, message: bytes) -> None:
-        """Send the picture of a view, in place of an older one that still waits."""
+        """Queue the image of a view; it replaces a queued one of the same view."""
         self._pictures.pop(view, None)
         self._pictures[view] = message
         self._waiting.set()
 
     async def write(self) -> None:
-        """Send what is queued, for as long as the page takes it."""
+        """Send queued messages until the page is closed."""
         while True:
             await self._waiting.wait()
             self._waiting.clear()
@@ -77,7 +77,7 @@ class OpenPage:
                 await self.send(self._take())
 
     async def send(self, message: bytes) -> None:
-        """Send one message; drop the page where it does not take it."""
+        """Send one message; drop the page if it does not receive it."""
         try:
             async with self._sending:
                 await asyncio.wait_for(self.socket.send_bytes(message), _SEND_SECONDS)
@@ -85,19 +85,19 @@ class OpenPage:
             self.drop()
 
     async def pace(self) -> None:
-        """Wait where calls come too fast. The sender has to wait as well, since nothing is read meanwhile."""
+        """Wait if calls come too fast. The sender waits too, because nothing is read meanwhile."""
         now = asyncio.get_running_loop().time()
         self._next_call = max(self._next_call, now - _CALLS_AT_ONCE / _CALLS_PER_SECOND) + 1 / _CALLS_PER_SECOND
         if self._next_call > now:
             await asyncio.sleep(self._next_call - now)
 
     def drop(self) -> None:
-        """End the connection at once, whatever still waits in it."""
+        """Close the connection at once, with everything in its queue."""
         if self._transport is not None:
             self._transport.abort()
 
     def drop_silent(self) -> None:
-        """End the connection of a page that has not said hello."""
+        """Close the connection of a page that has sent no hello."""
         if not self.greeted:
             self.drop()
 
@@ -109,34 +109,34 @@ class OpenPage:
 
 
 class OpenPages:
-    """All pages that are open.
+    """All open pages.
 
     Args:
-        answer: gives the result of a call. `Refused` and other exceptions become errors without detail.
-        forget: called with a page that has gone.
+        handle_call: returns the result of a call. `Refused` and other exceptions become errors without details.
+        forget: called with a closed page.
     """
 
-    def __init__(self, answer: Callable[[OpenPage, Call], Any], forget: Callable[[OpenPage], None]):
-        self._answer, self._forget = answer, forget
+    def __init__(self, handle_call: Callable[[OpenPage, Call], Any], forget: Callable[[OpenPage], None]):
+        self._handle_call, self._forget = handle_call, forget
         self._pages: list[OpenPage] = []
-        self._speaking: OpenPage | None = None
+        self._calling: OpenPage | None = None
 
     @property
     def any_greeted(self) -> bool:
-        """Whether a page is open that has said hello."""
+        """Whether an open page has sent its hello."""
         return any(page.greeted for page in self._pages)
 
     def publish(
         self, topic: str, data: dict[str, Any], client_id: str | None = None, skip_last_active_client: bool = False
     ) -> None:
-        """Send state or a picture to all pages, as trame's protocols ask for it.
+        """Send state or an image to all pages; trame's protocols call it.
 
         Args:
             topic, data: of trame.
-            client_id: not used, since trame addresses no single page with these topics.
-            skip_last_active_client: leave out the page whose call is being answered.
+            client_id: not used, because trame sends these topics to all pages.
+            skip_last_active_client: leave out the page whose call is being handled.
         """
-        skipped = self._speaking if skip_last_active_client else None
+        skipped = self._calling if skip_last_active_client else None
         pages = [page for page in self._pages if page.greeted and page is not skipped]
         if topic == _STATE:
             for page in pages:
@@ -146,17 +146,17 @@ class OpenPages:
             for page in pages:
                 page.queue_picture(data["name"], message)
 
-    async def meet(self, request: web.Request) -> web.WebSocketResponse:
-        """Serve one page until it has gone.
+    async def serve(self, request: web.Request) -> web.WebSocketResponse:
+        """Serve one page until it is closed.
 
         Raises:
-            web.HTTPServiceUnavailable: too many are open.
+            web.HTTPServiceUnavailable: too many pages are open.
         """
         self.refuse_too_many()
         page = OpenPage(request)
         self._pages.append(page)
         try:
-            with suppress(ConnectionError):  # it has gone before it came
+            with suppress(ConnectionError):  # the page was closed before the handshake ended
                 await page.socket.prepare(request)
                 await self._serve(page)
         finally:
@@ -165,18 +165,18 @@ class OpenPages:
         return page.socket
 
     def refuse_too_many(self) -> None:
-        """Make sure that one more page may be opened.
+        """Raise unless one more page may be opened.
 
         Raises:
-            web.HTTPServiceUnavailable: it may not.
+            web.HTTPServiceUnavailable: too many pages are open.
         """
         if len(self._pages) >= MOST_PAGES:
             raise web.HTTPServiceUnavailable(text=f"{MOST_PAGES} pages are open: close one, and reload this one.")
 
     async def close(self) -> None:
-        """Say goodbye to all pages."""
-        goodbyes = [page.socket.close(code=WSCloseCode.GOING_AWAY) for page in self._pages if page.socket.prepared]
-        await asyncio.gather(*goodbyes, return_exceptions=True)
+        """Close all pages."""
+        closings = [page.socket.close(code=WSCloseCode.GOING_AWAY) for page in self._pages if page.socket.prepared]
+        await asyncio.gather(*closings, return_exceptions=True)
 
     async def _serve(self, page: OpenPage) -> None:
         silence = asyncio.get_running_loop().call_later(_HELLO_SECONDS, page.drop_silent)
@@ -193,32 +193,32 @@ class OpenPages:
         finally:
             silence.cancel()
             writing.cancel()
-            # An orderly end would wait for a page that takes nothing.
+            # A regular close would wait for a page that receives nothing.
             page.drop()
 
     def _reply(self, page: OpenPage, call: Call) -> bytes:
         if call.method == HELLO:
             page.greeted = True
-            # Trame's script names this in the numbers of its calls.
+            # Trame's script uses this in the numbers of its calls.
             return _pack(call.id, result={"clientID": f"c{secrets.token_hex(16)}", "maxMsgSize": MOST_BYTES})
         try:
             if not page.greeted:
                 raise Refused
-            self._speaking = page
-            return _pack(call.id, result=self._answer(page, call))
+            self._calling = page
+            return _pack(call.id, result=self._handle_call(page, call))
         except Refused:
             return _pack(call.id, error={"code": _REFUSED, "message": "The viewer has no such call for a page."})
         except Exception:
             _log.exception("A call of the page failed")
             return _pack(call.id, error={"code": _FAILED, "message": "The call failed."})
         finally:
-            self._speaking = None
+            self._calling = None
 
 
 def _pack(id_: str, **content: object) -> bytes:
-    """A message in wslink's format: after 4 bytes each for a number, the place of this piece, and the bytes of all.
+    """A message in wslink's format: 4 bytes each for message number, offset and total bytes, then the content.
 
-    Trame's script loses one of two messages with the same number that come at once.
+    Numbers differ, because trame's script loses one of two simultaneous messages with the same number.
     """
     body = msgpack.packb({"wslink": "1.0", "id": id_, **content})
     header = (next(_numbers) % 2**32, 0, len(body))

@@ -1,4 +1,4 @@
-"""How the page looks: dark, as rooms are in which scans are read."""
+"""Style of the page: dark, for reading rooms."""
 
 STYLE = """
 html, body { overflow: hidden; background: #121417; }
@@ -66,7 +66,7 @@ html, body { overflow: hidden; background: #121417; }
 .xvs-controls { display: flex; align-items: center; gap: 14px; }
 .xvs-end { justify-content: flex-end; margin-top: 14px; }
 .xvs-progress { display: flex; justify-content: space-between; margin-bottom: 8px; }
-.xvs-said { margin-top: 14px; color: #ffb066; }
+.xvs-message { margin-top: 14px; color: #ffb066; }
 .xvs-foot {
     display: flex; align-items: center; justify-content: space-between; gap: 24px; padding: 4px 12px;
     font-size: 12px; color: #9aa4b0; background: #1b1f24;

@@ -1,10 +1,10 @@
-"""The viewer behind the page: volumes, linked views and the enhancement. It knows nothing of a browser.
+"""The viewer behind the page: volumes, linked views and the enhancement. It does not depend on a browser.
 
     viewer = Viewer(scene, application_logic, content)
     viewer.scroll("Axial", 12)
     viewer.look()["text_position_Axial"]
 
-Views are drawn by whoever made them, under the names of `XViewSynthScene.views`.
+The caller renders the views, with the names of `XViewSynthScene.views`.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ from XViewSynthScene.volumes import SCALAR_VOLUME, array_from_matrix, set_voxels
 from .content import Content
 from .labels import edge_letters, position_text
 
-#: Width and centre in HU of the windows that radiologists look through.
+#: Width and centre in HU of the usual display windows.
 WINDOWS = {"Lung": (1500.0, -500.0), "Soft tissue": (400.0, 40.0), "Bone": (2000.0, 400.0)}
 OWN_WINDOW, OTHER_WINDOW = "Automatic", "By hand"
 
-#: Factor 0 stands for the smallest that brings the slices close enough.
+#: Factor 0 stands for the smallest factor that gives 1.25 mm or less.
 AUTOMATIC_FACTOR = 0
 
-# What a view may show at least and at most from edge to edge, mm.
+# Limits of the field of view, mm.
 _FIELD_OF_VIEW = (0.1, 100_000.0)
 
 IDLE, RUNNING, STOPPING = "idle", "running", "stopping"
@@ -60,11 +60,11 @@ class Viewer(VTKObservationMixin):
     """A scan and its enhancement in six linked views.
 
     Args:
-        scene: gets the volumes.
-        application_logic: knows the slice logics of the views that are drawn.
-        content: what to show.
-        model, device: for an enhancement, as for ``xviewsynth enhance``.
-        on_change: called after anything that `look` tells may have changed.
+        scene: receives the volumes.
+        application_logic: holds the slice logics of the rendered views.
+        content: the volumes.
+        model, device: for an enhancement, as in ``xviewsynth enhance``.
+        on_change: called when the result of `look` may have changed.
     """
 
     def __init__(
@@ -87,12 +87,12 @@ class Viewer(VTKObservationMixin):
         self._run: EnhanceRun | None = None
         self._state = JobState(IDLE, "")
         self._stopping = False
-        self._said = ""
+        self._message = ""
         self._factor = AUTOMATIC_FACTOR
         self._outlook = self._look_ahead()
         self._opacity = DEFAULT_OPACITY
         self._swapped = False
-        # The lower row needs no volume of its own yet: whoever draws the views covers it.
+        # The lower row shows the scan until there is an enhanced volume; the page covers it.
         self._views = LinkedViews(scene, application_logic=application_logic)
         # Left drag changes window and level, as in most viewers of an archive.
         interaction = application_logic.GetInteractionNode()
@@ -117,20 +117,20 @@ class Viewer(VTKObservationMixin):
 
     @property
     def has_enhanced(self) -> bool:
-        """Whether there is an enhanced volume to see."""
+        """Whether there is an enhanced volume."""
         return self._enhanced is not None
 
     @property
     def busy(self) -> bool:
-        """Whether an enhancement is at work."""
+        """Whether an enhancement is running."""
         return self._run is not None
 
     def factors(self) -> list[int]:
-        """Factors that the model knows, and 0 for the smallest one that is enough."""
+        """The factors of the model, and 0 for the automatic factor."""
         return [AUTOMATIC_FACTOR, *known_factors(self._model)]
 
     def scroll(self, plane: str, index: int) -> None:
-        """Let both views of a plane show a slice of the finer volume, counted from 0 along its own axis."""
+        """Show a slice of the finer volume in both views of a plane; `index` counts from 0 along its axis."""
         world = ijk_to_world(self._finest)
         middle = np.array([(count - 1) / 2 for count in self._finest.GetImageData().GetDimensions()])
         column = axis_across(world, PLANES[plane].normal)
@@ -138,20 +138,20 @@ class Viewer(VTKObservationMixin):
         self._views.slice_node(ENHANCED, plane).JumpSliceByOffsetting(*(world[:3, :3] @ middle + world[:3, 3]))
 
     def index(self, plane: str) -> int:
-        """Which slice of the finer volume, along its own axis, is next to what the views of a plane show."""
+        """Index of the slice of the finer volume, along its axis, nearest to the views of a plane."""
         world = ijk_to_world(self._finest)
         to_ras = array_from_matrix(self._views.slice_node(ENHANCED, plane).GetSliceToRAS())
         position = np.linalg.solve(world, to_ras[:, 3])[axis_across(world, PLANES[plane].normal)]
         return int(np.clip(round(float(position)), 0, self.slices(plane) - 1))
 
     def slices(self, plane: str) -> int:
-        """How many slices the finer volume has across a plane."""
+        """Number of slices of the finer volume across a plane."""
         return self._finest.GetImageData().GetDimensions()[
             axis_across(ijk_to_world(self._finest), PLANES[plane].normal)
         ]
 
     def set_window(self, width: float, level: float) -> None:
-        """Show this range of HU in all views: its width, at least 1, and its centre."""
+        """Set window width (at least 1) and level of all views, HU."""
         display = self._scan.GetScalarVolumeDisplayNode()
         was_modifying = display.StartModify()
         display.SetAutoWindowLevel(False)
@@ -159,32 +159,32 @@ class Viewer(VTKObservationMixin):
         display.EndModify(was_modifying)
 
     def choose_window(self, name: str) -> None:
-        """Show one of `WINDOWS`, or the window that Slicer chose; other names change nothing."""
+        """Set one of `WINDOWS`, or the window that Slicer chose; other names change nothing."""
         window = {**WINDOWS, OWN_WINDOW: self._own_window}.get(name)
         if window is not None:
             self.set_window(*window)
 
     def set_opacity(self, opacity: float) -> None:
-        """Draw the uncertainty map with this opacity, 0 to 1."""
+        """Set the opacity of the uncertainty map, 0 to 1."""
         self._opacity = min(max(float(opacity), 0.0), 1.0)
         if self._views.overlay is not None:
             self._views.overlay.set_opacity(self._opacity)
-            # The page has one legend for all views, which covers none of them.
+            # The page has its own legend for all views.
             self._views.overlay.legend_node.SetVisibility(False)
         self._on_change()
 
     def set_swapped(self, swapped: bool) -> None:
-        """Show the original in place of the enhanced volume, to compare them in place."""
+        """Show the original instead of the enhanced volume in the lower views."""
         self._swapped = bool(swapped)
         self._views.set_fade(1.0 if self._swapped else 0.0)
         self._on_change()
 
     def fit(self) -> None:
-        """Show whole planes again, and the middle slices."""
+        """Fit the views to whole planes, at the middle slices."""
         self._views.fit()
 
     def bound_zoom(self) -> None:
-        """Bring views back that show too little or too much; VTK would divide by nothing."""
+        """Limit the field of view of all views; VTK would divide by zero."""
         for plane in PLANES:
             for row in ROWS:
                 node = self._views.slice_node(row, plane)
@@ -195,35 +195,35 @@ class Viewer(VTKObservationMixin):
                     node.SetFieldOfView(factor * width, factor * height, depth)
 
     def set_factor(self, factor: int) -> None:
-        """Choose how many times closer the slices will get; 0 for the smallest factor that is enough."""
+        """Set the up-sampling factor; 0 for the automatic factor."""
         self._factor = int(factor)
         self._outlook = self._look_ahead()
         self._on_change()
 
     def enhance(self) -> None:
-        """Begin to make the enhanced volume, in a process of its own. Call `poll` from now on."""
+        """Start an enhancement in its own process. Call `poll` from then on."""
         if self.busy or self.has_enhanced:
             return
-        self._said = ""
+        self._message = ""
         try:
             run = EnhanceRun(self._scan, self._request())
             run.start()
         except InputError as error:
-            self._said = str(error)
+            self._message = str(error)
         else:
             self._run, self._stopping = run, False
             self._state = run.poll()
         self._on_change()
 
     def cancel(self) -> None:
-        """Ask the enhancement to end."""
+        """Request the end of the enhancement."""
         if self._run is not None:
             self._stopping = True
             self._run.cancel()
             self._on_change()
 
     def poll(self) -> None:
-        """See how far the enhancement is; once it is done, its result is shown."""
+        """Update the state of the enhancement, and show its result when it is done."""
         if self._run is None:
             return
         before, self._state = self._state, self._run.poll()
@@ -233,7 +233,7 @@ class Viewer(VTKObservationMixin):
             self._on_change()
 
     def look(self) -> dict[str, Any]:
-        """All that the page tells, by names that begin alike for what belongs together; plain values only."""
+        """The state of the page: plain values by name."""
         window = _window_of(self._scan)
         named = {name: values for name, values in {**WINDOWS, OWN_WINDOW: self._own_window}.items() if values == window}
         return {
@@ -244,20 +244,20 @@ class Viewer(VTKObservationMixin):
             "swapped": self._swapped,
             "window": next(iter(named), OTHER_WINDOW),
             "window_text": "W {:.0f}  L {:.0f}".format(*window),
-            "said": self._said,
-            **self._look_at_job(),
-            **{name: value for plane in PLANES for name, value in self._look_at_plane(plane).items()},
+            "message": self._message,
+            **self._job_state(),
+            **{name: value for plane in PLANES for name, value in self._plane_state(plane).items()},
         }
 
     def close(self) -> None:
-        """End the enhancement and give back what the views hold. The run has ended when `poll` says so."""
+        """Remove observers and close the views."""
         self.removeObservers()
         self._views.close()
 
-    def _look_at_plane(self, plane: str) -> dict[str, Any]:
+    def _plane_state(self, plane: str) -> dict[str, Any]:
         node = self._views.slice_node(ENHANCED, plane)
         to_ras = array_from_matrix(node.GetSliceToRAS())
-        told = {
+        state = {
             f"index_{plane}": self.index(plane),
             f"slices_{plane}": self.slices(plane),
             f"position_{plane}": position_text(to_ras, PLANES[plane].normal),
@@ -265,22 +265,22 @@ class Viewer(VTKObservationMixin):
         }
         for row in ROWS:
             mark = self._views.marks[view_name(row, plane)]
-            told[f"mark_{row}_{plane}"] = mark.text
+            state[f"mark_{row}_{plane}"] = mark.text
             kinds = [kind for kind in (OBSERVED, SYNTHETIC, BETWEEN) if mark.text.endswith(TEXTS[kind])]
-            told[f"kind_{row}_{plane}"] = kinds[0] if kinds else "plain"
-        return told
+            state[f"kind_{row}_{plane}"] = kinds[0] if kinds else "plain"
+        return state
 
-    def _look_at_job(self) -> dict[str, Any]:
-        told = {"status": IDLE, "stage": "", "percent": 0, "time_left": "", "outlook": "", "possible": True}
+    def _job_state(self) -> dict[str, Any]:
+        state = {"status": IDLE, "stage": "", "percent": 0, "time_left": "", "outlook": "", "possible": True}
         if self._run is not None:
             state = self._state
-            return told | {
+            return state | {
                 "status": STOPPING if self._stopping else RUNNING,
                 "stage": describe_stage(state.stage),
                 "percent": round(100 * state.done / max(state.total, 1)),
                 "time_left": describe_time_left(state.seconds_left),
             }
-        return told if self.has_enhanced else told | self._outlook
+        return state if self.has_enhanced else state | self._outlook
 
     def _look_ahead(self) -> dict[str, Any]:
         try:
@@ -296,11 +296,11 @@ class Viewer(VTKObservationMixin):
         if self._state.status == DONE:
             self._take(run.output_node, run.uncertainty_node, read_provenance(run.output_node))
             self._show()
-            self._said = describe_result(run.output_node.GetName(), run.report, run.seconds)
+            self._message = describe_result(run.output_node.GetName(), run.report, run.seconds)
         elif self._state.status == CANCELLED:
-            self._said = self._state.message or "The enhancement was cancelled."
+            self._message = self._state.message or "The enhancement was cancelled."
         else:
-            self._said = self._state.message
+            self._message = self._state.message
 
     def _take(
         self,
@@ -323,7 +323,7 @@ class Viewer(VTKObservationMixin):
         self._on_change()
 
     def _places(self) -> dict[str, np.ndarray]:
-        """Where the views are, (3,) in mm, so that new volumes are seen at the same place."""
+        """Positions of the views by plane, (3,) in mm, so that new volumes are shown at the same place."""
         if not self._views.shown:
             return {}
         nodes = {plane: self._views.slice_node(ORIGINAL, plane) for plane in PLANES}

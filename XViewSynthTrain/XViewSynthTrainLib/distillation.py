@@ -16,12 +16,12 @@ from .sampling import Blocks
 
 
 def restoration_terms(network: ThreeViewNetwork, blocks: Blocks, config: TrainingConfig) -> dict[str, Tensor]:
-    """Level 0: thin the scan, restore the dropped slices; every view and their fusion against what was dropped."""
+    """Terms of level 0: the errors of all views and of their fusion on the dropped slices of a thinned scan."""
     weights = config.weights
-    views, answer = network.answer(blocks.observed, blocks.factor, blocks.facts)
+    views, prediction = network.answer(blocks.observed, blocks.factor, blocks.facts)
     within = slice(config.rim, -config.rim or None)
-    views, answer, truth = (images[..., within, within] for images in (views, answer, blocks.truth))
-    # Without the first and the last gap: of thick slices, all are answered, and of thin ones what lies in the gaps.
+    views, prediction, truth = (images[..., within, within] for images in (views, prediction, blocks.truth))
+    # Without the first and the last gap. For thick slices all slices are predicted, for thin ones those in the gaps.
     dimension, ends = (-4, 1) if blocks.profile is None else (-3, blocks.factor)
 
     def inner(images: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ def restoration_terms(network: ThreeViewNetwork, blocks: Blocks, config: Trainin
     parts: tuple[tuple[float, Callable[[Tensor], Tensor]], ...]
     parts = ((config.ends_share, lambda images: images), (1 - config.ends_share, inner))
 
-    def missed(predicted: Tensor) -> Tensor:
+    def error(predicted: Tensor) -> Tensor:
         losses = [
             share * restoration_loss(part(predicted), part(truth), weights.squared) for share, part in parts if share
         ]
@@ -38,51 +38,49 @@ def restoration_terms(network: ThreeViewNetwork, blocks: Blocks, config: Trainin
 
     terms = {}
     if weights.views:
-        terms["views"] = weights.views * missed(views)
+        terms["views"] = weights.views * error(views)
     if weights.mean:
-        terms["mean"] = weights.mean * missed(answer)
+        terms["mean"] = weights.mean * error(prediction)
     if weights.wavelet:
-        terms["wavelet"] = weights.wavelet * wavelet_loss(answer, truth)
+        terms["wavelet"] = weights.wavelet * wavelet_loss(prediction, truth)
     return terms
 
 
 @torch.no_grad()
 def answered(teacher: ThreeViewNetwork, gaps: Blocks) -> Blocks:
-    """What a teacher makes of a scan, as if it were a finer scan: to rehearse on (Li and Hoiem, Learning without
-    Forgetting, ECCV 2016).
+    """A finer scan predicted by a teacher, for rehearsal (Li and Hoiem, Learning without Forgetting, ECCV 2016).
 
     Args:
-        teacher: a network that does not change.
-        gaps: blocks of a scan, and the factor by which to fill their gaps.
+        teacher: a network with fixed weights.
+        gaps: blocks of a scan, with the factor for their gaps.
     """
     finer = replace(gaps, slice_ratio=gaps.slice_ratio / gaps.factor, overlap=_finer_overlap(gaps, gaps.factor))
-    _, answer = teacher.answer(gaps.slices, gaps.factor, finer.facts)
-    return replace(finer, slices=teacher.complete(gaps.slices, answer))
+    _, prediction = teacher.answer(gaps.slices, gaps.factor, finer.facts)
+    return replace(finer, slices=teacher.complete(gaps.slices, prediction))
 
 
 def agreement_terms(
     network: ThreeViewNetwork, blocks: Blocks, config: TrainingConfig, increments: int
 ) -> dict[str, Tensor]:
-    """Level 1 and beyond: nobody has the truth between the slices of the scan itself, so the views must agree.
+    """Terms of level 1 and above: differences between the views on slices without truth.
 
-    After level 1 the answer made of the views joins the observed slices and goes in again, which doubles the
-    resolution; again the views must agree, `increments` times. The answer that goes in again carries no gradient: a
-    level must not make itself easier for the next.
+    After level 1 the fused prediction and the observed slices form the next input, which doubles the resolution, and so
+    on `increments` times. The prediction carries no gradient into the next level, which it could otherwise simplify.
     """
     terms = {}
     observed, facts = blocks.slices, ScanFacts(blocks.slice_ratio, blocks.profile, blocks.likeness)
     for level in range(1, increments + 2):
         facts = replace(facts, overlap=_finer_overlap(blocks, 2**level))
-        views, answer = network.answer(observed, 2, facts, trains_fusion=False)
+        views, prediction = network.answer(observed, 2, facts, trains_fusion=False)
         terms[f"distillation_{level}"] = config.weights.distillation * cross_view_distillation(views, config)
-        observed = network.complete(observed, answer)
-        # Networks for thick slices answer with slices that touch; how alike they are, they tell themselves.
+        observed = network.complete(observed, prediction)
+        # Networks for thick slices predict slices that touch, and measure the noise correlation themselves.
         facts = ScanFacts(facts.gap_ratio / 2, blocks.profile and SliceProfile())
     return terms
 
 
 def _finer_overlap(blocks: Blocks, factor: int) -> Tensor | None:
-    """That of slices between those of a block: as thick as thin ones, while between thick ones they touch."""
+    """Overlap of new slices: as thick as thin observed slices; None for thick ones, where new slices touch."""
     return None if blocks.overlap is None or blocks.profile is not None else blocks.overlap * factor
 
 
@@ -96,7 +94,7 @@ def cross_view_distillation(views: Tensor, config: TrainingConfig) -> Tensor:
 def training_terms(
     network: ThreeViewNetwork, thinned: Blocks, untouched: Blocks | None, config: TrainingConfig, increments: int
 ) -> dict[str, Tensor]:
-    """All weighted terms of one step; their sum is the loss. Without `untouched`, level 0 alone."""
+    """All weighted terms of one step; their sum is the loss. Without `untouched`, only level 0."""
     terms = restoration_terms(network, thinned, config)
     if untouched is not None:
         terms |= agreement_terms(network, untouched, config, increments)

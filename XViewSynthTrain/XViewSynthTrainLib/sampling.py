@@ -1,4 +1,4 @@
-"""Training material: blocks of real scans, thinned as a thick acquisition would have seen them."""
+"""Training samples: blocks of real scans and their thinned versions, as of a thick acquisition."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -22,29 +22,29 @@ from XViewSynthLib.model.spline import to_network_units
 
 from .config import THICK, TrainingConfig
 
-#: Fewest observed slices a block may have.
+#: Least number of observed slices of a block.
 _FEWEST_SLICES = 4
-#: In-plane axes serve as material where the two remaining axes have spacings within this ratio.
+#: In-plane axes are used if the spacings of the two other axes are within this ratio.
 _LARGEST_ANISOTROPY = 1.6
-#: No scanner leaves wider gaps, in mm; beyond factor 2 there is no use in learning to fill them.
+#: Largest gap for factors above 2, mm: scanners leave no wider ones.
 _LARGEST_GAP = 10.0
-#: Blocks with less tissue than this share teach little; air is plentiful anyway.
+#: Blocks have at least this share of tissue: air is plentiful.
 _SMALLEST_TISSUE_SHARE = 0.25
 _TISSUE_ABOVE_HU = -950
-#: Weight of either neighbour in a slice reconstructed with overlap: up to the average of three slices.
+#: Range of the weight of either neighbour in a simulated overlapping slice; 1/3 averages three slices.
 _OVERLAP_WEIGHTS = (0.05, 1 / 3)
-#: So many slices tell how a scan's noise goes on from one to the next, and up to this distance.
+#: Number of slices, and largest distance in slices, for the noise correlation of a scan.
 _NOISE_SLICES, _NOISE_DISTANCES = 36, 24
-#: Of steps with thick slices, the share whose slices touch, as most scanners make them; the others have any thickness.
+#: Share of the steps with thick slices whose slices touch, as of most scanners; the others have a random thickness.
 _TOUCHING_SHARE = 0.65
-#: Of steps with thick slices, the share whose slices fade out. Only up to touching ones: a wider Gaussian would reach
-#: beyond the margin of a block.
+#: Share of the steps with thick slices whose profile is Gaussian. These slices do not overlap: a wider Gaussian would
+#: exceed the margin of a block.
 _GAUSSIAN_SHARE = 0.25
 
 
 @dataclass(frozen=True)
 class Material:
-    """A scan seen along one axis: `voxels` (slices, rows, columns) in HU, spacings in mm, thickness in spacings."""
+    """A scan along one axis: `voxels` (slices, rows, columns) in HU, spacings in mm, thickness in spacings."""
 
     voxels: np.ndarray
     slice_spacing: float
@@ -56,26 +56,27 @@ class Material:
         return (self.voxels.shape[0] - 1) // factor + 1
 
     def thickness_when_mixed(self, weight: float) -> float:
-        """What a scanner would call the thickness of slices mixed with either neighbour by `weight`, in spacings."""
+        """Nominal thickness, in spacings, of slices mixed with either neighbour by `weight`."""
         return self.thickness_when_spread(2 * weight)
 
     def thickness_when_spread(self, variance: float) -> float:
-        """What a scanner would call the thickness of slices whose profile has this much more variance, spacings²; in
-        spacings. A box of width t has one of t² / 12."""
+        """Nominal thickness, in spacings, of slices whose profile has this additional variance, spacings².
+
+        A box of width t has the variance t² / 12."""
         return math.sqrt(self.thickness**2 + 12 * variance / WIDTH_OVER_THICKNESS**2)
 
     def likeness(self, factor: int, weight: float = 0.0, profile: SliceProfile | None = None) -> list[float]:
-        """How alike the slices of the thinned scan are (`noise_correlation`), without thinning it.
+        """The noise correlation of the thinned scan (`noise_correlation`), without thinning it.
 
-        They are sums of thin slices, whose noise has the correlations `noise`.
+        Its slices are weighted sums of thin slices, whose noise has the correlations `noise`.
 
         Args:
-            weight: with which each thin slice was mixed with either neighbour before.
-            profile: of the thick slices; None where thin ones are left out.
+            weight: weight of either neighbour in each thin slice.
+            profile: of the thick slices; None if thin slices are dropped.
         """
         weights = np.array([weight, 1 - 2 * weight, weight])
         if profile is not None:
-            # Those of a slice far from both ends.
+            # The weights of a slice far from both ends.
             weights = np.convolve(np.trim_zeros(averaging_weights(9, factor, profile)[4]), weights)
         pairs = np.correlate(weights, weights, "full")
         apart = np.arange(len(pairs)) - len(weights) + 1
@@ -87,8 +88,8 @@ class Material:
 
     @cached_property
     def noise(self) -> np.ndarray:
-        """The correlation of noise in soft tissue between slices 0, 1, 2, ... apart; what is further counts as the
-        last."""
+        """The correlation of noise in soft tissue between slices 0, 1, 2, ... apart; the last value holds for all
+        larger distances."""
         first = max(0, len(self.voxels) - _NOISE_SLICES) // 2
         slices = to_network_units(torch.from_numpy(self.voxels[first : first + _NOISE_SLICES]).float())
         distances = range(1, min(_NOISE_DISTANCES, len(slices) - 1) + 1)
@@ -100,13 +101,13 @@ class Blocks:
     """Blocks of one step, in network units.
 
     Attributes:
-        slices: (batch, s (observed slices - 1) + 1, rows, columns), as fine as the scan is.
-        observed: (batch, observed slices, rows, columns), what a scanner with fewer slices would have seen.
-        factor: s, the thinning that level 0 undoes.
+        slices: (batch, s (observed slices - 1) + 1, rows, columns), at the spacing of the scan.
+        observed: (batch, observed slices, rows, columns), the thinned slices.
+        factor: s, the thinning factor that level 0 reverses.
         slice_ratio: (batch,) spacing of `slices` over the pixel spacing.
-        profile: of the observed slices, where they are thick.
-        likeness: (batch, 1) of `observed`, in the whole scans that they are part of; None where nobody is told.
-        overlap: (batch,) thickness of `slices` over their distance; None where nobody said.
+        profile: of the observed slices; None if they are thin.
+        likeness: (batch, 1) noise correlation of the whole scans; None if no network is conditioned on it.
+        overlap: (batch,) thickness of `slices` over their spacing; None if unknown.
     """
 
     slices: Tensor
@@ -119,19 +120,19 @@ class Blocks:
 
     @property
     def facts(self) -> ScanFacts:
-        """What is known of `observed`."""
+        """The conditioning inputs for `observed`."""
         return ScanFacts(self.slice_ratio * self.factor, self.profile, self.likeness, self.overlap)
 
     @property
     def truth(self) -> Tensor:
-        """What a network is to answer: the slices that were dropped, (batch, gaps, s - 1, rows, columns); of thick
-        slices all, as `slices`."""
+        """The target of the prediction: the dropped slices, (batch, gaps, s - 1, rows, columns); for thick slices all
+        of `slices`."""
         if self.profile is not None:
             return self.slices
         return self.slices[:, :-1].unflatten(1, (-1, self.factor))[:, :, 1:]
 
     def part(self, rank: int, size: int) -> "Blocks":
-        """The share of one of `size` processes in the batch, which is a multiple of `size`."""
+        """The part of the batch for process `rank` of `size`; the batch is a multiple of `size`."""
         return self._each(lambda tensor: tensor[rank::size])
 
     def to(self, device: torch.device) -> "Blocks":
@@ -149,10 +150,10 @@ class Blocks:
 
 
 def materials_of(volume: Volume) -> list[Material]:
-    """Return the ways in which a scan can be thinned: along its slices and, where it is fine enough, in plane."""
+    """Return a scan along its slices and, if it is fine enough, along its in-plane axes."""
     axis = volume.through_plane_axis
     voxels, _ = to_slices(volume, axis)
-    # Padding such as -3024 is no tissue: the networks see it as air.
+    # Padding such as -3024 is treated as air.
     voxels = to_scalar_type(voxels.clip(*INTENSITY_RANGE), np.int16)
     through, pixel = volume.spacing_along(axis), volume.pixel_spacing(axis)
     thickness = float(np.clip((volume.thickness_along(axis) or through) / through, *THICKNESS_RANGE))
@@ -164,20 +165,20 @@ def materials_of(volume: Volume) -> list[Material]:
 
 
 class Sampler:
-    """Draws blocks from scans. What a step sees depends on the seed and the step alone, so a run can be resumed.
+    """Draws blocks from scans. The blocks of a step depend only on seed and step, so a run can be resumed.
 
     Args:
-        scans: at least one scan that is large enough for a block.
+        scans: at least one must be large enough for a block.
         config: sizes, factors and shares.
 
     Raises:
-        InputError: no scan can give a block.
+        InputError: all scans are too small.
     """
 
     def __init__(self, scans: Sequence[Volume], config: TrainingConfig):
         self.config = config
         networks = (config.network, *config.network.get("specialists", {}).values())
-        self._told_likeness = any(network.get("likeness") for network in networks)
+        self._conditions_on_noise = any(network.get("likeness") for network in networks)
         every = [material for scan in scans for material in materials_of(scan)]
         self.along = [material for material in every if not material.in_plane and self._fits(material, 2)]
         self.in_plane = [material for material in every if material.in_plane and self._fits(material, 2)]
@@ -194,7 +195,7 @@ class Sampler:
         return large_enough and plausible and material.slices_when_thinned(factor) >= _FEWEST_SLICES
 
     def thinned(self, step: int) -> Blocks:
-        """Blocks for level 0: a factor is drawn, and enough fine slices that thinning leaves a full block."""
+        """Blocks for level 0, of a random factor; after thinning they still have the full number of slices."""
         random = np.random.default_rng([self.config.seed, step, 0])
         factor = self._draw_factor(random)
         pool = self.in_plane if self.in_plane and random.random() < self.config.in_plane_share else self.along
@@ -208,17 +209,17 @@ class Sampler:
         return Blocks(slices, slices[:, ::factor], factor, **self._known(chosen, weights, factor, scale))
 
     def rehearses(self, step: int) -> bool:
-        """Whether a step is one of those that rehearse."""
+        """Whether a step is a rehearsal step."""
         return self._happens(self.config.rehearsal_share, step, 2)
 
     def own_gaps(self, step: int) -> Blocks:
-        """Blocks for rehearsal: the scan itself, and a factor by which to fill its gaps."""
+        """Blocks for rehearsal: the scan itself, with a random factor for its gaps."""
         random = np.random.default_rng([self.config.seed, step, 3])
         blocks = self._draw_scan(random, self.config.slices)
         return replace(blocks, factor=self._draw_factor(random))
 
     def untouched(self, step: int) -> Blocks:
-        """Blocks for level 1 and beyond: the scan itself, between whose slices nobody has looked."""
+        """Blocks for level 1 and above: the scan itself, without truth between its slices."""
         random = np.random.default_rng([self.config.seed, step, 1])
         return self._draw_scan(random, max(_FEWEST_SLICES, self.config.slices // 2))
 
@@ -233,8 +234,8 @@ class Sampler:
     def _draw_averaged(
         self, random: np.random.Generator, pool: list[Material], factor: int, scale: int, profile: SliceProfile
     ) -> Blocks:
-        """Thick slices, and the thin ones that they are averages of."""
-        # One more on either side, so that no block ends within what a slice averages; scans too short for that end so.
+        """Blocks of thick slices and the thin slices that they average."""
+        # One more slice at each end, so that each thick slice averages complete data; short scans do without.
         margin = int(any(material.slices_when_thinned(factor) >= _FEWEST_SLICES + 2 for material in pool))
         observed_slices = self.config.slices + 2 * margin
         slices, chosen, weights = self._draw(random, pool, factor, observed_slices, scale, 2 * margin)
@@ -260,10 +261,10 @@ class Sampler:
         scale: int = 1,
         profile: SliceProfile | None = None,
     ) -> dict[str, Any]:
-        """What `Blocks` tell of materials that were mixed with their neighbours by `weights`."""
+        """Fields of `Blocks` for materials that were mixed with their neighbours by `weights`."""
         both = list(zip(chosen, weights, strict=True))
         likeness = None
-        if self._told_likeness and scale == 1:
+        if self._conditions_on_noise and scale == 1:
             likeness = torch.tensor([material.likeness(factor, weight, profile) for material, weight in both])
         return {
             "slice_ratio": torch.tensor([each.slice_spacing / (scale * each.pixel_spacing) for each in chosen]),
@@ -273,7 +274,7 @@ class Sampler:
         }
 
     def _happens(self, share: float, step: int, stream: int) -> bool:
-        # By a stream of its own: what else a step draws does not depend on it.
+        # Its own random stream, so that other draws of the step do not depend on it.
         return np.random.default_rng([self.config.seed, step, stream]).random() < share
 
     def _draw_factor(self, random: np.random.Generator) -> int:
@@ -289,17 +290,17 @@ class Sampler:
         scale: int = 1,
         more: int = 0,
     ) -> tuple[Tensor, list[Material], list[float]]:
-        """Fine slices, (batch, s (observed - 1) + 1, rows, columns) in network units; what they come from, and the
-        weight with which each was mixed with its neighbours.
+        """Fine slices, (batch, s (observed - 1) + 1, rows, columns) in network units, their materials, and the weight
+        of the neighbours in each.
 
-        `more` is how many slices beyond the fewest a material must have when thinned.
+        A thinned material must have `more` slices above the least number.
         """
         pool = [
             material
             for material in pool
             if self._fits(material, factor, scale) and material.slices_when_thinned(factor) >= _FEWEST_SLICES + more
         ]
-        # Every voxel equally likely, up to a square root that keeps one long scan from drowning the others.
+        # Probability by the square root of the size, so that one long scan does not dominate.
         shares = np.sqrt([material.voxels.size for material in pool])
         chosen = [pool[index] for index in random.choice(len(pool), self.config.batch, p=shares / shares.sum())]
         observed = min(observed, *(material.slices_when_thinned(factor) for material in chosen))

@@ -1,5 +1,5 @@
-"""XViewSynthTrainScene: a training run as Slicer's scene sees it, without Qt.
+"""XViewSynthTrainScene: training runs in Slicer's scene, without Qt.
 
-Runs in Slicer and on slicer-core. Nothing here imports torch, and of the training library only the names of its files;
-SimpleITK is imported in threads alone.
+Runs in Slicer and on slicer-core. Nothing here imports torch, and only threads import SimpleITK. Of the training
+library, only modules without PyTorch are imported.
 """

@@ -1,4 +1,4 @@
-"""The folder of a training run, as far as Slicer reads it: what is in it, what can be done with it, its log."""
+"""The folder of a training run for Slicer: its files, its state and its log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from XViewSynthLib.model.catalogue import CARD_FILE, import_model, list_models, 
 from XViewSynthTrainLib.files import CHECKPOINT_FILE, CONFIG_FILE, LOG_FILE, MODEL_FOLDER, REPORT_FILE, REPORT_PAGE
 from XViewSynthTrainLib.lock import is_locked, refuse_locked_run
 
-#: Volumes of the scene, written for the run.
+#: Folder for volumes of the scene that the run trains on.
 SCANS_FOLDER = "scans"
 
 _READ_BYTES = 4 * 1024**2
@@ -23,7 +23,7 @@ _READ_BYTES = 4 * 1024**2
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder for a run, which there may not be yet.
+    """A folder of a run, which may not exist yet.
 
     Attributes:
         path: absolute.
@@ -33,41 +33,41 @@ class RunFolder:
 
     @property
     def holds_run(self) -> bool:
-        """Whether a run began here."""
+        """Whether the folder holds a run."""
         return (self.path / CONFIG_FILE).is_file()
 
     @property
     def is_finished(self) -> bool:
-        """Whether a run came to its end here."""
+        """Whether the run in the folder is finished."""
         return (self.path / REPORT_FILE).is_file()
 
     @property
     def is_at_work(self) -> bool:
-        """Whether some process, of this program or another, trains here now."""
+        """Whether a process of this or another program trains in the folder now."""
         return is_locked(self.path)
 
     @property
     def can_resume(self) -> bool:
-        """Whether a run was stopped here that can go on."""
+        """Whether the folder holds a stopped run that can be resumed."""
         return self.holds_run and not self.is_finished and (self.path / CHECKPOINT_FILE).is_file()
 
     @property
     def model(self) -> Path | None:
-        """Folder of the best model so far, or None as long as there is none."""
+        """Folder of the best model so far; None without one."""
         folder = self.path / MODEL_FOLDER
         return folder if (folder / CARD_FILE).is_file() else None
 
     @property
     def report_page(self) -> Path | None:
-        """The report for a browser, or None where there is none."""
+        """The report for a browser; None without one."""
         page = self.path / REPORT_PAGE
         return page if page.is_file() else None
 
     def read_report(self) -> dict[str, Any]:
-        """What the run has found.
+        """The report of the run.
 
         Raises:
-            InputError: it has not come to its end, or the report is damaged.
+            InputError: the run is not finished, or the report is damaged.
         """
         try:
             report = json.loads((self.path / REPORT_FILE).read_text(encoding="utf-8"))
@@ -79,17 +79,17 @@ class RunFolder:
 
     @property
     def gained_nothing(self) -> bool:
-        """Whether the run came to its end and delivered the model that it started from."""
+        """Whether the run is finished and delivered its starting model."""
         try:
             return self.read_report().get("beats_start") is False
         except InputError:
             return False
 
     def check_new(self) -> None:
-        """Make sure that a new run can begin here.
+        """Raise unless a new run can start in the folder.
 
         Raises:
-            InputError: there is something else already, some process trains here, or there is no name.
+            InputError: the folder holds a run, a process trains in it, or the path is not valid.
         """
         if not self.path.name or not self.path.is_absolute():
             raise InputError("Choose a folder for the run, by its full path.")
@@ -101,20 +101,20 @@ class RunFolder:
             raise InputError(f"{self.path} is a file: choose a folder for the run.")
 
     def check_resumable(self) -> None:
-        """Make sure that a run can go on here.
+        """Raise unless a run can be resumed in the folder.
 
         Raises:
-            InputError: none was stopped here, or some process trains here.
+            InputError: the folder holds no stopped run, or a process trains in it.
         """
         refuse_locked_run(self.path)
         if self.is_finished:
-            raise InputError(f"The run in {self.path.name!r} came to its end: choose the folder of a stopped run.")
+            raise InputError(f"The run in {self.path.name!r} is finished: choose the folder of a stopped run.")
         if not self.can_resume:
             raise InputError("Choose the folder of a run that was stopped.")
 
 
 def new_run_folder(parent: Path, now: datetime) -> Path:
-    """A folder that there is not yet, named by date and time.
+    """A path that does not exist yet, named by date and time.
 
     >>> new_run_folder(Path("/nowhere"), datetime(2026, 8, 5, 14, 30)).as_posix()
     '/nowhere/2026-08-05 14.30'
@@ -128,9 +128,9 @@ def new_run_folder(parent: Path, now: datetime) -> Path:
 
 
 class RunLog:
-    """A log that grows while a run goes on; `read` it again and again.
+    """A log that grows during a run; call `read` repeatedly.
 
-    A run that is resumed repeats the steps after its checkpoint: what was told of them before is forgotten.
+    A resumed run repeats the steps after its checkpoint, so their earlier entries are dropped.
 
     Args:
         folder: of the run.
@@ -142,11 +142,11 @@ class RunLog:
         self.entries: list[dict[str, Any]] = []
 
     def read(self) -> list[dict[str, Any]]:
-        """The entries since the last call, oldest first; where the log was written anew, all of them."""
+        """The entries since the last call, oldest first; all entries if the log was replaced."""
         try:
             with open(self._path, "rb") as log:
                 status = os.fstat(log.fileno())
-                # What is written anew is another file, or shorter.
+                # A replaced log is another file, or shorter.
                 if (status.st_dev, status.st_ino) != self._file or status.st_size < self._place:
                     self._file, self._place = (status.st_dev, status.st_ino), 0
                     self.entries = []
@@ -178,12 +178,12 @@ def _entry(line: bytes) -> dict[str, Any] | None:
 
 
 def take_model(run: RunFolder) -> str:
-    """Put the model of a run among the installed ones, unless it is there already, and give its name.
+    """Install the model of a run, unless it is installed already, and return its name.
 
-    A run that found nothing better holds the model that it began with, which is not installed twice.
+    A run without improvement holds its starting model, which is not installed twice.
 
     Raises:
-        InputError: the run has no model yet, or it is damaged, or another model has its name.
+        InputError: the run has no model yet, the model is damaged, or another model has its name.
     """
     folder = run.model
     if folder is None:

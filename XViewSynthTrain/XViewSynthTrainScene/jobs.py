@@ -1,12 +1,12 @@
-"""A training run in the background: start, look, stop, resume.
+"""A training run in the background: start, poll, stop, resume.
 
-    run = TrainingRun([StudyScan("Chest", volume)], folder, TrainSettings(minutes=10))
+    run = TrainingRun([TrainingScan("Chest", volume)], folder, TrainSettings(minutes=10))
     run.start()
     while not (state := run.poll()).ended: ...     # from a timer, every 100 ms
     run.report
 
-Unlike an enhancement, a run that is stopped is not lost: the worker finishes its step and writes a checkpoint, also
-where Slicer closes meanwhile, and `TrainingRun.resumed(folder)` goes on from there.
+Unlike an enhancement, a stopped run is not lost: the worker finishes its step and writes a checkpoint, also if Slicer
+closes meanwhile, and `TrainingRun.resumed(folder)` continues from there.
 """
 
 from __future__ import annotations
@@ -43,24 +43,24 @@ TRAINING = Program("XViewSynthTrainLib", (Path(__file__).resolve().parents[1],),
 
 _POLL_SECONDS = 0.05
 
-# What the worker is doing where no step is trained, in words that say why.
+# Texts for the stages of the worker in which it does not train.
 _STAGES = {
     "measuring": "measuring how many steps fit into the time",
-    "judging": "measuring the gain on held-out slices",
+    "evaluating": "measuring the gain on held-out slices",
 }
 
 SETTINGS_FILE = "settings.json"
 
-# What a worker says may name files, so patients, and does not belong into a run folder.
+# The output of a worker may name files and so patients, so it does not belong in a run folder.
 _LOG_PREFIX = "XViewSynthTrain-"
 
 
 @dataclass(frozen=True)
-class StudyScan:
+class TrainingScan:
     """A scan to train on or to hold out.
 
     Attributes:
-        name: what the user calls it.
+        name: name for the user.
         source: a volume of the scene, or the path of a file or DICOM folder.
     """
 
@@ -70,23 +70,23 @@ class StudyScan:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How to train; every field as the option of ``xviewsynth train`` of that name.
+    """Settings of a run; every field as the option of ``xviewsynth train`` of that name.
 
     Attributes:
-        start: model to start from, "auto" for the one that ships for the acquisition; None to start from scratch.
+        start: model to start from, "auto" for the shipped model of the acquisition; None to start from scratch.
         name: of the new model.
-        minutes, steps: length of the run, by one of them.
-        hold_out_share: share of the slices or scans to hold out where no scan is chosen for that, 0 to below 1.
-        factors: to train and to judge at; None for those that suit the scans.
+        minutes, steps: length of the run; at most one of them.
+        hold_out_share: share of the slices or scans to hold out if no scan is chosen for that, 0 to below 1.
+        factors: to train and evaluate at; None for those that suit the scans.
         device: where to compute.
-        acquisition: how the scans were made: thin slices far apart ("gap"), or averages over thick ones ("thick").
-        gamma, distillation, wavelet, seed: as the library's settings of these names; None for its own choice.
-        cross_view: whether the views teach each other.
-        incremental: whether their answers go in again.
+        acquisition: acquisition of the scans: thin slices with gaps ("gap"), or thick slices ("thick").
+        gamma, distillation, wavelet, seed: as in the library's settings; None for its defaults.
+        cross_view: whether the views are distilled into each other.
+        incremental: whether predictions are input to a further doubling.
         further: any other setting of the library.
 
     Raises:
-        InputError: a value that cannot be meant.
+        InputError: a value is out of range.
     """
 
     start: str | None = AUTOMATIC
@@ -113,13 +113,13 @@ class TrainSettings:
         if self.factors is not None and not self.factors:
             raise InputError("Choose at least one factor: the lowest must not be above the highest.")
         if not 0 <= self.hold_out_share < 1:
-            raise InputError(f"The share to hold out lies from 0 to below 1, not at {self.hold_out_share:g}.")
+            raise InputError(f"The share to hold out must be from 0 to below 1, not {self.hold_out_share:g}.")
 
     def arguments(self) -> list[str]:
-        """The options for the command line, but for `further`.
+        """The options of the command line, without `further`.
 
         Raises:
-            InputError: there is no model of that name.
+            InputError: no model has that name.
         """
         options = ["--name", self.name, "--device", self.device, "--hold-out-share", repr(float(self.hold_out_share))]
         options += ["--acquisition", self.acquisition]
@@ -138,29 +138,29 @@ class TrainSettings:
 
 
 class TrainingRun:
-    """One run in its folder. Call `start`, then `poll` again and again until the state has `ended`; nothing waits.
+    """One run in its folder. Call `start`, then `poll` until the state has `ended`; no call waits.
 
-    All of it belongs to the main thread. Where nobody looks any more, the worker goes on to its end by itself; it ends
-    with a checkpoint once the run is stopped, closed or forgotten, the scene is closed, or this program ends.
+    Use it in the main thread. The worker continues without polling. It ends with a checkpoint when the run is stopped,
+    closed or deleted, when the scene is closed, or when this program ends.
 
     Args:
         training: scans to train on.
-        folder: of the run, by its full path; made where missing.
-        settings: how to train.
-        held_out: scans to judge the model on; without any, a share of the others is held out.
-        scene: whose closing stops the run.
-        python: the interpreter, as for `start_worker`.
+        folder: run folder, by its full path; created if missing.
+        settings: settings of the run.
+        held_out: scans to evaluate the model on; without any, a share of the others is held out.
+        scene: closing it stops the run.
+        python: the interpreter, as in `start_worker`.
 
     Raises:
-        InputError: no scan to train on, a folder that holds another run, or no such model.
+        InputError: no scan to train on, a folder that holds another run, or an unknown model.
     """
 
     def __init__(
         self,
-        training: Sequence[StudyScan],
+        training: Sequence[TrainingScan],
         folder: str | os.PathLike[str],
         settings: TrainSettings,
-        held_out: Sequence[StudyScan] = (),
+        held_out: Sequence[TrainingScan] = (),
         *,
         scene: slicer.vtkMRMLScene | None = None,
         python: str | None = None,
@@ -183,10 +183,10 @@ class TrainingRun:
         scene: slicer.vtkMRMLScene | None = None,
         python: str | None = None,
     ) -> TrainingRun:
-        """The run that was stopped in a folder, to go on with its own settings.
+        """The stopped run of a folder, to resume with its own settings.
 
         Raises:
-            InputError: there is none.
+            InputError: the folder holds no stopped run.
         """
         run = cls.__new__(cls)
         run._set_up(folder, scene, python)
@@ -200,13 +200,13 @@ class TrainingRun:
         self._python = python
         self._state = JobState(PREPARING, "preparing")
         self._worker: Worker | None = None
-        self._see_out = weakref.finalize(self, lambda: None)
+        self._release_worker = weakref.finalize(self, lambda: None)
         self._preparation: threading.Thread | None = None
         self._prepared: list[list[str] | Exception] = []
         self._names: dict[str, str] = {}
         self._written: list[Path] = []
         self._worker_log: Path | None = None
-        self._asked_to_stop = threading.Event()
+        self._stop_requested = threading.Event()
         self._reason: str | None = None
         self._log = ""
         self._report: dict[str, Any] | None = None
@@ -214,10 +214,10 @@ class TrainingRun:
 
     @property
     def report(self) -> dict[str, Any]:
-        """What the run has found.
+        """The report of the run.
 
         Raises:
-            RuntimeError: it has not come to its end.
+            RuntimeError: the run is not finished.
         """
         if self._report is None:
             raise RuntimeError(f"{NAME} has no report: it is {self._state.status}.")
@@ -225,33 +225,33 @@ class TrainingRun:
 
     @property
     def log(self) -> str:
-        """The last lines that the worker wrote, once it has ended."""
+        """The last lines that the worker wrote; "" before it has ended."""
         return self._log
 
     @property
     def stopping(self) -> bool:
-        """Whether the run was asked to stop."""
-        return self._asked_to_stop.is_set()
+        """Whether a stop was requested."""
+        return self._stop_requested.is_set()
 
     def start(self) -> None:
-        """Begin, and return at once.
+        """Start the run and return at once.
 
         Raises:
-            RuntimeError: it was started before.
+            RuntimeError: the run was started before.
         """
         if self._preparation is not None:
             raise RuntimeError(f"{NAME} was started before: make a new run.")
         if self._scene is not None:
-            # The scene outlives runs and must not keep them.
+            # The scene lives longer than a run and must not hold a reference to it.
             me = weakref.ref(self)
             event = slicer.vtkMRMLScene.StartCloseEvent
             self._observer = self._scene.AddObserver(event, lambda *_: me() and me()._on_scene_close())
-        # No daemon: to end a program in the middle of writing is to crash. It is waited for, up to the next scan.
+        # No daemon thread: a program that ends during a write may crash. It waits until the next scan at most.
         self._preparation = threading.Thread(target=self._prepare)
         self._preparation.start()
 
     def poll(self) -> JobState:
-        """Where the run stands now."""
+        """Current state of the run."""
         if not self._state.ended and self._preparation is not None:
             self._state = self._look()
             if self._state.ended:
@@ -259,24 +259,24 @@ class TrainingRun:
         return self._state
 
     def stop(self, reason: str | None = None) -> None:
-        """Ask the run to finish its step and write a checkpoint; it may have ended already.
+        """Request the run to finish its step and write a checkpoint; harmless after its end.
 
         Args:
-            reason: told in the end, where it was not the user.
+            reason: for the last message, if the user did not stop the run.
         """
         if not self.stopping:
             self._reason = reason
-            self._asked_to_stop.set()
+            self._stop_requested.set()
             if self._worker is not None:
                 self._worker.request_stop()
 
     def close(self) -> None:
-        """Stop, and look no more: the worker ends by itself."""
+        """Stop the run without waiting: the worker ends by itself."""
         self.stop()
         self._stop_observing()
         if not self._state.ended:
             self._state = JobState(CANCELLED, "stopped", message=self._stop_sentence())
-        self._see_out()
+        self._release_worker()
 
     # Preparing, in a thread
 
@@ -305,25 +305,25 @@ class TrainingRun:
             ) from problem
         return ["train", *scans, "--output", str(folder), *options, "--progress", "json"]
 
-    def _file_of(self, scan: StudyScan, number: int) -> Path:
-        """The file of a scan. A volume of the scene is written: its voxels and geometry, and nothing of the patient."""
+    def _file_of(self, scan: TrainingScan, number: int) -> Path:
+        """The file of a scan. A volume of the scene is written with voxels and geometry only, without patient data."""
         if isinstance(scan.source, Path):
             return scan.source
         if self.stopping or not threading.main_thread().is_alive():
             raise Cancelled
-        # Takes a second to import, and Slicer need not wait for it.
+        # This import takes a second, so it is not at the top of the module.
         from XViewSynthLib.io.writing import write_volume
 
         place = self.folder.path / SCANS_FOLDER
         place.mkdir(exist_ok=True)
-        # Without a name: the user's may be the patient's.
+        # Numbered, because the name of the volume may be the patient's.
         path = self._new_file(place / f"volume-{number}.nrrd")
         self._names[str(path)] = f"The scan {scan.name!r}"
         write_volume(scan.source, path, overwrite=True)
         return path
 
     def _new_file(self, path: Path) -> Path:
-        """An empty file of that name, or of a similar one where another run that is being prepared here has it."""
+        """A new empty file of that name, with a number if another run in preparation has taken the name."""
         name, number = path, 1
         while True:
             with suppress(FileExistsError):
@@ -333,7 +333,7 @@ class TrainingRun:
             number += 1
             name = path.with_name(f"{path.stem} ({number}){path.suffix}")
 
-    # Looking
+    # Polling
 
     def _look(self) -> JobState:
         if self._worker is None:
@@ -347,7 +347,7 @@ class TrainingRun:
                 state = JobState(RUNNING, **{**printed, "stage": _STAGES.get(printed["stage"], printed["stage"])})
         if finished:
             return self._settle(self._end)
-        return JobState(RUNNING, "stopping, which saves what was learned") if self.stopping else state
+        return JobState(RUNNING, "stopping and saving") if self.stopping else state
 
     def _begin(self) -> JobState:
         prepared = self._prepared[0]
@@ -369,14 +369,14 @@ class TrainingRun:
             raise InputError(
                 f"{NAME} could not be started ({error.strerror}): free some space and memory, and restart Slicer."
             ) from error
-        # Not killed, as an enhancement is: it has something to save.
-        self._see_out = weakref.finalize(self, _see_out, self._worker, self._worker_log)
+        # Not killed, unlike an enhancement: the worker must save a checkpoint.
+        self._release_worker = weakref.finalize(self, _release_worker, self._worker, self._worker_log)
         self._training = self._held_out = ()
         return JobState(RUNNING, "starting")
 
     def _end(self) -> JobState:
-        # Its number may be another's soon.
-        self._see_out.detach()
+        # The process ID may be reused soon.
+        self._release_worker.detach()
         self._log = self._worker.log_tail()
         _remove(self._worker_log)
         check_exit(NAME, self._worker.exit_code, self._log)
@@ -390,7 +390,7 @@ class TrainingRun:
         except Cancelled:
             state = JobState(CANCELLED, "stopped", message=self._stop_sentence())
         except InputError as problem:
-            state = JobState(FAILED, "failed", message=self._in_the_users_words(str(problem)))
+            state = JobState(FAILED, "failed", message=self._with_scan_names(str(problem)))
         except Exception as problem:
             state = JobState(FAILED, "failed", message=f"{NAME} failed ({problem}): please report it with the log.")
         _remove(self._worker_log)
@@ -401,27 +401,27 @@ class TrainingRun:
     def _stop_sentence(self) -> str:
         parts = [self._reason] if self._reason else []
         if self.folder.can_resume:
-            parts.append(f"{NAME} was stopped, and what was learned is saved: resume it whenever you like.")
+            parts.append(f"{NAME} was stopped and saved: you can resume it.")
         else:
             parts.append(f"{NAME} was stopped before it began.")
         return " ".join(parts)
 
-    def _in_the_users_words(self, sentence: str) -> str:
+    def _with_scan_names(self, sentence: str) -> str:
         for path, name in self._names.items():
             sentence = sentence.replace(path, name)
         return sentence
 
     def _tidy_up(self) -> None:
-        """Remove what was put into the folder for a run that did not begin; another's that begins there stays."""
+        """Remove the files of a run that did not start, but not those of another run that starts in the folder."""
         folder = self.folder.path
         for path in self._written:
             _remove(path)
         if not self.folder.is_at_work:
-            # A worker that was killed could not do it.
+            # A killed worker leaves these files.
             for name in (SCANS_FILE, LOCK_FILE):
                 _remove(folder / name)
         for place in (folder / SCANS_FOLDER, folder):
-            # Only an empty one goes.
+            # Removes only empty folders.
             with suppress(OSError):
                 place.rmdir()
 
@@ -435,10 +435,10 @@ class TrainingRun:
 
 
 def settings_from(given: Mapping[str, Any]) -> TrainSettings:
-    """The settings that a script gave by name.
+    """Settings from the keyword arguments of a script.
 
     Raises:
-        InputError: there is no such setting, or a value that cannot be meant.
+        InputError: an unknown setting, or a value out of range.
     """
     known = [entry.name for entry in fields(TrainSettings)]
     unknown = sorted(set(given) - set(known))
@@ -447,12 +447,12 @@ def settings_from(given: Mapping[str, Any]) -> TrainSettings:
     return TrainSettings(**given)
 
 
-def _see_out(worker: Worker, log: Path) -> None:
-    """Have a worker save and end that nobody looks at any more."""
+def _release_worker(worker: Worker, log: Path) -> None:
+    """Stop a worker that is no longer polled; it saves a checkpoint."""
     worker.request_stop()
-    # Nobody will read it. Windows keeps it until the worker has ended.
+    # The log is no longer needed. Windows keeps the file until the worker has ended.
     _remove(log)
-    # Where the program itself ends there are no new threads, and the worker ends all the same.
+    # A program that ends starts no new threads; the worker ends anyway.
     with suppress(RuntimeError):
         threading.Thread(target=_wait_for_end, args=(worker, log), daemon=True).start()
 
@@ -472,7 +472,7 @@ def _remove(path: Path | None) -> None:
             path.unlink(missing_ok=True)
 
 
-def _check_source(scan: StudyScan) -> None:
+def _check_source(scan: TrainingScan) -> None:
     if isinstance(scan.source, Volume) and scan.source.shear_degrees:
         raise InputError(
             f"The scan {scan.name!r} is sheared by {scan.source.shear_degrees:.1f} degrees, as by a tilted gantry: "

@@ -13,19 +13,19 @@ from XViewSynthScene.views import turn_to_plane
 from .plots import TrainingPlots
 from .preview import ROLES
 
-#: Identifies the layout among Slicer's own (below 100) and those of other modules.
+#: ID of the layout; Slicer's own layouts are below 100.
 LAYOUT_ID = 70614
-#: Views in one group follow each other; no other views are in this one.
+#: Slicer links the views of a group; no other views are in this group.
 VIEW_GROUP = 70614
-#: Cuts through the slices of an axial scan, which is where synthetic ones show.
+#: A plane across the slices of an axial scan, where synthetic slices are visible.
 PLANE = "Coronal"
 
-# A held-out region has few slices: fitted to its width it would be a line. Its sides may be cut off to show it larger.
+# A held-out region has few slices: fitted to its width it would be a line, so its sides may be cut off.
 _LEAST_HEIGHT, _MOST_ZOOM = 0.7, 4.0
 
 LOSS_VIEW, GAIN_VIEW = "XVSTrainLoss", "XVSTrainGain"
 
-# Slicer's views of plots hold a point; the colour bar of a slice view tells the views apart.
+# The colour bar of a slice view identifies the view.
 _COLORS = {"observed": "#56B4E9", "before": "#E69F00", "now": "#009E73", "truth": "#CC79A7"}
 
 RendererOf = Callable[[str], "vtk.vtkRenderer | None"]
@@ -54,7 +54,7 @@ def layout_description() -> str:
 
 
 def register_layout(layout_node: slicer.vtkMRMLLayoutNode) -> None:
-    """Make the layout known, so that a scene saved with it can be loaded; harmless to repeat."""
+    """Register the layout, so that a scene saved with it can be loaded; harmless to repeat."""
     if not layout_node.IsLayoutDescription(LAYOUT_ID):
         layout_node.AddLayoutDescription(LAYOUT_ID, layout_description())
 
@@ -76,10 +76,10 @@ class TrainingViews:
     """The layout of a run in Slicer's window.
 
     Args:
-        scene: that of the nodes.
-        layout_node: of Slicer's layout manager.
-        application_logic: knows the slice logics (`slicer.app.applicationLogic()`).
-        renderer_of: gives the renderer of a view by its layout name, or None; what it shows is written in its corner.
+        scene: scene of the nodes.
+        layout_node: node of Slicer's layout manager.
+        application_logic: holds the slice logics (`slicer.app.applicationLogic()`).
+        renderer_of: returns the renderer of a view by its layout name, or None; the corner text is drawn in it.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class TrainingViews:
         self._marks: dict[str, SliceMark] = {}
 
     def show(self, plots: TrainingPlots) -> None:
-        """Switch to the layout, and put the charts into their views."""
+        """Switch to the layout and show the charts in their views."""
         register_layout(self._layout_node)
         if self._layout_node.GetViewArrangement() != LAYOUT_ID:
             self._former_layout = self._layout_node.GetViewArrangement()
@@ -103,15 +103,15 @@ class TrainingViews:
         for name, chart in ((LOSS_VIEW, plots.loss_chart), (GAIN_VIEW, plots.gain_chart)):
             view = self._scene.GetSingletonNode(name, "vtkMRMLPlotViewNode")
             if view is not None:
-                # Another module that plots something would otherwise put it here.
+                # Without this, plots of other modules would replace these.
                 view.SetDoPropagatePlotChartSelection(False)
                 view.SetPlotChartNodeID(chart.GetID())
 
     def put_volumes(self, nodes: Mapping[str, slicer.vtkMRMLScalarVolumeNode]) -> None:
-        """Show the preview's volumes in their views, all at the middle of the region.
+        """Show the preview volumes in their views, at the middle of the region.
 
         Args:
-            nodes: by role.
+            nodes: volumes by role.
         """
         for role, node in nodes.items():
             slice_node = self._scene.GetSingletonNode(view_name(role), "vtkMRMLSliceNode")
@@ -120,7 +120,7 @@ class TrainingViews:
                 self._put(role, node, logic)
 
     def close(self) -> None:
-        """Empty the views and go back to the former layout, unless the user has left; harmless to repeat."""
+        """Clear the views and restore the previous layout, unless the user has left it; harmless to repeat."""
         for mark in self._marks.values():
             mark.remove()
         self._marks.clear()
@@ -133,7 +133,7 @@ class TrainingViews:
             if view is not None:
                 view.SetPlotChartNodeID(None)
         if self._layout_node.GetViewArrangement() == LAYOUT_ID:
-            # A scene that was saved with this layout does not tell what was before it.
+            # A scene saved with this layout does not hold the previous one.
             former = self._former_layout
             standard = slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
             self._layout_node.SetViewArrangement(standard if former is None else former)
@@ -145,7 +145,7 @@ class TrainingViews:
         turn_to_plane(self._scene, slice_node, PLANE, node)
         composite.SetLinkedControl(True)
         composite.SetHotLinkedControl(True)
-        # Slicer puts every volume that is loaded into the views that let it.
+        # Without this, Slicer shows every newly loaded volume in these views.
         composite.SetDoPropagateVolumeSelection(False)
         composite.SetBackgroundVolumeID(node.GetID())
         composite.SetForegroundVolumeID(None)
@@ -163,7 +163,7 @@ class TrainingViews:
 
 
 def _enlarge(slice_node: slicer.vtkMRMLSliceNode, height_mm: float) -> None:
-    """Zoom in until something of a height fills most of a view, or far enough."""
+    """Zoom in until an object of a height (mm) fills most of the view, up to a maximum zoom."""
     width, height, depth = slice_node.GetFieldOfView()
     zoom = min(_LEAST_HEIGHT * height / height_mm, _MOST_ZOOM) if height_mm else 1.0
     if zoom > 1:

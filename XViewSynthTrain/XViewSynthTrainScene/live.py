@@ -1,4 +1,4 @@
-"""A run as it can be watched: its log, its plots, its preview, and the views they are in."""
+"""Log, plots and preview of a run, and their views."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .preview import PreviewVolumes
 
 
 class LiveRun:
-    """What a run folder shows, at work or not. `update` it now and then; it never waits.
+    """Plots and preview of a run folder, during a run or after it. Call `update` repeatedly; it never waits.
 
     Args:
-        scene: gets the nodes.
-        folder: of the run.
-        views: where they are shown; None where there is no window, or nobody wants to look.
+        scene: receives the nodes.
+        folder: run folder.
+        views: views for plots and preview; None to show them in no view.
     """
 
     def __init__(self, scene: slicer.vtkMRMLScene, folder: Path, views: TrainingViews | None = None):
@@ -31,18 +31,18 @@ class LiveRun:
         if views is not None:
             views.show(self.plots)
 
-    def update(self, tell: Callable[[dict[str, Any]], None] = lambda entry: None) -> None:
-        """Show what is new; `tell` hears of each new entry of the log."""
+    def update(self, report: Callable[[dict[str, Any]], None] = lambda entry: None) -> None:
+        """Show new data; call `report` with each new entry of the log."""
         new = self.log.read()
         if new:
             self.plots.show(self.log.entries)
         for entry in new:
-            tell(entry)
+            report(entry)
         if self.preview.update() and self._views is not None:
             self._views.put_volumes(self.preview.nodes)
 
     def close(self) -> None:
-        """Leave the views, and remove every node; harmless to repeat."""
+        """Close the views and remove all nodes; harmless to repeat."""
         if self._views is not None:
             self._views.close()
         self.plots.remove()

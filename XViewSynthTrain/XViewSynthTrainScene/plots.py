@@ -1,4 +1,4 @@
-"""Loss and held-out gain as Slicer's plots, which grow while a run goes on."""
+"""Loss and held-out gain as plots in Slicer, updated during a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .study import ROLE_ATTRIBUTE
 STEP = "step"
 LEARNING_RATE = "learning rate"
 
-# RGB, 0 to 1, that colour-blind people tell apart (Okabe and Ito).
+# RGB, 0 to 1, which colour-blind people can distinguish (Okabe and Ito).
 _COLORS = (
     (0.0, 0.45, 0.70),
     (0.90, 0.62, 0.0),
@@ -25,20 +25,20 @@ _COLORS = (
     (0.34, 0.71, 0.91),
     (0.84, 0.37, 0.0),
 )
-# Room on the right of the curves for the legend, which would hide their newest points.
+# Space on the right for the legend, which would hide the newest points.
 _LEGEND_SHARE = 0.4
 
-# A line through fewer points shows them too: one alone would draw nothing.
+# Curves with fewer points get markers, because a single point draws no line.
 _FEW_POINTS = 10
 
 _BASELINES = {"over_linear_db": "linear", "over_cubic_db": "cubic"}
 
 
 class TrainingPlots:
-    """Two charts of one run, and the tables behind them, in a scene.
+    """Two charts of one run and their tables in a scene.
 
     Args:
-        scene: gets the nodes, which are not saved with it: the run folder keeps all they show.
+        scene: receives the nodes. They are not saved with the scene, because the run folder holds the data.
     """
 
     def __init__(self, scene: slicer.vtkMRMLScene):
@@ -47,7 +47,7 @@ class TrainingPlots:
 
     @property
     def loss_chart(self) -> slicer.vtkMRMLPlotChartNode:
-        """Loss a term, over the steps."""
+        """Terms of the loss over the steps."""
         return self._loss.chart_node
 
     @property
@@ -56,13 +56,13 @@ class TrainingPlots:
         return self._gain.chart_node
 
     def show(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        """Show these entries of a log, and nothing else."""
+        """Show these entries of a log only."""
         entries = list(entries)
         self._loss.show({entry["step"]: _loss_row(entry) for entry in entries if entry["kind"] == "loss"})
         self._gain.show({entry["step"]: _gain_row(entry) for entry in entries if entry["kind"] == "gain"})
 
     def remove(self) -> None:
-        """Take all nodes out of the scene; harmless to repeat, and where somebody else has removed some."""
+        """Remove all nodes from the scene; harmless to repeat, or if some were removed already."""
         self._loss.remove()
         self._gain.remove()
 
@@ -117,7 +117,7 @@ class _Chart:
         self._table_node.SetAndObserveTable(table)
         self.chart_node.SetXAxisRange(0, max(steps, default=0) * (1 + _LEGEND_SHARE) or 1)
         for name in names:
-            # A series of nothing but gaps would have no range.
+            # A series without any value would have no range.
             if name not in self._series and name not in self._unplotted and np.isfinite(columns[name]).any():
                 self._add_series(name)
         for name in [name for name in self._series if name not in names]:
@@ -132,7 +132,7 @@ class _Chart:
         self._series.clear()
 
     def _number(self, value: float | None) -> float:
-        """NaN, which leaves a gap, where there is no value or the axis has no place for it."""
+        """The value; NaN, which leaves a gap, if it is missing or not on the axis."""
         if value is None or not math.isfinite(value) or (self._logarithmic and value <= 0):
             return math.nan
         return float(value)
@@ -144,7 +144,7 @@ class _Chart:
         node.SetXColumnName(STEP)
         node.SetYColumnName(name)
         node.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
-        # Of two baselines a factor has two lines: of one colour, one whole and one broken.
+        # The two baselines of a factor have one colour: one line is solid, the other dashed.
         pair, second = divmod(number, len(_BASELINES)) if self._markers else (number, 0)
         node.SetColor(*_COLORS[pair % len(_COLORS)])
         style = node.LineStyleDash if second else node.LineStyleSolid

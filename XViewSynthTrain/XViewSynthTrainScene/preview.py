@@ -1,4 +1,4 @@
-"""What a run shows of a held-out region: observed, before, now and truth, as volumes of the scene."""
+"""Preview of a held-out region as volumes of the scene: observed, before, now and truth."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _Stamp = tuple[int, int]
 
 @dataclass
 class _Reading:
-    """Files that are being read in a thread, and what they gave."""
+    """Files that a thread reads, and their volumes."""
 
     stamps: dict[str, _Stamp]
     thread: threading.Thread | None = None
@@ -35,13 +35,13 @@ class _Reading:
 
 
 class PreviewVolumes(VTKObservationMixin):
-    """The preview of one run. `update` it again and again; it does not wait for the disk.
+    """The preview of one run. Call `update` repeatedly; it does not wait for the disk.
 
-    All volumes share one window.
+    All volumes share window and level.
 
     Args:
-        scene: gets the nodes, which are not saved with it: the run folder keeps the files.
-        folder: of the run.
+        scene: receives the nodes. They are not saved with the scene, because the run folder holds the files.
+        folder: run folder.
     """
 
     def __init__(self, scene: slicer.vtkMRMLScene, folder: Path):
@@ -54,11 +54,11 @@ class PreviewVolumes(VTKObservationMixin):
 
     @property
     def nodes(self) -> dict[str, slicer.vtkMRMLScalarVolumeNode]:
-        """The volumes that are there, by role."""
+        """The volumes in the scene, by role."""
         return {role: node for role, node in self._nodes.items() if node.GetScene() is not None}
 
     def update(self) -> bool:
-        """Take what was read, and begin to read what has changed on disk; whether a volume was added to the scene."""
+        """Show files that were read and start to read changed ones; return whether a volume was added to the scene."""
         if self._reading is None:
             self._begin_reading()
             return False
@@ -68,12 +68,12 @@ class PreviewVolumes(VTKObservationMixin):
         before = set(self.nodes)
         for role, volume in reading.volumes.items():
             self._show(role, volume)
-        # What could not be read is not tried again until it changes.
+        # A file that could not be read is not read again until it changes.
         self._shown |= reading.stamps
         return set(self.nodes) != before
 
     def remove(self) -> None:
-        """Take the volumes out of the scene; harmless to repeat."""
+        """Remove the volumes from the scene; harmless to repeat."""
         self.removeObservers()
         for node in self.nodes.values():
             displays = [node.GetNthDisplayNode(index) for index in range(node.GetNumberOfDisplayNodes())]
@@ -87,7 +87,7 @@ class PreviewVolumes(VTKObservationMixin):
         stamps = {role: stamp for role in ROLES if (stamp := self._stamp(role)) and stamp != self._shown.get(role)}
         if stamps:
             reading = _Reading(stamps)
-            # No daemon: to end a program in the middle of reading is to crash. It reads little, and is waited for.
+            # No daemon thread: a program that ends during a read may crash. The files are small, so it waits.
             reading.thread = threading.Thread(target=self._read, args=(reading,))
             reading.thread.start()
             self._reading = reading
@@ -103,7 +103,7 @@ class PreviewVolumes(VTKObservationMixin):
         return status.st_mtime_ns, status.st_size
 
     def _read(self, reading: _Reading) -> None:
-        # Takes a second to import, and Slicer need not wait for it.
+        # This import takes a second, so it is not at the top of the module.
         from XViewSynthLib.io.reading import read_volume
 
         for role in reading.stamps:
@@ -144,7 +144,7 @@ class PreviewVolumes(VTKObservationMixin):
         self.addObserver(display, vtk.vtkCommand.ModifiedEvent, self._on_display_modified)
 
     def _on_display_modified(self, display: slicer.vtkMRMLScalarVolumeDisplayNode, _event: str) -> None:
-        # One change is passed on once, and does not come back.
+        # Without this flag a change would return from the other volumes.
         if self._sharing:
             return
         self._sharing = True

@@ -1,4 +1,4 @@
-"""What a user is told about a training run: line by line while it goes on, and what it has given."""
+"""Sentences for the panel on a training run: log entries, its scans, its folder and its report."""
 
 from __future__ import annotations
 
@@ -26,50 +26,50 @@ def describe_entry(entry: Mapping[str, Any]) -> str | None:
         terms = entry.get("loss", {})
         parts = ", ".join(f"{name} {value:.4g}" for name, value in terms.items() if value is not None)
         rate = entry.get("learning_rate")
-        told = f"loss {parts}" + ("" if rate is None else f"; learning rate {rate:.2g}")
+        text = f"loss {parts}" + ("" if rate is None else f"; learning rate {rate:.2g}")
     elif kind == "gain":
         gains = sorted(entry.get("gain", {}).items(), key=lambda item: int(item[0]))
-        told = "held-out gain " + "; ".join(f"x{factor} {_describe_gain(gain)}" for factor, gain in gains)
+        text = "held-out gain " + "; ".join(f"x{factor} {_describe_gain(gain)}" for factor, gain in gains)
     elif kind == "note":
-        told = str(entry.get("message", ""))
+        text = str(entry.get("message", ""))
     else:
         return None
-    return f"Step {entry['step']}: {told}"
+    return f"Step {entry['step']}: {text}"
 
 
 def describe_study(training: Sequence[Candidate], held_out: Sequence[Candidate], share: float) -> str:
-    """One line on what will be trained on, and what is held out.
+    """One line on the scans to train on and the held-out scans.
 
     Args:
         training: the scans to train on, at least one.
         held_out: the scans that the user holds out.
-        share: to hold out where there are none.
+        share: share to hold out if `held_out` is empty.
     """
     slices = sum(scan.slices or 0 for scan in training)
     line = f"{_count(len(training), 'scan')} to train on, {_count(slices, 'slice')}"
     if held_out:
-        return f"{line}; {_count(len(held_out), 'scan')} held out to judge the model."
+        return f"{line}; {_count(len(held_out), 'scan')} held out to evaluate the model."
     if share == 0:
-        return f"{line}; nothing is held out, so nobody will know whether the model became better."
+        return f"{line}; nothing is held out, so the gain will not be measured."
     if len(training) == 1:
-        return f"{line}, of which the upper {share:.0%} are held out to judge the model."
+        return f"{line}, of which the upper {share:.0%} are held out to evaluate the model."
     count = min(len(training) - 1, math.ceil(share * len(training)))
-    return f"{line}, of which {_count(count, 'scan')} held out to judge the model."
+    return f"{line}, of which {_count(count, 'scan')} held out to evaluate the model."
 
 
 def describe_run_folder(folder: RunFolder) -> str:
-    """One line on the run in a folder, and what can be done with it; nothing where there is none."""
+    """One line on the run in a folder and the next step; "" without a run."""
     if folder.is_at_work:
-        return "A training goes on in this folder, started elsewhere: wait for its end, or choose another folder."
+        return "Another program trains in this folder: wait for its end, or choose another folder."
     if folder.can_resume:
-        return "A run was stopped in this folder: resume it, or choose a new folder to train again."
+        return "This folder holds a stopped run: resume it, or choose a new folder to train again."
     if folder.holds_run:
-        return "A run came to its end in this folder: choose a new one to train again."
+        return "This folder holds a finished run: choose a new folder to train again."
     return ""
 
 
 def describe_spacing(spacing: float | None) -> str:
-    """The distance of slices, as a table tells it.
+    """Slice spacing for a table.
 
     >>> describe_spacing(2.5), describe_spacing(None)
     ('2.5 mm', '')
@@ -78,17 +78,17 @@ def describe_spacing(spacing: float | None) -> str:
 
 
 def describe_report(report: Mapping[str, Any]) -> str:
-    """HTML: the run's own sentence, and the held-out gain before and after.
+    """HTML: the message of the run, and the held-out gain before and after it.
 
     Args:
-        report: as the run has written it.
+        report: report of the run.
     """
     parts = [f"<p>{html.escape(str(report.get('message', '')))}</p>"]
     before, after = report.get("before") or {}, report.get("after") or {}
     if after:
         parts.append(_gain_table(before, after))
     if report.get("seconds") is not None:
-        best = "" if report.get("best_step") is None else f"; the best model is that of step {report['best_step']}"
+        best = "" if report.get("best_step") is None else f"; the best model is from step {report['best_step']}"
         parts.append(f"<p>{_count(report.get('steps', 0), 'step')} in {describe_seconds(report['seconds'])}{best}.</p>")
     return "".join(parts)
 

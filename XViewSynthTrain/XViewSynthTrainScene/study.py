@@ -1,4 +1,4 @@
-"""The study set: volumes of the scene and scans below a folder, each with what speaks against training on it."""
+"""Candidates for training: volumes of the scene and scans below a folder, each with its problem if it has one."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from XViewSynthLib.progress import Progress
 from XViewSynthScene.scans import check_scan, scan_from_node
 from XViewSynthScene.volumes import SCALAR_VOLUME, volume_from_node
 
-from .jobs import StudyScan
+from .jobs import TrainingScan
 
-#: An attribute of every node that this module makes, which says what it is for.
+#: Attribute of all nodes of this module: the purpose of the node.
 ROLE_ATTRIBUTE = "XViewSynthTrain.Role"
 
 
@@ -27,11 +27,11 @@ class Candidate:
 
     Attributes:
         key: identifies it while the panel is open: the path, or the ID of the node.
-        name: what to call it.
+        name: name for the user.
         source: path of a file or DICOM folder, or the node.
-        slices: along the axis it was acquired along; None where that is not known.
-        slice_spacing_mm: distance of neighbouring slices; None where that is not known.
-        problem: why it cannot be used, in a sentence; None where it can.
+        slices: number of slices along the acquisition axis; None if unknown.
+        slice_spacing_mm: distance of neighbouring slices; None if unknown.
+        problem: one sentence on why it cannot be used; None if it can.
     """
 
     key: str
@@ -43,18 +43,18 @@ class Candidate:
 
 
 def loaded_candidates(scene: slicer.vtkMRMLScene) -> list[Candidate]:
-    """The volumes of a scene but for labelmaps, colours, and what this module has put there."""
+    """The volumes of a scene, without labelmaps, colour volumes and the volumes of this module."""
     found = []
     for index in range(scene.GetNumberOfNodesByClass(SCALAR_VOLUME)):
         node = scene.GetNthNodeByClass(index, SCALAR_VOLUME)
-        # Kinds of scalar volumes that no CT is loaded as.
+        # Subclasses of scalar volumes do not hold CT.
         if node.GetClassName() == SCALAR_VOLUME and node.GetAttribute(ROLE_ATTRIBUTE) is None:
             found.append(candidate_of(node))
     return found
 
 
 def candidate_of(node: slicer.vtkMRMLScalarVolumeNode) -> Candidate:
-    """What is known of a volume without looking at its voxels."""
+    """The candidate of a volume, without a look at its voxels."""
     about = {"key": node.GetID(), "name": node.GetName(), "source": node}
     try:
         volume = scan_from_node(node)
@@ -69,29 +69,29 @@ def candidate_of(node: slicer.vtkMRMLScalarVolumeNode) -> Candidate:
     return Candidate(**about)
 
 
-def scan_from(given: slicer.vtkMRMLScalarVolumeNode | str | os.PathLike[str]) -> StudyScan:
-    """A scan for a run, from a volume node or a path as scripts give them.
+def scan_from(given: slicer.vtkMRMLScalarVolumeNode | str | os.PathLike[str]) -> TrainingScan:
+    """A scan for a run, from a volume node or a path.
 
     Raises:
-        InputError: it cannot be used, or there is nothing at the path.
+        InputError: the scan cannot be used, or the path does not exist.
     """
     if isinstance(given, (str, os.PathLike)):
         path = Path(given).absolute()
         if not path.exists():
             raise InputError(f"There is no scan {path}: check the path.")
-        return StudyScan(path.name, path)
+        return TrainingScan(path.name, path)
     check_scan(given)
     candidate = candidate_of(given)
     if candidate.problem is not None:
         raise InputError(f"{candidate.name!r} cannot be used: {candidate.problem}")
-    return StudyScan(candidate.name, volume_from_node(given))
+    return TrainingScan(candidate.name, volume_from_node(given))
 
 
 class FolderSearch:
-    """The search for scans below a folder, in a thread that ends with the search.
+    """A search for scans below a folder, in its own thread.
 
     Args:
-        folder: where to search.
+        folder: folder to search.
     """
 
     def __init__(self, folder: Path):
@@ -100,29 +100,29 @@ class FolderSearch:
         self._progress = Progress("searching", 0, 1)
         self._problem: str | None = None
         self._note = ""
-        self._asked_to_stop = threading.Event()
-        # No daemon: to end a program in the middle of reading is to crash. It is waited for, up to the next scan.
+        self._stop_requested = threading.Event()
+        # No daemon thread: a program that ends during a read may crash. It waits until the next scan at most.
         self._thread = threading.Thread(target=self._search)
         self._thread.start()
 
     @property
     def ended(self) -> bool:
-        """Whether all was searched, or the search was stopped."""
+        """Whether the search is finished or stopped."""
         return not self._thread.is_alive()
 
     @property
     def candidates(self) -> list[Candidate]:
-        """The scans that were found so far."""
+        """The scans found so far."""
         return list(self._found)
 
     @property
     def progress(self) -> Progress:
-        """How many of the scans were looked at."""
+        """Number of scans that were checked."""
         return self._progress
 
     @property
     def problem(self) -> str | None:
-        """Why the search was not possible, in a sentence, or None."""
+        """One sentence on why the search failed; else None."""
         return self._problem
 
     @property
@@ -131,25 +131,25 @@ class FolderSearch:
         return self._note
 
     def stop(self) -> None:
-        """Ask the search to end."""
-        self._asked_to_stop.set()
+        """Request the end of the search."""
+        self._stop_requested.set()
 
     def _search(self) -> None:
-        # Takes a second to import, and Slicer need not wait for it.
+        # This import takes a second, so it is not at the top of the module.
         from XViewSynthLib.io.finding import find_scans
         from XViewSynthLib.system.streams import visible
 
-        def say(text: str) -> None:
+        def show_note(text: str) -> None:
             self._note = text
 
-        def tell(progress: Progress) -> None:
+        def show_progress(progress: Progress) -> None:
             self._progress = progress
 
         def should_cancel() -> bool:
-            return self._asked_to_stop.is_set() or not threading.main_thread().is_alive()
+            return self._stop_requested.is_set() or not threading.main_thread().is_alive()
 
         try:
-            for scan in find_scans(self.folder, say=say, progress=tell, should_cancel=should_cancel):
+            for scan in find_scans(self.folder, say=show_note, progress=show_progress, should_cancel=should_cancel):
                 name = visible(scan.path.relative_to(self.folder).as_posix())
                 self._found.append(
                     Candidate(

@@ -1,5 +1,5 @@
 """XViewSynthTrainUI: panel, logic and parameter node of the Slicer module XViewSynthTrain.
 
-Slicer imports this package when it starts. So scene and libraries are imported by the functions that need them, except
-for XViewSynthScene.desk, which is small; and nothing here imports torch.
+Slicer imports this package at its start. To keep that quick, functions import the scene package and the libraries when
+they need them, except for the small XViewSynthScene.desk. Nothing here imports torch.
 """

@@ -1,4 +1,4 @@
-"""Plots and preview of a run, in the views or as nodes alone."""
+"""Plots and preview of a run, in the views or only as nodes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import slicer
 
 from XViewSynthScene.desk import is_shown, make_timer
 
-LOOK_MILLISECONDS = 1000
+POLL_MILLISECONDS = 1000
 
 
 class LiveViews:
-    """Shows what is new in a run folder, from a timer.
+    """Shows new data of a run folder, from a timer.
 
     Args:
         appendLog: called with a line for each new entry of the run's log.
@@ -23,18 +23,18 @@ class LiveViews:
 
     def __init__(self, appendLog: Callable[[str], None]) -> None:
         self._appendLog = appendLog
-        self._timer = make_timer(qt, LOOK_MILLISECONDS, self.look)
+        self._timer = make_timer(qt, POLL_MILLISECONDS, self.update)
         # XViewSynthTrainScene.live.LiveRun, or None.
         self.live: Any | None = None
 
     def show(self, folder: Path, inViews: bool) -> None:
-        """Show a run in place of the former one, in this application's views or as nodes alone."""
+        """Show a run instead of the previous one, in the views or only as nodes."""
         self.close()
         self.live = _watch(folder, inViews)
         self._timer.start()
 
     def restore(self, folder: Any) -> None:
-        """Fill the views of a scene that was saved with them, or leave them where the folder holds no run.
+        """Fill the views of a scene that was saved with them, or close them if the folder holds no run.
 
         Args:
             folder: XViewSynthTrainScene.folders.RunFolder.
@@ -46,13 +46,13 @@ class LiveViews:
             if not folder.holds_run:
                 self.close()
 
-    def look(self) -> None:
-        """Show what is new."""
+    def update(self) -> None:
+        """Show new data."""
         if self.live:
             self.live.update(self._report)
 
     def close(self) -> None:
-        """Remove plots and preview, and go back to the layout before them."""
+        """Remove plots and preview, and restore the previous layout."""
         self._timer.stop()
         live, self.live = self.live, None
         if live:

@@ -1,4 +1,4 @@
-"""The logic of the module XViewSynthTrain, which scripts use."""
+"""The logic of the module XViewSynthTrain, also for scripts."""
 
 from datetime import datetime
 from pathlib import Path
@@ -13,10 +13,10 @@ from .requirements import requirePackages
 
 
 class XViewSynthTrainLogic(ScriptedLoadableModuleLogic):
-    """Trains models and puts them into use, for scripts and for the panel. Nothing here opens a dialog."""
+    """Trains and installs models, for scripts and for the panel. No method opens a dialog."""
 
     def getParameterNode(self):
-        """The panel's choices."""
+        """The parameter node of the panel."""
         return XViewSynthTrainParameterNode(super().getParameterNode())
 
     # For scripts
@@ -25,13 +25,13 @@ class XViewSynthTrainLogic(ScriptedLoadableModuleLogic):
         """Train a model on scans, and wait for it; Slicer's events are processed meanwhile.
 
         :param volumesOrPaths: vtkMRMLScalarVolumeNodes, and paths of files or DICOM folders: CT in HU, no truth needed.
-        :param runFolder: gets settings, log, checkpoint, report and model; there must be no run in it yet.
-        :param heldOut: scans, given likewise, to judge the model on.
+        :param runFolder: receives settings, log, checkpoint, report and model; it must not hold a run yet.
+        :param heldOut: scans to evaluate the model on.
         :param settings: fields of XViewSynthTrainScene.jobs.TrainSettings: start (a model's name, or None to start from
           scratch), name, minutes or steps, hold_out_share, factors, device, gamma, distillation, wavelet, cross_view,
           incremental, seed, further.
         :return: the run's report, as a dictionary.
-        :raises ValueError: with a sentence that says what to do.
+        :raises ValueError: with one sentence: what is wrong and what to do.
 
         >>> logic = slicer.util.getModuleLogic("XViewSynthTrain")  # doctest: +SKIP
         >>> report = logic.train(["/study/chest.nrrd"], "/study/run", minutes=10)  # doctest: +SKIP
@@ -41,18 +41,18 @@ class XViewSynthTrainLogic(ScriptedLoadableModuleLogic):
         return self._wait(self.startTraining(volumesOrPaths, runFolder, heldOut, **settings)).report
 
     def resume(self, runFolder, device="auto"):
-        """Go on with a run that was stopped, with its own settings, and wait for it; see `train`.
+        """Resume a stopped run with its own settings, and wait for it; see `train`.
 
-        :raises ValueError: with a sentence that says what to do.
+        :raises ValueError: with one sentence: what is wrong and what to do.
         """
         requirePackages()
         return self._wait(self.startResuming(runFolder, device)).report
 
     def startTraining(self, volumesOrPaths, runFolder, heldOut=(), **settings):
-        """Begin to train, and return at once; the parameters are those of `train`.
+        """Start a training and return at once; for the parameters see `train`.
 
         :return: XViewSynthTrainScene.jobs.TrainingRun; poll it.
-        :raises ValueError: with a sentence that says what to do.
+        :raises ValueError: with one sentence: what is wrong and what to do.
         """
         from XViewSynthTrainScene.jobs import TrainingRun, settings_from
         from XViewSynthTrainScene.study import scan_from
@@ -65,10 +65,10 @@ class XViewSynthTrainLogic(ScriptedLoadableModuleLogic):
         return run
 
     def startResuming(self, runFolder, device="auto"):
-        """Begin to go on with a run that was stopped, and return at once.
+        """Resume a stopped run and return at once.
 
         :return: XViewSynthTrainScene.jobs.TrainingRun; poll it.
-        :raises ValueError: with a sentence that says what to do.
+        :raises ValueError: with one sentence: what is wrong and what to do.
         """
         from XViewSynthTrainScene.jobs import TrainingRun
 
@@ -77,10 +77,10 @@ class XViewSynthTrainLogic(ScriptedLoadableModuleLogic):
         return run
 
     def useModel(self, runFolder):
-        """Put the model of a run into XViewSynth's list, and choose it there.
+        """Install the model of a run, and choose it in XViewSynth.
 
-        :return: its name; that of the starting model where the run found nothing better.
-        :raises ValueError: with a sentence that says what to do.
+        :return: the name of the model; that of the starting model if the run did not improve on it.
+        :raises ValueError: with one sentence: what is wrong and what to do.
         """
         from XViewSynthTrainScene.folders import RunFolder, take_model
 
@@ -89,7 +89,7 @@ class XViewSynthTrainLogic(ScriptedLoadableModuleLogic):
         return name
 
     def _wait(self, run):
-        """Wait for a run and give it back; an interrupted script leaves a run that can be resumed."""
+        """Wait for a run and return it; an interrupted script leaves a run that can be resumed."""
         from XViewSynthScene.desk import wait_for
 
         state = wait_for(run, run.close)
@@ -121,7 +121,7 @@ class XViewSynthTrainLogic(ScriptedLoadableModuleLogic):
         }
 
     def checkNewRun(self, parameterNode):
-        """Raise ValueError with a sentence where a run with the chosen settings cannot begin."""
+        """Raise ValueError with one sentence if a run with the chosen settings cannot start."""
         from XViewSynthLib.model.catalogue import check_new_name
         from XViewSynthTrainScene.folders import RunFolder
         from XViewSynthTrainScene.jobs import settings_from
@@ -131,7 +131,7 @@ class XViewSynthTrainLogic(ScriptedLoadableModuleLogic):
         RunFolder(Path(parameterNode.runFolder)).check_new()
 
     def modelNames(self):
-        """Names of the models that are installed."""
+        """Names of the installed models."""
         return modelNames()
 
     def freeModelName(self):
@@ -143,7 +143,7 @@ class XViewSynthTrainLogic(ScriptedLoadableModuleLogic):
         return name
 
     def newRunFolder(self, documents):
-        """A folder that there is not yet, below the user's documents."""
+        """Path of a new folder below the user's documents."""
         from XViewSynthTrainScene.folders import new_run_folder
 
         return str(new_run_folder(Path(documents) / "XViewSynth", datetime.now()))

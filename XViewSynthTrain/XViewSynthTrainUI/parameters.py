@@ -1,4 +1,4 @@
-"""The parameter node of the module XViewSynthTrain, and the choices that only its panel offers."""
+"""The parameter node of the module XViewSynthTrain, and the choices of its panel."""
 
 import enum
 from typing import Annotated
@@ -11,43 +11,43 @@ from XViewSynthUI.choices import Device
 
 
 class Acquisition(enum.Enum):
-    """How the scanner made slices; automatic choice is not possible here."""
+    """Acquisition of the scans; there is no automatic choice."""
 
     GAP = AcquisitionChoice.GAP.value
     THICK = AcquisitionChoice.THICK.value
 
     def label(self):
-        """What the panel calls it."""
+        """Label in the panel."""
         return AcquisitionChoice(self.value).label()
 
 
 class Factors(enum.Enum):
-    """Which factors to train and judge at."""
+    """Which factors to train and evaluate at."""
 
     AUTOMATIC = "automatic"
     RANGE = "range"
 
     def label(self):
-        """What the panel calls it."""
+        """Label in the panel."""
         return {Factors.AUTOMATIC: _("Those that suit the scans"), Factors.RANGE: _("From, to")}[self]
 
 
 @parameterNodeWrapper
 class XViewSynthTrainParameterNode:
-    """What the user has chosen in the panel; saved and loaded with the scene.
+    """The choices of the user in the panel; saved and loaded with the scene.
 
-    studyFolder - Where to look for scans; empty for loaded volumes alone.
-    studyChoices - JSON: by key of a scan, whether to train on it, to hold it out, or neither; to train unless said.
-    startModel - Name of the model to start from, "auto" for the one that ships for the acquisition; empty to start from
+    studyFolder - Folder to search for scans; empty for loaded volumes only.
+    studyChoices - JSON: by key of a scan, "train" (the default), "hold out" or "neither".
+    startModel - Name of the model to start from, "auto" for the shipped model of the acquisition; empty to start from
       scratch.
     runFolder - Full path of the run's folder.
-    acquisition, device - As the command line's options of these names.
-    factorGoal, lowestFactor, highestFactor - Which factors to train and judge at.
-    minutes - How long to train.
-    holdOutPercent - Share of scans, or of slices, to hold out where no scan is chosen for that.
+    acquisition, device - As in the options of the command line.
+    factorGoal, lowestFactor, highestFactor - Factors to train and evaluate at.
+    minutes - Length of the run.
+    holdOutPercent - Share of scans, or of slices, to hold out if no scan is chosen for that.
     modelName - Name of the new model.
-    gamma, distillation, wavelet, crossView, incremental, seed - The library's settings of these names.
-    showViews - Whether plots and preview are shown while a run goes on.
+    gamma, distillation, wavelet, crossView, incremental, seed - As in the settings of the library.
+    showViews - Show plots and preview during a run.
     """
 
     studyFolder: str = ""

@@ -1,4 +1,4 @@
-"""The choice of a folder in the panel."""
+"""The folder selector of the panel."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import ctk
 
 
 class FolderSelector:
-    """A folder in a ctkPathLineEdit, bound by hand, since the parameter is a text.
+    """A folder in a ctkPathLineEdit, bound by hand because the parameter is a string.
 
     Args:
         lineEdit: a ctkPathLineEdit.
-        selected: called with the path that the user has chosen, or is typing.
+        selected: called with the path that the user chooses or types.
     """
 
     def __init__(self, lineEdit: Any, selected: Callable[[str], None]) -> None:
@@ -22,7 +22,7 @@ class FolderSelector:
         lineEdit.connect("currentPathChanged(QString)", selected)
 
     def show(self, path: str) -> None:
-        """Show a path, without a call of `selected`."""
+        """Show a path without calling `selected`."""
         if self._lineEdit.currentPath != path:
             wasBlocked = self._lineEdit.blockSignals(True)
             self._lineEdit.currentPath = path

@@ -9,10 +9,10 @@ TRAIN_BUTTON = "Fine-tune"
 
 
 def requirePackages() -> None:
-    """Make sure that all is there, without a question; for scripts.
+    """Raise if a package is missing; for scripts, without a question to the user.
 
     Raises:
-        ValueError: something is missing.
+        ValueError: a package is missing.
     """
     from XViewSynthScene.packages import require_packages
 
@@ -20,10 +20,10 @@ def requirePackages() -> None:
 
 
 def installPackages() -> None:
-    """Install what is missing, after asking the user.
+    """Install missing packages after the user has agreed.
 
     Raises:
-        ValueError: that is not possible, or the user does not want it.
+        ValueError: the installation failed, or the user declined.
     """
     from XViewSynthScene.packages import install_packages
 

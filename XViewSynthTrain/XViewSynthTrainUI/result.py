@@ -1,4 +1,4 @@
-"""What the run folder holds, and what can be done with it."""
+"""The widgets for the run folder and its result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from XViewSynthScene.desk import allow
 
 
 class RunResult:
-    """The widgets about the run folder.
+    """The widgets for the run folder.
 
     Args:
         ui: the widgets of the panel.
@@ -19,32 +19,32 @@ class RunResult:
     def __init__(self, ui: Any) -> None:
         self.ui = ui
         self._shownReport: dict | None = None
-        self._isAtWork = False
+        self._isInUse = False
 
     def hasBegunOrEnded(self, folder: Any | None) -> bool:
-        """Whether a process has begun or ended work in the folder since it was shown."""
-        return bool(folder) and folder.is_at_work != self._isAtWork
+        """Whether a process has started or ended in the folder since it was shown."""
+        return bool(folder) and folder.is_at_work != self._isInUse
 
     def showFolder(self, folder: Any | None, isRunning: bool) -> None:
-        """Say what is in the folder, unless the panel itself has it at work.
+        """Describe the run in the folder, unless the panel itself trains in it.
 
         Args:
             folder: XViewSynthTrainScene.folders.RunFolder; None while the scene is being closed.
-            isRunning: whether a run of the panel goes on.
+            isRunning: whether a run of the panel is running.
         """
         from XViewSynthTrainScene.sentences import describe_run_folder
 
         text = describe_run_folder(folder) if folder and not isRunning else ""
         self.ui.runLabel.text = text
         self.ui.runLabel.visible = bool(text)
-        self._isAtWork = bool(folder) and folder.is_at_work
+        self._isInUse = bool(folder) and folder.is_at_work
 
     def update(self, folder: Any | None, isRunning: bool, isShown: bool) -> None:
-        """Bring buttons and report in line with the folder.
+        """Update buttons and report from the folder.
 
         Args:
             folder: as in `showFolder`.
-            isRunning: whether a run of the panel goes on.
+            isRunning: whether a run of the panel is running.
             isShown: whether plots and preview are shown.
         """
         running = _("Wait for the end of the training, or stop it.") if isRunning else None
@@ -52,7 +52,7 @@ class RunResult:
         allow(
             self.ui.useModelButton,
             running or (None if folder and folder.model else _("There is no model in the run folder yet.")),
-            _("Put the model into XViewSynth's list, and choose it there."),
+            _("Install the model and choose it in XViewSynth."),
         )
         allow(
             self.ui.reportButton,
@@ -67,7 +67,7 @@ class RunResult:
         allow(
             self.ui.clearButton,
             None if isShown else _("No plots are shown."),
-            _("Remove plots and preview from the scene, and go back to the layout before them."),
+            _("Remove plots and preview from the scene, and return to the previous layout."),
         )
         self._showReport(None if isRunning else _finishedReport(folder))
 
@@ -81,7 +81,7 @@ class RunResult:
 
 
 def resumeRefusal(folder: Any | None) -> str | None:
-    """Why there is nothing to resume in a folder, or None; see `RunResult.showFolder` for it."""
+    """The reason why the run in a folder cannot be resumed; None if it can."""
     if not folder:
         return _("The scene is being closed.")
     try:

@@ -1,4 +1,4 @@
-"""The test case of the module XViewSynthTrain, which Slicer's test runner finds."""
+"""The test case of the module XViewSynthTrain for Slicer's test runner."""
 
 from pathlib import Path
 
@@ -10,21 +10,21 @@ from .requirements import REQUIREMENTS
 
 
 class XViewSynthTrainTest(ScriptedLoadableModuleTest):
-    """What can be tested wherever the module is installed. Without PyTorch, what needs it says so and passes."""
+    """Tests that run in every installation. Without PyTorch, tests that need it show a message and pass."""
 
     def setUp(self):
-        """Begin with an empty scene."""
+        """Clear the scene."""
         slicer.mrmlScene.Clear()
 
     def test_aShortRunLeavesAModel(self):
-        """Two steps on a small scan, from scratch with a small network, are a whole run."""
+        """A run of two steps on a small scan with a small network writes a report and a model."""
         import tempfile
 
         from XViewSynthScene.packages import missing_packages
 
         missing = missing_packages(REQUIREMENTS)
         if missing:
-            self.delayDisplay(f"Not tested, since these are missing: {', '.join(missing)}")
+            self.delayDisplay(f"Not tested, because packages are missing: {', '.join(missing)}")
             return
         self.delayDisplay("Training for two steps")
         network = {"channels": 4, "axial_blocks": 1, "pixel_blocks": 1}
@@ -42,7 +42,7 @@ class XViewSynthTrainTest(ScriptedLoadableModuleTest):
             assert (Path(folder) / "run" / "model" / "model.safetensors").is_file()
 
     def test_labelmapsAreRefused(self):
-        """What is no CT is refused with a sentence, and no folder is made."""
+        """A labelmap is refused with a sentence, and no folder is created."""
         import tempfile
 
         labelmap = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Labels")

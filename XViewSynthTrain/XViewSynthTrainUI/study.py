@@ -1,4 +1,4 @@
-"""The scans that can be trained on: volumes of the scene, and what a search finds below a folder."""
+"""Candidates for training: volumes of the scene and scans below a folder."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from XViewSynthScene.desk import make_timer
 
 from .table import TRAIN, StudyTable
 
-# A folder is searched only once the user has stopped typing.
+# The search starts after the user has stopped typing.
 SETTLED_MILLISECONDS = 800
 
 
 class StudySet:
-    """Candidates for training, in a table, and what the user has chosen for each.
+    """Candidates for training in a table, with the use that the user has chosen for each.
 
     Args:
         ui: the widgets of the panel.
-        settled: called once the user has stopped typing the folder.
+        settled: called after the user has stopped typing the folder.
         ticked: called with a candidate and its new use.
     """
 
@@ -41,11 +41,11 @@ class StudySet:
         return bool(self.search) and not self.search.ended
 
     def requestSearch(self) -> None:
-        """Call `settled` once the user has stopped typing."""
+        """Call `settled` after the user has stopped typing."""
         self._settleTimer.start()
 
     def searchFolder(self, folder: str) -> None:
-        """Begin to look for scans below a folder, unless that was done; "" for none."""
+        """Start to search a folder for scans, unless it was searched already; "" for none."""
         from XViewSynthTrainScene.study import FolderSearch
 
         if self.search and str(self.search.folder) == folder:
@@ -55,14 +55,14 @@ class StudySet:
             self.search = FolderSearch(Path(folder))
 
     def stop(self) -> None:
-        """End the search, and begin none."""
+        """End the search."""
         self._settleTimer.stop()
         if self.search:
             self.search.stop()
             self.search = None
 
     def gather(self, withScene: bool) -> bool:
-        """Bring the table in line with scene and search; return whether anything has changed.
+        """Update the table from scene and search; return whether it has changed.
 
         Args:
             withScene: False while the scene is being closed.
@@ -83,11 +83,11 @@ class StudySet:
         return changed
 
     def update(self, parameters: Any) -> None:
-        """Bring the boxes of the table in line with what is chosen."""
+        """Update the check boxes of the table from the parameters."""
         self._table.tick(choicesOf(parameters))
 
     def chosen(self, parameters: Any, use: str) -> list[Any]:
-        """The scans that the user wants to train on, or to hold out."""
+        """The scans with the chosen use."""
         choices = choicesOf(parameters)
         return [
             candidate
@@ -100,18 +100,18 @@ class StudySet:
             return ""
         if isSearching:
             progress = self.search.progress
-            return _("Searching the folder: {done} of {total} scans looked at.").format(
+            return _("Searching the folder: {done} of {total} scans checked.").format(
                 done=progress.done, total=max(progress.total, progress.done)
             )
         if self.search.problem:
             return self.search.problem
         if self.search.note:
             return self.search.note
-        return "" if self.search.candidates else _("There is no CT scan in this folder or below.")
+        return "" if self.search.candidates else _("There is no CT scan in this folder or its subfolders.")
 
 
 def choicesOf(parameters: Any) -> dict[str, str]:
-    """What the user wants with the scans, by key; a saved scene may hold anything."""
+    """The chosen use of each scan, by key; {} if a loaded scene holds an invalid value."""
     try:
         choices = json.loads(parameters.studyChoices)
     except ValueError:
@@ -120,5 +120,5 @@ def choicesOf(parameters: Any) -> dict[str, str]:
 
 
 def choose(parameters: Any, candidate: Any, use: str) -> None:
-    """Keep what the user wants with a scan."""
+    """Store the chosen use of a scan."""
     parameters.studyChoices = json.dumps({**choicesOf(parameters), candidate.key: use})

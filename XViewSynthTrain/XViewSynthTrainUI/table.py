@@ -1,4 +1,4 @@
-"""The table in which the user chooses what to train on and what to hold out."""
+"""The table of scans to train on and to hold out."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
-# What the user can do with a scan.
+# Uses of a scan.
 TRAIN, HOLD_OUT, NEITHER = "train", "hold out", "neither"
 TRAIN_COLUMN, HOLD_OUT_COLUMN, NAME_COLUMN, SLICES_COLUMN, SPACING_COLUMN, REMARK_COLUMN = range(6)
 _USES = {TRAIN_COLUMN: TRAIN, HOLD_OUT_COLUMN: HOLD_OUT}
 
 
 class StudyTable:
-    """Scans in a table with two columns of boxes.
+    """A table of scans with two columns of check boxes.
 
     Args:
         table: a QTableWidget.
@@ -34,7 +34,7 @@ class StudyTable:
         table.connect("itemChanged(QTableWidgetItem*)", self._onItemChanged)
 
     def fill(self, candidates: Sequence[Any]) -> None:
-        """Show these scans (XViewSynthTrainScene.study.Candidate), without ticks."""
+        """Show these scans (XViewSynthTrainScene.study.Candidate), all unticked."""
         self._candidates = candidates
         with self._programmatically():
             self._table.setRowCount(len(candidates))
@@ -55,7 +55,7 @@ class StudyTable:
 
     @contextmanager
     def _programmatically(self) -> Iterator[None]:
-        """Changes that are not the user's."""
+        """Mark changes of the table that do not come from the user."""
         self._filling = True
         try:
             yield

@@ -1,4 +1,4 @@
-"""The panel of the module XViewSynthTrain. It starts runs and polls them from timers; nothing here waits."""
+"""The panel of the module XViewSynthTrain. It starts runs and polls them from timers; no call here waits."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from .result import RunResult, resumeRefusal
 from .study import StudySet, choose
 from .table import HOLD_OUT, TRAIN
 
-# How often the volumes that are offered are looked at.
-LOOK_MILLISECONDS = 1000
+# Interval of the updates of the table of scans.
+POLL_MILLISECONDS = 1000
 
 
 class XViewSynthTrainWidget(Panel):
@@ -49,7 +49,7 @@ class XViewSynthTrainWidget(Panel):
         self.studyFolderSelector = FolderSelector(self.ui.folderSelector, self.onFolderSelected)
         self.runFolderSelector = FolderSelector(self.ui.runFolderSelector, self.onRunFolderSelected)
         self.models = ModelSelector(self.ui.modelSelector, self.onModelSelected)
-        self._studyTimer = make_timer(qt, LOOK_MILLISECONDS, self.onLookAtStudy)
+        self._studyTimer = make_timer(qt, POLL_MILLISECONDS, self.onUpdateStudy)
         self.ui.newFolderButton.connect("clicked(bool)", self.onNewFolder)
         self.ui.trainButton.connect("clicked(bool)", self.onTrain)
         self.ui.stopButton.connect("clicked(bool)", self.onStop)
@@ -61,17 +61,17 @@ class XViewSynthTrainWidget(Panel):
         self.initializeParameterNode()
 
     def enter(self) -> None:
-        """The user opens the module."""
+        """Bind the panel when the user opens the module."""
         Panel.enter(self)
         self._studyTimer.start()
 
     def exit(self) -> None:
-        """The user opens another module; a run, its plots and its preview go on."""
+        """Release the parameter node when the user opens another module; a run with its plots continues."""
         self._studyTimer.stop()
         Panel.exit(self)
 
     def initializeParameterNode(self) -> None:
-        """Make sure that there is a parameter node, with a folder for the run and a name for the model."""
+        """Bind the panel to the parameter node, with default run folder and model name."""
         Panel.initializeParameterNode(self)
         if not self._parameterNode.runFolder:
             self.onNewFolder()
@@ -79,37 +79,37 @@ class XViewSynthTrainWidget(Panel):
             self._parameterNode.modelName = self.logic.freeModelName()
 
     def setParameterNode(self, parameterNode: Any | None) -> None:
-        """Bind the panel to a parameter node, or to none; the study set is that of its scene."""
+        """Bind the panel to a parameter node, or to none, and list the scans of its scene."""
         self.study.gather(withScene=bool(parameterNode))
         Panel.setParameterNode(self, parameterNode)
 
     def fillSelectors(self) -> None:
-        """Offer the installed models, and to start from scratch."""
+        """List the installed models and the start from scratch."""
         self.models.offer(["auto", *self.logic.modelNames(), ""])
 
     def restoreViews(self) -> None:
-        """Fill the views of a run, if a loaded scene has brought them."""
+        """Fill the views of a run if a loaded scene shows them."""
         from XViewSynthTrainScene.folders import RunFolder
 
         self.views.restore(RunFolder(Path(self.logic.getParameterNode().runFolder)))
         self.onParameters()
 
     def releaseScene(self) -> None:
-        """Let go of all nodes."""
+        """Release all nodes."""
         self.messages.show("")
         self.views.close()
 
     def endWork(self) -> None:
-        """Let what runs save and end by itself, and stop looking."""
+        """Stop run, search and timers; the run saves a checkpoint and ends by itself."""
         self.study.stop()
         self.progress.close()
         self.views.close()
         self._studyTimer.stop()
 
-    # What is shown
+    # Display
 
     def onParameters(self, caller: Any = None, event: str | None = None) -> None:
-        """Bring everything in line with what is chosen and with what runs."""
+        """Update all widgets from the parameters and the running work."""
         parameters, folder, isRunning = self._parameterNode, self._runFolder(), self.progress.run is not None
         for spinBox in (self.ui.lowestSpinBox, self.ui.highestSpinBox):
             spinBox.visible = bool(parameters) and parameters.factorGoal is Factors.RANGE
@@ -120,22 +120,22 @@ class XViewSynthTrainWidget(Panel):
             self.models.select(parameters.startModel)
             self.study.update(parameters)
         refusal = self._showPlan()
-        running = _("A training runs already: wait, or stop it.") if isRunning else None
-        allow(self.ui.trainButton, running or refusal, _("Train on the chosen scans; Slicer stays usable meanwhile."))
+        running = _("A training is running: wait, or stop it.") if isRunning else None
+        allow(self.ui.trainButton, running or refusal, _("Train on the chosen scans. Slicer stays usable meanwhile."))
         allow(
             self.ui.stopButton,
             self._stopRefusal(),
-            _("Finish the step and save what was learned, so that the run can be resumed."),
+            _("Finish the current step and save the run, so that it can be resumed."),
         )
         allow(
             self.ui.resumeButton,
             running or resumeRefusal(folder),
-            _("Go on with the run that was stopped in the run folder, with its own settings."),
+            _("Resume the stopped run in the run folder with its own settings."),
         )
         self.result.update(folder, isRunning, self.views.live is not None)
 
     def _showPlan(self) -> str | None:
-        """Show what Fine-tune would do; return why it cannot be done, or None."""
+        """Describe the planned run; return the reason why it is not possible, or None."""
         from XViewSynthTrainScene.sentences import describe_study
 
         parameters = self._parameterNode
@@ -144,7 +144,7 @@ class XViewSynthTrainWidget(Panel):
             return _("The scene is being closed.")
         training, heldOut = (self.study.chosen(parameters, use) for use in (TRAIN, HOLD_OUT))
         if not training:
-            self.ui.planLabel.text = _("Load a CT scan, or choose a folder with scans, and tick what to train on.")
+            self.ui.planLabel.text = _("Load a CT scan or choose a folder with scans, then tick the scans to train on.")
             return _("Tick at least one scan to train on.")
         self.ui.planLabel.text = describe_study(training, heldOut, parameters.holdOutPercent / 100)
         if self.study.isSearching:
@@ -158,7 +158,7 @@ class XViewSynthTrainWidget(Panel):
     def _stopRefusal(self) -> str | None:
         if not self.progress.run:
             return _("No task is running.")
-        return _("It is stopping, and saves what was learned.") if self.progress.run.stopping else None
+        return _("The run is being stopped and saved.") if self.progress.run.stopping else None
 
     def _runFolder(self) -> Any | None:
         """The chosen folder; None while the scene is being closed."""
@@ -166,21 +166,21 @@ class XViewSynthTrainWidget(Panel):
 
         return RunFolder(Path(self._parameterNode.runFolder)) if self._parameterNode else None
 
-    # Study set
+    # Training set
 
     def onFolderSelected(self, path: str) -> None:
-        """The user has chosen, or is typing, another folder with scans."""
+        """Set the folder with scans that the user chooses or types."""
         if self._parameterNode and path != self._parameterNode.studyFolder:
             self._parameterNode.studyFolder = path
             self.study.requestSearch()
 
     def onSearch(self) -> None:
-        """The user has stopped typing: look for scans there."""
+        """Search the folder after the user has stopped typing."""
         self.study.searchFolder(self._parameterNode.studyFolder if self._parameterNode else "")
-        self.onLookAtStudy()
+        self.onUpdateStudy()
 
-    def onLookAtStudy(self) -> None:
-        """Look whether volumes were loaded or removed, what the search has found, and who is in the run folder."""
+    def onUpdateStudy(self) -> None:
+        """Update the table of scans and the state of the run folder."""
         if self._parameterNode and self._parameterNode.studyFolder and not self.study.search:
             self.study.requestSearch()
         begunOrEnded = self.result.hasBegunOrEnded(self._runFolder())
@@ -188,7 +188,7 @@ class XViewSynthTrainWidget(Panel):
             self.onParameters()
 
     def onTicked(self, candidate: Any, use: str) -> None:
-        """The user has ticked a box of the table."""
+        """Store a tick in the table."""
         if self._parameterNode:
             choose(self._parameterNode, candidate, use)
 
@@ -207,18 +207,18 @@ class XViewSynthTrainWidget(Panel):
         )
 
     def onResume(self) -> None:
-        """Go on with the run that was stopped in the run folder."""
+        """Resume the stopped run in the run folder."""
         parameters = self._parameterNode
         self._begin(lambda: self.logic.startResuming(parameters.runFolder, parameters.device.value))
 
     def onStop(self) -> None:
-        """Let the run save what it has learned, and end."""
+        """Stop the run, which saves a checkpoint first."""
         if self.progress.run:
             self.progress.run.stop()
             self.onParameters()
 
     def _begin(self, start: Callable[[], Any]) -> None:
-        """Install what is missing, forget what is shown of another run, and start."""
+        """Install missing packages, clear the messages of the previous run, and start."""
         self.messages.show("")
         try:
             installPackages()
@@ -231,8 +231,8 @@ class XViewSynthTrainWidget(Panel):
         self.onParameters()
 
     def _ended(self, run: Any, state: Any) -> None:
-        self.views.look()
-        # What a run has found is shown as its result.
+        self.views.update()
+        # The result of a finished run is shown separately.
         self.messages.showText("" if state.status == "done" else state.message)
         if state.status == "failed":
             logging.error(f"XViewSynthTrain: {state.message}\n{run.log}")
@@ -243,19 +243,19 @@ class XViewSynthTrainWidget(Panel):
     # Result
 
     def onShow(self) -> None:
-        """Show the run that lies in the run folder."""
+        """Show the run in the run folder."""
         self.messages.showLog("")
         self.views.show(self._runFolder().path, True)
-        self.views.look()
+        self.views.update()
         self.onParameters()
 
     def onClear(self) -> None:
-        """Remove plots and preview, and go back to the layout before them."""
+        """Remove plots and preview, and restore the previous layout."""
         self.views.close()
         self.onParameters()
 
     def onUseModel(self) -> None:
-        """Put the model into XViewSynth's list."""
+        """Install the model of the run and choose it in XViewSynth."""
         try:
             with slicer.util.WaitCursor():
                 name = self.logic.useModel(self._parameterNode.runFolder)
@@ -264,10 +264,10 @@ class XViewSynthTrainWidget(Panel):
             return
         self.fillSelectors()
         self._parameterNode.modelName = self.logic.freeModelName()
-        said = _("The model '{name}' is chosen in the module XViewSynth now.")
+        text = _("The model '{name}' is now chosen in the module XViewSynth.")
         if self._runFolder().gained_nothing:
-            said = _("Training gained nothing, so the model that it started from, '{name}', is chosen in XViewSynth.")
-        self.messages.showText(said.format(name=name))
+            text = _("The training brought no gain, so its starting model '{name}' is chosen in XViewSynth.")
+        self.messages.showText(text.format(name=name))
 
     def onReport(self) -> None:
         """Show the report in the browser."""
@@ -280,17 +280,17 @@ class XViewSynthTrainWidget(Panel):
     # Folders and models
 
     def onRunFolderSelected(self, path: str) -> None:
-        """The user has chosen, or is typing, another folder for the run."""
+        """Set the run folder that the user chooses or types."""
         if self._parameterNode and path != self._parameterNode.runFolder:
             self._parameterNode.runFolder = path
 
     def onNewFolder(self) -> None:
-        """Choose a folder that there is not yet."""
+        """Choose a new run folder."""
         if self._parameterNode:
             documents = qt.QStandardPaths.writableLocation(qt.QStandardPaths.DocumentsLocation)
             self._parameterNode.runFolder = self.logic.newRunFolder(documents)
 
     def onModelSelected(self, model: str) -> None:
-        """Choose another model to start from."""
+        """Set the model to start from."""
         if self._parameterNode:
             self._parameterNode.startModel = model

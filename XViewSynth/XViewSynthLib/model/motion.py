@@ -87,7 +87,7 @@ def _full_precision(device: torch.device) -> AbstractContextManager:
 
 
 def _step(below: Tensor, above: Tensor, field: Tensor) -> Tensor:
-    """By how much the field has to change, as far as the slope of what is seen tells."""
+    """Correction of the displacement field from the image gradient."""
     below, above = _moved(below, -field / 2), _moved(above, field / 2)
     slope, difference = _gradient((below + above) / 2), above - below
     across, down = slope.split(1, dim=1)
