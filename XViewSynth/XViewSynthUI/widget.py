@@ -60,6 +60,7 @@ class XViewSynthWidget(Panel):
         self.ui.saveDicomButton.connect("clicked(bool)", self.onSaveDicom)
         self.ui.showViewsButton.connect("clicked(bool)", self.onShowViews)
         self.ui.swapButton.connect("clicked(bool)", self.onSwap)
+        self.ui.nextPlaceButton.connect("clicked(bool)", self.onNextPlace)
         self.ui.formerLayoutButton.connect("clicked(bool)", self.onFormerLayout)
         self.initializeParameterNode()
 
@@ -238,6 +239,13 @@ class XViewSynthWidget(Panel):
     def onSwap(self) -> None:
         """In the lower views, show what is not shown there now."""
         self.comparison.swap(self._parameterNode)
+
+    def onNextPlace(self) -> None:
+        """Show the next uncertain place."""
+        try:
+            self.comparison.showNextPlace(self._parameterNode)
+        except ValueError as problem:
+            self.messages.show(str(problem))
 
     def onFormerLayout(self) -> None:
         """Go back to the layout that was there before the linked views."""
