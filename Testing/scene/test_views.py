@@ -403,9 +403,11 @@ def at_slice(views: LinkedViews, scan: Volume, position: float) -> slicer.vtkMRM
 
 
 class TestOverlay:
-    def test_lies_over_the_enhanced_views_alone(self, views, pair):
+    def test_lies_over_the_enhanced_views_alone(self, views, pair, scene):
         for plane in PLANES:
-            assert views.composite_node(ENHANCED, plane).GetLabelVolumeID() == pair.uncertainty.GetID()
+            shown = scene.GetNodeByID(views.composite_node(ENHANCED, plane).GetLabelVolumeID())
+            assert (shown is pair.uncertainty) == (plane == "Axial")
+            assert shown.GetDisplayNode().GetColorNode() is pair.uncertainty.GetDisplayNode().GetColorNode()
             assert views.composite_node(ORIGINAL, plane).GetLabelVolumeID() is None
 
     def test_opacity(self, views):
@@ -575,7 +577,8 @@ class TestSavedScene:
             again.show(*(loaded.GetFirstNodeByName(name) for name in names))
             again.slice_node(ENHANCED, "Axial").SetSliceOffset(101.0)
             assert again.slice_node(ORIGINAL, "Axial").GetSliceOffset() == pytest.approx(101.0)
-            assert loaded.GetNumberOfNodesByClass("vtkMRMLColorLegendDisplayNode") == 1
+            # One for the map, and one for its copy.
+            assert loaded.GetNumberOfNodesByClass("vtkMRMLColorLegendDisplayNode") == 2
             again.close()
 
 

@@ -373,6 +373,7 @@ class qSlicerApplication(QApplication):
         self._manager = ModuleManager()
         self._logic = slicer.vtkSlicerApplicationLogic()
         self._logic.SetMRMLScene(scene)
+        scene.AddNode(slicer.vtkMRMLCrosshairNode())
         self._layout = LayoutManager(self._logic, scene) if main_window else None
         self._window = qSlicerMainWindow(self._manager) if main_window else None
         self.exit_code: int | None = None

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import slicer
 
+from .bridging import BridgedMap
 from .results import UNCERTAINTY_LOOK, look_of, set_look
 
 COLOR_NODE_NAME = "XViewSynth uncertainty"
@@ -72,7 +73,21 @@ class UncertaintyOverlay:
             composite.SetLabelVolumeID(uncertainty_node.GetID())
         # A view draws a legend only for a volume that it already shows.
         self._legend = _add_legend(uncertainty_node)
+        self._copies: list[BridgedMap] = []
+        self._copy_legends: list[slicer.vtkMRMLColorLegendDisplayNode] = []
         self.set_opacity(DEFAULT_OPACITY)
+
+    def show_copy(self, copy: BridgedMap, composite_nodes: Iterable[slicer.vtkMRMLSliceCompositeNode]) -> None:
+        """Show a copy of the map in further views, with the same colours. It is removed with the overlay."""
+        set_look(copy.node, look_of(self._node))
+        for composite in composite_nodes:
+            composite.SetLabelVolumeID(copy.node.GetID())
+            self._composites.append(composite)
+        legend = _add_legend(copy.node)
+        legend.SetSaveWithScene(False)
+        self._copies.append(copy)
+        self._copy_legends.append(legend)
+        self.set_opacity(self._opacity)
 
     @property
     def uncertainty_node(self) -> slicer.vtkMRMLScalarVolumeNode:
@@ -89,6 +104,11 @@ class UncertaintyOverlay:
         """The colour legend in HU."""
         return self._legend
 
+    @property
+    def legend_nodes(self) -> list[slicer.vtkMRMLColorLegendDisplayNode]:
+        """The legend, and that of the views with a copy of the map."""
+        return [self._legend, *self._copy_legends]
+
     def set_opacity(self, opacity: float) -> None:
         """Set the opacity of the map, 0 to 1; at 0 the legend is hidden too.
 
@@ -100,16 +120,22 @@ class UncertaintyOverlay:
         self._opacity = float(opacity)
         for composite in self._composites:
             composite.SetLabelOpacity(self._opacity)
-        self._legend.SetVisibility(self._opacity > 0)
+        for legend in self.legend_nodes:
+            legend.SetVisibility(self._opacity > 0)
 
     def remove(self) -> None:
         """Remove the map from the views and restore its display; harmless to repeat, or without a scene."""
+        shown = [node.GetID() for node in (self._node, *(copy.node for copy in self._copies))]
         for composite in self._composites:
-            if composite.GetLabelVolumeID() == self._node.GetID():
+            if composite.GetLabelVolumeID() in shown:
                 composite.SetLabelVolumeID(None)
                 composite.SetLabelOpacity(1)  # Slicer's default
         self._composites = []
-        _remove_from_scene(self._legend)
+        for legend in self.legend_nodes:
+            _remove_from_scene(legend)
+        for copy in self._copies:
+            copy.remove()
+        self._copies, self._copy_legends = [], []
         display = self._node.GetScalarVolumeDisplayNode()
         if display is not None and display.GetColorNode() is self._colors:
             display.SetAndObserveColorNodeID("")

@@ -21,7 +21,10 @@ import vtk
 from slicer.util import VTKObservationMixin
 
 from XViewSynthLib.errors import InputError
+from XViewSynthLib.geometry.volume import affine_column
 
+from .bridging import BridgedMap
+from .crosshair import Crosshair, show_position
 from .marks import SliceMark, ijk_to_world
 from .overlay import FAINT_HU, FULL_HU, UncertaintyOverlay
 from .provenance import Provenance, read_provenance
@@ -152,6 +155,7 @@ class LinkedViews(VTKObservationMixin):
         self._marks: dict[str, SliceMark] = {}
         self._fade = 0.0
         self._following = False
+        self._crosshair = Crosshair(scene)
 
     @property
     def shown(self) -> bool:
@@ -167,6 +171,11 @@ class LinkedViews(VTKObservationMixin):
     def overlay(self) -> UncertaintyOverlay | None:
         """The uncertainty map over the enhanced views; None without one."""
         return self._overlay
+
+    @property
+    def provenance(self) -> Provenance | None:
+        """How the enhanced volume was made; None if that is unknown, or nothing is shown."""
+        return self._provenance
 
     @property
     def marks(self) -> dict[str, SliceMark]:
@@ -219,12 +228,21 @@ class LinkedViews(VTKObservationMixin):
         for name, view in self._views.items():
             self._prepare(name, view)
         if uncertainty_node is not None:
-            composites = [self.composite_node(ENHANCED, plane) for plane in PLANES]
-            self._overlay = UncertaintyOverlay(uncertainty_node, composites, faint_hu, max(FULL_HU, 2 * faint_hu))
+            self._overlay = self._make_overlay(uncertainty_node, faint_hu)
         self._share_window_level(original_node, enhanced_node)
         self.fit()
         self._mark_views()
         self._observe()
+
+    def jump_to(self, position: tuple[float, float, float]) -> None:
+        """Show a place in every view, and mark it with Slicer's crosshair.
+
+        Args:
+            position: RAS of the world, mm.
+        """
+        for view in self._views.values():
+            show_position(view.slice_node, position)
+        self._crosshair.show(position)
 
     def fit(self) -> None:
         """Fit every view to its whole plane, at the middle slice of the enhanced volume."""
@@ -348,6 +366,20 @@ class LinkedViews(VTKObservationMixin):
         composite.SetForegroundOpacity(self._fade)
         composite.SetLabelVolumeID(None)
 
+    def _make_overlay(self, node: slicer.vtkMRMLScalarVolumeNode, faint_hu: float) -> UncertaintyOverlay:
+        """The map in the view along the slices, and where slices were observed, its copy in the views across them."""
+        along = {plane: self.composite_node(ENHANCED, plane) for plane in PLANES}
+        across = []
+        to_world = ijk_to_world(self._enhanced)
+        if self._provenance is not None and self._provenance.observed_slices > 0 and to_world is not None:
+            axis = affine_column(self._provenance.axis)
+            planes = [plane for plane in PLANES if axis_across(to_world, PLANES[plane].normal) != axis]
+            across = [along.pop(plane) for plane in planes]
+        overlay = UncertaintyOverlay(node, along.values(), faint_hu, max(FULL_HU, 2 * faint_hu))
+        if across:
+            overlay.show_copy(BridgedMap(node, self._provenance), across)
+        return overlay
+
     def _mark_views(self) -> None:
         for row in ROWS:
             for plane in PLANES:
@@ -390,6 +422,7 @@ class LinkedViews(VTKObservationMixin):
             composite = view.composite_node
             composite.SetBackgroundVolumeID(None)
             composite.SetForegroundVolumeID(None)
+        self._crosshair.remove()
         self._views = {}
         self._original = self._enhanced = self._provenance = None
 

@@ -10,6 +10,8 @@ from slicer.i18n import tr as _
 
 from XViewSynthScene.desk import allow, is_shown, make_timer, process_events, renderer_of
 
+from .places import PlaceStepper
+
 BLINK_MILLISECONDS = 600
 
 
@@ -24,6 +26,8 @@ class Comparison:
         self.ui = ui
         self.views: Any | None = None
         self._isShowing = False
+        self._faintHU = 0.0
+        self._places = PlaceStepper(ui)
         self._marks: Any | None = None
         self.blinkTimer = make_timer(qt, BLINK_MILLISECONDS, self._blink)
 
@@ -39,7 +43,9 @@ class Comparison:
             # The fade of the previous pair does not apply to this one.
             parameters.fade = 0.0
             original, enhanced, uncertainty = _comparedVolumes(enhancedVolume)
-            self.views.show(original, enhanced, uncertainty, faint_hu=_faintHU(original) if uncertainty else 0.0)
+            self._faintHU = _faintHU(original) if uncertainty else 0.0
+            self._places.reset()
+            self.views.show(original, enhanced, uncertainty, faint_hu=self._faintHU)
         except ValueError:
             self.close()
             raise
@@ -62,9 +68,21 @@ class Comparison:
         """Switch the lower views between original and enhanced volume."""
         parameters.fade = 0.0 if parameters.fade >= 0.5 else 1.0
 
+    def showNextPlace(self, parameters: Any) -> None:
+        """Show the next uncertain place in all linked views, with the uncertainty map.
+
+        Raises:
+            ValueError: the map cannot be read.
+        """
+        overlay = self.views.overlay if self.views else None
+        if overlay:
+            parameters.showUncertainty = True
+            self._places.step(self.views, overlay.uncertainty_node, self.views.provenance, self._faintHU)
+
     def close(self) -> None:
         """Restore the layout before the linked views."""
         self.blinkTimer.stop()
+        self._places.reset()
         views, self.views = self.views, None
         if views:
             views.close()
@@ -95,7 +113,7 @@ class Comparison:
     def _updateWidgets(self, parameters: Any | None) -> None:
         enhanced = parameters.enhancedVolume if parameters else None
         hidden = None if self.views else _("Show the linked views first.")
-        noUncertainty = hidden or (None if self.views.overlay else _("This volume has no uncertainty map."))
+        mapRefusal = hidden or (None if self.views.overlay else _("This volume has no uncertainty map."))
         allow(
             self.ui.showViewsButton,
             None if enhanced else _("Choose an enhanced volume first."),
@@ -107,10 +125,11 @@ class Comparison:
         allow(self.ui.blinkCheckBox, hidden, _("Alternate original and enhanced volume in the lower views."))
         allow(
             self.ui.uncertaintyCheckBox,
-            noUncertainty,
+            mapRefusal,
             _("Colour the voxels whose expected error (HU) exceeds the noise of the scan."),
         )
-        allow(self.ui.uncertaintySlider, noUncertainty, _("Opacity of the uncertainty map."))
+        self._places.update(mapRefusal)
+        allow(self.ui.uncertaintySlider, mapRefusal, _("Opacity of the uncertainty map."))
 
     def _blink(self) -> None:
         if self.views:

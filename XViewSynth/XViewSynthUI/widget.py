@@ -64,6 +64,7 @@ class XViewSynthWidget(Panel):
         self.ui.saveDicomButton.connect("clicked(bool)", self.onSaveDicom)
         self.ui.showViewsButton.connect("clicked(bool)", self.onShowViews)
         self.ui.swapButton.connect("clicked(bool)", self.onSwap)
+        self.ui.nextPlaceButton.connect("clicked(bool)", self.onNextPlace)
         self.ui.formerLayoutButton.connect("clicked(bool)", self.onFormerLayout)
         self.initializeParameterNode()
 
@@ -272,6 +273,13 @@ class XViewSynthWidget(Panel):
     def onSwap(self) -> None:
         """Switch the lower views between original and enhanced volume."""
         self.comparison.swap(self._parameterNode)
+
+    def onNextPlace(self) -> None:
+        """Show the next uncertain place."""
+        try:
+            self.comparison.showNextPlace(self._parameterNode)
+        except ValueError as problem:
+            self.messages.show(str(problem))
 
     def onFormerLayout(self) -> None:
         """Restore the layout before the linked views."""

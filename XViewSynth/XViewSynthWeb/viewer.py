@@ -170,7 +170,8 @@ class Viewer(VTKObservationMixin):
         if self._views.overlay is not None:
             self._views.overlay.set_opacity(self._opacity)
             # The page has its own legend for all views.
-            self._views.overlay.legend_node.SetVisibility(False)
+            for legend in self._views.overlay.legend_nodes:
+                legend.SetVisibility(False)
         self._on_change()
 
     def set_swapped(self, swapped: bool) -> None:

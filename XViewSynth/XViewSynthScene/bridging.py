@@ -1,0 +1,98 @@
+"""A copy of the uncertainty map for views across the slices.
+
+Observed slices have no uncertainty, so in these views the map would be stripes. In the copy they have the mean of
+their neighbours, so that a region looks like one. The copy is for display alone: it is hidden and not saved.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import slicer
+import vtk
+from slicer.util import VTKObservationMixin
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+
+from XViewSynthLib.geometry.volume import array_axis
+
+from .provenance import ROLE_ATTRIBUTE, UNCERTAINTY_ROLE, Provenance
+from .volumes import SCALAR_VOLUME, ijk_to_ras, matrix_from_array
+
+_HIGHEST_HU = np.iinfo(np.int16).max
+
+
+class BridgedMap(VTKObservationMixin):
+    """The copy of a map, in whole HU; it follows the voxels, the geometry and the transform of the map until `remove`.
+
+    Args:
+        uncertainty_node: the map, HU.
+        provenance: of the enhanced volume.
+    """
+
+    def __init__(self, uncertainty_node: slicer.vtkMRMLScalarVolumeNode, provenance: Provenance):
+        super().__init__()
+        self._source, self._provenance = uncertainty_node, provenance
+        self._copied: tuple[vtk.vtkImageData, int] | None = None
+        self.node = _hidden_node(uncertainty_node.GetScene(), uncertainty_node.GetName())
+        self._update()
+        for event in (
+            slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent,
+            slicer.vtkMRMLTransformableNode.TransformModifiedEvent,
+            vtk.vtkCommand.ModifiedEvent,
+        ):
+            self.addObserver(uncertainty_node, event, self._update)
+
+    def remove(self) -> None:
+        """Remove the copy from its scene; harmless to repeat."""
+        self.removeObservers()
+        scene = self.node.GetScene()
+        if scene is not None:
+            for node in (self.node.GetDisplayNode(), self.node):
+                if node is not None:
+                    scene.RemoveNode(node)
+
+    def _update(self, *_: object) -> None:
+        image = self._source.GetImageData()
+        if image is None or self.node.GetScene() is None:
+            return
+        state = image, image.GetMTime()
+        if state != self._copied:
+            self._copied = state
+            self.node.SetAndObserveImageData(_bridged_image(image, self._provenance))
+        self.node.SetIJKToRASMatrix(matrix_from_array(ijk_to_ras(self._source)))
+        self.node.SetAndObserveTransformNodeID(self._source.GetTransformNodeID())
+
+
+def bridged(voxels: np.ndarray, provenance: Provenance) -> np.ndarray:
+    """(K, J, I) int16 HU: a map in which observed slices have the mean of their neighbours."""
+    result = np.empty(voxels.shape, np.int16)
+    source, target = (np.moveaxis(array, array_axis(provenance.axis), 0) for array in (voxels, result))
+    last = len(source) - 1
+    for index in range(len(source)):
+        if provenance.is_synthetic(index):
+            hu = source[index]
+        else:
+            beside = [source[other] for other in (index - 1, index + 1) if 0 <= other <= last]
+            hu = sum(beside[1:], beside[0]) / len(beside) if beside else source[index]
+        target[index] = np.clip(hu, 0, _HIGHEST_HU).round()
+    return result
+
+
+def _bridged_image(source: vtk.vtkImageData, provenance: Provenance) -> vtk.vtkImageData:
+    voxels = vtk_to_numpy(source.GetPointData().GetScalars()).reshape(source.GetDimensions()[::-1])
+    image = vtk.vtkImageData()
+    image.SetExtent(source.GetExtent())
+    image.GetPointData().SetScalars(numpy_to_vtk(bridged(voxels, provenance).ravel(), deep=True))
+    return image
+
+
+def _hidden_node(scene: slicer.vtkMRMLScene, name: str) -> slicer.vtkMRMLScalarVolumeNode:
+    node = scene.CreateNodeByClass(SCALAR_VOLUME)
+    node.UnRegister(None)  # the reference that CreateNodeByClass returns
+    node.SetName(f"{name} (display)")
+    node.SetHideFromEditors(True)
+    node.SetSaveWithScene(False)
+    node.SetAttribute(ROLE_ATTRIBUTE, UNCERTAINTY_ROLE)
+    scene.AddNode(node)
+    node.CreateDefaultDisplayNodes()
+    node.GetDisplayNode().SetSaveWithScene(False)
+    return node

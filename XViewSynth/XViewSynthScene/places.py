@@ -1,0 +1,125 @@
+"""The places of an enhanced volume where its uncertainty map is worst."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import slicer
+
+from XViewSynthLib.geometry.volume import AXES, array_axis
+
+from .marks import ijk_to_world
+from .provenance import Provenance
+from .volumes import volume_from_node
+
+# Rows and columns of the blocks that are compared: one voxel says little.
+_BLOCK = 4
+# Slices of a block where none was observed and the factor is unknown.
+_BLOCK_SLICES = 4
+# A long region has several places, at least this far apart.
+_APART_MM = 25.0
+_MOST_PLACES = 100
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place in a region of high uncertainty.
+
+    Attributes:
+        position: of its worst voxel, RAS of the world, mm.
+        uncertainty_hu: mean of the worst block of 4 x 4 pixels there, HU.
+    """
+
+    position: tuple[float, float, float]
+    uncertainty_hu: float
+
+
+def find_places(
+    uncertainty_node: slicer.vtkMRMLScalarVolumeNode, provenance: Provenance | None, faint_hu: float
+) -> list[Place]:
+    """The worst place of each connected region of uncertainty, the worst first; at most 100.
+
+    A region is made of blocks of 4 x 4 pixels between two observed slices, each with a mean above `faint_hu` in some
+    slice. Blocks that touch, also at a corner, are connected. A region gets further places 25 mm or more from the
+    others.
+
+    Args:
+        uncertainty_node: the map, HU.
+        provenance: of the enhanced volume; without it, every slice along the axis of the slices is synthetic.
+        faint_hu: HU up to which uncertainty says nothing.
+
+    Raises:
+        InputError: the map has no voxels, or lies under a non-linear transform.
+    """
+    from scipy import ndimage
+
+    volume = volume_from_node(uncertainty_node)
+    axis = provenance.axis if provenance else volume.through_plane_axis
+    slices = np.moveaxis(volume.voxels, array_axis(axis), 0)
+    groups = list(_groups(len(slices), provenance))
+    if not groups or min(slices.shape[1:]) < _BLOCK:
+        return []
+    blocks = np.stack([_block_means(slices[group]).max(axis=0) for group in groups])
+    regions, _ = ndimage.label(blocks > faint_hu, structure=np.ones((3, 3, 3)))
+    rows, columns = (volume.spacing_along(other) for other in reversed(AXES) if other != axis)
+    steps = np.array([volume.spacing_along(axis), rows * _BLOCK, columns * _BLOCK])
+    heights = np.array([(group.start + group.stop - 1) / 2 for group in groups])
+    to_world = ijk_to_world(uncertainty_node)
+    places = []
+    # The node's geometry counts from the start of the image's extent.
+    first = np.array(uncertainty_node.GetImageData().GetExtent()[::2])
+    for block in _worst(blocks, regions, heights, steps):
+        along, *across = _worst_voxel(slices, groups[block[0]], block[1:])
+        kji = np.insert(across, array_axis(axis), along)
+        position = to_world @ [*(kji[::-1] + first), 1]
+        places.append(Place(tuple(float(value) for value in position[:3]), float(blocks[block])))
+    return places
+
+
+def _groups(count: int, provenance: Provenance | None) -> Iterator[slice]:
+    """Runs of synthetic slices; where no slice was observed, runs of as many slices as the factor."""
+    if provenance is None or provenance.observed_slices == 0:
+        step = provenance.factor if provenance else _BLOCK_SLICES
+        yield from (slice(start, min(start + step, count)) for start in range(0, count, step))
+        return
+    start = None
+    for index in range(count + 1):
+        is_synthetic = index < count and provenance.is_synthetic(index)
+        if is_synthetic and start is None:
+            start = index
+        elif not is_synthetic and start is not None:
+            yield slice(start, index)
+            start = None
+
+
+def _block_means(slices: np.ndarray) -> np.ndarray:
+    """(slices, rows // 4, columns // 4) means of blocks; rows and columns that are left over do not count."""
+    count, rows, columns = slices.shape
+    whole = slices[:, : rows - rows % _BLOCK, : columns - columns % _BLOCK]
+    return whole.reshape(count, rows // _BLOCK, _BLOCK, columns // _BLOCK, _BLOCK).mean(axis=(2, 4), dtype=np.float32)
+
+
+def _worst(
+    blocks: np.ndarray, regions: np.ndarray, heights: np.ndarray, steps: np.ndarray
+) -> Iterator[tuple[int, int, int]]:
+    """Indices of the worst blocks, the worst first; those of one region are apart from each other."""
+    indices = np.argwhere(regions > 0)
+    values, labels = blocks[regions > 0], regions[regions > 0]
+    positions = np.column_stack([heights[indices[:, 0]], indices[:, 1:]]) * steps
+    left = np.ones(len(indices), bool)
+    for _ in range(_MOST_PLACES):
+        if not left.any():
+            return
+        worst = int(np.where(left, values, -np.inf).argmax())
+        yield tuple(indices[worst])
+        near = np.linalg.norm(positions - positions[worst], axis=1) < _APART_MM
+        left &= ~(near & (labels == labels[worst]))
+
+
+def _worst_voxel(slices: np.ndarray, group: slice, block: tuple[int, int]) -> np.ndarray:
+    """(slice, row, column) of the worst voxel of a block."""
+    row, column = (index * _BLOCK for index in block)
+    voxels = slices[group, row : row + _BLOCK, column : column + _BLOCK]
+    return np.add(np.unravel_index(voxels.argmax(), voxels.shape), (group.start, row, column))
