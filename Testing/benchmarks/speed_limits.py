@@ -130,7 +130,7 @@ def operations(network: ThreeViewNetwork, pixels: int, slices: int, factor: int)
         facts = ScanFacts(torch.empty(1, device="meta"), SliceProfile() if network.thick else None)
         for view in VIEWS:
             network.residual(view, observed, factor, facts)
-        if network.answering(factor).fusion is not None:
+        if network.network_for(factor).fusion is not None:
             gaps = slices - 1
             shape = (factor * gaps + 1,) if network.thick else (gaps, factor - 1)
             residuals = torch.empty(len(VIEWS), 1, *shape, pixels, pixels, device="meta")

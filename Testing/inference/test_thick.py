@@ -91,14 +91,14 @@ class TestNetwork:
 
     def test_takes_over_the_backbone_of_a_network_for_thin_slices(self):
         thin, thick = make_network(seed=3), ThreeViewNetwork(**NETWORK, thick=1)
-        thick.adopt_trunks(thin)
+        thick.adopt_backbones(thin)
         assert torch.equal(thick.axial.trunk.blocks[0].enter.weight, thin.axial.trunk.blocks[0].enter.weight)
         assert torch.equal(thick.pixelwise.trunk.condition.weight[:, :2], thin.pixelwise.trunk.condition.weight)
         assert not thick.pixelwise.trunk.condition.weight[:, 2].any()
 
     def test_of_another_size_it_cannot(self):
         with pytest.raises(ValueError, match="differ in their size"):
-            ThreeViewNetwork(channels=8, axial_blocks=1, pixel_blocks=1).adopt_trunks(make_network())
+            ThreeViewNetwork(channels=8, axial_blocks=1, pixel_blocks=1).adopt_backbones(make_network())
 
 
 class TestEnhance:

@@ -57,13 +57,13 @@ def observed() -> torch.Tensor:
 
 class TestNetworks:
     def test_narrow_gaps_have_a_network_of_their_own(self, network, observed):
-        views, answer = network.answer(observed, 2, NARROW)
+        views, answer = network.predict(observed, 2, NARROW)
         assert torch.equal(views, network(observed, 2, NARROW))
         assert torch.equal(answer, network.fuse(observed, views, 2, NARROW))
 
     def test_wide_ones_get_the_middle_of_finer_slices(self, network, observed):
         told = replace(WIDE, overlap=torch.tensor([1.1]))
-        views, answer = network.answer(observed, 2, told)
+        views, answer = network.predict(observed, 2, told)
         finer = replace(WIDE, overlap=torch.tensor([2.2]))
         all_views = network(observed, 4, finer)
         torch.testing.assert_close(views, all_views[:, :, :, [1]])
@@ -71,7 +71,7 @@ class TestNetworks:
 
     @pytest.mark.parametrize("factor", [3, 8])
     def test_other_slices_are_read_off_between(self, network, observed, factor):
-        views, answer = network.answer(observed, factor, replace(WIDE, overlap=torch.tensor([factor / 2])))
+        views, answer = network.predict(observed, factor, replace(WIDE, overlap=torch.tensor([factor / 2])))
         finer = replace(WIDE, overlap=torch.tensor([2.0]))
         fused = network.fuse(observed, network(observed, 4, finer), 4, finer)
         added = fused - spline_between(observed, 4)
@@ -80,23 +80,23 @@ class TestNetworks:
         assert views.shape == (3, *answer.shape)
 
     def test_all_factors_ask_the_same_network(self, network):
-        assert {network.asked(factor, WIDE.gap_ratio) for factor in range(2, 9)} == {4}
+        assert {network.network_factor(factor, WIDE.gap_ratio) for factor in range(2, 9)} == {4}
 
     def test_but_each_its_own_where_gaps_are_narrow(self, network):
-        assert [network.asked(factor, torch.tensor([2.9])) for factor in range(2, 9)] == list(range(2, 9))
-        assert [network.asked(factor, torch.tensor([3.5])) for factor in (2, 3)] == [2, 4]
+        assert [network.network_factor(factor, torch.tensor([2.9])) for factor in range(2, 9)] == list(range(2, 9))
+        assert [network.network_factor(factor, torch.tensor([3.5])) for factor in (2, 3)] == [2, 4]
 
     def test_all_gaps_of_a_batch_must_be_wide(self, network):
-        assert network.asked(2, torch.tensor([3.0, 9.0])) == 2
-        assert network.asked(2, torch.tensor([5.0, 9.0])) == 4
+        assert network.network_factor(2, torch.tensor([3.0, 9.0])) == 2
+        assert network.network_factor(2, torch.tensor([5.0, 9.0])) == 4
 
     @pytest.mark.parametrize("sizes", [{"wide_gaps": 10}, {"wide_gaps": 4, "thick": 1}], ids=["unknown", "thick"])
     def test_networks_that_cannot_predict_are_refused(self, sizes):
-        with pytest.raises(ValueError, match="a factor that is known"):
+        with pytest.raises(ValueError, match="one of its factors"):
             make_network(**sizes)
 
     def test_a_fusion_that_is_not_to_be_trained_has_no_gradient(self, observed):
-        views, answer = make_network(**SIZES).answer(observed, 2, WIDE, trains_fusion=False)
+        views, answer = make_network(**SIZES).predict(observed, 2, WIDE, trains_fusion=False)
         assert (views.requires_grad, answer.requires_grad) == (True, False)
 
     def test_an_exercise_trains_the_network_that_predicts(self):
@@ -138,7 +138,7 @@ class TestEnhancing:
         wide = enhance(far_apart, 3, model=model, axis="K", acquisition="gap", precision="fp32")
         observed = to_network_units(torch.tensor(far_apart.voxels, dtype=torch.float32))[None]
         with torch.inference_mode():
-            _, answer = model.network.answer(observed, 3, WIDE)
+            _, answer = model.network.predict(observed, 3, WIDE)
         expected = to_hu(interleave(observed, answer))[0].numpy().clip(far_apart.voxels.min(), far_apart.voxels.max())
         assert wide.plan.network_factor == 4
         # Between two voxels at the end of the range of the networks, the spline alone counts.

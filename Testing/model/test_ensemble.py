@@ -1,4 +1,4 @@
-"""Best quality: the mean of what is answered for the scan, its mirror image and both turned."""
+"""Best quality: the mean prediction of the scan and its mirrored and rotated copies."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def best(scan, model):
 
 @pytest.fixture(scope="module")
 def alone(scan, model):
-    """What is answered for the scan, its mirror image and both turned, each alone, and brought back."""
+    """Predictions of the scan and its mirrored and rotated copies, transformed back."""
     found = []
     for index, (see, unsee) in enumerate(zip(SEEN, UNSEEN, strict=True)):
         seen = scan.with_voxels(np.ascontiguousarray(see(scan.voxels)))
@@ -172,9 +172,9 @@ class TestBestSpecialists:
     def test_are_chosen_and_not_copied(self, larger):
         before = list(larger.network.state_dict())
         best = larger.at_quality(Quality.BEST)
-        assert best.network.answering(4) is larger.network.best_specialists["4"]
+        assert best.network.network_for(4) is larger.network.best_specialists["4"]
         assert best.network.axial is larger.network.axial
-        assert best.at_quality(Quality.BEST).network.answering(4) is best.network.answering(4)
+        assert best.at_quality(Quality.BEST).network.network_for(4) is best.network.network_for(4)
         assert list(larger.network.state_dict()) == before
 
     def test_are_not_in_what_is_trained(self, sizes, larger):
@@ -185,15 +185,15 @@ class TestBestSpecialists:
 
     @pytest.mark.parametrize("quality", Quality)
     def test_time_and_memory_are_those_of_the_network_that_predicts(self, scan, larger, monkeypatch, quality):
-        expected = larger.network.at_quality(quality).answering(4)
+        expected = larger.network.at_quality(quality).network_for(4)
         asked = []
-        answering = ThreeViewNetwork.answering
+        answering = ThreeViewNetwork.network_for
 
         def listen(network, factor):
             asked.append(answering(network, factor))
             return asked[-1]
 
-        monkeypatch.setattr(ThreeViewNetwork, "answering", listen)
+        monkeypatch.setattr(ThreeViewNetwork, "network_for", listen)
         make_plan(scan, larger, factor=4, device="cpu", quality=quality)
         # A network at a quality is a copy that has the same layers.
         assert {id(network.axial) for network in asked} == {id(expected.axial)}

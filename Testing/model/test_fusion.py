@@ -100,13 +100,13 @@ class TestNetwork:
 
     def test_what_it_has_learned_goes_over_to_another_acquisition(self):
         thin, thick = trained(seed=1), trained(seed=2, thick=1)
-        thick.adopt_trunks(thin)
+        thick.adopt_backbones(thin)
         for mine, theirs in zip(thick.fusion.blocks.parameters(), thin.fusion.blocks.parameters(), strict=True):
             assert torch.equal(mine, theirs)
 
     def test_another_size_does_not_go_over(self):
         with pytest.raises(ValueError, match="differ in their size"):
-            make_network(fusion_blocks=1).adopt_trunks(trained())
+            make_network(fusion_blocks=1).adopt_backbones(trained())
 
 
 class TestEnhancement:

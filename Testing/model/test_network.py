@@ -129,16 +129,16 @@ class TestSpecialists:
     def test_has_a_fusion_of_its_own_size_or_none(self, team, observed):
         views = team(observed, 2, FACTS)
         assert torch.equal(team.fuse(observed, views, 2, FACTS), views.mean(dim=0))
-        assert [len(team.answering(factor).fusion.blocks) for factor in (3, 4)] == [1, 2]
+        assert [len(team.network_for(factor).fusion.blocks) for factor in (3, 4)] == [1, 2]
 
     def test_others_have_no_head_for_its_factor(self, team):
         assert list(team.axial.heads) == list(team.fusion.stems) == ["3", "5", "6", "7", "8"]
 
     def test_adopts_the_network_that_predicts_its_factor(self, team):
         other = make_network(seed=5, fusion_blocks=1, specialists=SPECIALISTS)
-        other.adopt_trunks(team)
+        other.adopt_backbones(team)
         for factor in (2, 3, 4):
-            mine, theirs = other.answering(factor), team.answering(factor)
+            mine, theirs = other.network_for(factor), team.network_for(factor)
             assert torch.equal(mine.axial.trunk.head.weight, theirs.axial.trunk.head.weight)
             assert not torch.equal(mine.axial.heads[str(factor)].weight, theirs.axial.heads[str(factor)].weight)
 
@@ -184,10 +184,12 @@ class TestNoiseCorrelation:
     def test_adopted_backbones_keep_common_conditions(self, before, after):
         teacher, pupil = make_network(seed=1, **before), make_network(seed=2, **after)
         own = pupil.axial.trunk.condition.weight.detach().clone()
-        pupil.adopt_trunks(teacher)
-        for column, name in enumerate(pupil.told):
+        pupil.adopt_backbones(teacher)
+        for column, name in enumerate(pupil.condition_names):
             weights = pupil.axial.trunk.condition.weight[:, column]
-            if name in teacher.told:
-                assert torch.equal(weights, teacher.axial.trunk.condition.weight[:, teacher.told.index(name)])
+            if name in teacher.condition_names:
+                assert torch.equal(
+                    weights, teacher.axial.trunk.condition.weight[:, teacher.condition_names.index(name)]
+                )
             else:
                 assert torch.equal(weights, own[:, column])

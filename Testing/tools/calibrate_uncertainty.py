@@ -68,7 +68,7 @@ def main() -> None:
 
 def is_read_off(trial: Trial, model: Model) -> bool:
     """Whether the network of another factor answers for a scan that lost slices."""
-    return model.network.asked(trial.factor, gap_ratio(trial.observed, trial.axis)) != trial.factor
+    return model.network.network_factor(trial.factor, gap_ratio(trial.observed, trial.axis)) != trial.factor
 
 
 def with_own_networks(model: Model) -> Model:

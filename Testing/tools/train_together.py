@@ -302,13 +302,13 @@ def beginning(network: ThreeViewNetwork, sizes: dict, factor: int | None) -> Thr
     Blocks, numbers to be told and images to be seen that it has more do nothing yet.
     """
     new = ThreeViewNetwork(**sizes | ({} if factor is None else {"factors": (factor,)}))
-    former = network if factor is None else network.answering(factor)
+    former = network if factor is None else network.network_for(factor)
     known = former.state_dict()
     for name, weights in new.state_dict().items():
         if name.endswith("condition.weight") and name in known and weights.shape != known[name].shape:
-            columns = dict(zip(former.told, known[name].unbind(1), strict=True))
+            columns = dict(zip(former.condition_names, known[name].unbind(1), strict=True))
             silent = torch.zeros_like(weights[:, 0])
-            known[name] = torch.stack([columns.get(told, silent) for told in new.told], dim=1)
+            known[name] = torch.stack([columns.get(told, silent) for told in new.condition_names], dim=1)
         elif name.startswith("fusion.stems") and name.endswith("weight") and name in known:
             more = weights.shape[1] - known[name].shape[1]
             known[name] = torch.cat([known[name], torch.zeros_like(weights[:, :more])], dim=1)

@@ -270,7 +270,7 @@ class TestTool:
         tool("join", model.folder, tmp_path / "after", tmp_path / "4.safetensors")
         after = load_model(tmp_path / "after")
         assert after.card["network"]["specialists"] == {"4": {"fusion_blocks": 1, "likeness": 1}}
-        assert after.network.answering(4).told == own.told
+        assert after.network.network_for(4).condition_names == own.condition_names
 
     @pytest.mark.parametrize("factor", [None, 4])
     def test_a_share_of_what_was_trained_can_be_joined(self, tool, tmp_path, factor):

@@ -18,7 +18,7 @@ from .sampling import Blocks
 def restoration_terms(network: ThreeViewNetwork, blocks: Blocks, config: TrainingConfig) -> dict[str, Tensor]:
     """Terms of level 0: the errors of all views and of their fusion on the dropped slices of a thinned scan."""
     weights = config.weights
-    views, prediction = network.answer(blocks.observed, blocks.factor, blocks.facts)
+    views, prediction = network.predict(blocks.observed, blocks.factor, blocks.facts)
     within = slice(config.rim, -config.rim or None)
     views, prediction, truth = (images[..., within, within] for images in (views, prediction, blocks.truth))
     # Without the first and the last gap. For thick slices all slices are predicted, for thin ones those in the gaps.
@@ -55,7 +55,7 @@ def answered(teacher: ThreeViewNetwork, gaps: Blocks) -> Blocks:
         gaps: blocks of a scan, with the factor for their gaps.
     """
     finer = replace(gaps, slice_ratio=gaps.slice_ratio / gaps.factor, overlap=_finer_overlap(gaps, gaps.factor))
-    _, prediction = teacher.answer(gaps.slices, gaps.factor, finer.facts)
+    _, prediction = teacher.predict(gaps.slices, gaps.factor, finer.facts)
     return replace(finer, slices=teacher.complete(gaps.slices, prediction))
 
 
@@ -71,7 +71,7 @@ def agreement_terms(
     observed, facts = blocks.slices, ScanFacts(blocks.slice_ratio, blocks.profile, blocks.likeness)
     for level in range(1, increments + 2):
         facts = replace(facts, overlap=_finer_overlap(blocks, 2**level))
-        views, prediction = network.answer(observed, 2, facts, trains_fusion=False)
+        views, prediction = network.predict(observed, 2, facts, trains_fusion=False)
         terms[f"distillation_{level}"] = config.weights.distillation * cross_view_distillation(views, config)
         observed = network.complete(observed, prediction)
         # Networks for thick slices predict slices that touch, and measure the noise correlation themselves.

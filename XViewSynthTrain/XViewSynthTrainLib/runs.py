@@ -183,7 +183,7 @@ class _Run:
         torch.manual_seed(config.seed)
         network = new_network(config).eval()
         if self._initial is not None:
-            network.adopt_trunks(self._initial.network)
+            network.adopt_backbones(self._initial.network)
         return network
 
     def _fitted(self, config: TrainingConfig, seconds: float, each_evaluation: float) -> TrainingConfig:

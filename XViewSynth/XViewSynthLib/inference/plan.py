@@ -118,12 +118,12 @@ def make_plan(volume: Volume, model: Model, request: Request | None = None, **op
     model = model.at_quality(request.quality)
     if resample_to is not None:
         notes.append(_resampling_note(resample_to, volume.spacing_along(chosen_axis), factor))
-    network_factor = model.network.asked(factor, gap_ratio(volume, chosen_axis))
+    network_factor = model.network.network_factor(factor, gap_ratio(volume, chosen_axis))
     overlap, network_overlap = (
         resolve_overlap(volume, chosen_axis, closer, acquisition, thickness, new_thickness)
         for closer in (factor, network_factor)
     )
-    if new_thickness is not None and not model.network.answering(network_factor).overlap:
+    if new_thickness is not None and not model.network.network_for(network_factor).overlap:
         overlap = network_overlap = 1.0
         notes.append(f"The model {model.name} does not support a thickness of new slices: they touch.")
     where = resolve_device(request.device)
@@ -169,7 +169,7 @@ def gap_ratio(volume: Volume, axis: Axis) -> torch.Tensor:
 
 def usual_network_factor(model: Model, factor: int) -> int:
     """The factor of a model's networks for most scans (`Plan.network_factor`)."""
-    return model.network.asked(factor, torch.tensor([_USUAL_GAP]))
+    return model.network.network_factor(factor, torch.tensor([_USUAL_GAP]))
 
 
 def check_known_factor(model: Model, factor: int) -> None:
@@ -281,7 +281,7 @@ def _allowed_bytes(memory: int | None) -> float:
 
 
 def _bytes_per_tile_voxel(model: Model, factor: int) -> int:
-    network = model.network.answering(factor)
+    network = model.network.network_for(factor)
     channels = network.axial.trunk.head.out_channels
     maps = _LIVE_IMAGES * (factor + 2 if network.thick else factor)
     if network.fusion is not None and network.fusion.trusts is not None:

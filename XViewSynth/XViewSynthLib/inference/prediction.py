@@ -85,7 +85,7 @@ def predict(scan: np.ndarray, work: Work, keep_views: bool) -> tuple[Tensor, Ten
     _, rows, columns = scan.shape
     plan, report = work.plan, work.report
     observed = _in_network_units(scan, plan.offset)
-    if work.model.network.answering(plan.network_factor).likeness:
+    if work.model.network.network_for(plan.network_factor).likeness:
         work = replace(work, facts=replace(work.facts, likeness=noise_correlation(observed[None])))
     _, *others = augmentations(plan.quality)
     passes = 1 + len(others)
@@ -137,7 +137,7 @@ def _interpolated(prediction: Tensor, plan: Plan, linear: bool, report: Reporter
 def _run_once(observed: Tensor, work: Work, keep_views: bool, turn: tuple[int, int]) -> _Predictions:
     """Predictions of one pass over the scan. `turn` is the number of earlier passes, and that of all passes."""
     plan, report, predictions = work.plan, work.report, dict[str, Tensor]()
-    names = VIEWS if work.model.network.answering(plan.network_factor).fusion is None else (*VIEWS, FUSION)
+    names = VIEWS if work.model.network.network_for(plan.network_factor).fusion is None else (*VIEWS, FUSION)
     before, passes = turn
     which = "" if passes == 1 else f", pass {before + 1} of {passes}"
     for index, name in enumerate(names):

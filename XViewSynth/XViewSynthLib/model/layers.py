@@ -10,18 +10,18 @@ from ..geometry.interpolation import interpolation_weights, slices_used
 from .motion import on_the_way
 from .spline import in_full_precision
 
-# What the views add to the spline is small; so scaled, the fusion sees it as large as the images.
+# Scales residuals to the magnitude of the images.
 _RESIDUAL_SCALE = 8.0
-# Pixels from one observed slice to the next; so scaled, displacements are as large as the images too.
+# Pixels between neighbouring observed slices; scales displacements to the magnitude of the images.
 _USUAL_DISPLACEMENT = 4.0
 
 
 class SliceWiseStudent(nn.Module):
-    """Axial view: from the two observed slices on either side of a gap, the slices in it."""
+    """Axial view: predicts the slices in a gap from the two observed slices on either side."""
 
     def __init__(self, channels: int, blocks: int, factors: Sequence[int], thick: bool, conditions: int):
         super().__init__()
-        self.trunk = Trunk(4 * 4, channels, blocks, conditions)
+        self.trunk = Backbone(4 * 4, channels, blocks, conditions)
         self.heads = _heads(channels, factors, thick)
 
     def forward(self, observed: Tensor, factor: int, condition: Tensor, part: slice) -> Tensor:
@@ -37,12 +37,12 @@ class SliceWiseStudent(nn.Module):
 class PixelWiseStudent(nn.Module):
     """Coronal view: super-resolves images of slices by columns, two neighbouring rows of the scan at a time.
 
-    The pair shares one pass and sees one more row on either side, so that each plane has its neighbours.
+    The input includes one more row on either side, so that each plane has its neighbours.
     """
 
     def __init__(self, channels: int, blocks: int, factors: Sequence[int], thick: bool, conditions: int):
         super().__init__()
-        self.trunk = Trunk(4 * 2, channels, blocks, conditions)
+        self.trunk = Backbone(4 * 2, channels, blocks, conditions)
         self.across_gap = nn.Conv2d(channels, channels, (2, 1))
         self.heads = _heads(channels, factors, thick)
 
@@ -62,11 +62,10 @@ class PixelWiseStudent(nn.Module):
 
 
 class Fusion(nn.Module):
-    """From the answers of the views in a gap, and the two observed slices on either side, what their mean misses.
+    """Predicts the residual of the mean of the views, from their predictions and two observed slices on either side.
 
-    Each factor has a first and a last layer of its own, as the number of answers depends on it. A fusion that is
-    `aligned` also sees what the slices around the gap show once they are moved to where structures lie in it, and says
-    for every voxel how much of that counts.
+    Each factor has its own first and last layer, because the number of predictions depends on it. An `aligned` fusion
+    also gets the motion-compensated slices around the gap, and predicts their weight for every voxel.
     """
 
     def __init__(self, channels: int, blocks: int, factors: Sequence[int], thick: bool, conditions: int, aligned: bool):
@@ -83,26 +82,26 @@ class Fusion(nn.Module):
     def forward(self, observed: Tensor, residuals: Tensor, factor: int, condition: Tensor, part: slice) -> Tensor:
         _, batch, gaps, _, rows, columns = residuals.shape
         mean = residuals.mean(dim=0)
-        told = torch.cat([mean, *(residuals - mean)], dim=2) * _RESIDUAL_SCALE
+        deviations = torch.cat([mean, *(residuals - mean)], dim=2) * _RESIDUAL_SCALE
         around = _around_gaps(observed, part)
-        images = torch.cat([around, told], dim=2).flatten(0, 1)
+        images = torch.cat([around, deviations], dim=2).flatten(0, 1)
         if self.trusts is not None:
-            seen = on_the_way(around[:, :, 1].flatten(0, 1), around[:, :, 2].flatten(0, 1), factor)
-            images = torch.cat([images, seen * _as_large_as_images(seen, factor)], dim=1)
+            warped = on_the_way(around[:, :, 1].flatten(0, 1), around[:, :, 2].flatten(0, 1), factor)
+            images = torch.cat([images, warped * _input_scales(warped, factor)], dim=1)
         features = self.stems[str(factor)](_fast_layout(functional.pixel_unshuffle(images, 2)))
         features = self.blocks(features + self.condition(condition).repeat_interleave(gaps, dim=0)[:, :, None, None])
 
         def full_size(heads: nn.ModuleDict) -> Tensor:
             return functional.pixel_shuffle(heads[str(factor)](features), 2).view(batch, gaps, -1, rows, columns)
 
-        missed = full_size(self.heads)
+        residual = full_size(self.heads)
         if self.trusts is not None:
-            moved = seen[:, : factor - 1].view(missed.shape) + _fading_over_spline(observed, factor, part)
-            missed = missed + full_size(self.trusts) * (moved - mean - missed)
-        return missed
+            moved = warped[:, : factor - 1].view(residual.shape) + _fading_over_spline(observed, factor, part)
+            residual = residual + full_size(self.trusts) * (moved - mean - residual)
+        return residual
 
 
-class Trunk(nn.Module):
+class Backbone(nn.Module):
     """Plain residual blocks; the condition shifts the features of the first layer."""
 
     def __init__(self, inputs: int, channels: int, blocks: int, conditions: int):
@@ -125,9 +124,9 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.enter = nn.Conv2d(channels, channels, 3, padding=1)
         self.leave = nn.Conv2d(channels, channels, 3, padding=1)
-        # Starts near the identity, which lets plain blocks train at a high rate without normalisation.
+        # Starts near the identity, so that plain blocks train at a high rate without normalisation.
         if not self.leave.weight.is_meta:
-            # A tensor without memory has no numbers, and to draw them PyTorch would import its compiler for seconds.
+            # A meta tensor needs no values, and drawing them would import PyTorch's compiler for seconds.
             nn.init.normal_(self.leave.weight, std=1e-3)
         _silence(self.leave.bias)
 
@@ -138,9 +137,9 @@ class ResidualBlock(nn.Module):
 
 
 def _silent_condition(conditions: int, channels: int) -> nn.Linear:
-    """A shift of all features by what is told beside the images, at first none."""
-    # A shift of the usual size would drown the images: every rectifier stays on one side, the students are linear
-    # filters, and training takes hours to get away from there.
+    """The layer that maps the conditioning inputs to a shift of all features, initially 0."""
+    # A usual initial shift would dominate the images: every rectifier stays on one side, the networks are linear
+    # filters, and training needs hours to leave this state.
     condition = nn.Linear(conditions, channels)
     nn.init.zeros_(condition.weight)
     _silence(condition.bias)
@@ -148,14 +147,14 @@ def _silent_condition(conditions: int, channels: int) -> nn.Linear:
 
 
 def _heads(channels: int, factors: Sequence[int], thick: bool) -> nn.ModuleDict:
-    """For each factor s the last layer, which gives the slices of a gap from the features: 4 pixels for each place.
+    """For each factor s the last layer, which predicts the slices of a gap, 4 pixels for each place of the features.
 
-    These are s - 1 slices, and s + 1 where both ends of the gap are to be answered.
+    These are s - 1 slices, or s + 1 with both ends of the gap.
     """
     heads = {}
     for factor in factors:
         head = nn.Conv2d(channels, (factor + 1 if thick else factor - 1) * 4, 3, padding=1)
-        # An untrained student answers with the spline.
+        # An untrained network predicts the spline.
         nn.init.zeros_(head.weight)
         _silence(head.bias)
         heads[str(factor)] = head
@@ -167,23 +166,23 @@ def _around_gaps(observed: Tensor, gaps: slice) -> Tensor:
     slices = observed.shape[1]
     first = torch.arange(slices - 1, device=observed.device)[gaps]
     neighbours = torch.stack([first - 1, first, first + 1, first + 2], dim=1)
-    # The spline is mirrored at both ends; the network sees the same world.
+    # Mirrored at both ends, like the spline.
     neighbours = (slices - 1 - (slices - 1 - neighbours.abs()).abs()).clamp(min=0)
     return observed[:, neighbours]
 
 
-def _as_large_as_images(seen: Tensor, factor: int) -> Tensor:
-    """What to multiply `on_the_way` with before networks see it, (channels, 1, 1)."""
+def _input_scales(warped: Tensor, factor: int) -> Tensor:
+    """Scales of `on_the_way` for the input of networks, (channels, 1, 1)."""
     scales = [_RESIDUAL_SCALE] * (factor - 1) + [1.0] * (factor - 1) + [1 / _USUAL_DISPLACEMENT] * 2
-    return torch.tensor(scales, device=seen.device)[:, None, None]
+    return torch.tensor(scales, device=warped.device)[:, None, None]
 
 
 def _fading_over_spline(observed: Tensor, factor: int, gaps: slice) -> Tensor:
-    """What fading from one slice to the next differs by from `spline_between`, (batch, gaps, s - 1, rows, columns)."""
+    """Linear interpolation minus `spline_between`, (batch, gaps, s - 1, rows, columns)."""
     slices = observed.shape[1]
     linear, cubic = (interpolation_weights(slices, factor, method)[:-1] for method in ("linear", "cubic"))
     weights = (linear - cubic).reshape(slices - 1, factor, slices)[gaps, 1:]
-    # A few gaps at a time are asked for: all slices each time would take longer with the square of their number.
+    # Only the slices near `gaps`: with all slices, the time would grow with the square of their number.
     near = slices_used(weights)
     weights = torch.as_tensor(weights[:, :, near].copy()).to(observed)
     return in_full_precision("gpk,bkhw->bgphw", weights, observed[:, near])

@@ -1,4 +1,4 @@
-"""The spline that the networks start from, in network units, and the order of slices."""
+"""The spline under the residuals of the networks, network units, and the order of slices."""
 
 from functools import lru_cache
 
@@ -14,7 +14,7 @@ _HU_PER_UNIT = 1024.0
 
 
 def to_network_units(hu: Tensor) -> Tensor:
-    """Map HU to what the networks see: clipped to `INTENSITY_RANGE`, about -1 (air) to 3 (metal)."""
+    """Map HU to network units: clipped to `INTENSITY_RANGE`, about -1 (air) to 3 (metal)."""
     return hu.clamp(*INTENSITY_RANGE) / _HU_PER_UNIT
 
 
@@ -40,7 +40,7 @@ def spline_between(observed: Tensor, factor: int) -> Tensor:
 
 
 def spline_through(observed: Tensor, factor: int, profile: SliceProfile) -> Tensor:
-    """Thin slices on a spline whose averages are the thick slices observed.
+    """Thin slices on a spline whose averages are the observed thick slices.
 
     Args:
         observed: (batch, slices, rows, columns), any unit, at least 4 slices.
@@ -55,51 +55,51 @@ def spline_through(observed: Tensor, factor: int, profile: SliceProfile) -> Tens
 
 
 def in_full_precision(products: str, weights: Tensor, observed: Tensor) -> Tensor:
-    """`torch.einsum`, also where networks compute in less: eight bits of a mantissa would leave steps of 4 HU."""
+    """`torch.einsum` in single precision, also under autocast: a mantissa of eight bits would give steps of 4 HU."""
     with torch.autocast(observed.device.type, enabled=False):
         return torch.einsum(products, weights, observed)
 
 
 @lru_cache(maxsize=64)
-def reading_weights(asked: int, factor: int, *, linear: bool = False) -> np.ndarray:
-    """The share that each slice asked for in a gap has in each slice wanted there, of what is 0 on observed slices.
+def reading_weights(source: int, factor: int, *, linear: bool = False) -> np.ndarray:
+    """Weights that resample a residual within a gap from one factor to another; it is 0 on observed slices.
 
     Args:
-        asked: up-sampling factor whose slices there are.
-        factor: that of the slices wanted.
-        linear: read off by lines, where no share may be below 0, in place of the polynomial through the whole gap.
+        source: up-sampling factor of the available slices.
+        factor: up-sampling factor of the requested slices.
+        linear: interpolate linearly, without negative weights, instead of by the polynomial through the whole gap.
 
     Returns:
-        (factor - 1, asked - 1) float32.
+        (factor - 1, source - 1) float32.
 
     >>> reading_weights(4, 3).round(2)
     array([[ 0.66,  0.49, -0.13],
            [-0.13,  0.49,  0.66]], dtype=float32)
     """
-    known, wanted = np.arange(asked + 1), np.arange(1, factor) * asked / factor
+    known, requested = np.arange(source + 1), np.arange(1, factor) * source / factor
     if linear:
-        weights = np.stack([np.interp(wanted, known, one) for one in np.eye(asked + 1)], axis=1)
+        weights = np.stack([np.interp(requested, known, one) for one in np.eye(source + 1)], axis=1)
     else:
-        powers = np.vander(known, asked + 1).astype(float)
-        # Rounded, so that a slice that was asked for is read off as it is.
-        weights = (np.vander(wanted, asked + 1) @ np.linalg.inv(powers)).round(9)
+        powers = np.vander(known, source + 1).astype(float)
+        # Rounded, so that available slices are copied exactly.
+        weights = (np.vander(requested, source + 1) @ np.linalg.inv(powers)).round(9)
     weights = weights[:, 1:-1].astype(np.float32)
     weights.flags.writeable = False
     return weights
 
 
-def join_gaps(answers: Tensor) -> Tensor:
-    """Put gaps that were answered with both their ends one after the other; shared ends become their mean.
+def join_gaps(gaps: Tensor) -> Tensor:
+    """Join gaps that include both their ends; shared ends are averaged.
 
     Args:
-        answers: (batch, gaps, s + 1, rows, columns).
+        gaps: (batch, gaps, s + 1, rows, columns).
 
     Returns:
         (batch, s gaps + 1, rows, columns).
     """
-    factor = answers.shape[2] - 1
-    joined = torch.cat([answers[:, :, :-1].flatten(1, 2), answers[:, -1:, -1]], dim=1)
-    joined[:, factor:-1:factor] += answers[:, :-1, -1]
+    factor = gaps.shape[2] - 1
+    joined = torch.cat([gaps[:, :, :-1].flatten(1, 2), gaps[:, -1:, -1]], dim=1)
+    joined[:, factor:-1:factor] += gaps[:, :-1, -1]
     joined[:, factor:-1:factor] /= 2
     return joined
 

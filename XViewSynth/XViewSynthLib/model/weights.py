@@ -72,7 +72,7 @@ def check_predictions(network: ThreeViewNetwork, factors: Sequence[int], place: 
         InputError: a factor is untrained, the layers do not fit together, or the predictions are no CT numbers.
     """
     wide = torch.tensor([math.inf])
-    for factor in sorted({*factors, *(network.asked(factor, wide) for factor in factors)}):
+    for factor in sorted({*factors, *(network.network_factor(factor, wide) for factor in factors)}):
         for predicting in _networks(network, factor):
             if not _is_trained(predicting, factor):
                 raise InputError(
@@ -99,7 +99,7 @@ def _networks(network: ThreeViewNetwork, factor: int) -> list[ThreeViewNetwork]:
 
 
 def _is_trained(network: ThreeViewNetwork, factor: int) -> bool:
-    predicting = network.answering(factor)
+    predicting = network.network_for(factor)
     # An untrained head is zero; see `layers._heads`.
     return any(
         tensor.any()
@@ -114,7 +114,7 @@ def _largest_prediction(network: ThreeViewNetwork, factor: int, place: Path) -> 
     facts = ScanFacts(torch.tensor([_TRIED_GAP_RATIO]), SliceProfile() if network.thick else None)
     try:
         with torch.inference_mode():
-            return max(float(slices.abs().max()) for slices in network.answer(noise, factor, facts))
+            return max(float(slices.abs().max()) for slices in network.predict(noise, factor, facts))
     except (TypeError, ValueError, RuntimeError, LookupError) as error:
         raise _misfit(place, error) from error
 
