@@ -19,12 +19,17 @@ from ..errors import InputError
 from ..geometry import interpolation
 from ..geometry.acquisition import Acquisition
 from ..geometry.checks import check_factor
+from ..geometry.volume import Volume
 from ..model.ensemble import augmentations
 from ..progress import Progress, Report
 from ..request import BENCHMARK, AcquisitionChoice, Request, make_request
 from ..system.outputs import Outputs, output_folder
 from ..system.stop import LastStep, at_once
 from ..system.streams import visible
+from .evidence import Evidence, check_measures
+from .evidence_tables import evidence_tables
+from .markdown import number as _number
+from .markdown import table as _table
 from .metrics import candidate_slices, finite_or_none, psnr_db
 from .peers import Peer, make_peers
 from .selfcheck import (
@@ -97,6 +102,7 @@ def run_bench(
     peers: Sequence[str] = (),
     volumes: Mapping[str, Path] | None = None,
     thicknesses: Sequence[float] = (),
+    measures: Sequence[str] = (),
     overwrite: bool = False,
     progress: Report | None = None,
     should_cancel: Callable[[], bool] | None = None,
@@ -121,6 +127,7 @@ def run_bench(
         volumes: results of other methods by their names: a volume, or a folder with one for each scan and factor; see
             `peers.VolumeOfOthers`.
         thicknesses: of the slices of each scan, mm, in place of those of the scans.
+        measures: clinical evidence to measure as well, of `evidence.MEASURES`, or "all".
         overwrite: whether files of an earlier run may be replaced.
         progress: receives a `Progress` per measurement.
         should_cancel: called several times a second; true ends the work.
@@ -147,6 +154,7 @@ def run_bench(
             f"Give the slice thickness of every scan, in their order, or of none: there are {len(scans)} scans and "
             f"{len(thicknesses)} thicknesses."
         )
+    measures = check_measures(measures)
     _check_writable(out_folder, scans, overwrite)
     resolve_device(request.device)
     passes = len(augmentations(request.quality))
@@ -164,7 +172,7 @@ def run_bench(
     report_step = _step_reporter(progress, len(scans) * len(factors) * methods + 1)
     runs, ablation_runs = [], []
     for scan, trial in _trials(scans, thicknesses, factors, request.axis, acquisition):
-        run, better = _run(scan, trial, others, loaded, request, report_step, should_cancel)
+        run, better = _run(scan, trial, others, loaded, request, measures, report_step, should_cancel)
         runs.append(run)
         ablation_runs += _run_arms(scan, trial, arms, better, request, report_step, should_cancel)
     report = {
@@ -348,6 +356,7 @@ def _run(
     peers: Sequence[Peer],
     models: Sequence[Model],
     request: Request,
+    measures: Sequence[str],
     report_step: Callable[[str], None],
     should_cancel: Callable[[], bool] | None,
 ) -> tuple[dict[str, Any], float | None]:
@@ -361,10 +370,13 @@ def _run(
     for method in interpolation.METHODS:
         report_step(f"{title}: {method}")
         interpolated[method], _ = measure_baseline(trial, method, check)
+    evidence = Evidence(trial, measures, check)
     rivals = {}
     for peer in peers:
         report_step(f"{title}: {peer.name}")
         rivals[peer.name] = peer.measure(scan, trial, check)
+        if measures:
+            evidence.add(peer.name, peer.restore(scan, trial, check))
     rivals = {name: entry for name, entry in with_gains({**interpolated, **rivals}).items() if name in rivals}
     results = {}
     for model in models:
@@ -376,6 +388,8 @@ def _run(
             views=True,
             should_cancel=should_cancel,
         )
+        evidence.add(model.name, enhanced.volume, enhanced.uncertainty)
+        evidence.add_lesions(model.name, enhanced.volume, _restorer(model, request, should_cancel))
         gains = with_gains({**interpolated, **methods})
         results[model.name] = {
             "sha256": model.sha256,
@@ -400,9 +414,22 @@ def _run(
         "baselines": with_gains(interpolated),
         "peers": rivals,
         "models": results,
+        "evidence": evidence.to_dict(),
     }
     reached = [interpolated[method]["psnr_db"] for method in ("linear", "cubic")]
     return run, None if None in reached else max(reached)
+
+
+def _restorer(model: Model, request: Request, should_cancel: Callable[[], bool] | None) -> Callable[[Trial], Volume]:
+    """A function that returns the model's result for a thinned scan."""
+    from ..inference.enhancement import carry_out
+    from ..inference.plan import make_plan
+
+    def restore(trial: Trial) -> Volume:
+        plan = make_plan(trial.observed, model, trial.request(model, request))
+        return carry_out(plan, trial.observed, model, should_cancel=should_cancel).volume
+
+    return restore
 
 
 def _run_arms(
@@ -597,6 +624,7 @@ def _run_tables(run: Mapping[str, Any]) -> Iterable[str]:
             yield from _uncertainty_table(result["uncertainty"])
         if result["trained_on_this_scan"]:
             yield f"{name} was trained on this scan: left out of its means.\n"
+    yield from evidence_tables(run["evidence"])
 
 
 def _uncertainty_table(uncertainty: Mapping[str, Any]) -> Iterable[str]:
@@ -640,19 +668,9 @@ def _lead(gains: Mapping[str, Mapping[str, float | None]], method: str) -> float
     return _difference(gains[ENHANCED]["gain_over_better_db"], gains[method]["gain_over_better_db"])
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; all columns but the first are aligned to the right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
 def _in_markdown(name: str) -> str:
     """A name with escaped Markdown: it ends no cell and begins no tag."""
     return name.replace("|", "\\|").replace("<", "&lt;")
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
 
 
 def _spread(mean: float | None, deviation: float | None) -> str:
