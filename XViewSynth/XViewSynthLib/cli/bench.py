@@ -73,6 +73,14 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
         default=[],
         help="of the slices; once for each scan, in their order (default: as the scans state)",
     )
+    parser.add_argument(
+        "--measure",
+        metavar="noise-floor|structures|lesions|invented|all",
+        action="append",
+        default=[],
+        help="also measure clinical evidence: error above the noise floor, agreement of segmented structures, recovery "
+        "of simulated lesions, or invented and missed structure; may be repeated",
+    )
     add_request_options(parser, BENCHMARK)
     add_progress_option(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
@@ -97,6 +105,7 @@ def _bench(arguments: argparse.Namespace, job: Job) -> None:
             peers=arguments.peers,
             volumes=_by_name(arguments.volume),
             thicknesses=arguments.thickness,
+            measures=arguments.measure,
         ),
         arguments.output,
         request=request_of(arguments, BENCHMARK),

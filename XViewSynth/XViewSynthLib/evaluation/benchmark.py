@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from ..errors import InputError
 from ..geometry import interpolation
 from ..geometry.acquisition import Acquisition
 from ..geometry.checks import check_factor
+from ..geometry.volume import Volume
 from ..model.ensemble import augmentations
 from ..progress import Monitor, Report
 from ..request import BENCHMARK, AcquisitionChoice, Request, make_request
@@ -24,6 +26,7 @@ from ..system.outputs import Outputs
 from ..system.staging import output_folder
 from ..system.stop import LastStep, at_once
 from ..system.streams import visible
+from .evidence import Evidence, check_measures
 from .figures import draw_gains
 from .metrics import candidate_slices, finite_or_none, psnr_db
 from .peers import Peer, make_peers
@@ -72,6 +75,7 @@ class Benchmark:
         volumes: results of other methods by their names: a volume, or a folder with one for each scan and factor; see
             `peers.VolumeOfOthers`.
         thicknesses: of the slices of each scan, mm, in place of those of the scans.
+        measures: clinical evidence to measure as well, of `evidence.MEASURES`, or "all".
     """
 
     scans: Sequence[Path]
@@ -81,6 +85,7 @@ class Benchmark:
     peers: Sequence[str] = ()
     volumes: Mapping[str, Path] = field(default_factory=dict)
     thicknesses: Sequence[float] = ()
+    measures: Sequence[str] = ()
 
 
 def run_bench(
@@ -131,6 +136,7 @@ def run_bench(
             f"Give the slice thickness of every scan, in their order, or of none: there are {len(scans)} scans and "
             f"{len(thicknesses)} thicknesses."
         )
+    measures = check_measures(benchmark.measures)
     _check_writable(out_folder, scans, overwrite)
     resolve_device(request.device)
     passes = len(augmentations(request.quality))
@@ -148,7 +154,7 @@ def run_bench(
     monitor = Monitor(progress, should_cancel)
     report_step = _step_reporter(monitor, len(scans) * len(factors) * methods + 1)
     # The steps of a benchmark are whole measurements, so these report none.
-    measurement = _Measurement(peers, models, arms, request, monitor.silent(), report_step)
+    measurement = _Measurement(peers, models, arms, measures, request, monitor.silent(), report_step)
     runs, ablation_runs = [], []
     for scan, trial in _trials(scans, thicknesses, Thinning(factors, request.axis, acquisition)):
         runs.append(measurement.run(scan, trial))
@@ -231,6 +237,7 @@ class _Measurement:
     Attributes:
         peers, models: the methods, apart from interpolation.
         arms: models of an ablation, by arm and seed.
+        measures: of clinical evidence.
         request: settings.
         monitor: of cancellation.
         report_step: called with the name of each step at its beginning.
@@ -239,6 +246,7 @@ class _Measurement:
     peers: Sequence[Peer]
     models: Sequence[Model]
     arms: Mapping[str, Mapping[int, Model]]
+    measures: Sequence[str]
     request: Request
     monitor: Monitor
     report_step: Callable[[str], None]
@@ -250,15 +258,18 @@ class _Measurement:
         for method in interpolation.METHODS:
             self.report_step(f"{title}: {method}")
             interpolated[method], _ = measure_baseline(trial, method, check)
+        evidence = Evidence(trial, self.measures, check)
         rivals = {}
         for peer in self.peers:
             self.report_step(f"{title}: {peer.name}")
             rivals[peer.name] = peer.measure(scan, trial, check)
+            if self.measures:
+                evidence.add(peer.name, peer.restore(scan, trial, check))
         rivals = {name: entry for name, entry in with_gains({**interpolated, **rivals}).items() if name in rivals}
         results = {}
         for model in self.models:
             self.report_step(f"{title}: {model.name}")
-            results[model.name] = self._result_of(model, scan, trial, interpolated)
+            results[model.name] = self._result_of(model, scan, trial, interpolated, evidence)
         return {
             "scan": _name_of(scan),
             "factor": trial.factor,
@@ -269,6 +280,7 @@ class _Measurement:
             "baselines": with_gains(interpolated),
             "peers": rivals,
             "models": results,
+            "evidence": evidence.to_dict(),
         }
 
     def _plan(self, model: Model, trial: Trial) -> Plan:
@@ -276,12 +288,24 @@ class _Measurement:
 
         return make_plan(trial.observed, model, trial.request(model, self.request))
 
+    def _restored(self, model: Model, trial: Trial) -> Volume:
+        from ..inference.enhancement import carry_out
+
+        return carry_out(self._plan(model, trial), trial.observed, model, monitor=self.monitor).volume
+
     def _result_of(
-        self, model: Model, scan: Path, trial: Trial, interpolated: Mapping[str, Mapping[str, Any]]
+        self,
+        model: Model,
+        scan: Path,
+        trial: Trial,
+        interpolated: Mapping[str, Mapping[str, Any]],
+        evidence: Evidence,
     ) -> dict[str, Any]:
         from . import calibration
 
         enhanced, methods = measure_model(trial, model, self._plan(model, trial), self.monitor, views=True)
+        evidence.add(model.name, enhanced.volume, enhanced.uncertainty)
+        evidence.add_lesions(model.name, enhanced.volume, partial(self._restored, model))
         gains = with_gains({**interpolated, **methods})
         return {
             "sha256": model.sha256,

@@ -41,6 +41,9 @@ class Peer(Protocol):
     def name(self) -> str:
         """Its name in tables."""
 
+    def restore(self, scan: Path, trial: Trial, check: Callable[[], None]) -> Volume:
+        """Its result for the thinned scan, on the grid of the truth."""
+
     def measure(self, scan: Path, trial: Trial, check: Callable[[], None]) -> dict[str, Any]:
         """Scores, seconds and peak memory, as of `selfcheck.measure_restored`."""
 
@@ -51,14 +54,15 @@ class Registration:
 
     name: str = REGISTRATION
 
-    def measure(self, scan: Path, trial: Trial, check: Callable[[], None]) -> dict[str, Any]:
-        """Scores, seconds and peak memory."""
+    def restore(self, scan: Path, trial: Trial, check: Callable[[], None]) -> Volume:
+        """The interpolation of the thinned scan."""
         from .registration import upsample_by_registration
 
-        def restore() -> Volume:
-            return upsample_by_registration(trial.observed, trial.factor, trial.axis, check)
+        return upsample_by_registration(trial.observed, trial.factor, trial.axis, check)
 
-        return measure_restored(trial, restore, check)[0]
+    def measure(self, scan: Path, trial: Trial, check: Callable[[], None]) -> dict[str, Any]:
+        """Scores, seconds and peak memory."""
+        return measure_restored(trial, lambda: self.restore(scan, trial, check), check)[0]
 
 
 @dataclass(frozen=True)
@@ -92,13 +96,21 @@ class VolumeOfOthers:
             f"the output of xviewsynth thin for {scan}, under the same name."
         )
 
+    def restore(self, scan: Path, trial: Trial, check: Callable[[], None]) -> Volume:
+        """The volume of the other program.
+
+        Raises:
+            InputError: the file is missing, lies on another grid than the scan, or is not in HU.
+        """
+        return read_restored(self.file_of(scan, trial.factor, trial.acquisition), trial)
+
     def measure(self, scan: Path, trial: Trial, check: Callable[[], None]) -> dict[str, Any]:
         """Scores, without seconds and memory.
 
         Raises:
-            InputError: the volume lies on another grid than the scan, or is not in HU.
+            InputError: as of `restore`.
         """
-        restored = read_restored(self.file_of(scan, trial.factor, trial.acquisition), trial)
+        restored = self.restore(scan, trial, check)
         entry, _ = measure_restored(trial, lambda: restored, check)
         return {**entry, "seconds": None, "peak_memory_bytes": None}
 

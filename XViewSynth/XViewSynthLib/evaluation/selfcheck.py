@@ -60,6 +60,7 @@ class Trial:
         reference: the truth, and masks of the voxels that count.
         factor: up-sampling factor from `observed` to the truth.
         axis: along which slices were dropped.
+        source: the scan before thinning, HU.
         acquisition: of `observed`, "gap" or "thick".
     """
 
@@ -67,6 +68,7 @@ class Trial:
     reference: Reference
     factor: int
     axis: Axis
+    source: Volume
     acquisition: Acquisition = "gap"
 
     def new_thickness(self, model: Model) -> float | None:
@@ -192,7 +194,7 @@ def drop_slices(volume: Volume, factor: int, axis: str = "auto", acquisition: Ac
         )
     reference = make_reference(cut_to_factor(volume, factor, chosen, profile), factor, chosen, acquisition)
     observed = average(volume, factor, chosen, profile) if profile else thin(volume, factor, chosen)
-    return Trial(observed, reference, factor, chosen, acquisition)
+    return Trial(observed, reference, factor, chosen, volume, acquisition)
 
 
 def measure_baseline(

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..geometry import interpolation
+from .evidence_tables import evidence_tables
+from .markdown import number, table
 from .selfcheck import ENHANCED, GAINS, TEXTURED
 from .statistics import BASELINE_ARM, difference
 
@@ -48,17 +50,17 @@ def _summary_tables(summary: Sequence[Mapping[str, Any]]) -> Iterable[str]:
         rows = [
             [
                 title_of(method),
-                *(_number(gains[method][gain], "+.2f") for gain in GAINS),
-                "" if method == ENHANCED else _number(_lead(gains, method), "+.2f"),
+                *(number(gains[method][gain], "+.2f") for gain in GAINS),
+                "" if method == ENHANCED else number(_lead(gains, method), "+.2f"),
             ]
             for method in gains
         ]
-        yield _table(["mean gain, dB", "over linear", "over cubic", "over the better", "ours ahead by"], rows)
+        yield table(["mean gain, dB", "over linear", "over cubic", "over the better", "ours ahead by"], rows)
         chance = entry["p_value"]
-        lowest = _number(entry["lowest_gain_over_better_db"], "+.2f")
+        lowest = number(entry["lowest_gain_over_better_db"], "+.2f")
         yield (
             f"Lowest gain over the better of linear and cubic: {lowest} dB. "
-            f"Rank correlation of disagreement with error: {_number(entry['mean_rank_correlation'], '.2f')}. "
+            f"Rank correlation of disagreement with error: {number(entry['mean_rank_correlation'], '.2f')}. "
             + (f"Sign-flip test: p = {chance:.3g}.\n" if chance is not None else "Too few scans for a paired test.\n")
         )
 
@@ -72,7 +74,7 @@ def _ablation_tables(ablation: Sequence[Mapping[str, Any]]) -> Iterable[str]:
         entries = [entry for entry in ablation if entry["factor"] == factor]
         scans = list(entries[0]["gain_by_scan_db"])
         yield f"### x{factor}\n"
-        yield _table(
+        yield table(
             ["arm", "prediction", "seeds", "gain, dB", "change, dB", *map(_in_markdown, scans)],
             [_ablation_row(entry, scans) for entry in entries],
         )
@@ -86,7 +88,7 @@ def _ablation_row(entry: Mapping[str, Any], scans: Sequence[str]) -> list[str]:
         str(len(entry["seeds"])),
         _spread(entry["gain_mean_db"], entry["gain_sd_db"]),
         "" if is_start else _spread(entry["change_mean_db"], entry["change_sd_db"]),
-        *(_number(entry["gain_by_scan_db"][scan], "+.2f") for scan in scans),
+        *(number(entry["gain_by_scan_db"][scan], "+.2f") for scan in scans),
     ]
 
 
@@ -97,26 +99,27 @@ def _run_tables(run: Mapping[str, Any]) -> Iterable[str]:
     )
     header = ["method", "PSNR dB", "over linear", "over cubic", "over better", "MAE HU", "SSIM", "noise"]
     header += ["authors' PSNR dB", "s", "peak GB"]
-    yield _table(header, [_run_row(*entry) for entry in {**run["baselines"], **run["peers"]}.items()])
+    yield table(header, [_run_row(*entry) for entry in {**run["baselines"], **run["peers"]}.items()])
     for name, result in run["models"].items():
-        yield _table([name, *header[1:]], [_run_row(*entry) for entry in result["methods"].items()])
-        yield f"Rank correlation of disagreement with error: {_number(result['rank_correlation'], '.3f')}.\n"
+        yield table([name, *header[1:]], [_run_row(*entry) for entry in result["methods"].items()])
+        yield f"Rank correlation of disagreement with error: {number(result['rank_correlation'], '.3f')}.\n"
         if result["uncertainty"]:
             yield from _uncertainty_table(result["uncertainty"])
         if result["trained_on_this_scan"]:
             yield f"{name} was trained on this scan: left out of its means.\n"
+    yield from evidence_tables(run["evidence"])
 
 
 def _uncertainty_table(uncertainty: Mapping[str, Any]) -> Iterable[str]:
     rows = [("all", uncertainty), *((f"{part['mean_bound_hu']:.0f}", part) for part in uncertainty["bins"])]
-    yield _table(
+    yield table(
         ["fifths by mean bound, HU", "error under its 90 % bound", "expected error HU", "true error HU"],
         [
             [
                 title,
                 f"{part['coverage']:.1%}".replace("%", " %"),
-                _number(part["mean_expected_error_hu"], ".1f"),
-                _number(part["mean_error_hu"], ".1f"),
+                number(part["mean_expected_error_hu"], ".1f"),
+                number(part["mean_error_hu"], ".1f"),
             ]
             for title, part in rows
         ],
@@ -127,14 +130,14 @@ def _run_row(method: str, entry: Mapping[str, Any]) -> list[str]:
     memory = entry["peak_memory_bytes"]
     return [
         title_of(method),
-        _number(entry["psnr_db"], ".2f"),
-        *(_number(entry[gain], "+.2f") for gain in GAINS),
-        _number(entry["mae_hu"], ".1f"),
-        _number(entry["ssim"], ".4f"),
-        _number(entry["noise_ratio"], ".2f"),
-        _number(entry["whole_volume_psnr_db"], ".2f"),
-        _number(entry["seconds"], ".1f"),
-        _number(None if memory is None else memory / 1e9, ".2f"),
+        number(entry["psnr_db"], ".2f"),
+        *(number(entry[gain], "+.2f") for gain in GAINS),
+        number(entry["mae_hu"], ".1f"),
+        number(entry["ssim"], ".4f"),
+        number(entry["noise_ratio"], ".2f"),
+        number(entry["whole_volume_psnr_db"], ".2f"),
+        number(entry["seconds"], ".1f"),
+        number(None if memory is None else memory / 1e9, ".2f"),
     ]
 
 
@@ -148,19 +151,9 @@ def _lead(gains: Mapping[str, Mapping[str, float | None]], method: str) -> float
     return difference(gains[ENHANCED]["gain_over_better_db"], gains[method]["gain_over_better_db"])
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; all columns but the first are aligned to the right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
 def _in_markdown(name: str) -> str:
     """A name with escaped Markdown: it ends no cell and begins no tag."""
     return name.replace("|", "\\|").replace("<", "&lt;")
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
 
 
 def _spread(mean: float | None, deviation: float | None) -> str:
