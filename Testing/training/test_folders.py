@@ -54,7 +54,7 @@ class TestRunFolder:
             with run_lock(folder.path):
                 assert folder.is_at_work
                 for check in (folder.check_new, folder.check_resumable):
-                    with pytest.raises(InputError, match="Wait until the training that goes on in"):
+                    with pytest.raises(InputError, match="Wait until the training in"):
                         check()
         assert not stopped.is_at_work
         stopped.check_resumable()

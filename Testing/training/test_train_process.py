@@ -119,7 +119,7 @@ class TestLock:
     def test_a_second_process_is_refused_in_one_sentence(self, hold, tmp_path):
         hold()
         assert is_locked(tmp_path)
-        with pytest.raises(InputError, match="Wait until the training that goes on in") as refused, run_lock(tmp_path):
+        with pytest.raises(InputError, match="Wait until the training in") as refused, run_lock(tmp_path):
             pass
         assert str(refused.value).count(".") == str(tmp_path).count(".") + 1
         with pytest.raises(InputError, match="Wait until the training"):
@@ -226,7 +226,7 @@ class TestTraining:
         out, errors = process.communicate(timeout=TIMEOUT_SECONDS)
         assert process.returncode == 2, errors
         assert (out, errors.count("\n")) == ("", 1)
-        assert errors.startswith("error: Wait until the training that goes on in")
+        assert errors.startswith("error: Wait until the training in")
 
     def test_a_second_one_is_refused_and_the_first_goes_on(self, train, running, tmp_path):
         for arguments in (("--resume",), train.new):
@@ -260,7 +260,7 @@ class TestTraining:
         team = train("--resume", launcher=launcher)
         errors = team.communicate(timeout=TIMEOUT_SECONDS)[1]
         assert team.returncode != 0
-        assert errors.count("error: Wait until the training that goes on in") == 1
+        assert errors.count("error: Wait until the training in") == 1
         assert "internal error" not in errors
         assert running.poll() is None
 

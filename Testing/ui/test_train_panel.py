@@ -315,7 +315,7 @@ class TestTraining:
             assert "trains in this folder" in panel.ui.runLabel.text
             for button in (panel.ui.trainButton, panel.ui.resumeButton):
                 assert not button.enabled
-                assert "Wait until the training that goes on" in button.toolTip
+                assert "Wait until the training in" in button.toolTip
         slicer_desk.pump(lambda: panel.ui.resumeButton.enabled)
         assert "resume it" in panel.ui.runLabel.text
 
@@ -326,7 +326,7 @@ class TestTraining:
         # Before the worker, which takes a second to begin.
         with run_lock(stopped):
             slicer_desk.finish(panel)
-            assert "Wait until the training that goes on" in panel.ui.messageLabel.text
+            assert "Wait until the training in" in panel.ui.messageLabel.text
         slicer_desk.pump(lambda: panel.ui.resumeButton.enabled)
 
     def test_a_refusal_of_the_worker_is_reported(self, slicer_desk, panel, node):

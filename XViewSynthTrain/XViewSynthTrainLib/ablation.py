@@ -68,7 +68,7 @@ def ablate(
     """Train every arm with every seed, and measure them.
 
     Writes the model folders <arm>/seed<k> below `folder`, their runs below `folder`/runs, and with scans to measure on
-    the tables of `run_bench`. Models that are there already are kept, and a run that was stopped goes on.
+    the tables of `run_bench`. Models that are there already are kept, and a stopped run is resumed.
 
     Returns:
         The tables as Markdown, or None without scans to measure on.

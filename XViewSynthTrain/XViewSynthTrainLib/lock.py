@@ -71,6 +71,6 @@ def _locked(path: Path) -> FileLock:
 
 def _refusal(folder: Path) -> InputError:
     return InputError(
-        f"Wait until the training that goes on in {folder} has ended, or stop it, or choose another folder: two runs "
+        f"Wait until the training in {folder} has ended, or stop it, or choose another folder: two runs "
         "in one folder would spoil each other."
     )
