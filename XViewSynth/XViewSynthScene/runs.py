@@ -105,7 +105,7 @@ class _Run(ABC):
         """Current state of the run. When the worker is done, this call adds the result to the scene."""
         if self._state is None or not self._state.ended:
             self._state = self._look()
-            # A job may finish before it notices the stop request. Its result is dropped, as the scene may have changed.
+            # A job may finish before the stop request reaches it. Its result is dropped: the scene may have changed.
             if self._state.status in (DONE, CANCELLED) and self._stopped:
                 self._state = JobState(CANCELLED, "cancelled", message=self._reason)
             if self._state.ended:
