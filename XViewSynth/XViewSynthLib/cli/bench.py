@@ -46,6 +46,24 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", required=True, help="where the tables and the figure go"
     )
+    _add_methods(parser)
+    parser.add_argument(
+        "--thickness",
+        type=millimetres,
+        metavar="MM",
+        action="append",
+        default=[],
+        help="of the slices; once for each scan, in their order (default: as the scans state)",
+    )
+    add_request_options(parser, BENCHMARK)
+    add_progress_option(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    add_stop_option(parser)
+    parser.set_defaults(run=_bench)
+
+
+def _add_methods(parser: argparse.ArgumentParser) -> None:
+    """Add the options for further methods, and for what is measured of all."""
     parser.add_argument(
         "--ablation", type=Path, metavar="FOLDER", help="also measure the models in its folders ARM/seedN"
     )
@@ -66,14 +84,6 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
         "results of the same names; may be repeated",
     )
     parser.add_argument(
-        "--thickness",
-        type=millimetres,
-        metavar="MM",
-        action="append",
-        default=[],
-        help="of the slices; once for each scan, in their order (default: as the scans state)",
-    )
-    parser.add_argument(
         "--measure",
         metavar="noise-floor|structures|lesions|invented|all",
         action="append",
@@ -81,11 +91,6 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
         help="also measure clinical evidence: error above the noise floor, agreement of segmented structures, recovery "
         "of simulated lesions, or invented and missed structure; may be repeated",
     )
-    add_request_options(parser, BENCHMARK)
-    add_progress_option(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
-    add_stop_option(parser)
-    parser.set_defaults(run=_bench)
 
 
 def _bench(arguments: argparse.Namespace, job: Job) -> None:
