@@ -25,6 +25,8 @@ class XViewSynthParameterNode:
     markSlices - Whether observed and synthetic slices are marked in the views of every layout.
     enhancedVolume - The result that is compared with its original.
     fade - What the lower views show: 0 the enhanced volume, 1 the original.
+    divider - Where the divider of the lower views is: 0 at the left edge (none), 1 at the right.
+    asAcquired - Whether the original is shown without interpolation.
     blink - Whether original and enhanced take turns there.
     showUncertainty, uncertaintyOpacity - The uncertainty map as a coloured overlay.
     """
@@ -45,6 +47,8 @@ class XViewSynthParameterNode:
     markSlices: bool = True
     enhancedVolume: vtkMRMLScalarVolumeNode
     fade: Annotated[float, WithinRange(0.0, 1.0)] = 0.0
+    divider: Annotated[float, WithinRange(0.0, 1.0)] = 0.0
+    asAcquired: bool = False
     blink: bool = False
     showUncertainty: bool = False
     uncertaintyOpacity: Annotated[float, WithinRange(0.0, 1.0)] = 0.5
