@@ -114,6 +114,70 @@ class TestSwapInPlace:
         assert np.abs(stage.middle("Enhanced") - (enhanced + original) / 2).max() <= 3
 
 
+class TestDivider:
+    def test_shows_the_original_to_the_left_and_the_enhanced_volume_to_the_right(self, stage):
+        stage.scroll(10)
+        enhanced, original = stage.picture("Enhanced"), stage.picture("Original")
+        stage.views.set_divider(0.5)
+        divided = stage.picture("Enhanced")
+        rows, left, right = slice(0, SIZE * 4 // 5), slice(0, SIZE // 2 - 2), slice(SIZE // 2 + 2, SIZE)
+        assert divided[rows, left] == pytest.approx(original[rows, left], abs=2)
+        assert divided[rows, right] == pytest.approx(enhanced[rows, right], abs=2)
+        assert np.abs(divided[rows, left] - enhanced[rows, left]).max() > 50
+
+    def test_fits_after_zoom_pan_and_another_window(self, stage):
+        node = stage.views.slice_node(ENHANCED, "Coronal")
+        stage.views.set_divider(0.75)
+        width, height, depth = node.GetFieldOfView()
+        node.SetFieldOfView(width / 2, height / 2, depth)
+        node.SetXYZOrigin(3, 2, 0)
+        stage.pair.original.GetScalarVolumeDisplayNode().SetWindowLevel(600, 40)
+        part = slice(0, SIZE // 2), slice(0, SIZE // 2)
+        assert stage.picture("Enhanced", "Coronal")[part] == pytest.approx(
+            stage.picture("Original", "Coronal")[part], abs=2
+        )
+
+    def test_hides_the_map_on_its_left(self, stage):
+        stage.scroll(10)
+        stage.views.overlay.set_opacity(1)
+        stage.views.set_divider(1.0)
+        # The legend stays.
+        assert colorfulness(without_texts(stage.picture("Enhanced"))).max() <= 2
+
+    def test_goes_at_the_edge_and_with_the_views(self, stage):
+        before = stage.picture("Enhanced")
+        stage.views.set_divider(0.4)
+        stage.views.set_divider(0.0)
+        assert stage.picture("Enhanced") == pytest.approx(before)
+
+    @pytest.mark.parametrize("position", [-0.1, 1.5])
+    def test_refuses_a_place_outside_the_view(self, stage, position):
+        with pytest.raises(ValueError, match="from 0 to 1"):
+            stage.views.set_divider(position)
+
+
+class TestAsAcquired:
+    def test_shows_whole_voxels_across_the_slices(self, stage):
+        def equal_rows() -> int:
+            picture = stage.middle("Original", "Coronal")
+            return int((picture[1:] == picture[:-1]).all(axis=(1, 2)).sum())
+
+        before = equal_rows()
+        stage.views.set_as_acquired(True)
+        assert equal_rows() > before + SIZE // 4
+        stage.views.set_as_acquired(False)
+        assert equal_rows() == before
+
+    @pytest.mark.parametrize("interpolated", [True, False])
+    def test_gives_the_volume_its_own_display_back(self, stage, interpolated):
+        display = stage.pair.original.GetScalarVolumeDisplayNode()
+        display.SetInterpolate(interpolated)
+        stage.views.set_as_acquired(True)
+        assert not display.GetInterpolate()
+        stage.views.close()
+        assert bool(display.GetInterpolate()) == interpolated
+
+
 class TestOverlayColours:
     def test_the_uncertain_half_is_coloured_and_the_rest_is_grey(self, stage):
         stage.scroll(10)

@@ -216,6 +216,9 @@ class SliceView(QObject):
     def forceRender(self) -> None:
         self.renders += 1
 
+    def scheduleRender(self) -> None:
+        self.renders += 1
+
 
 class SliceWidget(QObject):
     """One slice view of the layout, over the real slice logic."""

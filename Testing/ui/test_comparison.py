@@ -12,6 +12,7 @@ import slicer
 from desk import desk
 from scene_pairs import make_pair
 from XViewSynthScene.provenance import INPUT_REFERENCE
+from XViewSynthScene.views import PLANES
 
 WIDTH = 350  # pixels
 
@@ -90,6 +91,34 @@ class TestNextUncertainPlace:
         panel.ui.nextPlaceButton.click()
         panel.ui.showViewsButton.click()
         assert panel.ui.placeLabel.text == ""
+
+
+class TestOriginalInPlace:
+    def test_the_divider_moves_in_the_lower_views_which_are_drawn_anew(self, panel):
+        layout = slicer.app.layoutManager()
+        views = [layout.sliceWidget(f"XVSEnhanced{plane}").sliceView()._alive() for plane in PLANES]
+        before = [view.renders for view in views]
+        panel.ui.dividerSlider.value = 0.5
+        assert [curtain.position for curtain in panel.comparison.views._curtains] == [0.5] * 3
+        assert [view.renders for view in views] == [count + 1 for count in before]
+
+    def test_the_divider_stays_for_the_next_pair(self, panel):
+        panel.ui.dividerSlider.value = 0.5
+        panel.ui.showViewsButton.click()
+        assert [curtain.position for curtain in panel.comparison.views._curtains] == [0.5] * 3
+
+    def test_the_original_is_shown_as_acquired(self, panel, pair):
+        display = pair.original.GetScalarVolumeDisplayNode()
+        panel.ui.asAcquiredCheckBox.checked = True
+        assert not display.GetInterpolate()
+        panel.ui.formerLayoutButton.click()
+        assert display.GetInterpolate()
+
+    def test_both_need_the_views(self, panel):
+        panel.ui.formerLayoutButton.click()
+        for widget in (panel.ui.dividerSlider, panel.ui.asAcquiredCheckBox):
+            assert not widget.enabled
+            assert widget.toolTip == "Show the linked views first."
 
 
 class TestWidth:

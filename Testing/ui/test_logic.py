@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -10,9 +12,10 @@ pytest.importorskip("PySide6", reason="PySide6 is not installed")
 
 import slicer
 
-from desk import desk, volumes, workers
+from desk import ROOT, desk, volumes, workers
 from scene import make_bent_transform, make_volume_node
 from XViewSynthLib import selfcheck
+from XViewSynthLib.request import OPTIONS, Request
 from XViewSynthScene.provenance import read_provenance
 
 
@@ -122,6 +125,45 @@ class TestRefusals:
         with pytest.raises(ValueError, match="There is no model 'elsewhere'"):
             logic.enhance(node, model="elsewhere", device="cpu")
         assert len(volumes()) == 1
+
+
+class TestOptions:
+    """They are the fields of a request, which the command line has too."""
+
+    def test_every_field_is_an_option_and_described(self, logic):
+        from XViewSynthUI.options import ENHANCE_FIELDS, scriptName
+
+        assert set(ENHANCE_FIELDS) == set(OPTIONS)
+        for field, option in OPTIONS.items():
+            assert f":param {scriptName(field)}: {option.help}" in type(logic).enhance.__doc__
+
+    def test_an_unknown_one_is_named_with_those_that_exist(self, logic, node):
+        with pytest.raises(TypeError, match=r"enhance has no option 'facotr': use factor, .*newThickness.*\."):
+            logic.enhance(node, facotr=4)
+        with pytest.raises(TypeError, match=r"selfCheck has no option 'texture': use factor, model, .*\."):
+            logic.selfCheck(node, texture="match")
+
+    def test_values_are_those_of_the_request(self):
+        from XViewSynthUI.options import ENHANCE_FIELDS, requestFrom
+
+        values = {"memory": 2, "newThickness": 1.5, "acquisition": "thick", "factor": None, "isotropic": True}
+        expected = Request(memory=2_000_000_000, new_thickness=1.5, acquisition="thick", isotropic=True)
+        assert requestFrom("enhance", ENHANCE_FIELDS, values) == expected
+
+    @pytest.mark.parametrize("memory", [True, "2", 0, float("nan")])
+    def test_a_memory_that_is_no_number_is_refused(self, logic, node, memory):
+        with pytest.raises(ValueError, match="The memory must be"):
+            logic.enhance(node, memory=memory)
+
+    def test_the_reference_lists_them_all(self):
+        from XViewSynthUI.options import ENHANCE_FIELDS, SELF_CHECK_FIELDS, scriptName
+
+        page = (ROOT / "Resources" / "Docs" / "reference" / "slicer-scripts.md").read_text(encoding="utf-8")
+        enhance, selfcheck = page.split("### enhance")[1].split("### selfCheck")
+        listed = re.findall(r"^\| `(\w+)` \|", enhance, re.M)
+        named = set(re.findall(r"`(\w+)`", selfcheck.split("###")[0]))
+        assert set(listed) == {*map(scriptName, ENHANCE_FIELDS), "inputVolume", "outputVolume", "inProcess"}
+        assert set(map(scriptName, SELF_CHECK_FIELDS)) - {"factor"} <= named
 
 
 class TestSelfCheck:

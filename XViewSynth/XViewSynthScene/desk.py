@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import slicer
@@ -72,6 +72,15 @@ def is_shown(layout_id: int) -> bool:
     """Whether the main window shows a layout; False without a window."""
     layout_manager = slicer.app.layoutManager()
     return layout_manager is not None and layout_manager.layout == layout_id
+
+
+def schedule_render(view_names: Iterable[str]) -> None:
+    """Draw views anew, by their layout names, once the application is idle; views that are not drawn are left out."""
+    layout_manager = slicer.app.layoutManager()
+    for name in view_names if layout_manager else ():
+        slice_widget = layout_manager.sliceWidget(name)
+        if slice_widget:
+            slice_widget.sliceView().scheduleRender()
 
 
 def renderer_of(view_name: str) -> Any | None:

@@ -25,6 +25,7 @@ from XViewSynthLib.geometry.volume import affine_column
 
 from .bridging import BridgedMap
 from .crosshair import Crosshair, show_position
+from .curtain import Curtain
 from .marks import SliceMark, ijk_to_world
 from .overlay import FAINT_HU, FULL_HU, UncertaintyOverlay
 from .provenance import Provenance, read_provenance
@@ -156,6 +157,9 @@ class LinkedViews(VTKObservationMixin):
         self._fade = 0.0
         self._following = False
         self._crosshair = Crosshair(scene)
+        self._curtains: list[Curtain] = []
+        # Whether Slicer interpolated the original before it was shown as acquired; None while it is shown as before.
+        self._interpolated_before: bool | None = None
 
     @property
     def shown(self) -> bool:
@@ -265,6 +269,36 @@ class LinkedViews(VTKObservationMixin):
         for plane in PLANES if self.shown else ():
             self.composite_node(ENHANCED, plane).SetForegroundOpacity(self._fade)
             self._mark(ENHANCED, plane)
+
+    def set_divider(self, position: float) -> None:
+        """Show the original to the left of a divider in the enhanced views, where they are drawn.
+
+        Args:
+            position: of the divider, 0 (left edge: no divider) to 1 (right edge).
+
+        Raises:
+            ValueError: outside 0 to 1.
+        """
+        if not 0 <= position <= 1:
+            raise ValueError(f"The divider can be placed from 0 to 1, not at {position:g}.")
+        if position > 0 and not self._curtains:
+            views = [self._views[view_name(ENHANCED, plane)] for plane in PLANES] if self.shown else []
+            drawn = [(self._renderer_of(view.slice_node.GetLayoutName()), view.logic) for view in views]
+            self._curtains = [Curtain(renderer, logic) for renderer, logic in drawn if renderer is not None]
+        for curtain in self._curtains:
+            curtain.move(float(position))
+
+    def set_as_acquired(self, enabled: bool) -> None:
+        """Show the voxels of the original as they were acquired, without interpolation, or as before."""
+        display = self._original.GetScalarVolumeDisplayNode() if self.shown else None
+        if display is None or enabled == (self._interpolated_before is not None):
+            return
+        if enabled:
+            self._interpolated_before = bool(display.GetInterpolate())
+            display.SetInterpolate(False)
+        else:
+            display.SetInterpolate(self._interpolated_before)
+            self._interpolated_before = None
 
     def swap(self) -> None:
         """Switch the enhanced views between original and enhanced volume."""
@@ -412,8 +446,10 @@ class LinkedViews(VTKObservationMixin):
     def _forget(self) -> None:
         """Clear the views and stop observing them."""
         self.removeObservers()
-        for mark in self._marks.values():
-            mark.remove()
+        self.set_as_acquired(False)
+        for part in (*self._marks.values(), *self._curtains):
+            part.remove()
+        self._curtains = []
         self._marks = {}
         if self._overlay is not None:
             self._overlay.remove()

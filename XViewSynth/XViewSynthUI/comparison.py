@@ -8,7 +8,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from XViewSynthScene.desk import allow, is_shown, make_timer, process_events, renderer_of
+from XViewSynthScene.desk import allow, is_shown, make_timer, process_events, renderer_of, schedule_render
 
 from .places import PlaceStepper
 
@@ -27,6 +27,8 @@ class Comparison:
         self.views: Any | None = None
         self._isShowing = False
         self._faintHU = 0.0
+        # Where the divider is now.
+        self._divider = 0.0
         self._places = PlaceStepper(ui)
         self._marks: Any | None = None
         self.blinkTimer = make_timer(qt, BLINK_MILLISECONDS, self._blink)
@@ -45,6 +47,7 @@ class Comparison:
             original, enhanced, uncertainty = _comparedVolumes(enhancedVolume)
             self._faintHU = _faintHU(original) if uncertainty else 0.0
             self._places.reset()
+            self._divider = 0.0
             self.views.show(original, enhanced, uncertainty, faint_hu=self._faintHU)
         except ValueError:
             self.close()
@@ -92,6 +95,8 @@ class Comparison:
         self._updateWidgets(parameters)
         if self.views and parameters:
             self.views.set_fade(parameters.fade)
+            self.views.set_as_acquired(parameters.asAcquired)
+            self._moveDivider(parameters.divider)
             if self.views.overlay:
                 self.views.overlay.set_opacity(parameters.uncertaintyOpacity if parameters.showUncertainty else 0.0)
         blinks = bool(self.views and parameters and parameters.blink)
@@ -122,6 +127,16 @@ class Comparison:
         allow(self.ui.swapButton, hidden, _("Switch the lower views between original and enhanced volume."))
         allow(self.ui.formerLayoutButton, hidden, _("Return to the layout before the linked views."))
         allow(self.ui.fadeSlider, hidden, _("Blend in the lower views: 0 shows the enhanced volume, 1 the original."))
+        allow(
+            self.ui.dividerSlider,
+            hidden,
+            _("In the lower views, show the original to the left of a divider; 0 is no divider."),
+        )
+        allow(
+            self.ui.asAcquiredCheckBox,
+            hidden,
+            _("Show the original without interpolation, each voxel as large as it was acquired."),
+        )
         allow(self.ui.blinkCheckBox, hidden, _("Alternate original and enhanced volume in the lower views."))
         allow(
             self.ui.uncertaintyCheckBox,
@@ -130,6 +145,14 @@ class Comparison:
         )
         self._places.update(mapRefusal)
         allow(self.ui.uncertaintySlider, mapRefusal, _("Opacity of the uncertainty map."))
+
+    def _moveDivider(self, position: float) -> None:
+        from XViewSynthScene.views import ENHANCED, PLANES, view_name
+
+        if position != self._divider:
+            self._divider = position
+            self.views.set_divider(position)
+            schedule_render(view_name(ENHANCED, plane) for plane in PLANES)
 
     def _blink(self) -> None:
         if self.views:

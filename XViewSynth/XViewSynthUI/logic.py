@@ -10,6 +10,7 @@ from XViewSynthLib.request import Request
 
 from .choices import Goal
 from .models import modelNames
+from .options import ENHANCE_FIELDS, SELF_CHECK_FIELDS, documented, requestFrom
 from .parameters import XViewSynthParameterNode
 
 
@@ -22,26 +23,8 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
 
     # For scripts
 
-    def enhance(
-        self,
-        inputVolume,
-        outputVolume=None,
-        factor=None,
-        spacing=None,
-        isotropic=False,
-        model="auto",
-        device="auto",
-        acquisition="auto",
-        axis="auto",
-        memory=None,
-        precision="auto",
-        thickness=None,
-        profile="box",
-        newThickness=None,
-        quality="standard",
-        texture="keep",
-        inProcess=False,
-    ):
+    @documented(ENHANCE_FIELDS)
+    def enhance(self, inputVolume, outputVolume=None, factor=None, *, inProcess=False, **options):
         """Add the missing slices to a thick scan, and wait for the result; Slicer's events are processed meanwhile.
 
         Without factor, spacing or isotropic: the smallest factor that brings the slices to 1.25 mm or less.
@@ -49,23 +32,11 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         :param inputVolume: vtkMRMLScalarVolumeNode, a CT in HU; it is not changed. If it shows a sequence, every
           frame is enhanced.
         :param outputVolume: receives the result; by default a new node.
-        :param factor: up-sampling factor, 2 to 8.
-        :param spacing: target slice spacing, mm.
-        :param isotropic: use the pixel spacing as target slice spacing.
-        :param model: name or folder of a model; "auto" for the shipped model of the acquisition.
-        :param device: "auto", "cpu", "cuda", "cuda:1" or "mps".
-        :param acquisition: "auto", "gap" or "thick".
-        :param axis: "auto", "I", "J" or "K", the axis that gets more slices.
-        :param memory: memory limit, GB; by default the free memory.
-        :param precision: "auto", "fp32", "bf16" or "fp16".
-        :param thickness: of the observed slices, mm; by default that of the scan.
-        :param profile: slice profile of thick slices, "box" or "gaussian".
-        :param newThickness: of the new slices, mm, for thick slices only; by default equal to their spacing.
-        :param quality: "standard", or "best", which has a smaller error and takes four to five times as long.
-        :param texture: "keep", or "match" to give new slices the noise of the observed ones.
         :param inProcess: compute in Slicer's own process, which does not respond meanwhile.
+        {options}
         :return: the enhanced volume; its attributes "XViewSynth. ..." hold the provenance.
         :raises ValueError: with one sentence: what is wrong and what to do.
+        :raises TypeError: there is no such option.
 
         >>> logic = slicer.util.getModuleLogic("XViewSynth")  # doctest: +SKIP
         >>> thin = logic.enhance(slicer.util.getNode("Chest"), factor=4)  # doctest: +SKIP
@@ -73,63 +44,30 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         from XViewSynthScene.packages import require_packages
         from XViewSynthScene.runs import enhance_in_process
 
+        request = requestFrom("enhance", ENHANCE_FIELDS, {"factor": factor, **options})
         require_packages()
-        request = makeRequest(
-            memory,
-            factor=factor,
-            spacing=spacing,
-            isotropic=isotropic,
-            model=model,
-            device=device,
-            acquisition=acquisition,
-            axis=axis,
-            precision=precision,
-            thickness=thickness,
-            profile=profile,
-            new_thickness=newThickness,
-            quality=quality,
-            texture=texture,
-        )
         if inProcess:
             return enhance_in_process(inputVolume, request, outputVolume)
         return self._wait(self.startEnhancement(inputVolume, request, outputVolume)).output_node
 
-    def selfCheck(
-        self,
-        node,
-        factor=None,
-        model="auto",
-        device="auto",
-        acquisition="auto",
-        axis="auto",
-        memory=None,
-        precision="auto",
-        thickness=None,
-        quality="standard",
-        inProcess=False,
-    ):
+    @documented(SELF_CHECK_FIELDS)
+    def selfCheck(self, node, factor=None, *, inProcess=False, **options):
         """Leave out slices of a scan, restore them with the model and by interpolation, and compare. Waits.
 
+        All but every factor-th slice are left out, every second one without a factor.
+
         :param node: vtkMRMLScalarVolumeNode, a CT in HU; it is not changed.
-        :param factor: every factor-th slice is kept, the others are left out; 2 by default.
-        :return: the report of `xviewsynth selfcheck`, as a dictionary; the other parameters are those of `enhance`.
+        :param inProcess: compute in Slicer's own process, which does not respond meanwhile.
+        {options}
+        :return: the report of `xviewsynth selfcheck`, as a dictionary.
         :raises ValueError: with one sentence: what is wrong and what to do.
+        :raises TypeError: there is no such option.
         """
         from XViewSynthScene.packages import require_packages
         from XViewSynthScene.runs import selfcheck_in_process
 
+        request = requestFrom("selfCheck", SELF_CHECK_FIELDS, {"factor": factor, **options})
         require_packages()
-        request = makeRequest(
-            memory,
-            factor=factor,
-            model=model,
-            device=device,
-            acquisition=acquisition,
-            axis=axis,
-            precision=precision,
-            thickness=thickness,
-            quality=quality,
-        )
         if inProcess:
             return selfcheck_in_process(node, request)
         return self._wait(self.startSelfCheck(node, request)).result
@@ -227,15 +165,16 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
 
     def checkRequestOf(self, parameterNode):
         """The request of the chosen self-check, without a factor: see `selfCheck` for its default."""
-        return makeRequest(
-            parameterNode.memory or None,
-            thickness=parameterNode.thickness or None,
-            model=parameterNode.model,
-            device=parameterNode.device.value,
-            acquisition=parameterNode.acquisition,
-            axis=parameterNode.axis,
-            quality=parameterNode.quality,
-        )
+        options = {
+            "memory": parameterNode.memory or None,
+            "thickness": parameterNode.thickness or None,
+            "model": parameterNode.model,
+            "device": parameterNode.device.value,
+            "acquisition": parameterNode.acquisition,
+            "axis": parameterNode.axis,
+            "quality": parameterNode.quality,
+        }
+        return requestFrom("selfCheck", SELF_CHECK_FIELDS, options)
 
     def lookAhead(self, inputVolume, request, outputVolume=None):
         """Size of the result (XViewSynthScene.runs.Outlook); raises ValueError with one sentence."""
@@ -249,8 +188,3 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
     def modelNames(self):
         """Names of the installed models."""
         return modelNames()
-
-
-def makeRequest(memory, **fields):
-    """A request with the memory limit in GB; None for the free memory."""
-    return Request(memory=memory * 1e9 if isinstance(memory, (int, float)) else memory, **fields)

@@ -25,6 +25,8 @@ class XViewSynthParameterNode:
     markSlices - Mark observed and synthetic slices in the views of every layout.
     enhancedVolume - The result to compare with its original.
     fade - Blend in the lower views: 0 the enhanced volume, 1 the original.
+    divider - Position of the divider in the lower views: 0 at the left edge (none), 1 at the right.
+    asAcquired - Show the original without interpolation.
     blink - Alternate original and enhanced volume in the lower views.
     showUncertainty, uncertaintyOpacity - The uncertainty map as a coloured overlay.
     """
@@ -45,6 +47,8 @@ class XViewSynthParameterNode:
     markSlices: bool = True
     enhancedVolume: vtkMRMLScalarVolumeNode
     fade: Annotated[float, WithinRange(0.0, 1.0)] = 0.0
+    divider: Annotated[float, WithinRange(0.0, 1.0)] = 0.0
+    asAcquired: bool = False
     blink: bool = False
     showUncertainty: bool = False
     uncertaintyOpacity: Annotated[float, WithinRange(0.0, 1.0)] = 0.5
