@@ -55,6 +55,7 @@ class Evidence:
         if self._lesions is not None:
             self._add_findings(TRUTH, self._lesions.trial.reference.volume, trial.reference.volume)
         for method in _BASELINES if measures else ():
+            check()
             self.add(method, _interpolated(trial, method))
             self.add_lesions(method, _interpolated(trial, method), partial(_interpolated, method=method))
 

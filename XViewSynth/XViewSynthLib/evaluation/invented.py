@@ -2,7 +2,7 @@
 
 Both images are band-passed, so that blobs of a few millimetres remain. A blob is a connected component that exceeds
 three standard deviations of the noise of the truth, bright and dark ones apart. It has a counterpart if the other image
-reaches half of that, with the same sign, in the component.
+has at least half of its strength there, on average over the component.
 """
 
 from __future__ import annotations
@@ -19,9 +19,13 @@ from .metrics import Reference, candidate_slices, clip_hu
 
 # Gaussians whose difference is the band-pass: blobs of about 2 to 6 mm.
 _FINE_MM, _COARSE_MM = 0.8, 2.4
-#: A blob exceeds this many standard deviations of noise, and its counterpart half as many.
+#: A blob exceeds this many standard deviations of noise.
 DEVIATIONS = 3.0
+# Least share of a blob's mean that its counterpart has.
 _COUNTERPART = 0.5
+# A band-pass draws a rim of the other sign around strong structure. Blobs within this distance of a structure, weaker
+# than this share of it, are no blobs of their own.
+_RIM_MM, _RIM_SHARE = 5.0, 0.3
 _NORMAL = 1.4826
 # Noise is measured in squares of this many pixels, since it differs between lung, heart and shoulders.
 _SQUARE = 48
@@ -78,15 +82,25 @@ class BlobFinder:
         if not self.litres:
             return None
         result = self._band_passed(candidate_slices(self._reference, candidate)) / self._noise
-        invented = np.concatenate([_peaks(sign * result, sign * self._truth, self._counted)[0] for sign in (1, -1)])
-        both = [_peaks(sign * self._truth, sign * result, self._counted) for sign in (1, -1)]
-        missed, found = (sum(len(peaks[index]) for peaks in both) for index in (0, 1))
+        invented, _ = self._peaks(result, self._truth)
+        missed, found = self._peaks(self._truth, result)
         return Blobs(
             invented_per_litre=len(invented) / self.litres,
-            missed_per_litre=missed / self.litres,
-            found_per_litre=found / self.litres,
+            missed_per_litre=len(missed) / self.litres,
+            found_per_litre=len(found) / self.litres,
             invented_in_worst_percent=None if uncertainty is None else self._in_worst(invented, uncertainty),
         )
+
+    def _peaks(self, image: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Peaks (blobs, 3) of the blobs of an image, without and with a counterpart in the other.
+
+        Both images are in standard deviations of noise. A blob counts if its peak does.
+        """
+        size = [2 * round(_RIM_MM / mm) + 1 for mm in self._reference.spacing]
+        counted = self._counted & (np.abs(image) >= _RIM_SHARE * ndimage.maximum_filter(np.abs(image), size))
+        both = [_peaks(sign * image, sign * other, counted) for sign in (1, -1)]
+        without, matched = (np.concatenate(peaks) for peaks in zip(*both, strict=True))
+        return without, matched
 
     def _in_worst(self, peaks: np.ndarray, uncertainty: Volume) -> float | None:
         if not len(peaks):
@@ -107,16 +121,14 @@ class BlobFinder:
 
 
 def _peaks(image: np.ndarray, other: np.ndarray, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Peaks (blobs, 3) of the blobs of an image, without and with a counterpart in the other.
-
-    Both images are in standard deviations of noise. A blob counts if its peak is in the mask `counted`.
-    """
+    """Peaks (blobs, 3) of bright blobs with their peak in a mask, without and with a counterpart in the other image."""
     labels, blobs = ndimage.label(image > DEVIATIONS)
     if not blobs:
         return np.zeros((0, 3), int), np.zeros((0, 3), int)
     numbers = np.arange(1, blobs + 1)
     peaks = np.array(ndimage.maximum_position(image, labels, numbers))
-    matched = ndimage.maximum(other, labels, numbers) > _COUNTERPART * DEVIATIONS
+    strengths, counterparts = (ndimage.mean(each, labels, numbers) for each in (image, other))
+    matched = counterparts > _COUNTERPART * strengths
     inside = counted[tuple(peaks.T)]
     return peaks[inside & ~matched], peaks[inside & matched]
 

@@ -28,7 +28,7 @@ PLACES = 200
 
 # Range in HU of the smoothed truth in each region, and the depth in mm of a lesion's centre in it.
 _RANGES = {LUNG: (-1000.0, -600.0), SOFT_TISSUE: (-50.0, 150.0)}
-_DEPTH_MM, _SMOOTHING_MM = 5.0, 1.5
+_DEPTH_MM, _SMOOTHING_MM = 6.5, 1.5
 # Centres are at least this far apart.
 _APART_MM = 16.0
 _ATTEMPTS = 40
@@ -38,6 +38,8 @@ _FWHM_PER_SIGMA = 2.3548
 _SAMPLES_PER_SLICE = 4
 # Lesions are measured within this distance of their border.
 _MARGIN_MM = 4.0
+# The matched filter compares a lesion with a shell of this width around it.
+_SHELL_MM = 2.5
 # Below this share of its contrast, a lesion has no centre.
 _LOST = 0.1
 # Share of the contrast at which the border of a lesion lies.
@@ -130,8 +132,9 @@ class LesionTest:
             check()
             for diameter in DIAMETERS_MM:
                 box, ball = _rendered(place, diameter, reference)
+                near = _near(place, diameter, box, reference)
                 responses = vacant.setdefault((place.region, place.phase, diameter), [])
-                responses.append(_response(ball, before[box]))
+                responses.append(_response(ball[near], before[box][near]))
         findings = []
         for lesion in self.lesions:
             check()
@@ -274,17 +277,32 @@ def _from_observed(centre: tuple[float, float, float], trial: Trial) -> tuple[fl
 def _rendered(place: Place, diameter: float, reference: Reference) -> tuple[tuple[slice, ...], np.ndarray]:
     """The voxels around a place, and the share of a lesion's contrast in each, float32."""
     reach = diameter / 2 + _MARGIN_MM
-    box, offsets = [], []
+    box = []
     for centre, mm, size in zip(place.centre_mm, reference.spacing, reference.slices.shape, strict=True):
         first, last = max(0, int((centre - reach) / mm)), min(size - 1, int((centre + reach) / mm) + 1)
         box.append(slice(first, last + 1))
-        offsets.append((np.arange(first, last + 1) * mm - centre).astype(np.float32))
-    z, y, x = np.ix_(*offsets)
+    z, y, x = _offsets(place, box, reference)
     within = (np.arange(_SAMPLES_PER_SLICE) + 0.5) / _SAMPLES_PER_SLICE - 0.5
     shifts = within * _slice_thickness(reference)
     squares = y**2 + x**2
     samples = [rendered_ball(np.sqrt((z + shift) ** 2 + squares), diameter) for shift in shifts]
     return tuple(box), np.mean(samples, axis=0)
+
+
+def _near(place: Place, diameter: float, box: Sequence[slice], reference: Reference) -> np.ndarray:
+    """Mask of the voxels of a box that the matched filter reads."""
+    z, y, x = _offsets(place, box, reference)
+    return z**2 + y**2 + x**2 <= (diameter / 2 + _SHELL_MM) ** 2
+
+
+def _offsets(place: Place, box: Sequence[slice], reference: Reference) -> tuple[np.ndarray, ...]:
+    """Distances in mm of the voxels of a box from a place along slices, rows and columns, as of `np.ix_`."""
+    return np.ix_(
+        *(
+            (np.arange(part.start, part.stop) * mm - centre).astype(np.float32)
+            for part, mm, centre in zip(box, reference.spacing, place.centre_mm, strict=True)
+        )
+    )
 
 
 def _finding(
@@ -296,7 +314,8 @@ def _finding(
     contrast = float(np.sum(change * ball) / np.sum(ball * ball))
     true_volume = np.count_nonzero(ball > _HALF)
     sign = np.sign(lesion.contrast_hu)
-    difference = sign * (_response(ball, slices[box]) - vacant)
+    near = _near(lesion.place, lesion.diameter_mm, box, reference)
+    difference = sign * (_response(ball[near], slices[box][near]) - vacant)
     return Finding(
         contrast=contrast,
         volume_ratio=float(np.count_nonzero(change > _HALF) / true_volume) if true_volume else None,
@@ -306,7 +325,7 @@ def _finding(
 
 
 def _response(ball: np.ndarray, values: np.ndarray) -> float:
-    """Response of a matched filter without a mean, HU: the contrast of a lesion on constant tissue."""
+    """Response of a matched filter with mean 0, HU: the contrast of a lesion on constant tissue."""
     template = ball - ball.mean()
     return float(np.sum(template * clip_hu(values)) / np.sum(template * ball))
 

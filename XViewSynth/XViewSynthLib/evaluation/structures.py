@@ -31,7 +31,7 @@ _NEAR_BODY_MM = 3.0
 _SMALLEST_ML = {BONE: 0.1, LUNGS: 10.0, AIRWAYS: 1.0}
 _AIRWAY_SIGMA_MM = 1.0
 # Closing of the lungs, so that vessels lie within them, on a grid of about 2 mm.
-_COARSE_MM, _CLOSING_MM, _RIM_MM = 2.0, 10.0, 2.0
+_COARSE_MM, _CLOSING_MM, _RIM_MM = 2.0, 5.0, 2.0
 #: Smallest piece of vessels that is counted, mm^3.
 SMALLEST_PIECE_MM3 = 10.0
 # Smallest volume in new slices of a structure that can be measured.
