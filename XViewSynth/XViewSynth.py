@@ -52,7 +52,7 @@ def onStartupCompleted():
     registerSampleData()
     layoutManager = slicer.app.layoutManager()
     if layoutManager:
-        from XViewSynthScene.views import register_layout
+        from XViewSynthScene.layout import register_layout
 
         register_layout(layoutManager.layoutLogic().GetLayoutNode())
         slicer.mrmlScene.AddObserver(slicer.vtkMRMLScene.EndImportEvent, onSceneLoaded)
@@ -62,7 +62,7 @@ def onStartupCompleted():
 def onSceneLoaded(caller, event):
     """Make the panel if the loaded scene shows the linked views: the panel marks the synthetic slices there."""
     from XViewSynthScene.desk import is_shown
-    from XViewSynthScene.views import LAYOUT_ID
+    from XViewSynthScene.layout import LAYOUT_ID
 
     if is_shown(LAYOUT_ID):
         slicer.util.getModuleWidget("XViewSynth")

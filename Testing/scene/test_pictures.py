@@ -11,9 +11,10 @@ import offscreen
 from scene import mrml_scene
 from scene_pairs import FACTOR, Pair, make_pair
 from XViewSynthLib import Volume
+from XViewSynthScene.layout import ENHANCED, PLANES, view_name, view_names
 from XViewSynthScene.marks import SYNTHETIC
 from XViewSynthScene.overlay import uncertainty_color
-from XViewSynthScene.views import ENHANCED, PLANES, LinkedViews, view_name, view_names
+from XViewSynthScene.views import LinkedViews
 
 pytestmark = pytest.mark.skipif(offscreen.why_not() is not None, reason=str(offscreen.why_not()))
 

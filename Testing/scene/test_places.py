@@ -15,8 +15,9 @@ from scene import make_bent_transform, make_provenance, make_shift, make_volume_
 from scene_pairs import FACTOR, Pair, make_pair
 from XViewSynthLib import InputError, Volume
 from XViewSynthScene.bridging import bridged
+from XViewSynthScene.layout import ENHANCED, PLANES, ROWS
 from XViewSynthScene.places import find_places
-from XViewSynthScene.views import ENHANCED, PLANES, ROWS, LinkedViews
+from XViewSynthScene.views import LinkedViews
 from XViewSynthScene.volumes import array_from_matrix, volume_from_node
 
 SHAPE = (33, 80, 64)

@@ -14,9 +14,10 @@ from scans import affine_from, anatomy, stored_as
 from scene import make_bent_transform, make_shift, saved_and_loaded
 from scene_pairs import FACTOR, Pair, make_pair
 from XViewSynthLib import InputError, Volume
+from XViewSynthScene.layout import ENHANCED, LAYOUT_ID, ORIGINAL, PLANES, ROWS, VIEW_GROUP, view_names
 from XViewSynthScene.marks import BETWEEN, OBSERVED, SYNTHETIC, SliceMark, slice_mark, slice_position
 from XViewSynthScene.overlay import UncertaintyOverlay
-from XViewSynthScene.views import ENHANCED, LAYOUT_ID, ORIGINAL, PLANES, ROWS, VIEW_GROUP, LinkedViews, view_names
+from XViewSynthScene.views import LinkedViews
 from XViewSynthScene.volumes import array_from_matrix
 
 

@@ -25,8 +25,9 @@ import offscreen  # noqa: E402
 from scene import make_volume_node, mrml_scene  # noqa: E402
 from XViewSynthLib import Volume, read_volume  # noqa: E402
 from XViewSynthLib.geometry.volume import array_axis  # noqa: E402
+from XViewSynthScene.layout import ENHANCED, PLANES, ROWS, view_name, view_names  # noqa: E402
 from XViewSynthScene.provenance import Provenance, provenance_from_report, write_provenance  # noqa: E402
-from XViewSynthScene.views import ENHANCED, PLANES, ROWS, LinkedViews, view_name, view_names  # noqa: E402
+from XViewSynthScene.views import LinkedViews  # noqa: E402
 
 PICTURE = REPOSITORY / "Resources" / "Screenshots" / "views.png"
 GAP = 4  # pixels between two views

@@ -11,8 +11,8 @@ import slicer
 
 from desk import desk
 from scene_pairs import make_pair
+from XViewSynthScene.layout import PLANES
 from XViewSynthScene.provenance import INPUT_REFERENCE
-from XViewSynthScene.views import PLANES
 
 WIDTH = 350  # pixels
 

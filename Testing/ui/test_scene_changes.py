@@ -16,9 +16,9 @@ import slicer
 from desk import desk
 from scene import make_volume_node
 from scene_pairs import make_pair
+from XViewSynthScene.layout import LAYOUT_ID, view_names
 from XViewSynthScene.provenance import INPUT_REFERENCE
 from XViewSynthScene.results import remove_volume
-from XViewSynthScene.views import LAYOUT_ID, view_names
 
 
 @pytest.fixture

@@ -36,8 +36,8 @@ from raw_page import GoneViewer, RefusedCall, framed, packed, raw_page, scrolls
 from scans import stored_as
 from XViewSynthLib import InputError, Volume, write_volume
 from XViewSynthScene.jobs import CANCELLED
+from XViewSynthScene.layout import ENHANCED, ORIGINAL, PLANES
 from XViewSynthScene.marks import BETWEEN, OBSERVED, SYNTHETIC
-from XViewSynthScene.views import ENHANCED, ORIGINAL, PLANES
 from XViewSynthWeb.access import check_address, is_loopback, make_access
 from XViewSynthWeb.browser import BrowserFile
 from XViewSynthWeb.content import Content, derive_provenance, read_content

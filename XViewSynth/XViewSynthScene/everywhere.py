@@ -8,9 +8,10 @@ import slicer
 import vtk
 from slicer.util import VTKObservationMixin
 
+from .layout import view_names
 from .marks import SliceMark
 from .provenance import read_provenance
-from .views import RendererOf, view_names
+from .views import RendererOf
 
 _COMPOSITE = "vtkMRMLSliceCompositeNode"
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import permutations
 
 import numpy as np
 import slicer
@@ -26,88 +25,25 @@ from XViewSynthLib.geometry.volume import affine_column
 from .bridging import BridgedMap
 from .crosshair import Crosshair, show_position
 from .curtain import Curtain
+from .layout import (
+    ENHANCED,
+    LAYOUT_ID,
+    ORIGINAL,
+    PLANES,
+    ROWS,
+    VIEW_GROUP,
+    register_layout,
+    view_label,
+    view_name,
+    view_names,
+)
 from .marks import SliceMark, ijk_to_world
+from .orientation import axis_across, turn_to_plane
 from .overlay import FAINT_HU, FULL_HU, UncertaintyOverlay
 from .provenance import Provenance, read_provenance
-from .volumes import array_from_matrix, matrix_from_array
-
-#: ID of the layout; Slicer's own layouts are below 100.
-LAYOUT_ID = 70613
-#: Slicer links the views of a group. Its own views are in groups 0 and 1 and must not be linked to these.
-VIEW_GROUP = 70613
-
-ORIGINAL, ENHANCED = "Original", "Enhanced"
-ROWS = (ORIGINAL, ENHANCED)
-
-
-@dataclass(frozen=True)
-class _Plane:
-    """One of the patient's planes: colour and label of its view in Slicer, and the index of its normal (R, A, S)."""
-
-    color: str
-    label: str
-    normal: int
-
-
-PLANES = {
-    "Axial": _Plane("#F34A33", "A", 2),
-    "Coronal": _Plane("#6EB04B", "C", 1),
-    "Sagittal": _Plane("#EDD54C", "S", 0),
-}
+from .volumes import array_from_matrix
 
 RendererOf = Callable[[str], "vtk.vtkRenderer | None"]
-
-
-def view_name(row: str, plane: str) -> str:
-    """Layout name of a view.
-
-    >>> view_name("Enhanced", "Axial")
-    'XVSEnhancedAxial'
-    """
-    return f"XVS{row}{plane}"
-
-
-def view_names() -> tuple[str, ...]:
-    """Layout names of the six views, row by row."""
-    return tuple(view_name(row, plane) for row in ROWS for plane in PLANES)
-
-
-def layout_description() -> str:
-    """XML of the layout for a `vtkMRMLLayoutNode`: three columns in two rows."""
-    rows = "".join(f"<item>{_row_description(row)}</item>" for row in ROWS)
-    return f'<layout type="vertical" split="true">{rows}</layout>'
-
-
-def register_layout(layout_node: slicer.vtkMRMLLayoutNode) -> None:
-    """Register the layout, so that a scene saved with it can be loaded; harmless to repeat."""
-    if not layout_node.IsLayoutDescription(LAYOUT_ID):
-        layout_node.AddLayoutDescription(LAYOUT_ID, layout_description())
-
-
-def _row_description(row: str) -> str:
-    items = []
-    for plane, look in PLANES.items():
-        properties = {
-            "orientation": plane,
-            "viewlabel": view_label(row, plane),
-            "viewcolor": look.color,
-            "viewgroup": VIEW_GROUP,
-        }
-        elements = "".join(
-            f'<property name="{name}" action="default">{value}</property>' for name, value in properties.items()
-        )
-        items.append(f'<view class="vtkMRMLSliceNode" singletontag="{view_name(row, plane)}">{elements}</view>')
-    return '<layout type="horizontal" split="true">' + "".join(f"<item>{item}</item>" for item in items) + "</layout>"
-
-
-def view_label(row: str, plane: str) -> str:
-    """Label of a view: two letters at most.
-
-    >>> view_label("Original", "Axial"), view_label("Enhanced", "Axial")
-    ('A', 'A+')
-    """
-    # Slicer uses "+" for the second view of a plane, and its label holds two letters.
-    return PLANES[plane].label + ("+" if row == ENHANCED else "")
 
 
 @dataclass(frozen=True)
@@ -533,38 +469,6 @@ class LinkedViews(VTKObservationMixin):
             target.UpdateMatrices()
         finally:
             target.EndModify(was_modifying)
-
-
-def turn_to_plane(
-    scene: slicer.vtkMRMLScene, node: slicer.vtkMRMLSliceNode, plane: str, volume_node: slicer.vtkMRMLVolumeNode
-) -> None:
-    """Rotate a view to one of the patient's planes and then to the nearest axes of the volume."""
-    if not node.HasSliceOrientationPreset(plane):
-        # A scene made by a program may have no presets; these are Slicer's own.
-        slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
-        node.AddSliceOrientationPreset(plane, _preset(plane))
-    node.SetOrientation(plane)
-    to_world = ijk_to_world(volume_node)
-    if to_world is not None:
-        node.RotateToAxes(matrix_from_array(to_world), axis_across(to_world, PLANES[plane].normal))
-
-
-def axis_across(to_world: np.ndarray, normal: int) -> int:
-    """The volume's axis, 0 to 2 for I, J, K, closest to the R, A or S axis `normal`; each normal gets another axis."""
-    cosines = np.abs(to_world[:3, :3] / np.linalg.norm(to_world[:3, :3], axis=0))
-    best = max(permutations(range(3)), key=lambda axes: sum(cosines[patient, axes[patient]] for patient in range(3)))
-    return best[normal]
-
-
-def _preset(plane: str) -> vtk.vtkMatrix3x3:
-    matrix = vtk.vtkMatrix3x3()
-    fill = {
-        "Axial": slicer.vtkMRMLSliceNode.GetAxialSliceToRASMatrix,
-        "Coronal": slicer.vtkMRMLSliceNode.GetCoronalSliceToRASMatrix,
-        "Sagittal": slicer.vtkMRMLSliceNode.GetSagittalSliceToRASMatrix,
-    }
-    fill[plane](matrix)
-    return matrix
 
 
 def _all_observed(provenance: Provenance, node: slicer.vtkMRMLScalarVolumeNode) -> Provenance:

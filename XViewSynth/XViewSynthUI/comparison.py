@@ -61,7 +61,7 @@ class Comparison:
         Raises:
             ValueError: the volumes cannot be shown; the linked views are closed.
         """
-        from XViewSynthScene.views import LAYOUT_ID
+        from XViewSynthScene.layout import LAYOUT_ID
 
         # Showing processes events, so it may meet a scene that was just loaded.
         if is_shown(LAYOUT_ID) and not self._isShowing:
@@ -147,7 +147,7 @@ class Comparison:
         allow(self.ui.uncertaintySlider, mapRefusal, _("Opacity of the uncertainty map."))
 
     def _moveDivider(self, position: float) -> None:
-        from XViewSynthScene.views import ENHANCED, PLANES, view_name
+        from XViewSynthScene.layout import ENHANCED, PLANES, view_name
 
         if position != self._divider:
             self._divider = position

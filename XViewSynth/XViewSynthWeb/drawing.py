@@ -13,7 +13,7 @@ from trame_slicer.core import SlicerApp
 from trame_slicer.rca_view import RemoteSliceViewFactory
 from trame_slicer.views import ViewLayoutDefinition, ViewProps, ViewType
 
-from XViewSynthScene.views import PLANES, ROWS, VIEW_GROUP, view_name, view_names
+from XViewSynthScene.layout import PLANES, ROWS, VIEW_GROUP, view_name, view_names
 
 from .sockets import OpenPage
 

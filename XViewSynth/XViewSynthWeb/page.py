@@ -14,8 +14,8 @@ from trame_slicer.core import SlicerApp
 from trame_vuetify.ui.vuetify3 import VAppLayout
 from trame_vuetify.widgets import vuetify3 as v
 
+from XViewSynthScene.layout import PLANES, ROWS, view_label, view_name, view_names
 from XViewSynthScene.overlay import FAINT_HU, FULL_HU, uncertainty_color
-from XViewSynthScene.views import PLANES, ROWS, view_label, view_name, view_names
 
 from .content import Content
 from .drawing import Drawing

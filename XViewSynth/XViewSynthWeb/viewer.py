@@ -4,7 +4,7 @@
     viewer.scroll("Axial", 12)
     viewer.look()["text_position_Axial"]
 
-The caller renders the views, with the names of `XViewSynthScene.views`.
+The caller renders the views, with the names of `XViewSynthScene.layout`.
 """
 
 from __future__ import annotations
@@ -23,21 +23,14 @@ from XViewSynthLib.model.catalogue import known_factors
 from XViewSynthLib.progress import describe_stage, describe_time_left
 from XViewSynthLib.request import AUTOMATIC, Request
 from XViewSynthScene.jobs import CANCELLED, DONE, JobState
+from XViewSynthScene.layout import ENHANCED, ORIGINAL, PLANES, ROWS, view_name
 from XViewSynthScene.marks import BETWEEN, OBSERVED, SYNTHETIC, TEXTS, ijk_to_world
+from XViewSynthScene.orientation import axis_across
 from XViewSynthScene.overlay import DEFAULT_OPACITY
 from XViewSynthScene.provenance import Provenance, read_provenance
 from XViewSynthScene.runs import EnhanceRun, look_ahead
 from XViewSynthScene.sentences import describe_outlook, describe_result
-from XViewSynthScene.views import (
-    ENHANCED,
-    ORIGINAL,
-    PLANES,
-    ROWS,
-    LinkedViews,
-    axis_across,
-    share_window_level,
-    view_name,
-)
+from XViewSynthScene.views import LinkedViews, share_window_level
 from XViewSynthScene.volumes import SCALAR_VOLUME, array_from_matrix, set_voxels_and_geometry
 
 from .content import Content

@@ -8,7 +8,7 @@ import slicer
 import vtk
 
 from XViewSynthScene.marks import SliceMark
-from XViewSynthScene.views import turn_to_plane
+from XViewSynthScene.orientation import turn_to_plane
 
 from .plots import TrainingPlots
 from .preview import ROLES
