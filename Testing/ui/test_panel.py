@@ -178,7 +178,7 @@ class TestReasons:
     def test_while_something_runs(self, slicer_desk, panel):
         panel.ui.enhanceButton.click()
         assert not panel.ui.enhanceButton.enabled
-        assert "runs already" in panel.ui.enhanceButton.toolTip
+        assert "is running" in panel.ui.enhanceButton.toolTip
         assert panel.ui.cancelButton.enabled
 
     def test_labelmaps_are_not_offered(self, slicer_desk):
@@ -422,7 +422,7 @@ class TestBentGrid:
         slicer_desk.desktop.answers.append(False)
         panel.ui.enhanceButton.click()
         assert "resampled" in slicer_desk.desktop.shown_messages[0].text
-        assert "Nothing was done" in panel.ui.messageLabel.text
+        assert "was not enhanced" in panel.ui.messageLabel.text
         assert np.array_equal(volume_from_bent(bent), before)
         assert workers() == []
 

@@ -437,7 +437,7 @@ class TestFinishedRun:
 
     def test_a_model_that_is_installed_already_is_chosen(self, panel, run):
         panel.ui.useModelButton.click()
-        assert "'small' is chosen" in panel.ui.messageLabel.text
+        assert "'small' is now chosen" in panel.ui.messageLabel.text
 
     def test_a_run_that_gained_nothing_says_so(self, panel, run):
         (run / "report.json").write_text(json.dumps({**REPORT, "beats_start": False}), encoding="utf-8")

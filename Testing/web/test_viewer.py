@@ -149,7 +149,7 @@ class TestReading:
     def test_a_report_of_another_volume_is_refused(self, files, enhanced, tmp_path):
         report = tmp_path / "report.json"
         report.write_text(json.dumps(report_of(Volume(enhanced.voxels[:9], enhanced.affine), synthetic=[1])))
-        with pytest.raises(InputError, match="name its own report"):
+        with pytest.raises(InputError, match="name the report of this volume"):
             read_content(files["scan"], files["enhanced"], report=report)
 
     @pytest.mark.parametrize(("name", "value"), [("factor", 2.5), ("factor", True), ("model", 7)])
