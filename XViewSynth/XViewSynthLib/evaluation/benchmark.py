@@ -168,7 +168,7 @@ def run_bench(
     acquisition: Acquisition = "thick" if word == "thick" else "gap"
     others = make_peers(peers, volumes or {}, scans, factors, acquisition, taken=METHODS)
     trained = sum(len(seeds) for seeds in arms.values())
-    methods = len(interpolation.METHODS) + len(others) + len(loaded) + trained
+    methods = len(interpolation.METHODS) + len(others) + len(loaded) + trained + bool(measures)
     report_step = _step_reporter(progress, len(scans) * len(factors) * methods + 1)
     runs, ablation_runs = [], []
     for scan, trial in _trials(scans, thicknesses, factors, request.axis, acquisition):
@@ -370,6 +370,8 @@ def _run(
     for method in interpolation.METHODS:
         report_step(f"{title}: {method}")
         interpolated[method], _ = measure_baseline(trial, method, check)
+    if measures:
+        report_step(f"{title}: evidence")
     evidence = Evidence(trial, measures, check)
     rivals = {}
     for peer in peers:
