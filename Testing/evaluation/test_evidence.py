@@ -97,3 +97,11 @@ class TestRequests:
         for measure in MEASURES:
             with pytest.raises(Cancelled):
                 Evidence(trial, [measure], cancel)
+
+
+class TestProgress:
+    def test_counts_the_evidence(self, scan, model, tmp_path):
+        steps = []
+        run_bench([scan], [2], [model], tmp_path, measures=["noise-floor"], device="cpu", progress=steps.append)
+        assert [step.done for step in steps] == list(range(steps[0].total))
+        assert "scan.nrrd x2: evidence" in [step.stage for step in steps]

@@ -150,7 +150,7 @@ def run_bench(
         word = measured[0].card["acquisition"]
     acquisition: Acquisition = "thick" if word == "thick" else "gap"
     peers = make_peers(benchmark.peers, benchmark.volumes, scans, factors, acquisition, taken=METHODS)
-    methods = len(interpolation.METHODS) + len(peers) + len(measured)
+    methods = len(interpolation.METHODS) + len(peers) + len(measured) + bool(measures)
     monitor = Monitor(progress, should_cancel)
     report_step = _step_reporter(monitor, len(scans) * len(factors) * methods + 1)
     # The steps of a benchmark are whole measurements, so these report none.
@@ -258,6 +258,8 @@ class _Measurement:
         for method in interpolation.METHODS:
             self.report_step(f"{title}: {method}")
             interpolated[method], _ = measure_baseline(trial, method, check)
+        if self.measures:
+            self.report_step(f"{title}: evidence")
         evidence = Evidence(trial, self.measures, check)
         rivals = {}
         for peer in self.peers:

@@ -48,7 +48,7 @@ def _floor_tables(found: Mapping[str, Any]) -> Iterable[str]:
 
 def _structure_tables(found: Mapping[str, Any]) -> Iterable[str]:
     yield "#### Structures\n"
-    yield "Segmented by the same rule in the truth and in each result. "
+    yield "Segmented by the same rule in the truth and in each result:\n"
     yield "\n".join(f"- {name}: {rule}" for name, rule in found["rules"].items()) + "\n"
     rows = [
         [

@@ -189,30 +189,31 @@ def with_lesions(trial: Trial, lesions: Iterable[Lesion]) -> Volume:
 
 
 def summarise(lesions: Sequence[Lesion], findings: Sequence[Finding]) -> dict[str, list[dict[str, Any]]]:
-    """Means over groups of lesions, for JSON: by region, size and phase; by region and contrast; by region, of lesions
-    that an observed slice cuts and that none cuts. Empty groups are left out."""
+    """Means over groups of lesions, for JSON; a group without lesions is left out.
+
+    Groups are by region, size and phase; by region and contrast; by region and whether an observed slice cuts them.
+    """
     groupings: dict[str, Callable[[Lesion], dict[str, Any]]] = {
         "by_size_and_phase": lambda lesion: {"diameter_mm": lesion.diameter_mm, "phase": PHASES[lesion.place.phase]},
         "by_contrast": lambda lesion: {"contrast_hu": lesion.contrast_hu},
         "by_observed": lambda lesion: {"observed": lesion.observed},
     }
-    summary = {}
-    for name, labels_of in groupings.items():
-        groups: dict[tuple, list[Finding]] = {}
-        labels: dict[tuple, dict[str, Any]] = {}
-        for lesion, finding in zip(lesions, findings, strict=True):
-            found = {"region": lesion.place.region, **labels_of(lesion)}
-            key = (
-                (lesion.place.region, lesion.diameter_mm, lesion.place.phase)
-                if "phase" in found
-                else (*found.values(),)
-            )
-            labels[key] = found
-            groups.setdefault(key, []).append(finding)
-        # Lung first.
-        order = sorted(groups, key=lambda key: (key[0] != LUNG, *key[1:]))
-        summary[name] = [{**labels[key], **_means(groups[key])} for key in order]
-    return summary
+    pairs = list(zip(lesions, findings, strict=True))
+    return {name: _grouped(pairs, labels_of) for name, labels_of in groupings.items()}
+
+
+def _grouped(
+    pairs: Iterable[tuple[Lesion, Finding]], labels_of: Callable[[Lesion], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    groups: dict[tuple, list[Finding]] = {}
+    names: dict[str, None] = {}
+    for lesion, finding in pairs:
+        labels = {"region": lesion.place.region, **labels_of(lesion)}
+        names.update(dict.fromkeys(labels))
+        groups.setdefault(tuple(labels.values()), []).append(finding)
+    words = (LUNG, SOFT_TISSUE, *PHASES)
+    order = sorted(groups, key=lambda group: [words.index(value) if value in words else value for value in group])
+    return [{**dict(zip(names, group, strict=True)), **_means(groups[group])} for group in order]
 
 
 def rendered_ball(distance_mm: np.ndarray, diameter_mm: float) -> np.ndarray:
