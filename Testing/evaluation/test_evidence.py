@@ -9,7 +9,7 @@ import pytest
 from scans import affine_from, anatomy
 from tiny import make_card, make_network
 from XViewSynthLib.errors import Cancelled, InputError
-from XViewSynthLib.evaluation.benchmark import run_bench
+from XViewSynthLib.evaluation.benchmark import Benchmark, run_bench
 from XViewSynthLib.evaluation.evidence import MEASURES, Evidence, check_measures
 from XViewSynthLib.evaluation.selfcheck import drop_slices
 from XViewSynthLib.geometry.volume import Volume
@@ -38,7 +38,9 @@ def model(folder) -> Model:
 
 @pytest.fixture(scope="module")
 def report(folder, scan, model) -> dict:
-    return run_bench([scan], [2], [model], folder / "out", peers=["registration"], measures=["all"], device="cpu")
+    return run_bench(
+        Benchmark([scan], [2], [model], peers=["registration"], measures=["all"]), folder / "out", device="cpu"
+    )
 
 
 class TestReport:
@@ -74,7 +76,7 @@ class TestReport:
                 assert len({line.count(" | ") for line in block.strip().split("\n")}) == 1
 
     def test_without_a_request_there_is_none(self, folder, scan, model):
-        report = run_bench([scan], [2], [model], folder / "plain", device="cpu")
+        report = run_bench(Benchmark([scan], [2], [model]), folder / "plain", device="cpu")
         assert report["runs"][0]["evidence"] == {}
 
 
@@ -86,7 +88,7 @@ class TestRequests:
 
     def test_an_unknown_measure(self, folder, scan, model):
         with pytest.raises(InputError, match="There is no measure 'dice': choose noise-floor, structures"):
-            run_bench([scan], [2], [model], folder / "none", measures=["dice"])
+            run_bench(Benchmark([scan], [2], [model], measures=["dice"]), folder / "none")
         assert not (folder / "none").exists()
 
     def test_can_be_cancelled(self, scan):
@@ -102,6 +104,8 @@ class TestRequests:
 class TestProgress:
     def test_counts_the_evidence(self, scan, model, tmp_path):
         steps = []
-        run_bench([scan], [2], [model], tmp_path, measures=["noise-floor"], device="cpu", progress=steps.append)
+        run_bench(
+            Benchmark([scan], [2], [model], measures=["noise-floor"]), tmp_path, device="cpu", progress=steps.append
+        )
         assert [step.done for step in steps] == list(range(steps[0].total))
         assert "scan.nrrd x2: evidence" in [step.stage for step in steps]
