@@ -8,6 +8,7 @@ import pytest
 
 from scans import affine_from, anatomy
 from tiny import make_card, make_network
+from XViewSynthLib.cli.main import main
 from XViewSynthLib.errors import Cancelled, InputError
 from XViewSynthLib.evaluation.benchmark import Benchmark, run_bench
 from XViewSynthLib.evaluation.evidence import MEASURES, Evidence, check_measures
@@ -49,7 +50,7 @@ class TestReport:
         assert list(evidence) == ["noise_floor", "structures", "lesions", "invented"]
         for name in ("noise_floor", "structures", "invented"):
             assert list(evidence[name]["methods"]) == METHODS
-        assert list(evidence["lesions"]["methods"]) in ([], ["truth", "linear", "cubic", "small"])
+        assert list(evidence["lesions"]["methods"]) == ["truth", "linear", "cubic", "small"]
 
     def test_errors_of_the_body_agree_with_the_recoverable_share(self, report):
         found = report["runs"][0]["evidence"]["noise_floor"]
@@ -90,6 +91,14 @@ class TestRequests:
         with pytest.raises(InputError, match="There is no measure 'dice': choose noise-floor, structures"):
             run_bench(Benchmark([scan], [2], [model], measures=["dice"]), folder / "none")
         assert not (folder / "none").exists()
+
+    def test_on_the_command_line(self, folder, scan, model, capsys):
+        command = ["bench", str(scan), "--factor", "2", "--model", str(folder / "small"), "--device", "cpu"]
+        options = ["--measure", "invented", "--measure", "structures", "--output", str(folder / "command")]
+        assert main([*command, *options]) == 0
+        assert "#### Invented and missed structure" in capsys.readouterr().out
+        report = json.loads((folder / "command" / "bench.json").read_text("utf-8"))
+        assert list(report["runs"][0]["evidence"]) == ["structures", "invented"]
 
     def test_can_be_cancelled(self, scan):
         def cancel() -> None:
