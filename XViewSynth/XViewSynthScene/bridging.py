@@ -67,13 +67,17 @@ def bridged(voxels: np.ndarray, provenance: Provenance) -> np.ndarray:
     result = np.empty(voxels.shape, np.int16)
     source, target = (np.moveaxis(array, array_axis(provenance.axis), 0) for array in (voxels, result))
     last = len(source) - 1
+    # One slice at a time stays in the processor's cache.
+    hu = np.empty(source.shape[1:], np.float32)
     for index in range(len(source)):
-        if provenance.is_synthetic(index):
-            hu = source[index]
-        else:
-            beside = [source[other] for other in (index - 1, index + 1) if 0 <= other <= last]
-            hu = sum(beside[1:], beside[0]) / len(beside) if beside else source[index]
-        target[index] = np.clip(hu, 0, _HIGHEST_HU).round()
+        beside = [source[other] for other in (index - 1, index + 1) if 0 <= other <= last]
+        if provenance.is_synthetic(index) or not beside:
+            beside = [source[index]]
+        np.clip(beside[0], 0, _HIGHEST_HU, out=hu)
+        if len(beside) > 1:
+            hu += np.clip(beside[1], 0, _HIGHEST_HU)
+            hu *= 0.5
+        np.copyto(target[index], np.rint(hu, out=hu), casting="unsafe")
     return result
 
 
@@ -81,7 +85,7 @@ def _bridged_image(source: vtk.vtkImageData, provenance: Provenance) -> vtk.vtkI
     voxels = vtk_to_numpy(source.GetPointData().GetScalars()).reshape(source.GetDimensions()[::-1])
     image = vtk.vtkImageData()
     image.SetExtent(source.GetExtent())
-    image.GetPointData().SetScalars(numpy_to_vtk(bridged(voxels, provenance).ravel(), deep=True))
+    image.GetPointData().SetScalars(numpy_to_vtk(bridged(voxels, provenance).ravel()))
     return image
 
 

@@ -61,7 +61,7 @@ def find_places(
     groups = list(_groups(len(slices), provenance))
     if not groups or min(slices.shape[1:]) < _BLOCK:
         return []
-    blocks = np.stack([_block_means(slices[group]).max(axis=0) for group in groups])
+    blocks = np.stack([_worst_means(slices[group]) for group in groups])
     regions = _regions(blocks > faint_hu)
     rows, columns = (volume.spacing_along(other) for other in reversed(AXES) if other != axis)
     steps = np.array([volume.spacing_along(axis), rows * _BLOCK, columns * _BLOCK])
@@ -94,11 +94,16 @@ def _groups(count: int, provenance: Provenance | None) -> Iterator[slice]:
             start = None
 
 
-def _block_means(slices: np.ndarray) -> np.ndarray:
-    """(slices, rows // 4, columns // 4) means of blocks; rows and columns that are left over do not count."""
-    count, rows, columns = slices.shape
-    whole = slices[:, : rows - rows % _BLOCK, : columns - columns % _BLOCK]
-    return whole.reshape(count, rows // _BLOCK, _BLOCK, columns // _BLOCK, _BLOCK).mean(axis=(2, 4), dtype=np.float32)
+def _worst_means(slices: np.ndarray) -> np.ndarray:
+    """(rows // 4, columns // 4) largest means of blocks in any slice; rows and columns left over do not count."""
+    rows, columns = (size - size % _BLOCK for size in slices.shape[1:])
+    worst = np.zeros((rows // _BLOCK, columns // _BLOCK), np.float32)
+    for plane in slices:
+        # Strided sums are several times quicker than the mean of a reshaped plane.
+        lines = sum(plane[first:rows:_BLOCK, :columns] for first in range(_BLOCK))
+        sums = sum(lines[:, first::_BLOCK] for first in range(_BLOCK))
+        np.maximum(worst, sums / _BLOCK**2, out=worst, casting="unsafe")
+    return worst
 
 
 def _regions(mask: np.ndarray) -> np.ndarray:
@@ -119,18 +124,26 @@ def _regions(mask: np.ndarray) -> np.ndarray:
 def _worst(
     blocks: np.ndarray, regions: np.ndarray, heights: np.ndarray, steps: np.ndarray
 ) -> Iterator[tuple[int, int, int]]:
-    """Indices of the worst blocks, the worst first; those of one region are apart from each other."""
-    indices = np.argwhere(regions > 0)
-    values, labels = blocks[regions > 0], regions[regions > 0]
-    positions = np.column_stack([heights[indices[:, 0]], indices[:, 1:]]) * steps
-    left = np.ones(len(indices), bool)
+    """Indices of the worst blocks, the worst first; those of one region are apart from each other.
+
+    Args:
+        blocks: (groups, rows, columns), HU.
+        regions: number of the region of each block; 0 for none.
+        heights: of the middle of each group of slices, in slices.
+        steps: mm between slices, and between blocks in rows and columns.
+    """
+    left = np.where(regions > 0, blocks, -np.inf)
+    places = [heights * steps[0], *(np.arange(size) * step for size, step in zip(left.shape[1:], steps[1:]))]
     for _ in range(_MOST_PLACES):
-        if not left.any():
+        worst = tuple(int(index) for index in np.unravel_index(left.argmax(), left.shape))
+        if left[worst] == -np.inf:
             return
-        worst = int(np.where(left, values, -np.inf).argmax())
-        yield tuple(indices[worst])
-        near = np.linalg.norm(positions - positions[worst], axis=1) < _APART_MM
-        left &= ~(near & (labels == labels[worst]))
+        yield worst
+        offsets = [place - place[index] for place, index in zip(places, worst)]
+        # A region may be the whole scan, of which only what is near matters.
+        box = tuple(slice(*(np.flatnonzero(abs(offset) < _APART_MM)[[0, -1]] + [0, 1])) for offset in offsets)
+        distances = sum(np.ix_(*(offset[part] ** 2 for offset, part in zip(offsets, box))))
+        left[box][(distances < _APART_MM**2) & (regions[box] == regions[worst])] = -np.inf
 
 
 def _worst_voxel(slices: np.ndarray, group: slice, block: tuple[int, int]) -> np.ndarray:
