@@ -267,12 +267,12 @@ class Viewer(VTKObservationMixin):
     def _job_state(self) -> dict[str, Any]:
         state = {"status": IDLE, "stage": "", "percent": 0, "time_left": "", "outlook": "", "possible": True}
         if self._run is not None:
-            state = self._state
+            job = self._state
             return state | {
                 "status": STOPPING if self._stopping else RUNNING,
-                "stage": describe_stage(state.stage),
-                "percent": round(100 * state.done / max(state.total, 1)),
-                "time_left": describe_time_left(state.seconds_left),
+                "stage": describe_stage(job.stage),
+                "percent": round(100 * job.done / max(job.total, 1)),
+                "time_left": describe_time_left(job.seconds_left),
             }
         return state if self.has_enhanced else state | self._outlook
 
