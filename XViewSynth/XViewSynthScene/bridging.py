@@ -15,6 +15,7 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 from XViewSynthLib.geometry.volume import array_axis
 
 from .provenance import ROLE_ATTRIBUTE, UNCERTAINTY_ROLE, Provenance
+from .results import UNCERTAINTY_LOOK, set_look
 from .volumes import SCALAR_VOLUME, ijk_to_ras, matrix_from_array
 
 _HIGHEST_HU = np.iinfo(np.int16).max
@@ -97,6 +98,7 @@ def _hidden_node(scene: slicer.vtkMRMLScene, name: str) -> slicer.vtkMRMLScalarV
     node.SetSaveWithScene(False)
     node.SetAttribute(ROLE_ATTRIBUTE, UNCERTAINTY_ROLE)
     scene.AddNode(node)
-    node.CreateDefaultDisplayNodes()
+    # Slicer takes a second to choose a window for a large volume, unless it has one.
+    set_look(node, UNCERTAINTY_LOOK)
     node.GetDisplayNode().SetSaveWithScene(False)
     return node
