@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from scans import affine_from, stored_as
+from XViewSynthLib.evaluation.balls import rendered_ball
 from XViewSynthLib.evaluation.lesions import (
     CONTRASTS_HU,
     DIAMETERS_MM,
@@ -18,7 +19,6 @@ from XViewSynthLib.evaluation.lesions import (
     LesionTest,
     Place,
     plant,
-    rendered_ball,
     summarise,
     with_lesions,
 )

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import ndimage, special
+from scipy import ndimage
 
 from ..geometry.intensity import to_scalar_type
 from ..geometry.volume import Volume, affine_column
+from .balls import MARGIN_MM, Centre, ball_in_scan, near_ball, slice_thickness
 from .metrics import Reference, candidate_slices, clip_hu
 from .selfcheck import Trial, drop_slices
 
@@ -32,14 +33,6 @@ _DEPTH_MM, _SMOOTHING_MM = 6.5, 1.5
 # Centres are at least this far apart.
 _APART_MM = 16.0
 _ATTEMPTS = 40
-# Resolution of the scanner in plane and along the axis, apart from the slice thickness: full width at half maximum.
-_RESOLUTION_MM = 1.0
-_FWHM_PER_SIGMA = 2.3548
-_SAMPLES_PER_SLICE = 4
-# Lesions are measured within this distance of their border.
-_MARGIN_MM = 4.0
-# The matched filter compares a lesion with a shell of this width around it.
-_SHELL_MM = 2.5
 # Below this share of its contrast, a lesion has no centre.
 _LOST = 0.1
 # Share of the contrast at which the border of a lesion lies.
@@ -58,7 +51,7 @@ class Place:
     """
 
     region: str
-    centre_mm: tuple[float, float, float]
+    centre_mm: Centre
     phase: int
 
 
@@ -131,8 +124,8 @@ class LesionTest:
         for place in self.vacant:
             check()
             for diameter in DIAMETERS_MM:
-                box, ball = _rendered(place, diameter, reference)
-                near = _near(place, diameter, box, reference)
+                box, ball = ball_in_scan(place.centre_mm, diameter, reference)
+                near = near_ball(place.centre_mm, diameter, box, reference)
                 responses = vacant.setdefault((place.region, place.phase, diameter), [])
                 responses.append(_response(ball[near], before[box][near]))
         findings = []
@@ -181,7 +174,7 @@ def with_lesions(trial: Trial, lesions: Iterable[Lesion]) -> Volume:
     view = reference.order.apply(voxels)
     start = _first_slice(trial)
     for lesion in lesions:
-        box, ball = _rendered(lesion.place, lesion.diameter_mm, reference)
+        box, ball = ball_in_scan(lesion.place.centre_mm, lesion.diameter_mm, reference)
         # The source has slices before the first one of the truth.
         box = (slice(box[0].start + start, box[0].stop + start), *box[1:])
         view[box] = to_scalar_type(view[box] + lesion.contrast_hu * ball, voxels.dtype)
@@ -216,16 +209,6 @@ def _grouped(
     return [{**dict(zip(names, group, strict=True)), **_means(groups[group])} for group in order]
 
 
-def rendered_ball(distance_mm: np.ndarray, diameter_mm: float) -> np.ndarray:
-    """A ball of height 1 after a Gaussian for the scanner's resolution, at distances from its centre."""
-    radius, sigma = diameter_mm / 2, _RESOLUTION_MM / _FWHM_PER_SIGMA
-    # Not 0, where the formula is a quotient of zeros.
-    r = np.maximum(distance_mm, 1e-3)
-    erf = special.erf((radius - r) / (2**0.5 * sigma)) + special.erf((radius + r) / (2**0.5 * sigma))
-    rims = np.exp(-((r - radius) ** 2) / (2 * sigma**2)) - np.exp(-((r + radius) ** 2) / (2 * sigma**2))
-    return erf / 2 - sigma / (r * (2 * np.pi) ** 0.5) * rims
-
-
 def _regions(reference: Reference) -> Iterator[tuple[str, np.ndarray]]:
     """For each region a mask of the possible centres of lesions."""
     smooth = ndimage.gaussian_filter(clip_hu(reference.slices), [_SMOOTHING_MM / mm for mm in reference.spacing])
@@ -237,12 +220,10 @@ def _regions(reference: Reference) -> Iterator[tuple[str, np.ndarray]]:
         yield region, inside & (share > (0.8 if region == LUNG else 0.95))
 
 
-def _spread(
-    inside: np.ndarray, reference: Reference, wanted: int, random: np.random.Generator
-) -> list[tuple[float, float, float]]:
+def _spread(inside: np.ndarray, reference: Reference, wanted: int, random: np.random.Generator) -> list[Centre]:
     """Random centres in mm within a mask, apart from each other and from the ends of the scan."""
     spacing = np.asarray(reference.spacing)
-    reach = [round((max(DIAMETERS_MM) / 2 + _MARGIN_MM) / mm) + 1 for mm in spacing]
+    reach = [round((max(DIAMETERS_MM) / 2 + MARGIN_MM) / mm) + 1 for mm in spacing]
     inner = tuple(slice(margin, -margin) for margin in reach)
     places = np.argwhere(inside[inner])
     if not len(places):
@@ -257,65 +238,34 @@ def _spread(
     return [(float(z), float(y), float(x)) for z, y, x in chosen]
 
 
-def _place(region: str, centre: tuple[float, float, float], trial: Trial) -> Place:
+def _place(region: str, centre: Centre, trial: Trial) -> Place:
     _, off = _from_observed(centre, trial)
     return Place(region, centre, min(int(off * 2 * len(PHASES)), len(PHASES) - 1))
 
 
 def _lesion(place: Place, diameter: float, contrast: float, trial: Trial) -> Lesion:
     millimetres, _ = _from_observed(place.centre_mm, trial)
-    reach = (diameter + _slice_thickness(trial.reference)) / 2
+    reach = (diameter + slice_thickness(trial.reference)) / 2
     return Lesion(place, diameter, contrast, observed=trial.acquisition == "thick" or millimetres < reach)
 
 
-def _from_observed(centre: tuple[float, float, float], trial: Trial) -> tuple[float, float]:
+def _from_observed(centre: Centre, trial: Trial) -> tuple[float, float]:
     """Distance to the nearest observed slice in mm, and over the distance of observed slices, 0 to 0.5."""
     distance = trial.reference.spacing[0] * trial.factor
     off = abs((centre[0] / distance + 0.5) % 1 - 0.5)
     return off * distance, off
 
 
-def _rendered(place: Place, diameter: float, reference: Reference) -> tuple[tuple[slice, ...], np.ndarray]:
-    """The voxels around a place, and the share of a lesion's contrast in each, float32."""
-    reach = diameter / 2 + _MARGIN_MM
-    box = []
-    for centre, mm, size in zip(place.centre_mm, reference.spacing, reference.slices.shape, strict=True):
-        first, last = max(0, int((centre - reach) / mm)), min(size - 1, int((centre + reach) / mm) + 1)
-        box.append(slice(first, last + 1))
-    z, y, x = _offsets(place, box, reference)
-    within = (np.arange(_SAMPLES_PER_SLICE) + 0.5) / _SAMPLES_PER_SLICE - 0.5
-    shifts = within * _slice_thickness(reference)
-    squares = y**2 + x**2
-    samples = [rendered_ball(np.sqrt((z + shift) ** 2 + squares), diameter) for shift in shifts]
-    return tuple(box), np.mean(samples, axis=0)
-
-
-def _near(place: Place, diameter: float, box: Sequence[slice], reference: Reference) -> np.ndarray:
-    """Mask of the voxels of a box that the matched filter reads."""
-    z, y, x = _offsets(place, box, reference)
-    return z**2 + y**2 + x**2 <= (diameter / 2 + _SHELL_MM) ** 2
-
-
-def _offsets(place: Place, box: Sequence[slice], reference: Reference) -> tuple[np.ndarray, ...]:
-    """Distances in mm of the voxels of a box from a place along slices, rows and columns, as of `np.ix_`."""
-    return np.ix_(
-        *(
-            (np.arange(part.start, part.stop) * mm - centre).astype(np.float32)
-            for part, mm, centre in zip(box, reference.spacing, place.centre_mm, strict=True)
-        )
-    )
-
-
 def _finding(
     lesion: Lesion, reference: Reference, slices: np.ndarray, before: np.ndarray, vacant: np.ndarray
 ) -> Finding:
     """Args: responses of the matched filter at places without lesions in `vacant`; others as in `measure`."""
-    box, ball = _rendered(lesion.place, lesion.diameter_mm, reference)
+    box, ball = ball_in_scan(lesion.place.centre_mm, lesion.diameter_mm, reference)
     change = (clip_hu(slices[box]) - clip_hu(before[box])) / lesion.contrast_hu
     contrast = float(np.sum(change * ball) / np.sum(ball * ball))
     true_volume = np.count_nonzero(ball > _HALF)
     sign = np.sign(lesion.contrast_hu)
-    near = _near(lesion.place, lesion.diameter_mm, box, reference)
+    near = near_ball(lesion.place.centre_mm, lesion.diameter_mm, box, reference)
     difference = sign * (_response(ball[near], slices[box][near]) - vacant)
     return Finding(
         contrast=contrast,
@@ -358,11 +308,6 @@ def _means(findings: Sequence[Finding]) -> dict[str, Any]:
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
-
-
-def _slice_thickness(reference: Reference) -> float:
-    """Thickness of the thin slices in mm; their distance if it is unknown."""
-    return reference.volume.thickness_along(reference.axis) or reference.spacing[0]
 
 
 def _first_slice(trial: Trial) -> int:

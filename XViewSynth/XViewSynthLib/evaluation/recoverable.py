@@ -34,9 +34,10 @@ class ErrorRegions:
         self._counts = dict.fromkeys((BODY, *measured), 0)
         dark = 0
         for index in self._counted_slices():
-            for name, mask in self._masks(index).items():
+            masks = self._masks(index)
+            for name, mask in masks.items():
                 self._counts[name] += int(np.count_nonzero(mask))
-            dark += int(np.count_nonzero(self._masks(index)[BODY] & (self._level(index) < _LUNG_BELOW_HU)))
+            dark += int(np.count_nonzero(masks[BODY] & (self._level(index) < _LUNG_BELOW_HU)))
         if measured and self._counts[BODY]:
             bright_floor, dark_floor = (
                 self.floors.get(name, next(iter(self.floors.values()))) for name in ("soft tissue", "lung")
