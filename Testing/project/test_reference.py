@@ -8,6 +8,7 @@ import dataclasses
 import importlib.util
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from XViewSynthLib import Volume, write_volume
 from XViewSynthLib.model.cards import CARD_FIELDS, OPTIONAL_CARD_FIELDS
 from XViewSynthLib.model.catalogue import save_model
 from XViewSynthTrainLib.config import TrainingConfig
+from XViewSynthUI.options import ENHANCE_FIELDS, SELF_CHECK_FIELDS, scriptName
 
 DOCS = Path("Resources") / "Docs"
 FILES, CARD = DOCS / "reference" / "files.md", DOCS / "reference" / "model-card.md"
@@ -167,18 +169,19 @@ class TestModelCard:
 
 
 class TestSlicerScripts:
-    def parameters(self, method: str) -> list[str]:
+    def parameters(self, method: str, fields: Iterable[str]) -> set[str]:
         tree = ast.parse((ROOT / "XViewSynth" / "XViewSynthUI" / "logic.py").read_text(encoding="utf-8"))
         (logic,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name.endswith("Logic"))
         (function,) = (node for node in logic.body if isinstance(node, ast.FunctionDef) and node.name == method)
-        return [argument.arg for argument in function.args.args[1:]]
+        named = [argument.arg for argument in [*function.args.args[1:], *function.args.kwonlyargs]]
+        return {*named, *map(scriptName, fields)}
 
     def test_the_table_names_every_parameter(self):
-        assert keys_of(SLICER, "enhance") == self.parameters("enhance")
+        assert set(keys_of(SLICER, "enhance")) == self.parameters("enhance", ENHANCE_FIELDS)
 
     def test_the_text_names_every_parameter_of_the_self_check(self):
         text = section_of(SLICER, "selfCheck")
-        assert all(re.search(rf"\b{name}\b", text) for name in self.parameters("selfCheck"))
+        assert all(re.search(rf"\b{name}\b", text) for name in self.parameters("selfCheck", SELF_CHECK_FIELDS))
 
     def test_the_table_names_every_attribute(self):
         tree = ast.parse((ROOT / "XViewSynth" / "XViewSynthScene" / "provenance.py").read_text(encoding="utf-8"))
