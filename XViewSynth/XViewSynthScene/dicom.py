@@ -107,7 +107,9 @@ def _common(thicknesses: list[float | None]) -> float | None:
 
 
 def _modality_in_scene(node: slicer.vtkMRMLNode) -> str:
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(node.GetScene())
+    # GetSubjectHierarchyNode would add a hierarchy to a scene without one.
+    scene = node.GetScene()
+    hierarchy = scene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode") if scene is not None else None
     item = hierarchy.GetItemByDataNode(node) if hierarchy is not None else 0
     attribute = slicer.vtkMRMLSubjectHierarchyConstants.GetDICOMSeriesModalityAttributeName()
     return (hierarchy.GetItemAttribute(item, attribute) or "").upper() if item else ""
