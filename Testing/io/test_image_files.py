@@ -450,8 +450,9 @@ class TestMemory:
     def test_a_bomb_is_refused_by_the_limit(self, tmp_path):
         packed = bz2.compress(bytes(200_000_000))
         path = nrrd(tmp_path / "x.nrrd", encoding="bzip2", data=packed, sizes="1000 1000 100")
-        with pytest.raises(InputError, match=r"takes 0\.20 GB, and 0\.00 GB is allowed"):
+        with pytest.raises(InputError, match=r"takes at least [\d.]+ GB to read") as refusal:
             read_volume(path, memory=1_000_000)
+        assert float(re.search(r"[\d.]+(?= GB)", str(refusal.value))[0]) >= 0.2
 
     def test_a_header_alone_takes_none(self, tmp_path):
         path = nrrd(tmp_path / "x.nrrd", encoding="bzip2", data=bz2.compress(bytes(200_000_000)), sizes="1000 1000 100")

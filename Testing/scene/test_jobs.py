@@ -298,7 +298,7 @@ class TestRequest:
 class TestFailure:
     def test_the_sentence_of_the_engine(self, start, folder, scan, tiny_model):
         job = start(EnhanceJob, scan, Request(factor=2, model=str(tiny_model), memory=10000000))
-        assert failure(job, folder).startswith("Allow more memory or ")
+        assert failure(job, folder).startswith("Allow more memory")
         assert job.log.startswith("error: ")
 
     def test_no_file_is_named_that_the_user_has_not_seen(self, start, folder, scan, script):

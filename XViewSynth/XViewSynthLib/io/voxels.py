@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import math
 import os
 import zlib
 from collections.abc import Iterator
@@ -65,15 +66,17 @@ def check_memory(path: Path, needed: int, memory: int | None = None) -> None:
         InputError: it needs more.
     """
     if memory is None:
-        allowed = int(_FREE_SHARE * psutil.virtual_memory().available)
-    else:
-        allowed = memory - psutil.Process().memory_info().rss
-    if needed > allowed:
-        where = "is free" if memory is None else "is allowed beside the program itself"
-        raise InputError(
-            f"Allow more memory or use a computer with more: {path} takes {needed / 1e9:.2f} GB, and "
-            f"{max(allowed, 0) / 1e9:.2f} GB {where}."
-        )
+        free = int(_FREE_SHARE * psutil.virtual_memory().available)
+        if needed > free:
+            raise InputError(
+                f"Use a computer with more memory, or close other programs: {path} takes {needed / 1e9:.2f} GB, and "
+                f"{free / 1e9:.2f} GB is free."
+            )
+        return
+    needed += psutil.Process().memory_info().rss
+    if needed > memory:
+        gigabytes = math.ceil(needed / 1e8) / 10  # rounded up, so that this value suffices
+        raise InputError(f"Allow more memory: {path} takes at least {gigabytes:.1f} GB to read.")
 
 
 def read_voxels(header: ImageHeader) -> tuple[np.ndarray, tuple[str, ...]]:
