@@ -96,17 +96,28 @@ class TestFromNode:
 
 class TestSliceThickness:
     class Database:
-        def __init__(self, answer):
-            self.answer = answer
+        """The slice thicknesses of two images."""
+
+        def __init__(self, *stated):
+            self.stated = dict(zip(("1.2.3", "1.2.4"), stated, strict=True))
 
         def instanceValue(self, instance, tag):
-            assert (instance, tag) == ("1.2.3", "0018,0050")
-            return self.answer
+            return self.stated[instance] if tag == "0018,0050" else ""
 
-    @pytest.mark.parametrize(("answer", "thickness"), [("5.0", 5.0), ("", None), ("0", None), ("nan", None)])
-    def test_comes_from_the_dicom_database(self, node, monkeypatch, answer, thickness):
+    @pytest.mark.parametrize(
+        ("stated", "thickness"),
+        [
+            (("5.0", "5.0"), 5.0),
+            (("", ""), None),
+            (("0", "0"), None),
+            (("nan", "nan"), None),
+            (("5.0", "3.0"), None),
+            (("5.0", ""), None),
+        ],
+    )
+    def test_comes_from_the_dicom_database(self, node, monkeypatch, stated, thickness):
         node.SetAttribute("DICOM.instanceUIDs", "1.2.3 1.2.4")
-        monkeypatch.setattr(slicer, "dicomDatabase", self.Database(answer), raising=False)
+        monkeypatch.setattr(slicer, "dicomDatabase", self.Database(*stated), raising=False)
         assert volume_from_node(node).slice_thickness == thickness
 
     def test_is_unknown_without_a_database(self, node, monkeypatch):
