@@ -202,7 +202,7 @@ class TestResuming:
     def test_a_checkpoint_is_written_in_time(self, scans, tmp_path):
         seen = []
         trainer = Trainer(scans, replace(CONFIG, checkpoint_seconds=0.0), tmp_path / "run")
-        trainer.run(lambda _: seen.append(load_checkpoint(tmp_path / "run" / CHECKPOINT_FILE)[1]["step"]))
+        trainer.run(Monitor(lambda _: seen.append(load_checkpoint(tmp_path / "run" / CHECKPOINT_FILE)[1]["step"])))
         assert seen == list(range(1, 9))
 
     def test_a_run_is_not_overwritten(self, scans, tmp_path):
