@@ -55,10 +55,11 @@ class Panel(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def cleanup(self) -> None:
         """End the work when the application closes or the module is reloaded."""
-        self._settleTimer.stop()
         self.endWork()
         self.setParameterNode(None)
         self.removeObservers()
+        # Last, as nodes that go with the views start it.
+        self._settleTimer.stop()
 
     def enter(self) -> None:
         """Bind the panel when the user opens the module."""
