@@ -1066,7 +1066,7 @@ class TestEnhancingInChromium:
         assert text(page, "outlook").startswith("4 mm → 1 mm, 17 → 65 slices")
         page.get_by_test_id("enhance").click()
         page.get_by_test_id("cancel").click()
-        until(lambda: "cancelled" in text(page, "said"))
+        until(lambda: "cancelled" in text(page, "message"))
         page.get_by_test_id("factor").click()
         page.get_by_role("option", name="x 2").click()
         until(lambda: "17 → 33 slices" in text(page, "outlook"))
