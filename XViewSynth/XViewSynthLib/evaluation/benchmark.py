@@ -264,9 +264,8 @@ class _Measurement:
         rivals = {}
         for peer in self.peers:
             self.report_step(f"{title}: {peer.name}")
-            rivals[peer.name] = peer.measure(scan, trial, check)
-            if self.measures:
-                evidence.add(peer.name, peer.restore(scan, trial, check))
+            rivals[peer.name], restored = peer.measure(scan, trial, check)
+            evidence.add(peer.name, restored)
         rivals = {name: entry for name, entry in with_gains({**interpolated, **rivals}).items() if name in rivals}
         results = {}
         for model in self.models:

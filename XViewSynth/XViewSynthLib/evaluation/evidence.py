@@ -56,8 +56,9 @@ class Evidence:
             self._add_findings(TRUTH, self._lesions.trial.reference.volume, trial.reference.volume)
         for method in _BASELINES if measures else ():
             check()
-            self.add(method, _interpolated(trial, method))
-            self.add_lesions(method, _interpolated(trial, method), partial(_interpolated, method=method))
+            restored = _interpolated(trial, method)
+            self.add(method, restored)
+            self.add_lesions(method, restored, partial(_interpolated, method=method))
 
     def add(self, name: str, restored: Volume, uncertainty: Volume | None = None) -> None:
         """Measure the result of one method.

@@ -41,11 +41,8 @@ class Peer(Protocol):
     def name(self) -> str:
         """Its name in tables."""
 
-    def restore(self, scan: Path, trial: Trial, check: Callable[[], None]) -> Volume:
-        """Its result for the thinned scan, on the grid of the truth."""
-
-    def measure(self, scan: Path, trial: Trial, check: Callable[[], None]) -> dict[str, Any]:
-        """Scores, seconds and peak memory, as of `selfcheck.measure_restored`."""
+    def measure(self, scan: Path, trial: Trial, check: Callable[[], None]) -> tuple[dict[str, Any], Volume]:
+        """Scores with seconds and peak memory, and the result for the thinned scan, on the grid of the truth."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +51,14 @@ class Registration:
 
     name: str = REGISTRATION
 
-    def restore(self, scan: Path, trial: Trial, check: Callable[[], None]) -> Volume:
-        """The interpolation of the thinned scan."""
+    def measure(self, scan: Path, trial: Trial, check: Callable[[], None]) -> tuple[dict[str, Any], Volume]:
+        """Scores with seconds and peak memory, and the interpolation of the thinned scan."""
         from .registration import upsample_by_registration
 
-        return upsample_by_registration(trial.observed, trial.factor, trial.axis, check)
-
-    def measure(self, scan: Path, trial: Trial, check: Callable[[], None]) -> dict[str, Any]:
-        """Scores, seconds and peak memory."""
-        return measure_restored(trial, lambda: self.restore(scan, trial, check), check)[0]
+        entry, _, restored = measure_restored(
+            trial, lambda: upsample_by_registration(trial.observed, trial.factor, trial.axis, check), check
+        )
+        return entry, restored
 
 
 @dataclass(frozen=True)
@@ -96,23 +92,15 @@ class VolumeOfOthers:
             f"the output of xviewsynth thin for {scan}, under the same name."
         )
 
-    def restore(self, scan: Path, trial: Trial, check: Callable[[], None]) -> Volume:
-        """The volume of the other program.
+    def measure(self, scan: Path, trial: Trial, check: Callable[[], None]) -> tuple[dict[str, Any], Volume]:
+        """Scores, without seconds and memory, and the volume of the other program.
 
         Raises:
             InputError: the file is missing, lies on another grid than the scan, or is not in HU.
         """
-        return read_restored(self.file_of(scan, trial.factor, trial.acquisition), trial)
-
-    def measure(self, scan: Path, trial: Trial, check: Callable[[], None]) -> dict[str, Any]:
-        """Scores, without seconds and memory.
-
-        Raises:
-            InputError: as of `restore`.
-        """
-        restored = self.restore(scan, trial, check)
-        entry, _ = measure_restored(trial, lambda: restored, check)
-        return {**entry, "seconds": None, "peak_memory_bytes": None}
+        file = self.file_of(scan, trial.factor, trial.acquisition)
+        entry, _, restored = measure_restored(trial, lambda: read_restored(file, trial), check)
+        return {**entry, "seconds": None, "peak_memory_bytes": None}, restored
 
 
 def make_peers(

@@ -201,15 +201,16 @@ def measure_baseline(
     trial: Trial, method: interpolation.Method, check: Callable[[], None] = lambda: None
 ) -> tuple[dict[str, Any], float]:
     """Scores of one interpolation with its seconds and peak memory, and the seconds of the measurement."""
-    return measure_restored(
+    entry, seconds, _ = measure_restored(
         trial, lambda: interpolation.upsample(trial.observed, trial.factor, trial.axis, method), check
     )
+    return entry, seconds
 
 
 def measure_restored(
     trial: Trial, restore: Callable[[], Volume], check: Callable[[], None] = lambda: None
-) -> tuple[dict[str, Any], float]:
-    """Scores of the result of `restore` with its seconds and peak memory, and the seconds of the measurement."""
+) -> tuple[dict[str, Any], float, Volume]:
+    """Scores of the result of `restore` with its seconds and peak memory, the seconds of measuring, and the result."""
     with _memory_peak() as peak:
         began = time.perf_counter()
         restored = restore()
@@ -217,7 +218,7 @@ def measure_restored(
     began = time.perf_counter()
     scores = score(trial.reference, restored, check)
     entry = {**scores.to_dict(), "seconds": seconds, "peak_memory_bytes": peak()}
-    return entry, time.perf_counter() - began
+    return entry, time.perf_counter() - began, restored
 
 
 def measure_model(
