@@ -123,7 +123,7 @@ class Reader:
 
     @staticmethod
     def _check_diff(block: Block) -> None:
-        """Make sure that the changes fit the files, which a copy without git cannot tell."""
+        """Check that the changes fit the files; a copy without git cannot be checked."""
         if not (ROOT / ".git").exists():
             return
         command = ["git", "apply", "--check"]

@@ -16,7 +16,7 @@ from .marks import ijk_to_world
 from .provenance import Provenance
 from .volumes import volume_from_node
 
-# Rows and columns of the blocks that are compared: one voxel says little.
+# Rows and columns of the blocks that are compared: a single voxel is mostly noise.
 _BLOCK = 4
 # Slices of a block where none was observed and the factor is unknown.
 _BLOCK_SLICES = 4
@@ -50,7 +50,7 @@ def find_places(
     Args:
         uncertainty_node: the map, HU.
         provenance: of the enhanced volume; without it, every slice along the axis of the slices is synthetic.
-        faint_hu: HU up to which uncertainty says nothing.
+        faint_hu: HU up to which noise explains the uncertainty.
 
     Raises:
         InputError: the map has no voxels, or lies under a non-linear transform.

@@ -79,7 +79,7 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
         :param folder: the folder to make; without one, the series is added to Slicer's DICOM database.
         :param progress: called before each slice with its index and the number of slices.
         :return: the UID of the new series.
-        :raises ValueError: with a sentence that says what to do.
+        :raises ValueError: with one sentence: what is wrong and what to do.
 
         >>> series = logic.saveToDicom(thin)  # doctest: +SKIP
         >>> files = slicer.dicomDatabase.filesForSeries(series)  # doctest: +SKIP

@@ -71,7 +71,7 @@ def cluster_executor(
         model: name of the model, for workers that do not see its folder.
         done: receives the number and outcome of each step, or -1 and an exception that ends the batch.
         say: called with each message to the user.
-        monitor: asked for a stop while the batch waits for workers.
+        monitor: checked for a stop request while the batch waits for workers.
 
     Raises:
         InputError: there is no such scheduler, or a worker cannot run steps.

@@ -44,7 +44,7 @@ def run_worker(
     Args:
         folder: holds the task, and gets what is made.
         threads: CPU threads that it may use unless the environment says so, or None for all.
-        stop_if_requested: called many times a second; what it raises ends the process.
+        stop_if_requested: called many times a second; an exception of it ends the process.
         lock: a descriptor that the process holds open to its end.
 
     Returns:

@@ -220,7 +220,7 @@ def _regions(reference: Reference) -> Iterator[tuple[str, np.ndarray]]:
         yield region, inside & (share > (0.8 if region == LUNG else 0.95))
 
 
-def _spread(inside: np.ndarray, reference: Reference, wanted: int, random: np.random.Generator) -> list[Centre]:
+def _spread(inside: np.ndarray, reference: Reference, count: int, random: np.random.Generator) -> list[Centre]:
     """Random centres in mm within a mask, apart from each other and from the ends of the scan."""
     spacing = np.asarray(reference.spacing)
     reach = [round((max(DIAMETERS_MM) / 2 + MARGIN_MM) / mm) + 1 for mm in spacing]
@@ -229,11 +229,11 @@ def _spread(inside: np.ndarray, reference: Reference, wanted: int, random: np.ra
     if not len(places):
         return []
     chosen = np.zeros((0, 3))
-    for place in random.permutation(places)[: _ATTEMPTS * wanted] + reach:
+    for place in random.permutation(places)[: _ATTEMPTS * count] + reach:
         centre = (place + random.uniform(-0.5, 0.5, 3)) * spacing
         if not len(chosen) or np.min(np.sum((chosen - centre) ** 2, axis=1)) >= _APART_MM**2:
             chosen = np.vstack([chosen, centre])
-        if len(chosen) == wanted:
+        if len(chosen) == count:
             break
     return [(float(z), float(y), float(x)) for z, y, x in chosen]
 

@@ -2,7 +2,7 @@
 
 A crash, a lack of memory or a hanging driver ends that process only. Cancelling means ending processes, which always
 works. The process prints JSON objects on standard output, one per line, such as its progress and its result, and
-``error: SENTENCE`` on standard error; its exit code says how it ended.
+``error: SENTENCE`` on standard error; its exit code states the outcome.
 """
 
 from __future__ import annotations
