@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import slicer
@@ -35,6 +36,16 @@ def show_progress(bar: Any, label: Any, state: Any | None) -> None:
     bar.setRange(0, state.total if known else 0)
     bar.setValue(state.done if known else 0)
     label.text = ", ".join(filter(None, (describe_stage(state.stage), describe_time_left(state.seconds_left))))
+
+
+@contextmanager
+def signals_blocked(widget: Any) -> Iterator[None]:
+    """Change a widget without its signals, as the program and not the user changes it."""
+    former = widget.blockSignals(True)
+    try:
+        yield
+    finally:
+        widget.blockSignals(former)
 
 
 def make_timer(qt: Any, milliseconds: int, slot: Callable[[], None], single_shot: bool = False) -> Any:

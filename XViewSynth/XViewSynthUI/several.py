@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import qt
 import slicer
 from slicer.i18n import tr as _
+
+from XViewSynthScene.desk import signals_blocked
 
 _TICK_COLUMN, _SLICES_COLUMN, _STATE_COLUMN = range(3)
 
@@ -27,7 +28,6 @@ class SeveralScans:
         self._candidates: Sequence[Any] = ()
         self._unticked: set[str] = set()  # node IDs
         self._states: dict[str, str] = {}
-        self._filling = False
         titles = [_("Scan"), _("Slices"), _("State")]
         table = ui.severalTable
         table.setColumnCount(len(titles))
@@ -66,7 +66,7 @@ class SeveralScans:
     def showStates(self, run: Any) -> None:
         """Show the state of each scan of a run."""
         self._states |= {item.node.GetID(): _stateOf(item) for item in run.items}
-        with self._programmatically():
+        with signals_blocked(self.ui.severalTable):
             for row, found in enumerate(self._candidates):
                 self._describe(self.ui.severalTable.item(row, _STATE_COLUMN), found)
 
@@ -81,7 +81,7 @@ class SeveralScans:
 
     def _fill(self) -> None:
         table = self.ui.severalTable
-        with self._programmatically():
+        with signals_blocked(table):
             table.setRowCount(len(self._candidates))
             for row, found in enumerate(self._candidates):
                 name = qt.QTableWidgetItem(found.node.GetName())
@@ -110,7 +110,7 @@ class SeveralScans:
         self._ticked()
 
     def _onItemChanged(self, item: Any) -> None:
-        if self._filling or item.column() != _TICK_COLUMN:
+        if item.column() != _TICK_COLUMN:
             return
         identity = self._candidates[item.row()].node.GetID()
         if item.checkState() == qt.Qt.Checked:
@@ -118,15 +118,6 @@ class SeveralScans:
         else:
             self._unticked.add(identity)
         self._ticked()
-
-    @contextmanager
-    def _programmatically(self) -> Iterator[None]:
-        """Mark changes of the table that do not come from the user."""
-        self._filling = True
-        try:
-            yield
-        finally:
-            self._filling = False
 
 
 def describeSeveral(run: Any) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import qt
 from slicer.i18n import tr as _
+
+from XViewSynthScene.desk import signals_blocked
 
 # Uses of a scan.
 TRAIN, HOLD_OUT, NEITHER = "train", "hold out", "neither"
@@ -26,7 +27,6 @@ class StudyTable:
     def __init__(self, table: Any, ticked: Callable[[Any, str], None]) -> None:
         self._table, self._ticked = table, ticked
         self._candidates: Sequence[Any] = ()
-        self._filling = False
         titles = [_("Train"), _("Hold out"), _("Scan"), _("Slices"), _("Spacing"), _("Remark")]
         table.setColumnCount(len(titles))
         table.setHorizontalHeaderLabels(titles)
@@ -36,7 +36,7 @@ class StudyTable:
     def fill(self, candidates: Sequence[Any]) -> None:
         """Show these scans (XViewSynthTrainScene.study.Candidate), all unticked."""
         self._candidates = candidates
-        with self._programmatically():
+        with signals_blocked(self._table):
             self._table.setRowCount(len(candidates))
             for row, candidate in enumerate(candidates):
                 for column, item in enumerate(_itemsOf(candidate)):
@@ -45,7 +45,7 @@ class StudyTable:
 
     def tick(self, choices: Mapping[str, str]) -> None:
         """Tick the boxes of the chosen uses, by the key of a scan."""
-        with self._programmatically():
+        with signals_blocked(self._table):
             for row, candidate in enumerate(self._candidates):
                 if candidate.problem is None:
                     chosen = choices.get(candidate.key, TRAIN)
@@ -53,17 +53,8 @@ class StudyTable:
                         state = qt.Qt.Checked if use == chosen else qt.Qt.Unchecked
                         self._table.item(row, column).setCheckState(state)
 
-    @contextmanager
-    def _programmatically(self) -> Iterator[None]:
-        """Mark changes of the table that do not come from the user."""
-        self._filling = True
-        try:
-            yield
-        finally:
-            self._filling = False
-
     def _onItemChanged(self, item: Any) -> None:
-        if not self._filling and item.column() in _USES:
+        if item.column() in _USES:
             use = _USES[item.column()] if item.checkState() == qt.Qt.Checked else NEITHER
             self._ticked(self._candidates[item.row()], use)
 
