@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import slicer
@@ -33,6 +35,33 @@ def mrml_scene() -> Iterator[slicer.vtkMRMLScene]:
         for logic in (sequences, colors):
             logic.SetMRMLScene(None)
         scene.Clear(True)
+
+
+@contextmanager
+def runs_begun(kind: Callable[..., Any], folder: Path) -> Iterator[Callable[..., Any]]:
+    """A function that starts runs of a kind with their temporary folders in `folder`; all are closed at the end."""
+    runs = []
+
+    def begin(*arguments: object) -> Any:
+        run = kind(*arguments, folder=folder)
+        runs.append(run)
+        run.start()
+        return run
+
+    try:
+        yield begin
+    finally:
+        for run in runs:
+            run.close()
+
+
+def wait_until(run: Any, holds: Callable[[Any], object], seconds: float) -> Any:
+    """Poll a run until a condition on its state holds, and return the state."""
+    deadline = time.monotonic() + seconds
+    while not holds(state := run.poll()):
+        assert time.monotonic() < deadline, state
+        time.sleep(0.02)
+    return state
 
 
 def make_volume_node(scene: slicer.vtkMRMLScene, volume: Volume, name: str = "CT") -> slicer.vtkMRMLScalarVolumeNode:

@@ -15,7 +15,7 @@ pytest.importorskip("slicer", reason="slicer-core is not installed")
 import slicer
 
 from scans import affine_from, anatomy
-from scene import make_bent_transform, make_volume_node
+from scene import make_bent_transform, make_volume_node, runs_begun, wait_until
 from XViewSynthLib import InputError, Volume, enhance, selfcheck
 from XViewSynthLib.request import Request
 from XViewSynthScene.provenance import input_node, read_provenance
@@ -39,26 +39,13 @@ def settings(tiny_model):
 
 @pytest.fixture
 def begin(tmp_path):
-    """Starts an enhancement whose temporary folder lies in a folder of the test, and ends it after the test."""
-    runs = []
-
-    def begin(*arguments):
-        run = EnhanceRun(*arguments, folder=tmp_path)
-        runs.append(run)
-        run.start()
-        return run
-
-    yield begin
-    for run in runs:
-        run.close()
+    """Starts an enhancement whose temporary folders lie in a folder of the test, and ends it after the test."""
+    with runs_begun(EnhanceRun, tmp_path) as begin:
+        yield begin
 
 
 def finish(run):
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not (state := run.poll()).ended:
-        assert time.monotonic() < deadline, state
-        time.sleep(0.02)
-    return state
+    return wait_until(run, lambda state: state.ended, TIMEOUT_SECONDS)
 
 
 def wait_for_worker(run):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 
 pytest.importorskip("slicer", reason="slicer-core is not installed")
 
 from scans import affine_from, anatomy
-from scene import make_bent_transform, make_volume_node
+from scene import make_bent_transform, make_volume_node, runs_begun, wait_until
 from XViewSynthLib import InputError, Volume, enhance
 from XViewSynthLib.request import Request
 from XViewSynthScene.results import remove_volume
@@ -38,29 +36,12 @@ def nodes(scene, scans):
 @pytest.fixture
 def begin(tmp_path):
     """Starts a run whose temporary folders lie in a folder of the test, and ends it after the test."""
-    runs = []
-
-    def begin(*arguments):
-        run = SeveralRun(*arguments, folder=tmp_path)
-        runs.append(run)
-        run.start()
-        return run
-
-    yield begin
-    for run in runs:
-        run.close()
-
-
-def wait_until(run, holds):
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not holds(state := run.poll()):
-        assert time.monotonic() < deadline, state
-        time.sleep(0.02)
-    return state
+    with runs_begun(SeveralRun, tmp_path) as begin:
+        yield begin
 
 
 def finish(run):
-    return wait_until(run, lambda state: state.ended)
+    return wait_until(run, lambda state: state.ended, TIMEOUT_SECONDS)
 
 
 class TestCandidates:
@@ -99,7 +80,7 @@ class TestRun:
             lefts.append(state.seconds_left)
             return state.ended
 
-        wait_until(run, ended)
+        wait_until(run, ended, TIMEOUT_SECONDS)
         for number in (1, 2, 3):
             assert any(stage.startswith(f"scan {number} of 3 (Scan {number}): ") for stage in stages)
         assert any(left for left in lefts)
@@ -124,7 +105,7 @@ class TestRun:
 
     def test_cancelling_keeps_what_is_done(self, begin, nodes, request_, tmp_path):
         run = begin(nodes, request_)
-        wait_until(run, lambda state: run.done)
+        wait_until(run, lambda state: run.done, TIMEOUT_SECONDS)
         run.cancel()
         state = finish(run)
         assert state.status == "cancelled"

@@ -9,25 +9,9 @@ pytest.importorskip("PySide6", reason="PySide6 is not installed")
 
 import slicer
 
-from desk import desk
-from scene_pairs import make_pair
 from XViewSynthScene.layout import PLANES
-from XViewSynthScene.provenance import INPUT_REFERENCE
 
 WIDTH = 350  # pixels
-
-
-@pytest.fixture
-def slicer_desk(tmp_path):
-    with desk(tmp_path / "slicer") as opened:
-        yield opened
-
-
-@pytest.fixture
-def pair(slicer_desk, scan):
-    made = make_pair(slicer.mrmlScene, scan)
-    made.enhanced.SetNodeReferenceID(INPUT_REFERENCE, made.original.GetID())
-    return made
 
 
 @pytest.fixture

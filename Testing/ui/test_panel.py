@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -32,21 +31,6 @@ STALL_LIMIT_MILLISECONDS = 200
 ATTEMPTS = 3
 CANCEL_LIMIT_SECONDS = 2
 posix = pytest.mark.skipif(os.name != "posix", reason="there is no SIGKILL")
-
-
-@pytest.fixture
-def models(tmp_path, tiny_model, monkeypatch):
-    """The user's models: one, "small", which takes no time."""
-    folder = tmp_path / "models"
-    shutil.copytree(tiny_model, folder / "small")
-    monkeypatch.setenv("XVIEWSYNTH_MODELS", str(folder))
-    return folder
-
-
-@pytest.fixture
-def slicer_desk(tmp_path, models):
-    with desk(tmp_path / "slicer") as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -14,21 +14,12 @@ pytest.importorskip("PySide6", reason="PySide6 is not installed")
 
 import slicer
 
-from desk import desk
 from scans import affine_from, anatomy, write_dicom_series
 from scene import make_volume_node
 from XViewSynthLib import Volume, read_volume
 
 STUDY = {"StudyInstanceUID": "1.2.3", "FrameOfReferenceUID": "1.2.4", "SeriesNumber": 3, "Modality": "CT"}
 SMALL = Volume(anatomy((6, 14, 12)), affine_from(), slice_thickness=4.0)
-
-
-@pytest.fixture
-def slicer_desk(tmp_path, tiny_model, monkeypatch):
-    shutil.copytree(tiny_model, tmp_path / "models" / "small")
-    monkeypatch.setenv("XVIEWSYNTH_MODELS", str(tmp_path / "models"))
-    with desk(tmp_path / "slicer") as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -13,33 +12,9 @@ pytest.importorskip("PySide6", reason="PySide6 is not installed")
 
 import slicer
 
-from desk import desk
 from scene import make_volume_node
-from scene_pairs import make_pair
 from XViewSynthScene.layout import LAYOUT_ID, view_names
-from XViewSynthScene.provenance import INPUT_REFERENCE
 from XViewSynthScene.results import remove_volume
-
-
-@pytest.fixture
-def models(tmp_path, tiny_model, monkeypatch):
-    folder = tmp_path / "models"
-    shutil.copytree(tiny_model, folder / "small")
-    monkeypatch.setenv("XVIEWSYNTH_MODELS", str(folder))
-
-
-@pytest.fixture
-def slicer_desk(tmp_path, models):
-    with desk(tmp_path / "slicer") as opened:
-        yield opened
-
-
-@pytest.fixture
-def pair(slicer_desk, scan):
-    """A scan with its enhanced volume and its uncertainty map, as an enhancement leaves them."""
-    made = make_pair(slicer.mrmlScene, scan)
-    made.enhanced.SetNodeReferenceID(INPUT_REFERENCE, made.original.GetID())
-    return made
 
 
 @pytest.fixture

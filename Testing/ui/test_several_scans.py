@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 
 pytest.importorskip("slicer", reason="slicer-core is not installed")
@@ -11,7 +9,6 @@ pytest.importorskip("PySide6", reason="PySide6 is not installed")
 
 import slicer
 
-from desk import desk
 from scans import affine_from, anatomy
 from scene import make_bent_transform, make_volume_node
 from XViewSynthLib import Volume
@@ -19,14 +16,6 @@ from XViewSynthScene.provenance import input_node, role_of
 from XViewSynthScene.results import remove_volume
 
 NAME, SLICES, STATE = range(3)
-
-
-@pytest.fixture
-def slicer_desk(tmp_path, tiny_model, monkeypatch):
-    shutil.copytree(tiny_model, tmp_path / "models" / "small")
-    monkeypatch.setenv("XVIEWSYNTH_MODELS", str(tmp_path / "models"))
-    with desk(tmp_path / "slicer") as opened:
-        yield opened
 
 
 @pytest.fixture

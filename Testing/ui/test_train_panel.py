@@ -37,13 +37,10 @@ def study_volume(seed: int = 0) -> Volume:
 
 
 @pytest.fixture
-def models(tmp_path, tiny_model, monkeypatch):
-    """The user's models: one, "small", which takes no time; and a home of the user's own."""
-    folder = tmp_path / "models"
-    shutil.copytree(tiny_model, folder / "small")
-    monkeypatch.setenv("XVIEWSYNTH_MODELS", str(folder))
+def models(models, tmp_path, monkeypatch):
+    """The user's models, and a home of the user's own."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    return folder
+    return models
 
 
 @pytest.fixture
