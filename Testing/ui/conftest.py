@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 
 import pytest
 
@@ -36,3 +37,17 @@ def pair(slicer_desk, scan):
     made = make_pair(slicer.mrmlScene, scan)
     made.enhanced.SetNodeReferenceID(INPUT_REFERENCE, made.original.GetID())
     return made
+
+
+@pytest.fixture
+def libraries():
+    """Modules of ours before the test; later tests go on with them, not with those of a reloaded module."""
+
+    def loaded():
+        return {name: module for name, module in sys.modules.items() if name.startswith("XViewSynth")}
+
+    before = loaded()
+    yield before
+    for name in loaded():
+        del sys.modules[name]
+    sys.modules.update(before)

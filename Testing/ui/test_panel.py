@@ -317,21 +317,6 @@ class TestInterrupted:
         slicer_desk.finish(panel)
         assert panel.ui.enhancedSelector.currentNode().GetName() == "Chest enhanced x4"
 
-    @pytest.fixture
-    def libraries(self):
-        """Other tests go on with the libraries that they have imported, not with those of a reloaded module."""
-
-        def loaded():
-            return {
-                name: sys.modules[name] for name in sys.modules if name.startswith(("XViewSynthLib", "XViewSynthScene"))
-            }
-
-        before = loaded()
-        yield before
-        for name in loaded():
-            del sys.modules[name]
-        sys.modules.update(before)
-
     def test_reloading_reads_the_libraries_anew(self, slicer_desk, panel, libraries):
         former = sys.modules["XViewSynthUI.widget"]
         panel.onReload()

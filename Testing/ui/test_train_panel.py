@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 import shutil
-import sys
 import time
 from pathlib import Path
 
@@ -347,19 +346,6 @@ class TestInterrupted:
         panel.ui.resumeButton.click()
         slicer_desk.pump(lambda: panel.ui.stageLabel.text.startswith("Training"))
         return panel
-
-    @pytest.fixture
-    def libraries(self):
-        """Other tests go on with the libraries that they have imported, not with those of a reloaded module."""
-
-        def loaded():
-            return {name: sys.modules[name] for name in sys.modules if name.startswith("XViewSynth")}
-
-        before = loaded()
-        yield
-        for name in loaded():
-            del sys.modules[name]
-        sys.modules.update(before)
 
     def test_closing_the_scene(self, slicer_desk, running, stopped):
         slicer.mrmlScene.Clear(False)
