@@ -174,6 +174,14 @@ class TestMapAcrossSlices:
         assert (volume_from_node(copy).voxels == 55).all()
         assert copy.GetTransformNodeID() == pair.uncertainty.GetTransformNodeID()
 
+    def test_the_copy_is_made_when_the_map_is_first_shown(self, views, pair, scene):
+        views.show(pair.original, pair.enhanced, pair.uncertainty, opacity=0.0)
+        copy = self.shown(views, scene, "Coronal")
+        slicer.util.arrayFromVolumeModified(pair.uncertainty)
+        assert copy.GetImageData() is None
+        views.overlay.set_opacity(0.5)
+        assert (volume_from_node(copy).voxels.max(axis=(1, 2)) > 0).all()
+
     def test_the_legend_and_opacity_are_those_of_all_views(self, views):
         views.overlay.set_opacity(0)
         assert [legend.GetVisibility() for legend in views.overlay.legend_nodes] == [0, 0]

@@ -24,6 +24,8 @@ _HIGHEST_HU = np.iinfo(np.int16).max
 class BridgedMap(VTKObservationMixin):
     """The copy of a map, in whole HU; it follows the voxels, the geometry and the transform of the map until `remove`.
 
+    It has no voxels until `fill`, because most comparisons begin without the map.
+
     Args:
         uncertainty_node: the map, HU.
         provenance: of the enhanced volume.
@@ -32,6 +34,7 @@ class BridgedMap(VTKObservationMixin):
     def __init__(self, uncertainty_node: slicer.vtkMRMLScalarVolumeNode, provenance: Provenance):
         super().__init__()
         self._source, self._provenance = uncertainty_node, provenance
+        self._is_wanted = False
         self._copied: tuple[vtk.vtkImageData, int] | None = None
         self.node = _hidden_node(uncertainty_node.GetScene(), uncertainty_node.GetName())
         self._update()
@@ -41,6 +44,11 @@ class BridgedMap(VTKObservationMixin):
             vtk.vtkCommand.ModifiedEvent,
         ):
             self.addObserver(uncertainty_node, event, self._update)
+
+    def fill(self) -> None:
+        """Copy the voxels, now and whenever those of the map change."""
+        self._is_wanted = True
+        self._update()
 
     def remove(self) -> None:
         """Remove the copy from its scene; harmless to repeat."""
@@ -56,7 +64,7 @@ class BridgedMap(VTKObservationMixin):
         if image is None or self.node.GetScene() is None:
             return
         state = image, image.GetMTime()
-        if state != self._copied:
+        if self._is_wanted and state != self._copied:
             self._copied = state
             self.node.SetAndObserveImageData(_bridged_image(image, self._provenance))
         self.node.SetIJKToRASMatrix(matrix_from_array(ijk_to_ras(self._source)))

@@ -45,6 +45,7 @@ class UncertaintyOverlay:
         composite_nodes: of the views.
         faint_hu: HU up to which nothing is drawn.
         full_hu: HU from which the colour is full red.
+        opacity: of the map, 0 (invisible) to 1.
 
     Raises:
         ValueError: `faint_hu` is negative, or `full_hu` not above it.
@@ -56,6 +57,7 @@ class UncertaintyOverlay:
         composite_nodes: Iterable[slicer.vtkMRMLSliceCompositeNode],
         faint_hu: float = FAINT_HU,
         full_hu: float = FULL_HU,
+        opacity: float = DEFAULT_OPACITY,
     ):
         if not 0 <= faint_hu < full_hu:
             raise ValueError(
@@ -75,7 +77,7 @@ class UncertaintyOverlay:
         self._legend = _add_legend(uncertainty_node)
         self._copies: list[BridgedMap] = []
         self._copy_legends: list[slicer.vtkMRMLColorLegendDisplayNode] = []
-        self.set_opacity(DEFAULT_OPACITY)
+        self.set_opacity(opacity)
 
     def show_copy(self, copy: BridgedMap, composite_nodes: Iterable[slicer.vtkMRMLSliceCompositeNode]) -> None:
         """Show a copy of the map in further views, with the same colours. It is removed with the overlay."""
@@ -118,6 +120,8 @@ class UncertaintyOverlay:
         if not 0 <= opacity <= 1:
             raise ValueError(f"The opacity of the overlay must lie between 0 and 1, not at {opacity:g}.")
         self._opacity = float(opacity)
+        for copy in self._copies if opacity > 0 else ():
+            copy.fill()
         for composite in self._composites:
             composite.SetLabelOpacity(self._opacity)
         for legend in self.legend_nodes:

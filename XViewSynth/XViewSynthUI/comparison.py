@@ -48,7 +48,7 @@ class Comparison:
             self._faintHU = _faintHU(original) if uncertainty else 0.0
             self._places.reset()
             self._divider = 0.0
-            self.views.show(original, enhanced, uncertainty, faint_hu=self._faintHU)
+            self.views.show(original, enhanced, uncertainty, None, self._faintHU, _mapOpacity(parameters))
         except ValueError:
             self.close()
             raise
@@ -98,7 +98,7 @@ class Comparison:
             self.views.set_as_acquired(parameters.asAcquired)
             self._moveDivider(parameters.divider)
             if self.views.overlay:
-                self.views.overlay.set_opacity(parameters.uncertaintyOpacity if parameters.showUncertainty else 0.0)
+                self.views.overlay.set_opacity(_mapOpacity(parameters))
         blinks = bool(self.views and parameters and parameters.blink)
         if blinks != self.blinkTimer.active:
             self.blinkTimer.start() if blinks else self.blinkTimer.stop()
@@ -157,6 +157,10 @@ class Comparison:
     def _blink(self) -> None:
         if self.views:
             self.views.toggle()
+
+
+def _mapOpacity(parameters: Any) -> float:
+    return parameters.uncertaintyOpacity if parameters.showUncertainty else 0.0
 
 
 def _layoutNode() -> Any | None:
