@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import slicer
 
 from XViewSynthLib.progress import describe_stage, describe_time_left
+
+T = TypeVar("T")
 
 _POLL_SECONDS = 0.02
 
@@ -77,6 +80,20 @@ def wait_for(run: Any, end: Callable[[], None]) -> Any:
     finally:
         end()
     return state
+
+
+def work_aside(work: Callable[[], T], meanwhile: Callable[[], None]) -> T:
+    """The result of work that is done in another thread, so that events can be processed. It must not touch the scene.
+
+    Args:
+        work: the work; its exception is raised here.
+        meanwhile: called about 50 times a second until the work has ended.
+    """
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        future = pool.submit(work)
+        while not wait([future], _POLL_SECONDS).done:
+            meanwhile()
+    return future.result()
 
 
 def is_shown(layout_id: int) -> bool:

@@ -12,9 +12,10 @@ import slicer
 
 from XViewSynthLib.errors import InputError
 from XViewSynthLib.geometry.volume import Axis, Volume
-from XViewSynthLib.io.dicom.writing import Source, check_observed, open_source, write_series
+from XViewSynthLib.io.dicom.writing import check_observed, open_source, write_series
 from XViewSynthLib.request import Texture
 
+from .desk import work_aside
 from .dicom import database_files, instances_of, is_in_database, loaded_files, open_database
 from .jobs import FOLDER_PREFIX, temporary_folder
 from .provenance import Provenance, input_name, input_node, read_provenance
@@ -36,6 +37,30 @@ class _Result:
     texture: Texture
     model_label: str
     model_sha256: str
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is written, and the DICOM files of the scan. `write` needs the scene no longer."""
+
+    result: _Result
+    files: list[Path]
+
+    @classmethod
+    def of(cls, node: slicer.vtkMRMLScalarVolumeNode) -> _Task:
+        scan = _scan_of(node)
+        return cls(_result(node, read_provenance(node)), _source_files(scan))
+
+    @property
+    def slices(self) -> int:
+        return self.result.volume.slices(self.result.axis)
+
+    def write(self, folder: Path, next_slice: Callable[[], None]) -> str:
+        """Write a new folder and return the UID of the series; `next_slice` is called before each slice."""
+        # A single file stands for the series in its folder.
+        source = open_source(self.files[0], self.files if len(self.files) > 1 else None)
+        check_observed(self.result, source)
+        return write_series(self.result, source, folder, stop_if_requested=next_slice)
 
 
 def check_can_save(node: slicer.vtkMRMLScalarVolumeNode | None) -> None:
@@ -61,7 +86,7 @@ def save_to_folder(
     Args:
         node: the enhanced volume.
         folder: the folder to make; it appears whole or not at all.
-        progress: called before each slice with its index and the number of slices.
+        progress: called about 50 times a second with the numbers of written slices and of all.
 
     Returns:
         The UID of the new series.
@@ -69,8 +94,7 @@ def save_to_folder(
     Raises:
         InputError: the volume cannot be written as DICOM, or the folder cannot be written.
     """
-    result, source = _prepared(node)
-    return _write(result, source, Path(folder), progress)
+    return _write(_Task.of(node), Path(folder), progress)
 
 
 def save_to_database(node: slicer.vtkMRMLScalarVolumeNode, progress: Progress = lambda done, total: None) -> str:
@@ -80,7 +104,7 @@ def save_to_database(node: slicer.vtkMRMLScalarVolumeNode, progress: Progress = 
 
     Args:
         node: the enhanced volume.
-        progress: called before each slice with its index and the number of slices.
+        progress: called about 50 times a second with the numbers of written slices and of all.
 
     Returns:
         The UID of the new series.
@@ -94,29 +118,25 @@ def save_to_database(node: slicer.vtkMRMLScalarVolumeNode, progress: Progress = 
             f"The scan of {node.GetName()!r} is not in the DICOM database of Slicer: give a folder, or import the "
             "series in the DICOM module and load it from there."
         )
-    result, source = _prepared(node)
+    task = _Task.of(node)
     with tempfile.TemporaryDirectory(
         prefix=FOLDER_PREFIX, dir=temporary_folder(), ignore_cleanup_errors=True
     ) as temporary:
         folder = Path(temporary) / "series"
-        series = _write(result, source, folder, progress)
-        _add_to_database(folder, series, result.volume.slices(result.axis))
+        series = _write(task, folder, progress)
+        _add_to_database(folder, series, task.slices)
     return series
 
 
-def _write(result: _Result, source: Source, folder: Path, progress: Progress) -> str:
-    import pydicom
+def _write(task: _Task, folder: Path, progress: Progress) -> str:
+    """Write the series in another thread, and return its UID."""
+    begun = 0
 
-    total, done = result.volume.slices(result.axis), 0
+    def count() -> None:
+        nonlocal begun
+        begun += 1
 
-    def step() -> None:
-        nonlocal done
-        progress(done, total)
-        done += 1
-
-    write_series(result, source, folder, stop_if_requested=step)
-    header = pydicom.dcmread(next(folder.iterdir()), stop_before_pixels=True)
-    return str(header.SeriesInstanceUID)
+    return work_aside(lambda: task.write(folder, count), lambda: progress(max(0, begun - 1), task.slices))
 
 
 def _add_to_database(folder: Path, series: str, count: int) -> None:
@@ -130,17 +150,6 @@ def _add_to_database(folder: Path, series: str, count: int) -> None:
         raise InputError(
             "Slicer's DICOM database did not take the new series: free some space on its disk, or save to a folder."
         )
-
-
-def _prepared(node: slicer.vtkMRMLScalarVolumeNode) -> tuple[_Result, Source]:
-    scan = _scan_of(node)
-    files = _source_files(scan)
-    # A single file stands for the series in its folder.
-    source = open_source(files[0], files if len(files) > 1 else None)
-    provenance = read_provenance(node)
-    result = _result(node, provenance)
-    check_observed(result, source)
-    return result, source
 
 
 def _result(node: slicer.vtkMRMLScalarVolumeNode, provenance: Provenance) -> _Result:

@@ -77,7 +77,7 @@ class XViewSynthLogic(ScriptedLoadableModuleLogic):
 
         :param enhancedVolume: vtkMRMLScalarVolumeNode, a result of `enhance`.
         :param folder: the folder to make; without one, the series is added to Slicer's DICOM database.
-        :param progress: called before each slice with its index and the number of slices.
+        :param progress: called about 50 times a second with the numbers of written slices and of all.
         :return: the UID of the new series.
         :raises ValueError: with one sentence: what is wrong and what to do.
 

@@ -69,7 +69,7 @@ class DicomSaver:
         return None
 
     def _showProgress(self, done: int, total: int) -> None:
-        self._messages.show(_("Saving slice {number} of {total} ...").format(number=done + 1, total=total))
+        self._messages.show(_("{done} of {total} slices are saved ...").format(done=done, total=total))
         process_events(qt)
 
 

@@ -130,7 +130,7 @@ def write_series(
     folder: str | Path,
     overwrite: bool = False,
     stop_if_requested: Callable[[], None] = lambda: None,
-) -> None:
+) -> str:
     """Write an enhanced scan as a DICOM series of the study it came from; the folder appears whole or not at all.
 
     Each slice becomes a CT image, a file "XV00001.dcm" and so on. The series and its images get new UIDs; study,
@@ -144,18 +144,22 @@ def write_series(
         overwrite: whether a folder that was written by this function may be replaced.
         stop_if_requested: called before every slice; may raise.
 
+    Returns:
+        The UID of the new series.
+
     Raises:
         InputError: the source is no DICOM series, no CT, or not the enhanced scan; or the folder cannot be written.
 
     >>> scan = read_volume("series")  # doctest: +SKIP
-    >>> write_series(enhance(scan), "series", "enhanced")  # doctest: +SKIP
+    >>> uid = write_series(enhance(scan), "series", "enhanced")  # doctest: +SKIP
     """
     place = source.path if isinstance(source, Source) else source
     with Outputs(overwrite, [place]) as outputs:
         staged = outputs.add_folder(folder, FILE_PATTERN)
         opened = source if isinstance(source, Source) else open_source(source)
-        write_files(enhanced, opened, staged, stop_if_requested)
+        uid = write_files(enhanced, opened, staged, stop_if_requested)
         outputs.commit()
+    return uid
 
 
 def check_observed(enhanced: Result, source: Source) -> None:
@@ -185,8 +189,8 @@ def check_observed(enhanced: Result, source: Source) -> None:
 
 def write_files(
     enhanced: Result, source: Source, folder: Path, stop_if_requested: Callable[[], None] = lambda: None
-) -> None:
-    """Write the files of a series into a folder that exists.
+) -> str:
+    """Write the files of a series into a folder that exists, and return the UID of the series.
 
     Args:
         enhanced: the result for the source.
@@ -218,6 +222,7 @@ def write_files(
             _place(header, stack, index, slice_, source, enhanced.axis, enhanced.acquisition)
             encoder.store(header, stack.voxels[index], slice_.sources, slice_.kind == OBSERVED)
             _save(header, folder / f"XV{header.InstanceNumber:05d}.dcm")
+    return str(tags["SeriesInstanceUID"])
 
 
 @dataclass(frozen=True)
