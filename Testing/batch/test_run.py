@@ -658,6 +658,14 @@ class TestFindStudies:
             find_items(tmp_path / "none", tmp_path / "out")
 
 
+# Headers of two slices of two by two voxels in 16 bits, without the last field, which names their data files.
+TWO_SLICES = {
+    "scan.mhd": "NDims = 3\nDimSize = 2 2 2\nElementSpacing = 1 1 5\nElementType = MET_SHORT\n",
+    "scan.nhdr": "NRRD0004\ntype: short\ndimension: 3\nsizes: 2 2 2\nspace: left-posterior-superior\n"
+    "space directions: (1,0,0) (0,1,0) (0,0,5)\nendian: little\nencoding: raw\n",
+}
+
+
 class TestFingerprint:
     def test_changes_with_any_byte_and_not_with_the_name(self, tmp_path):
         (tmp_path / "a.nii").write_bytes(b"voxels")
@@ -680,34 +688,31 @@ class TestFingerprint:
         assert fingerprint_of_scan(tmp_path) == before
 
     @pytest.mark.parametrize(
-        ("name", "header"),
+        ("name", "field"),
         [
-            ("scan.mhd", "NDims = 3\nElementDataFile = 1.raw\n"),
-            ("scan.nhdr", "NRRD0004\nsizes: 2 2 2\ndata file: 1.raw\n"),
-            ("scan.nhdr", "NRRD0004\ndata file: LIST\n1.raw\n2.raw\n"),
-            ("scan.nhdr", "NRRD0004\r\ndata file: %d.raw 1 2 1\r\n"),
-            ("scan.mhd", "ElementDataFile = %01d.raw 1 2\n"),
+            ("scan.mhd", "ElementDataFile = 1.raw\n"),
             ("scan.mhd", "ElementDataFile = ./1.raw\n"),
+            ("scan.mhd", "ElementDataFile = %01d.raw 1 2\n"),
+            ("scan.nhdr", "data file: 1.raw\n"),
+            ("scan.nhdr", "data file: %d.raw 1 2 1\n"),
+            ("scan.nhdr", "data file: LIST\n1.raw\n2.raw\n"),
         ],
     )
-    def test_covers_the_voxels_that_a_header_points_to(self, tmp_path, name, header):
-        (tmp_path / name).write_text(header, newline="")
-        for number in (1, 2):
-            (tmp_path / f"{number}.raw").write_bytes(b"voxels")
-        expected = ["1.raw", "2.raw"] if "LIST" in header or "%" in header else ["1.raw"]
+    @pytest.mark.parametrize("newline", ["\n", "\r\n"])
+    def test_covers_the_voxels_that_a_header_points_to(self, tmp_path, name, field, newline):
+        (tmp_path / name).write_text(TWO_SLICES[name] + field, newline=newline)
+        expected = ["1.raw", "2.raw"] if "LIST" in field or "%" in field else ["1.raw"]
+        for raw in expected:
+            (tmp_path / raw).write_bytes(bytes(16 // len(expected)))
         assert [file.name for file in files_of_scan(tmp_path / name)] == [name, *expected]
 
-    @pytest.mark.parametrize("header", ["ElementDataFile = LOCAL\n", "ElementDataFile = gone.raw\n", "NDims = 3\n"])
-    def test_a_header_alone(self, tmp_path, header):
-        (tmp_path / "scan.mhd").write_text(header)
+    @pytest.mark.parametrize("field", ["LOCAL", "gone.raw", "1.raw"])
+    def test_a_header_that_is_not_valid_stands_alone(self, tmp_path, field):
+        (tmp_path / "1.raw").write_bytes(b"too short")
+        (tmp_path / "scan.mhd").write_text(TWO_SLICES["scan.mhd"] + f"ElementDataFile = {field}\n")
         assert files_of_scan(tmp_path / "scan.mhd") == [tmp_path / "scan.mhd"]
 
-    @pytest.mark.parametrize("name", ["scan.mha", "scan.nrrd"])
-    def test_a_file_that_holds_its_voxels_points_nowhere(self, tmp_path, name):
-        (tmp_path / "1.raw").write_bytes(b"voxels")
-        (tmp_path / name).write_text("NRRD0004\nElementDataFile = 1.raw\ndata file: 1.raw\n")
-        assert files_of_scan(tmp_path / name) == [tmp_path / name]
-
+    @pytest.mark.parametrize("name", ["scan.mhd", "scan.nhdr"])
     @pytest.mark.parametrize(
         "named",
         [
@@ -727,14 +732,15 @@ class TestFingerprint:
             "%d.raw 0 99999999999999999999999999999",
         ],
     )
-    def test_nothing_out_of_its_folder_is_part_of_a_scan(self, tmp_path, named):
-        (tmp_path / "secret").write_bytes(b"secret")
+    def test_nothing_out_of_its_folder_is_part_of_a_scan(self, tmp_path, name, named):
+        (tmp_path / "secret").write_bytes(bytes(16))
         (tmp_path / "in" / "below").mkdir(parents=True)
         if os.name == "posix":
             (tmp_path / "in" / "link").symlink_to("../secret")
-        for name, field in (("scan.mhd", "ElementDataFile = "), ("scan.nhdr", "NRRD0004\ndata file: ")):
-            (tmp_path / "in" / name).write_text(field + named.format(place=tmp_path) + "\n")
-            assert files_of_scan(tmp_path / "in" / name) == [tmp_path / "in" / name]
+        field = "ElementDataFile = " if name == "scan.mhd" else "data file: "
+        header = tmp_path / "in" / name
+        header.write_text(TWO_SLICES[name] + field + named.format(place=tmp_path) + "\n")
+        assert files_of_scan(header) == [header]
 
     def test_can_be_stopped(self, tmp_path):
         (tmp_path / "a.nii").write_bytes(b"voxels")

@@ -307,7 +307,7 @@ def detached_files(names: Sequence[str], header: Path) -> tuple[Path, ...]:
         file = header.parent / name
         if not os.path.realpath(file).startswith(folder + os.sep):
             raise InputError(_outside_sentence(header, name))
-        if not file.is_file():
+        if not os.path.isfile(file):  # also if no file can have that name
             raise InputError(
                 f"{header} is incomplete: {printable(name)}, which holds its voxels, is not beside it; copy that too."
             )
