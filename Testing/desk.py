@@ -40,10 +40,14 @@ class Desk:
         """Let Slicer live until something holds."""
         self.desktop.pump(until, timeout)
 
+    def is_idle(self, panel: Any) -> bool:
+        """Whether nothing runs in the panel."""
+        button = getattr(panel.ui, "cancelButton" if self.name == ENHANCING else "stopButton")
+        return button.toolTip == "No task is running."
+
     def finish(self, panel: Any) -> None:
         """Let Slicer live until nothing runs in the panel."""
-        button = getattr(panel.ui, "cancelButton" if self.name == ENHANCING else "stopButton")
-        self.pump(lambda: button.toolTip == "No task is running.")
+        self.pump(lambda: self.is_idle(panel))
 
     def wait_for_worker(self) -> psutil.Process:
         """The process that computes, as soon as there is one."""
@@ -75,6 +79,8 @@ def desk(folder: Path, *further: str, **options: Any) -> Iterator[Desk]:
         yield Desk(desktop, names[-1])
     # What is left of the panels must not be found by a thread of a later test: widgets die in the main thread.
     gc.collect()
+    # What is alive now, torch above all, need not be looked through after every test.
+    gc.freeze()
 
 
 def workers() -> list[psutil.Process]:

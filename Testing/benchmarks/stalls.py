@@ -53,8 +53,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, list[float]]
 
         for _ in range(options.repeat):
             panel.logic.getParameterNode().showViews = False
-            is_idle = lambda: panel.ui.cancelButton.toolTip == "Nothing runs."  # noqa: E731
-            take("enhance", panel.ui.enhanceButton.click, is_idle)
+            take("enhance", panel.ui.enhanceButton.click, lambda: opened.is_idle(panel))
             take("open the views", panel.ui.showViewsButton.click)
             take("show the map", lambda: setattr(panel.ui.uncertaintyCheckBox, "checked", True))
             for step in range(STEPS):

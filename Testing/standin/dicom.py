@@ -22,13 +22,14 @@ class ctkDICOMDatabase(QObject):
         super().__init__()
         self._folder: Path | None = None
         self._files: dict[str, Path] = {}
+        self._series: dict[str, str] = {}
 
     def openDatabase(self, file: str) -> None:
         self._folder = Path(file).parent
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def closeDatabase(self) -> None:
-        self._folder, self._files = None, {}
+        self._folder, self._files, self._series = None, {}, {}
 
     def insert(self, file: str, copy: bool) -> None:
         """Add a file, which CTK's indexer does; other files than DICOM files are passed over."""
@@ -42,6 +43,7 @@ class ctkDICOMDatabase(QObject):
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, path)
         self._files[str(header.SOPInstanceUID)] = path
+        self._series[str(header.SOPInstanceUID)] = str(header.SeriesInstanceUID)
 
     def fileForInstance(self, instance: str) -> str:
         return str(self._files.get(instance, ""))
@@ -50,10 +52,10 @@ class ctkDICOMDatabase(QObject):
         return next((instance for instance, path in self._files.items() if path == Path(file)), "")
 
     def seriesForFile(self, file: str) -> str:
-        return self.fileValue(file, "0020,000E") if self.instanceForFile(file) else ""
+        return self._series.get(self.instanceForFile(file), "")
 
     def filesForSeries(self, series: str, hits: int = -1) -> list[str]:
-        found = [str(path) for path in self._files.values() if self.fileValue(str(path), "0020,000E") == series]
+        found = [str(path) for instance, path in self._files.items() if self._series[instance] == series]
         return found if hits < 0 else found[:hits]
 
     def instanceValue(self, instance: str, tag: str) -> str:
@@ -70,7 +72,8 @@ class ctkDICOMDatabase(QObject):
 
     def removeSeries(self, series: str) -> bool:
         for file in self.filesForSeries(series):
-            del self._files[self.instanceForFile(file)]
+            instance = self.instanceForFile(file)
+            del self._files[instance], self._series[instance]
             if Path(file).is_relative_to(self._folder):
                 Path(file).unlink()
         return True
