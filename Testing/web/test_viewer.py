@@ -772,8 +772,8 @@ class TestConnections:
 
     def test_requests_that_are_never_finished_are_dropped(self, compared):
         with ExitStack() as stack:
-            for said in (b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: "):
-                (connection,) = self.opened(stack, compared, 1, said)
+            begun = (b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: ")
+            for (connection,) in [self.opened(stack, compared, 1, said) for said in begun]:
                 connection.settimeout(PATIENCE_SECONDS)
                 with suppress(ConnectionResetError):
                     assert connection.recv(1) == b""
