@@ -26,7 +26,10 @@ if "XViewSynthLib.cli.worker" in sys.orig_argv:
     result = folder / "result.json"
 """
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals between processes")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals between processes"),
+]
 
 
 @pytest.fixture

@@ -30,6 +30,8 @@ from XViewSynthLib.errors import Cancelled
 from XViewSynthLib.io.fingerprints import files_of_scan, fingerprint_of, fingerprint_of_file, fingerprint_of_scan
 from XViewSynthLib.model.catalogue import load_model, save_model
 
+pytestmark = pytest.mark.slow
+
 LIBRARY = str(Path(batch.__file__).parents[2])
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 ODD_NAME = "<b>=&'ä.nrrd"

@@ -22,7 +22,10 @@ from XViewSynthLib.system.stop import StopRequest, stop_signals
 from XViewSynthLib.workers import job
 from XViewSynthLib.workers.job import run
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals between processes")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals between processes"),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from XViewSynthLib import Volume, write_volume
 from XViewSynthLib.cli import main as cli
 from XViewSynthLib.model.catalogue import save_model
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="about POSIX systems")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="about POSIX systems")]
 
 LIBRARY = str(Path(cli.__file__).parents[2])
 # No number of a user in any system's list.

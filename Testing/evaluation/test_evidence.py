@@ -17,6 +17,8 @@ from XViewSynthLib.geometry.volume import Volume
 from XViewSynthLib.io.writing import write_volume
 from XViewSynthLib.model.catalogue import Model, save_model
 
+pytestmark = pytest.mark.slow
+
 METHODS = ["linear", "cubic", "registration", "small"]
 
 

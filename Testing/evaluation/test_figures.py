@@ -15,6 +15,8 @@ from XViewSynthLib.geometry.acquisition import cut_to_factor, thin
 from XViewSynthLib.geometry.interpolation import upsample
 from XViewSynthLib.geometry.volume import Volume
 
+pytestmark = pytest.mark.slow
+
 FACTOR = 4
 
 

@@ -13,6 +13,8 @@ from XViewSynthLib.geometry.interpolation import upsample
 from XViewSynthLib.geometry.slice_profile import SliceProfile, profile_shares
 from XViewSynthLib.geometry.volume import Volume
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (33, 192, 192)
 NOISE_HU = 20.0
 #: Weights of independent slices in one slice: noise that slices do not share, and noise of overlapping slices.

@@ -11,6 +11,8 @@ from tiny import make_card, make_network
 from XViewSynthLib import Cancelled, InputError, read_volume, write_volume
 from XViewSynthLib.model.catalogue import save_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def model(tmp_path):

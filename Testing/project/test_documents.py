@@ -168,6 +168,7 @@ def missing_lines(expected: str, printed: str) -> list[str]:
     return [line for line in expected.splitlines() if line.strip() and alike(line) not in said]
 
 
+@pytest.mark.slow
 class TestBlocks:
     @each_document
     def test_every_block_does_what_it_says(self, document, reader):

@@ -13,6 +13,8 @@ import pytest
 
 from documents import ROOT
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("mkdocs", reason="MkDocs is not installed")
 pytest.importorskip("material", reason="the theme of the documentation is not installed")
 

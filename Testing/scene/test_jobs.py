@@ -34,6 +34,8 @@ from XViewSynthScene.jobs import (
 )
 from XViewSynthScene.processes import start_worker, worker_environment
 
+pytestmark = pytest.mark.slow
+
 LIMIT_SECONDS = 2.0
 POLL_LIMIT_SECONDS = 0.05
 TIMEOUT_SECONDS = 120

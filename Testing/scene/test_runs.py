@@ -23,6 +23,8 @@ from XViewSynthScene.results import remove_volume
 from XViewSynthScene.runs import EnhanceRun, SelfCheckRun, enhance_in_process, look_ahead, selfcheck_in_process
 from XViewSynthScene.volumes import volume_from_node
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT_SECONDS = 120
 VOLUMES = "vtkMRMLScalarVolumeNode"
 

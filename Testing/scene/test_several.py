@@ -15,6 +15,8 @@ from XViewSynthScene.results import remove_volume
 from XViewSynthScene.several import SeveralRun, candidates
 from XViewSynthScene.volumes import volume_from_node
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT_SECONDS = 300
 
 

@@ -25,6 +25,8 @@ from XViewSynthTrainLib.runs import train
 from XViewSynthTrainLib.trainer import check_step
 from XViewSynthTrainLib.training_set import TrainingSet
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {
     "steps": 4, "slices": 4, "pixels": 16, "batch": 1, "network": NETWORK, "factor_shares": {"2": 1.0},
 }  # fmt: skip

@@ -19,6 +19,8 @@ from XViewSynthTrainLib import figures
 from XViewSynthTrainLib.config import TrainingConfig
 from XViewSynthTrainLib.report import write_report
 
+pytestmark = pytest.mark.slow
+
 NAME = "MÜLLER_HANS"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 

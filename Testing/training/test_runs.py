@@ -26,6 +26,8 @@ from XViewSynthTrainLib.runlog import read_log
 from XViewSynthTrainLib.runs import train
 from XViewSynthTrainLib.training_set import TrainingSet
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {"steps": 4, "slices": 4, "pixels": 16, "batch": 1, "network": NETWORK}
 #: Wild steps, few enough to be harmful.
 HARMFUL = {**SETTINGS, "learning_rate": 0.5, "steps": 6}

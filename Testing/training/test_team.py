@@ -21,6 +21,8 @@ from XViewSynthTrainLib.runlog import read_log
 from XViewSynthTrainLib.team import Team, team_of_torchrun
 from XViewSynthTrainLib.trainer import Trainer
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {
     "steps": 40,

@@ -20,6 +20,8 @@ from XViewSynthTrainLib.files import CHECKPOINT_FILE, LOCK_FILE
 from XViewSynthTrainLib.lock import is_locked, refuse_locked_run, run_lock
 from XViewSynthTrainLib.runlog import read_log
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {
     "steps": 100_000,

@@ -23,6 +23,8 @@ from XViewSynthTrainLib.sampling import Sampler, materials_of
 from XViewSynthTrainLib.trainer import stored_config
 from XViewSynthTrainLib.training_set import TrainingSet
 
+pytestmark = pytest.mark.slow
+
 THICK_NETWORK = NETWORK | {"thick": 1}
 CONFIG = TrainingConfig(acquisition="thick", slices=5, pixels=16, batch=2, network=THICK_NETWORK)
 SETTINGS = {"steps": 4, "slices": 4, "pixels": 16, "batch": 1, "acquisition": "thick"}

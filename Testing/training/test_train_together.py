@@ -21,6 +21,8 @@ from XViewSynthLib.model.catalogue import load_model, save_model
 from XViewSynthLib.model.network import ScanFacts
 from XViewSynthTrainLib.sampling import Blocks, Material, Sampler
 
+pytestmark = pytest.mark.slow
+
 FACTS = ScanFacts(torch.tensor([3.0]))
 FUSED = NETWORK | {"fusion_blocks": 1}
 

@@ -23,6 +23,8 @@ from XViewSynthTrainLib.runlog import read_log
 from XViewSynthTrainLib.sampling import Sampler
 from XViewSynthTrainLib.trainer import Evaluation, Trainer, rate_at
 
+pytestmark = pytest.mark.slow
+
 CONFIG = TrainingConfig(steps=8, slices=4, pixels=16, batch=1, network=NETWORK, factor_shares={2: 1.0})
 
 

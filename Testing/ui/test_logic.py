@@ -18,6 +18,8 @@ from XViewSynthLib import selfcheck
 from XViewSynthLib.request import OPTIONS, Request
 from XViewSynthScene.provenance import read_provenance
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def batch(tmp_path):

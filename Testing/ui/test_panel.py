@@ -27,6 +27,8 @@ from XViewSynthScene.provenance import input_node, read_provenance, uncertainty_
 from XViewSynthScene.results import remove_volume
 from XViewSynthScene.volumes import volume_from_node
 
+pytestmark = pytest.mark.slow
+
 STALL_LIMIT_MILLISECONDS = 200
 ATTEMPTS = 3
 CANCEL_LIMIT_SECONDS = 2

@@ -18,6 +18,8 @@ from scans import affine_from, anatomy, write_dicom_series
 from scene import make_volume_node
 from XViewSynthLib import Volume, read_volume
 
+pytestmark = pytest.mark.slow
+
 STUDY = {"StudyInstanceUID": "1.2.3", "FrameOfReferenceUID": "1.2.4", "SeriesNumber": 3, "Modality": "CT"}
 SMALL = Volume(anatomy((6, 14, 12)), affine_from(), slice_thickness=4.0)
 

@@ -16,6 +16,8 @@ from scene import make_volume_node
 from XViewSynthScene.layout import LAYOUT_ID, view_names
 from XViewSynthScene.results import remove_volume
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def panel(slicer_desk, pair):

@@ -15,6 +15,8 @@ from XViewSynthLib import Volume
 from XViewSynthScene.provenance import input_node, role_of
 from XViewSynthScene.results import remove_volume
 
+pytestmark = pytest.mark.slow
+
 NAME, SLICES, STATE = range(3)
 
 

@@ -14,6 +14,8 @@ from scans import affine_from, anatomy
 from scene import make_volume_node
 from XViewSynthLib import Volume, write_volume
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"network": {"channels": 4, "axial_blocks": 1, "pixel_blocks": 1}, "slices": 5, "pixels": 16}
 OPTIONS = {"start": None, "steps": 2, "factors": (2,), "device": "cpu", "further": SMALL}
 

@@ -26,6 +26,8 @@ from XViewSynthTrainScene.folders import RunFolder
 from XViewSynthTrainScene.jobs import TrainingRun, TrainingScan, TrainSettings
 from XViewSynthTrainScene.layout import LAYOUT_ID
 
+pytestmark = pytest.mark.slow
+
 TRAIN_COLUMN, HOLD_OUT_COLUMN = 0, 1
 SMALL = {"network": {"channels": 4, "axial_blocks": 1, "pixel_blocks": 1}, "slices": 5, "pixels": 16}
 

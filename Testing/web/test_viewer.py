@@ -47,6 +47,8 @@ from XViewSynthWeb.messages import MOST_BYTES
 from XViewSynthWeb.sockets import MOST_PAGES, OpenPages
 from XViewSynthWeb.viewer import WINDOWS, Viewer
 
+pytestmark = pytest.mark.slow
+
 FACTOR = 4
 # A hang is meant, not a slow machine.
 PATIENCE_MS = 1_200_000
