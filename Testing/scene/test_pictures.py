@@ -193,7 +193,8 @@ class TestOverlayColours:
         stage.scroll(10)
         stage.views.overlay.set_opacity(1)
         picture = without_texts(stage.picture("Enhanced"))
-        expected = 255 * np.array(uncertainty_color((90 - 20) / (100 - 20)))
+        faint, full = stage.views.overlay.limits_hu
+        expected = 255 * np.array(uncertainty_color((90 - faint) / (full - faint)))
         most = picture[colorfulness(picture) > 60]
         assert np.median(most, axis=0) == pytest.approx(expected, abs=6)
 

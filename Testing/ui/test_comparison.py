@@ -57,7 +57,7 @@ class TestNextUncertainPlace:
     def test_says_when_there_is_none(self, panel, pair):
         slicer.util.arrayFromVolume(pair.uncertainty)[:] = 5
         panel.ui.nextPlaceButton.click()
-        assert "No place exceeds the noise" in panel.ui.placeLabel.text
+        assert "No place of the map is coloured" in panel.ui.placeLabel.text
 
     def test_has_a_shortcut(self, panel):
         assert panel.ui.nextPlaceButton.shortcut.toString() == "Ctrl+Shift+N"

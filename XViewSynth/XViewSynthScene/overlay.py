@@ -9,6 +9,7 @@ import numpy as np
 import slicer
 
 from .bridging import BridgedMap
+from .noise import FAINT_HU
 from .results import UNCERTAINTY_LOOK, look_of, set_look
 
 COLOR_NODE_NAME = "XViewSynth uncertainty"
@@ -21,11 +22,8 @@ _LEGEND_SIZE = (0.085, 0.4)
 _COLOR_CLASS, _LEGEND_CLASS = "vtkMRMLColorTableNode", "vtkMRMLColorLegendDisplayNode"
 _SINGLETON = "XViewSynthDisagreement"
 
-#: HU up to which nothing is drawn, about the noise of a CT, and HU from which the colour is full red.
-FAINT_HU, FULL_HU = 20.0, UNCERTAINTY_LOOK.window
-
-# Noise alone explains differences between slices up to this many of its standard deviations.
-_NOISE_DEVIATIONS = 2.0
+#: HU from which the colour is full red, unless faint uncertainty already exceeds half of it.
+FULL_HU = UNCERTAINTY_LOOK.window
 
 # From low to high uncertainty: yellow, orange, red, which also differ in lightness.
 _RAMP = ((0.0, (1.0, 0.93, 0.45)), (0.5, (1.0, 0.55, 0.1)), (1.0, (0.75, 0.0, 0.15)))
@@ -35,20 +33,19 @@ _SHADES = 256
 class UncertaintyOverlay:
     """An uncertainty map over some views, with a colour legend in HU.
 
-    Up to 20 HU, or twice the noise of a noisy scan, nothing is coloured; above, uncertainty is yellow, then orange, and
-    from 100 HU red. The range is fixed, so a scan without uncertainty stays grey. The map is in the label layer of
-    the views: in the foreground layer, Slicer's window/level tool would change the meaning of the colours, and without
+    Faint uncertainty is not coloured; above, it is yellow, then orange, and from 100 HU red, or from twice the faint
+    one. No range begins below 20 HU, so a scan without uncertainty stays grey. The map is in the label layer of the
+    views: in the foreground layer, Slicer's window/level tool would change the meaning of the colours, and without
     a volume layer Slicer would draw no legend.
 
     Args:
         uncertainty_node: the map, HU; its display is restored by `remove`.
         composite_nodes: of the views.
         faint_hu: HU up to which nothing is drawn.
-        full_hu: HU from which the colour is full red.
         opacity: of the map, 0 (invisible) to 1.
 
     Raises:
-        ValueError: `faint_hu` is negative, or `full_hu` not above it.
+        ValueError: the opacity is outside 0 to 1.
     """
 
     def __init__(
@@ -56,18 +53,15 @@ class UncertaintyOverlay:
         uncertainty_node: slicer.vtkMRMLScalarVolumeNode,
         composite_nodes: Iterable[slicer.vtkMRMLSliceCompositeNode],
         faint_hu: float = FAINT_HU,
-        full_hu: float = FULL_HU,
         opacity: float = DEFAULT_OPACITY,
     ):
-        if not 0 <= faint_hu < full_hu:
-            raise ValueError(
-                f"Uncertainty cannot be shown from {faint_hu:g} to {full_hu:g} HU: give 0 or more, then more."
-            )
         self._node = uncertainty_node
         self._composites = list(composite_nodes)
         self._look_before = look_of(uncertainty_node)
         scene = uncertainty_node.GetScene()
         self._colors = scene.GetSingletonNode(_SINGLETON, _COLOR_CLASS) or _add_colors(scene)
+        full_hu = max(FULL_HU, 2 * faint_hu)
+        self._limits = faint_hu, full_hu
         window, level = full_hu - faint_hu, (full_hu + faint_hu) / 2
         colors = self._colors.GetID()
         set_look(uncertainty_node, replace(UNCERTAINTY_LOOK, window=window, level=level, color_node_id=colors))
@@ -95,6 +89,11 @@ class UncertaintyOverlay:
     def uncertainty_node(self) -> slicer.vtkMRMLScalarVolumeNode:
         """The map."""
         return self._node
+
+    @property
+    def limits_hu(self) -> tuple[float, float]:
+        """HU up to which nothing is drawn, and HU from which the colour is full red."""
+        return self._limits
 
     @property
     def opacity(self) -> float:
@@ -147,11 +146,6 @@ class UncertaintyOverlay:
                 set_look(self._node, self._look_before)
         if not _is_in_use(self._colors):
             _remove_from_scene(self._colors)
-
-
-def faint_from_noise(noise_hu: float | None) -> float:
-    """HU up to which noise explains the uncertainty (standard deviation of the noise, HU; None if unknown)."""
-    return max(FAINT_HU, _NOISE_DEVIATIONS * (noise_hu or 0.0))
 
 
 def uncertainty_color(share: float) -> tuple[float, float, float]:

@@ -50,7 +50,7 @@ def find_places(
     Args:
         uncertainty_node: the map, HU.
         provenance: of the enhanced volume; without it, every slice along the axis of the slices is synthetic.
-        faint_hu: HU up to which noise explains the uncertainty.
+        faint_hu: HU up to which uncertainty does not count.
 
     Raises:
         InputError: the map has no voxels, or lies under a non-linear transform.

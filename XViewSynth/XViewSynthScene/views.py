@@ -38,8 +38,9 @@ from .layout import (
     view_names,
 )
 from .marks import SliceMark, ijk_to_world
+from .noise import faint_hu
 from .orientation import axis_across, turn_to_plane
-from .overlay import DEFAULT_OPACITY, FAINT_HU, FULL_HU, UncertaintyOverlay
+from .overlay import DEFAULT_OPACITY, UncertaintyOverlay
 from .provenance import Provenance, read_provenance
 from .volumes import array_from_matrix
 
@@ -136,7 +137,6 @@ class LinkedViews(VTKObservationMixin):
         enhanced_node: slicer.vtkMRMLScalarVolumeNode,
         uncertainty_node: slicer.vtkMRMLScalarVolumeNode | None = None,
         provenance: Provenance | None = None,
-        faint_hu: float = FAINT_HU,
         opacity: float = DEFAULT_OPACITY,
     ) -> None:
         """Show a pair of volumes instead of the previous pair, and switch to the layout.
@@ -146,7 +146,6 @@ class LinkedViews(VTKObservationMixin):
             enhanced_node: the enhanced volume.
             uncertainty_node: its uncertainty map, HU, for the overlay.
             provenance: of the enhanced volume; by default read from its node.
-            faint_hu: HU up to which uncertainty is not coloured.
             opacity: of the map, 0 (invisible) to 1.
 
         Raises:
@@ -170,7 +169,7 @@ class LinkedViews(VTKObservationMixin):
         for name, view in self._views.items():
             self._prepare(name, view)
         if uncertainty_node is not None:
-            self._overlay = self._make_overlay(uncertainty_node, faint_hu, opacity)
+            self._overlay = self._make_overlay(uncertainty_node, opacity)
         self._share_window_level(original_node, enhanced_node)
         self.fit()
         self._mark_views()
@@ -338,9 +337,7 @@ class LinkedViews(VTKObservationMixin):
         composite.SetForegroundOpacity(self._fade)
         composite.SetLabelVolumeID(None)
 
-    def _make_overlay(
-        self, node: slicer.vtkMRMLScalarVolumeNode, faint_hu: float, opacity: float
-    ) -> UncertaintyOverlay:
+    def _make_overlay(self, node: slicer.vtkMRMLScalarVolumeNode, opacity: float) -> UncertaintyOverlay:
         """The map in the view along the slices, and where slices were observed, its copy in the views across them."""
         along = {plane: self.composite_node(ENHANCED, plane) for plane in PLANES}
         across = []
@@ -349,7 +346,8 @@ class LinkedViews(VTKObservationMixin):
             axis = affine_column(self._provenance.axis)
             planes = [plane for plane in PLANES if axis_across(to_world, PLANES[plane].normal) != axis]
             across = [along.pop(plane) for plane in planes]
-        overlay = UncertaintyOverlay(node, along.values(), faint_hu, max(FULL_HU, 2 * faint_hu), opacity)
+        faint = faint_hu(self._original, self._enhanced, node)
+        overlay = UncertaintyOverlay(node, along.values(), faint, opacity)
         if across:
             overlay.show_copy(BridgedMap(node, self._provenance), across)
         return overlay

@@ -26,7 +26,6 @@ class Comparison:
         self.ui = ui
         self.views: Any | None = None
         self._isShowing = False
-        self._faintHU = 0.0
         # Where the divider is now.
         self._divider = 0.0
         self._places = PlaceStepper(ui)
@@ -45,10 +44,9 @@ class Comparison:
             # The fade of the previous pair does not apply to this one.
             parameters.fade = 0.0
             original, enhanced, uncertainty = _comparedVolumes(enhancedVolume)
-            self._faintHU = _faintHU(original) if uncertainty else 0.0
             self._places.reset()
             self._divider = 0.0
-            self.views.show(original, enhanced, uncertainty, None, self._faintHU, _mapOpacity(parameters))
+            self.views.show(original, enhanced, uncertainty, opacity=_mapOpacity(parameters))
         except ValueError:
             self.close()
             raise
@@ -80,7 +78,7 @@ class Comparison:
         overlay = self.views.overlay if self.views else None
         if overlay:
             parameters.showUncertainty = True
-            self._places.step(self.views, overlay.uncertainty_node, self.views.provenance, self._faintHU)
+            self._places.step(self.views, overlay)
 
     def close(self) -> None:
         """Restore the layout before the linked views."""
@@ -141,7 +139,7 @@ class Comparison:
         allow(
             self.ui.uncertaintyCheckBox,
             mapRefusal,
-            _("Colour the voxels whose expected error (HU) exceeds the noise of the scan."),
+            _("Colour the places with the largest expected error, in HU."),
         )
         self._places.update(mapRefusal)
         allow(self.ui.uncertaintySlider, mapRefusal, _("Opacity of the uncertainty map."))
@@ -182,18 +180,6 @@ def _makeViews() -> Any:
     return LinkedViews(
         slicer.mrmlScene, _layoutNode(), slicer.app.applicationLogic(), renderer_of, lambda: process_events(qt)
     )
-
-
-def _faintHU(original: Any) -> float:
-    """HU up to which noise explains the uncertainty of a scan."""
-    from XViewSynthScene.noise import noise_hu
-    from XViewSynthScene.overlay import faint_from_noise
-
-    try:
-        noise = noise_hu(original)
-    except ValueError:  # its voxels form no regular grid, or were removed
-        noise = None
-    return faint_from_noise(noise)
 
 
 def _comparedVolumes(enhancedVolume: Any) -> tuple[Any, Any, Any | None]:

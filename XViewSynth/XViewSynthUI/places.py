@@ -31,10 +31,10 @@ class PlaceStepper:
         allow(
             self.ui.nextPlaceButton,
             refusal,
-            _("Show the next region whose expected error exceeds the noise, the worst first (Ctrl+Shift+N)."),
+            _("Show the next region of the map that is coloured, the worst first (Ctrl+Shift+N)."),
         )
 
-    def step(self, views: Any, uncertaintyNode: Any, provenance: Any, faintHU: float) -> None:
+    def step(self, views: Any, overlay: Any) -> None:
         """Show the next place in all linked views; after the last place, the first.
 
         Raises:
@@ -43,9 +43,9 @@ class PlaceStepper:
         from XViewSynthScene.places import find_places
 
         if self._places is None:
-            self._places = find_places(uncertaintyNode, provenance, faintHU)
+            self._places = find_places(overlay.uncertainty_node, views.provenance, overlay.limits_hu[0])
         if not self._places:
-            self.ui.placeLabel.text = _("No place exceeds the noise of the scan.")
+            self.ui.placeLabel.text = _("No place of the map is coloured.")
             return
         place, number, count = self._places[self._next], self._next + 1, len(self._places)
         self._next = number % count

@@ -15,7 +15,7 @@ from trame_vuetify.ui.vuetify3 import VAppLayout
 from trame_vuetify.widgets import vuetify3 as v
 
 from XViewSynthScene.layout import PLANES, ROWS, view_label, view_name, view_names
-from XViewSynthScene.overlay import FAINT_HU, FULL_HU, uncertainty_color
+from XViewSynthScene.overlay import uncertainty_color
 
 from .content import Content
 from .drawing import Drawing
@@ -245,8 +245,7 @@ class Page:
         with html.Div(classes="xvs-legend"):
             html.Div(style=f"background: linear-gradient(to right, {_ramp()})", classes="xvs-ramp")
             with html.Div(classes="xvs-ticks"):
-                for tick in (FAINT_HU, (FAINT_HU + FULL_HU) / 2, FULL_HU):
-                    html.Span(f"{tick:.0f}" + (" HU" if tick == FULL_HU else ""))
+                html.Span("{{ tick }}", v_for=("tick in ticks",))
 
     def _build_slider(self, plane: str) -> None:
         with html.Div(classes="xvs-slider", style=f"border-top-color: {PLANES[plane].color}"):

@@ -226,6 +226,13 @@ class Viewer(VTKObservationMixin):
         if self._state != before:
             self._on_change()
 
+    def _ticks(self) -> list[str]:
+        """Numbers below the colours of the map, HU: at both ends and in the middle."""
+        if self._views.overlay is None:
+            return []
+        faint, full = self._views.overlay.limits_hu
+        return [f"{faint:.0f}", f"{(faint + full) / 2:.0f}", f"{full:.0f} HU"]
+
     def look(self) -> dict[str, Any]:
         """The state of the page: plain values by name."""
         window = _window_of(self._scan)
@@ -234,6 +241,7 @@ class Viewer(VTKObservationMixin):
             "name": self._scan.GetName(),
             "has_enhanced": self.has_enhanced,
             "has_uncertainty": self._views.overlay is not None,
+            "ticks": self._ticks(),
             "opacity": self._opacity,
             "swapped": self._swapped,
             "window": next(iter(named), OTHER_WINDOW),
