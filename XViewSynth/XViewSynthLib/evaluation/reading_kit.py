@@ -1,0 +1,231 @@
+"""A reading kit: one page in which readers compare series of one scan without knowing which method made which.
+
+The page needs no other file and no network. It holds voxels, letters and a code, but neither names of methods nor any
+text of the scans. The key, which says what each letter is, is a file of its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import random
+import secrets
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from string import ascii_uppercase
+
+import numpy as np
+from scipy import ndimage
+
+from .. import __version__
+from ..errors import InputError
+from ..geometry.intensity import in_hu
+from ..geometry.orientation import to_slices
+from ..geometry.volume import AXES, Volume, affine_column
+from ..report import PROGRAM
+from ..system.pages import render
+
+PAGE, KEY = "reading.html", "key.json"
+#: Series that every kit has: the scan as it was acquired (nearest slice), and interpolated between its slices.
+ACQUIRED, LINEAR = "acquired", "linear"
+
+_TEMPLATE = Path(__file__).with_name("reading_kit.html.j2")
+_CRITERIA = ("sharpness", "artefacts", "noise", "diagnostic trust")
+_LOWEST_HU, _HIGHEST_HU = -1024, 3071
+# A compressed voxel of a CT takes about 1.1 bytes, and 4/3 of that as text: pages stay below 40 MB.
+_MOST_VOXELS = 26_000_000
+_FEWEST_SLICES = 2
+# How far a point may lie outside the first and last voxel of a series, in voxels.
+_OUTSIDE = 0.51
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a kit is made.
+
+    Attributes:
+        seed: decides which letter a series gets; None draws one.
+        pixels: largest number of rows and of columns of the region that is shown.
+        centre: of the region, RAS mm; None is the middle of the scan.
+    """
+
+    seed: int | None = None
+    pixels: int = 256
+    centre: tuple[float, float, float] | None = None
+
+
+def write_kit(
+    scan: Volume,
+    volumes: Mapping[str, Volume],
+    folder: Path,
+    settings: Settings,
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """Write `PAGE` and `KEY` into a folder that exists.
+
+    All series are shown at the voxels of the volume with the smallest ones, from superior to inferior, anterior to
+    posterior and right to left.
+
+    Args:
+        scan: the thick scan, HU.
+        volumes: by the names of their methods, HU; also the truth, if there is one.
+        folder: of the kit.
+        settings: of the kit.
+        check: called before each slice; an exception of it ends the work.
+
+    Raises:
+        InputError: a volume does not cover the region, or a name is taken.
+    """
+    taken = [name for name in volumes if name in (ACQUIRED, LINEAR)]
+    if taken:
+        raise InputError(f"Every kit has a series {taken[0]!r} of its own: give the volume another name.")
+    if len(volumes) + 2 > len(ascii_uppercase):
+        raise InputError(f"A kit holds at most {len(ascii_uppercase) - 2} volumes: leave some out.")
+    series = {ACQUIRED: in_hu(scan), LINEAR: in_hu(scan), **{name: in_hu(volume) for name, volume in volumes.items()}}
+    region = _region(series, settings)
+    seed = secrets.randbits(32) if settings.seed is None else settings.seed
+    names = random.Random(seed).sample(sorted(series), len(series))
+    encoded = [_encoded(region.sampled(series[name], 0 if name == ACQUIRED else 1, check)) for name in names]
+    code = hashlib.sha256("".join(encoded).encode("ascii")).hexdigest()[:12]
+    letters = ascii_uppercase[: len(names)]
+    page = {
+        "code": code,
+        "letters": letters,
+        "shape": region.shape,
+        "spacing": region.spacing,
+        "criteria": _CRITERIA,
+    }
+    text = render(_TEMPLATE, version=__version__, kit=page, series=dict(zip(letters, encoded, strict=True)))
+    key = {"program": f"{PROGRAM} {__version__}", "kit": code, "seed": seed, "series": dict(zip(letters, names))}
+    try:
+        (folder / PAGE).write_text(text, encoding="utf-8")
+        (folder / KEY).write_text(json.dumps(key, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"Cannot write {folder}: {error.strerror}. Choose another place for the kit.") from error
+
+
+def _region(series: Mapping[str, Volume], settings: Settings) -> _Region:
+    """The voxels to show: those of the finest volume around the centre, within all volumes along its slices."""
+    finest = min(series.values(), key=lambda volume: float(np.prod(volume.spacing)))
+    whole = _Region.of(finest)
+    middle = (np.array(finest.shape_ijk) - 1) / 2
+    if settings.centre is not None:
+        middle = finest.ras_to_ijk(np.array([settings.centre], np.float64))[0]
+        if not _is_inside(np.array(settings.centre), finest):
+            raise InputError(
+                f"The centre {', '.join(f'{mm:g}' for mm in settings.centre)} lies outside of the scan: give RAS "
+                "coordinates within it, in mm."
+            )
+    _, rows, columns = whole.shape
+    height, width = min(rows, settings.pixels), min(columns, settings.pixels)
+    slices = max(_FEWEST_SLICES, _MOST_VOXELS // (len(series) * height * width))
+    region = whole.around(middle, (slices, height, width))
+    for name, volume in series.items():
+        if not region.is_within(volume):
+            region = region.within(volume)
+        if region.shape[0] < _FEWEST_SLICES or not region.is_within(volume):
+            raise InputError(
+                f"The volume {name!r} does not cover the region that is shown: give one of the same patient in the "
+                "same position, or another --centre."
+            )
+    return region
+
+
+@dataclass(frozen=True)
+class _Region:
+    """Voxels of a volume from superior to inferior, anterior to posterior and right to left.
+
+    Attributes:
+        volume: it.
+        dimensions: the dimension of (K, J, I) of slices, rows and columns.
+        indices: of the volume's voxels, for slices, rows and columns.
+    """
+
+    volume: Volume
+    dimensions: tuple[int, int, int]
+    indices: tuple[np.ndarray, np.ndarray, np.ndarray]
+
+    @classmethod
+    def of(cls, volume: Volume) -> _Region:
+        superior = max(AXES, key=lambda axis: abs(volume.directions[2, affine_column(axis)]))
+        _, order = to_slices(volume, superior)
+        # Canonical order is from inferior, posterior and left.
+        first, second, third = (
+            np.arange(volume.voxels.shape[dimension])[:: 1 if backwards else -1]
+            for dimension, backwards in zip(order.dimensions, order.reversed, strict=True)
+        )
+        return cls(volume, order.dimensions, (first, second, third))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        slices, rows, columns = map(len, self.indices)
+        return slices, rows, columns
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        slices, rows, columns = (float(self.volume.spacing[2 - dimension]) for dimension in self.dimensions)
+        return slices, rows, columns
+
+    def around(self, ijk: np.ndarray, size: tuple[int, int, int]) -> _Region:
+        """The part of this size around a point."""
+
+        def part(indices: np.ndarray, dimension: int, count: int) -> np.ndarray:
+            place = int(np.argmin(np.abs(indices - ijk[2 - dimension])))
+            start = min(max(place - count // 2, 0), max(len(indices) - count, 0))
+            return indices[start : start + count]
+
+        slices, rows, columns = map(part, self.indices, self.dimensions, size)
+        return _Region(self.volume, self.dimensions, (slices, rows, columns))
+
+    def within(self, other: Volume) -> _Region:
+        """The slices whose middle lies in another volume."""
+        kept = [index for index in range(len(self.indices[0])) if _is_inside(self._corners(index).mean(axis=0), other)]
+        return _Region(self.volume, self.dimensions, (self.indices[0][kept], *self.indices[1:]))
+
+    def is_within(self, other: Volume) -> bool:
+        """Whether another volume holds the corners of the first and of the last slice."""
+        return bool(len(self.indices[0])) and all(_is_inside(self._corners(index), other) for index in (0, -1))
+
+    def sampled(self, other: Volume, order: int, check: Callable[[], None]) -> np.ndarray:
+        """(slices, rows, columns) int16 HU of another volume at these voxels.
+
+        Args:
+            other: the volume, HU.
+            order: 0 for the nearest voxel, 1 for linear interpolation.
+            check: called before each slice.
+        """
+        result = np.empty(self.shape, np.int16)
+        to_other = np.linalg.inv(other.affine) @ self.volume.affine
+        for index, plane in enumerate(result):
+            check()
+            ijk = np.zeros((3, *plane.shape))
+            parts = (self.indices[0][index], self.indices[1][:, None], self.indices[2][None, :])
+            for dimension, part in zip(self.dimensions, parts, strict=True):
+                ijk[2 - dimension] = part
+            places = np.einsum("ab,brc->arc", to_other[:3, :3], ijk) + to_other[:3, 3, None, None]
+            hu = ndimage.map_coordinates(other.voxels, places[::-1], np.float32, order=order, mode="nearest")
+            plane[:] = np.rint(hu.clip(_LOWEST_HU, _HIGHEST_HU))
+        return result
+
+    def _corners(self, slice_index: int) -> np.ndarray:
+        """(4, 3) RAS mm of the corners of a slice."""
+        ijk = np.empty((4, 3))
+        rows, columns = self.indices[1][[0, 0, -1, -1]], self.indices[2][[0, -1, 0, -1]]
+        for dimension, part in zip(self.dimensions, (self.indices[0][slice_index], rows, columns), strict=True):
+            ijk[:, 2 - dimension] = part
+        return self.volume.ijk_to_ras(ijk)
+
+
+def _is_inside(ras: np.ndarray, volume: Volume) -> bool:
+    """Whether all points, RAS mm, lie in a volume."""
+    ijk = volume.ras_to_ijk(np.atleast_2d(ras))
+    return bool(((ijk >= -_OUTSIDE) & (ijk <= np.array(volume.shape_ijk) - 1 + _OUTSIDE)).all())
+
+
+def _encoded(hu: np.ndarray) -> str:
+    """Voxels as text: differences along each row, 16 bits little endian, compressed by zlib, in base 64."""
+    differences = np.diff(hu, axis=2, prepend=np.int16(0)).astype("<i2")
+    return base64.b64encode(zlib.compress(differences.tobytes(), 6)).decode("ascii")
