@@ -65,7 +65,7 @@ class TestVoxels:
         k, j, i = np.meshgrid(*map(np.arange, truth.voxels.shape), indexing="ij")
         ras = truth.ijk_to_ras(np.stack([i, j, k], axis=-1))
         for axis, dimension in ((2, 0), (1, 1), (0, 2)):
-            ramp = truth.with_voxels((ras[..., axis] * 5).astype(np.int16))
+            ramp = truth.with_voxels((ras[..., axis] * 5 - 700).astype(np.int16))
             _, voxels = kit(tmp_path, scan, {"truth": ramp})
             steps = np.diff(voxels["truth"].astype(int), axis=dimension)
             assert (steps < 0).all()
@@ -132,6 +132,14 @@ class TestRefusals:
         far = Volume(truth.voxels, truth.affine @ shift(500))
         with pytest.raises(InputError, match="'far' does not cover the region"):
             kit(tmp_path, scan, {"truth": truth, "far": far})
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
+    def test_of_values_that_are_no_hu(self, tmp_path, scan, truth, value):
+        voxels = truth.voxels.astype(np.float32)
+        voxels[:, :, 3:] = value
+        odd = truth.with_voxels(voxels if value else np.zeros_like(voxels))
+        with pytest.raises(InputError, match="The volume 'odd' cannot be shown. The scan has"):
+            kit(tmp_path, scan, {"odd": odd})
 
     def test_of_a_name_that_is_taken(self, tmp_path, scan, truth):
         with pytest.raises(InputError, match="a series 'linear' of its own"):

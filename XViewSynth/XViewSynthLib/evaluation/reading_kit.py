@@ -22,6 +22,7 @@ from scipy import ndimage
 
 from .. import __version__
 from ..errors import InputError
+from ..geometry.checks import check_values
 from ..geometry.intensity import in_hu
 from ..geometry.orientation import to_slices
 from ..geometry.volume import AXES, Volume, affine_column
@@ -77,14 +78,15 @@ def write_kit(
         check: called before each slice; an exception of it ends the work.
 
     Raises:
-        InputError: a volume does not cover the region, or a name is taken.
+        InputError: a volume is not in HU or does not cover the region, or a name is taken.
     """
     taken = [name for name in volumes if name in (ACQUIRED, LINEAR)]
     if taken:
         raise InputError(f"Every kit has a series {taken[0]!r} of its own: give the volume another name.")
     if len(volumes) + 2 > len(ascii_uppercase):
         raise InputError(f"A kit holds at most {len(ascii_uppercase) - 2} volumes: leave some out.")
-    series = {ACQUIRED: in_hu(scan), LINEAR: in_hu(scan), **{name: in_hu(volume) for name, volume in volumes.items()}}
+    thick = _checked("scan", scan)
+    series = {ACQUIRED: thick, LINEAR: thick, **{name: _checked(name, volume) for name, volume in volumes.items()}}
     region = _region(series, settings)
     seed = secrets.randbits(32) if settings.seed is None else settings.seed
     names = random.Random(seed).sample(sorted(series), len(series))
@@ -98,13 +100,22 @@ def write_kit(
         "spacing": region.spacing,
         "criteria": _CRITERIA,
     }
-    text = render(_TEMPLATE, version=__version__, kit=page, series=dict(zip(letters, encoded, strict=True)))
+    text = render(_TEMPLATE, kit=page, series=dict(zip(letters, encoded, strict=True)))
     key = {"program": f"{PROGRAM} {__version__}", "kit": code, "seed": seed, "series": dict(zip(letters, names))}
     try:
         (folder / PAGE).write_text(text, encoding="utf-8")
         (folder / KEY).write_text(json.dumps(key, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"Cannot write {folder}: {error.strerror}. Choose another place for the kit.") from error
+
+
+def _checked(name: str, volume: Volume) -> Volume:
+    """The volume in HU."""
+    try:
+        check_values(volume.voxels)
+    except InputError as error:
+        raise InputError(f"The volume {name!r} cannot be shown. {error}") from error
+    return in_hu(volume)
 
 
 def _region(series: Mapping[str, Volume], settings: Settings) -> _Region:
