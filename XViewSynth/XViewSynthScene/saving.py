@@ -24,6 +24,9 @@ from .volumes import check_is_scalar_volume, volume_from_node
 
 Progress = Callable[[int, int], None]
 
+# Files that the database takes at a time, so that the window stays responsive.
+_IMPORTED_AT_ONCE = 50
+
 
 @dataclass(frozen=True)
 class _Result:
@@ -124,7 +127,7 @@ def save_to_database(node: slicer.vtkMRMLScalarVolumeNode, progress: Progress = 
     ) as temporary:
         folder = Path(temporary) / "series"
         series = _write(task, folder, progress)
-        _add_to_database(folder, series, task.slices)
+        _add_to_database(folder, series, lambda: progress(task.slices, task.slices))
     return series
 
 
@@ -139,12 +142,21 @@ def _write(task: _Task, folder: Path, progress: Progress) -> str:
     return work_aside(lambda: task.write(folder, count), lambda: progress(max(0, begun - 1), task.slices))
 
 
-def _add_to_database(folder: Path, series: str, count: int) -> None:
+def _add_to_database(folder: Path, series: str, meanwhile: Callable[[], None]) -> None:
+    """Import the files of a folder, which are moved into folders within it, and all of them or none."""
     from DICOMLib import DICOMUtils
 
     database: Any = open_database()
-    imported = database is not None and DICOMUtils.importDicom(str(folder), database, True)
-    if not imported or len(database.filesForSeries(series)) != count:
+    files = sorted(folder.iterdir())
+    imported = database is not None
+    for first in range(0, len(files), _IMPORTED_AT_ONCE):
+        part = folder / f"from {first}"
+        part.mkdir()
+        for file in files[first : first + _IMPORTED_AT_ONCE]:
+            file.rename(part / file.name)
+        imported = imported and DICOMUtils.importDicom(str(part), database, True)
+        meanwhile()
+    if not imported or len(database.filesForSeries(series)) != len(files):
         if database is not None:
             database.removeSeries(series)
         raise InputError(
