@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import re
 from collections.abc import AsyncIterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import msgpack
+from PIL import Image
 
 from web import Served
 
@@ -125,6 +127,16 @@ class RawPage:
         while self.pictures.get(view, unlike) == unlike:
             await self.receive()
         return self.pictures[view]
+
+    async def picture_of(self, view: str, width: int, height: int) -> bytes:
+        """The next picture of this size, pixels; those of an earlier size may arrive before."""
+        while self._size_of(view) != (width, height):
+            await self.receive()
+        return self.pictures[view]
+
+    def _size_of(self, view: str) -> tuple[int, int] | None:
+        seen = self.pictures.get(view)
+        return Image.open(io.BytesIO(seen)).size if seen else None
 
 
 @asynccontextmanager
