@@ -92,6 +92,32 @@ class TestVoxels:
         assert len(voxels["truth"]) == 10
         assert np.array_equal(voxels["truth"], voxels["short"])
 
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_of_a_smaller_field_of_view_limit_the_region(self, tmp_path, scan, truth, order):
+        moved = np.eye(4)
+        moved[:3, 3] = 4, 6, 0
+        small = Volume(truth.voxels[:, 6:36, 4:32], truth.affine @ moved, slice_thickness=1.25)
+        volumes = {"truth": truth, "small": small}
+        _, voxels = kit(tmp_path, scan, dict(list(volumes.items())[::order]))
+        assert voxels["truth"].shape == (17, 30, 28)
+        assert np.array_equal(voxels["truth"], voxels["small"])
+
+    def test_of_a_tilted_volume_are_shown_where_all_have_some(self, tmp_path, scan, truth):
+        angle = np.radians(3)
+        turn = np.eye(4)
+        turn[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        middle = np.eye(4)
+        middle[:3, 3] = truth.ijk_to_ras((np.array(truth.shape_ijk) - 1) / 2)
+        tilted = Volume(truth.voxels, middle @ turn @ np.linalg.inv(middle) @ truth.affine, slice_thickness=1.25)
+        _, voxels = kit(tmp_path, scan, {"tilted": tilted})
+        assert min(voxels["tilted"].shape) > 10
+
+    def test_of_a_page_that_would_be_too_large_are_fewer_slices(self, tmp_path, scan, truth, monkeypatch):
+        size = len((tmp_path / PAGE).read_text()) if kit(tmp_path, scan, {"truth": truth}) else 0
+        monkeypatch.setattr("XViewSynthLib.evaluation.reading_kit._MOST_CHARACTERS", size // 3)
+        _, voxels = kit(tmp_path, scan, {"truth": truth})
+        assert 2 <= len(voxels["truth"]) < 10
+
     def test_outside_of_hu_are_clipped(self, tmp_path, scan, truth):
         wild = truth.with_voxels(np.where(truth.voxels > 0, 30000, truth.voxels).astype(np.int16))
         assert kit(tmp_path, scan, {"truth": wild})[1]["truth"].max() == 3071
@@ -122,6 +148,9 @@ class TestBlinding:
         first = kit(tmp_path, scan, {"u": truth, "v": scan})[0]["series"]
         assert kit(tmp_path, scan, {"v": scan, "u": truth})[0]["series"] == first
 
+    def test_the_scan_as_acquired_can_be_left_out(self, tmp_path, scan, truth):
+        assert set(kit(tmp_path, scan, {"truth": truth}, acquired=False)[1]) == {LINEAR, "truth"}
+
     def test_without_a_seed_one_is_drawn(self, tmp_path, scan, truth):
         seeds = {kit(tmp_path, scan, {"truth": truth}, None)[0]["seed"] for _ in range(3)}
         assert len(seeds) == 3
@@ -130,7 +159,7 @@ class TestBlinding:
 class TestRefusals:
     def test_of_a_volume_elsewhere(self, tmp_path, scan, truth):
         far = Volume(truth.voxels, truth.affine @ shift(500))
-        with pytest.raises(InputError, match="'far' does not cover the region"):
+        with pytest.raises(InputError, match="'far' does not hold the centre"):
             kit(tmp_path, scan, {"truth": truth, "far": far})
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
@@ -149,9 +178,19 @@ class TestRefusals:
         with pytest.raises(InputError, match="outside of the scan"):
             kit(tmp_path, scan, {"truth": truth}, centre=(1e4, 0, 0))
 
-    def test_of_more_than_the_alphabet(self, tmp_path, scan, truth):
-        with pytest.raises(InputError, match="at most 24 volumes"):
-            kit(tmp_path, scan, {f"m{number}": truth for number in range(25)})
+    @pytest.mark.parametrize("centre", [(float("nan"), 0, 0), (0, float("inf"), 0)])
+    def test_of_a_centre_that_is_none(self, tmp_path, scan, truth, centre):
+        with pytest.raises(InputError, match="outside of the scan"):
+            kit(tmp_path, scan, {"truth": truth}, centre=centre)
+
+    def test_of_more_than_readers_can_compare(self, tmp_path, scan, truth):
+        with pytest.raises(InputError, match="at most 10 series, and these are 11"):
+            kit(tmp_path, scan, {f"m{number}": truth for number in range(9)})
+
+    def test_of_a_single_slice(self, tmp_path, scan, truth):
+        one = Volume(truth.voxels[8:9], truth.affine @ shift(8), slice_thickness=1.25)
+        with pytest.raises(InputError, match="fewer than 2 slices in common"):
+            kit(tmp_path, scan, {"truth": truth, "one": one})
 
 
 class TestCommand:

@@ -92,8 +92,69 @@ def test_planes_and_windows(page):
     # 33 slices of 1 mm by 64 pixels of 0.8 mm.
     assert coronal.shape[1] / coronal.shape[0] == pytest.approx(64 * 0.8 / 33, rel=0.02)
     assert axial.shape[1] / axial.shape[0] == pytest.approx(1, rel=0.02)
-    page.keyboard.press("3")
+    page.keyboard.press("b")
     assert (picture(page, "A") != coronal).any()
+
+
+def test_zooms_and_moves_all_series(page):
+    before = [box(page, letter) for letter in "ABC"]
+    page.keyboard.press("+")
+    larger = [box(page, letter) for letter in "ABC"]
+    assert all(
+        now["width"] == pytest.approx(1.25 * old["width"], rel=0.01) for now, old in zip(larger, before, strict=True)
+    )
+    x, y = before[0]["x"] + 50, before[0]["y"] + 50
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 30, y + 10)
+    page.mouse.up()
+    moved = [box(page, letter) for letter in "ABC"]
+    assert all(now["x"] == pytest.approx(old["x"] + 30, abs=1) for now, old in zip(moved, larger, strict=True))
+    page.keyboard.press("0")
+    assert [box(page, letter) for letter in "ABC"] == before
+
+
+def box(page, letter):
+    return page.get_by_test_id(f"view-{letter}").bounding_box()
+
+
+def test_small_turns_of_a_wheel_add_up(page):
+    page.get_by_test_id("view-B").hover()
+    for _ in range(5):
+        page.mouse.wheel(0, 10)
+    page.get_by_test_id("slice").filter(has_text="18 of 33").wait_for()
+
+
+def test_marks_can_be_given_by_the_keyboard(page):
+    page.get_by_test_id("reader").fill("R1")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    for key, mark in (("4", 4), ("ArrowRight", 5), ("ArrowLeft", 4), ("2", 2)):
+        page.keyboard.press(key)
+        assert checked(page) == [("A", CRITERIA[0], mark)]
+    assert page.get_by_test_id("slice").text_content() == "17 of 33"
+
+
+def test_every_reader_has_marks_of_their_own(page):
+    page.get_by_test_id("reader").fill("R1")
+    page.get_by_test_id("A-noise-4").click()
+    page.get_by_test_id("reader").fill("R2")
+    assert checked(page) == []
+    page.get_by_test_id("A-noise-1").click()
+    page.get_by_test_id("reader").fill("R1")
+    assert checked(page) == [("A", "noise", 4)]
+
+
+def checked(page) -> list[tuple[str, str, int]]:
+    found = page.locator("fieldset input:checked").evaluate_all(
+        "all => all.map(i => [i.dataset.letter, i.dataset.criterion, i.value])"
+    )
+    return [(letter, criterion, int(mark)) for letter, criterion, mark in found]
+
+
+def test_nothing_is_saved_without_a_reader(page):
+    page.get_by_test_id("save").click()
+    assert page.get_by_test_id("state").text_content() == "Enter the reader's code first."
 
 
 def test_ratings_stay_and_are_saved(context, page, address):
@@ -104,10 +165,11 @@ def test_ratings_stay_and_are_saved(context, page, address):
     page.get_by_test_id("state").filter(has_text="All ratings are given").wait_for()
     page.close()
     again = opened(context, address)
+    again.get_by_test_id("reader").fill("=R1")
     assert again.get_by_test_id("state").text_content() == "All ratings are given."
     with again.expect_download() as download:
         again.get_by_test_id("save").click()
-    with open(download.value.path(), newline="", encoding="utf-8") as file:
+    with open(download.value.path(), newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     assert [row["series"] for row in rows] == ["A", "B", "C"]
     assert {row["reader"] for row in rows} == {"'=R1"}

@@ -47,6 +47,9 @@ def register(commands: argparse._SubParsersAction) -> None:
         metavar="N",
         help="rows and columns of that region (default: %(default)s)",
     )
+    parser.add_argument(
+        "--no-acquired", action="store_true", help="leave out the scan as acquired, which readers recognise"
+    )
     add_progress_option(parser)
     add_stop_option(parser)
     parser.set_defaults(run=_compare)
@@ -64,7 +67,7 @@ def _compare(arguments: argparse.Namespace, job: Job) -> None:
         scan = read_scan(arguments.input, job, arguments.again, None)
         volumes = {name: read_scan(path, job, True, None) for name, path in named}
         centre = None if arguments.centre is None else (arguments.centre[0], arguments.centre[1], arguments.centre[2])
-        settings = Settings(arguments.seed, arguments.pixels, centre)
+        settings = Settings(arguments.seed, arguments.pixels, centre, not arguments.no_acquired)
         write_kit(scan, volumes, folder, settings, job.stop_if_requested)
         job.last_step(outputs.commit)
     job.say(f"Wrote {arguments.output}. Give readers {PAGE} alone: {KEY} says which series is which.")

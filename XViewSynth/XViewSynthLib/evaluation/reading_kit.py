@@ -12,7 +12,7 @@ import json
 import random
 import secrets
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_uppercase
@@ -36,9 +36,9 @@ ACQUIRED, LINEAR = "acquired", "linear"
 _TEMPLATE = Path(__file__).with_name("reading_kit.html.j2")
 _CRITERIA = ("sharpness", "artefacts", "noise", "diagnostic trust")
 _LOWEST_HU, _HIGHEST_HU = -1024, 3071
-# A compressed voxel of a CT takes about 1.1 bytes, and 4/3 of that as text: pages stay below 40 MB.
-_MOST_VOXELS = 26_000_000
-_FEWEST_SLICES = 2
+# Browsers unpack that much in seconds. A voxel of a CT takes about 1.5 characters, more if it is noisy.
+_MOST_CHARACTERS, _MOST_VOXELS = 40_000_000, 26_000_000
+_FEWEST_SLICES, _MOST_SERIES = 2, 10
 # How far a point may lie outside the first and last voxel of a series, in voxels.
 _OUTSIDE = 0.51
 
@@ -51,11 +51,13 @@ class Settings:
         seed: decides which letter a series gets; None draws one.
         pixels: largest number of rows and of columns of the region that is shown.
         centre: of the region, RAS mm; None is the middle of the scan.
+        acquired: whether the scan as it was acquired is a series, which readers recognise.
     """
 
     seed: int | None = None
     pixels: int = 256
     centre: tuple[float, float, float] | None = None
+    acquired: bool = True
 
 
 def write_kit(
@@ -80,17 +82,18 @@ def write_kit(
     Raises:
         InputError: a volume is not in HU or does not cover the region, or a name is taken.
     """
-    taken = [name for name in volumes if name in (ACQUIRED, LINEAR)]
+    taken = [name for name in volumes if name.lower() in (ACQUIRED, LINEAR)]
     if taken:
-        raise InputError(f"Every kit has a series {taken[0]!r} of its own: give the volume another name.")
-    if len(volumes) + 2 > len(ascii_uppercase):
-        raise InputError(f"A kit holds at most {len(ascii_uppercase) - 2} volumes: leave some out.")
+        raise InputError(f"A kit has a series {taken[0]!r} of its own: give the volume another name.")
     thick = _checked("scan", scan)
-    series = {ACQUIRED: thick, LINEAR: thick, **{name: _checked(name, volume) for name, volume in volumes.items()}}
-    region = _region(series, settings)
+    series = {LINEAR: thick, **{name: _checked(name, volume) for name, volume in volumes.items()}}
+    if settings.acquired:
+        series[ACQUIRED] = thick
+    if len(series) > _MOST_SERIES:
+        raise InputError(f"A kit holds at most {_MOST_SERIES} series, and these are {len(series)}: leave some out.")
     seed = secrets.randbits(32) if settings.seed is None else settings.seed
     names = random.Random(seed).sample(sorted(series), len(series))
-    encoded = [_encoded(region.sampled(series[name], 0 if name == ACQUIRED else 1, check)) for name in names]
+    region, encoded = _fitting(_region(thick, volumes.keys(), series, settings), [(n, series[n]) for n in names], check)
     code = hashlib.sha256("".join(encoded).encode("ascii")).hexdigest()[:12]
     letters = ascii_uppercase[: len(names)]
     page = {
@@ -118,30 +121,49 @@ def _checked(name: str, volume: Volume) -> Volume:
     return in_hu(volume)
 
 
-def _region(series: Mapping[str, Volume], settings: Settings) -> _Region:
-    """The voxels to show: those of the finest volume around the centre, within all volumes along its slices."""
-    finest = min(series.values(), key=lambda volume: float(np.prod(volume.spacing)))
-    whole = _Region.of(finest)
-    middle = (np.array(finest.shape_ijk) - 1) / 2
+def _fitting(
+    region: _Region, series: Sequence[tuple[str, Volume]], check: Callable[[], None]
+) -> tuple[_Region, list[str]]:
+    """The region, with fewer slices if its page would be too large, and the series in it as text."""
+    while True:
+        encoded = [_encoded(region.sampled(volume, 0 if name == ACQUIRED else 1, check)) for name, volume in series]
+        ratio = sum(map(len, encoded)) / _MOST_CHARACTERS
+        if ratio <= 1 or region.shape[0] == _FEWEST_SLICES:
+            return region, encoded
+        region = region.with_slices(max(_FEWEST_SLICES, int(0.95 * region.shape[0] / ratio)))
+
+
+def _region(scan: Volume, given: Iterable[str], series: Mapping[str, Volume], settings: Settings) -> _Region:
+    """The voxels to show: those of the finest volume around the centre that lie in all volumes."""
+    middle = scan.ijk_to_ras((np.array(scan.shape_ijk) - 1) / 2)
     if settings.centre is not None:
-        middle = finest.ras_to_ijk(np.array([settings.centre], np.float64))[0]
-        if not _is_inside(np.array(settings.centre), finest):
+        middle = np.array(settings.centre, np.float64)
+        if not (np.isfinite(middle).all() and _is_inside(middle, scan)):
             raise InputError(
                 f"The centre {', '.join(f'{mm:g}' for mm in settings.centre)} lies outside of the scan: give RAS "
                 "coordinates within it, in mm."
             )
-    _, rows, columns = whole.shape
-    height, width = min(rows, settings.pixels), min(columns, settings.pixels)
-    slices = max(_FEWEST_SLICES, _MOST_VOXELS // (len(series) * height * width))
-    region = whole.around(middle, (slices, height, width))
-    for name, volume in series.items():
-        if not region.is_within(volume):
-            region = region.within(volume)
-        if region.shape[0] < _FEWEST_SLICES or not region.is_within(volume):
+    region = _Region.of(min(series.values(), key=lambda volume: float(np.prod(volume.spacing))))
+    for name in given:
+        if not _is_inside(middle, series[name]):
             raise InputError(
-                f"The volume {name!r} does not cover the region that is shown: give one of the same patient in the "
-                "same position, or another --centre."
+                f"The volume {name!r} does not hold the centre of the region: give one of the same patient in the same "
+                "position, or another --centre."
             )
+    for volume in series.values():
+        region = region.within(volume, middle)
+    _, rows, columns = region.shape
+    height, width = min(rows, settings.pixels), min(columns, settings.pixels)
+    slices = _MOST_VOXELS // max(1, len(series) * height * width)
+    region = region.around(middle, (max(_FEWEST_SLICES, slices), height, width))
+    # The corners of a volume that is tilted against another may lie outside of it.
+    while min(region.shape) > _FEWEST_SLICES and not all(map(region.is_within, series.values())):
+        region = region.without_border()
+    if region.shape[0] < _FEWEST_SLICES or not all(map(region.is_within, series.values())):
+        raise InputError(
+            f"The volumes have fewer than {_FEWEST_SLICES} slices in common: give volumes of the same patient in the "
+            "same position, or another --centre."
+        )
     return region
 
 
@@ -180,25 +202,43 @@ class _Region:
         slices, rows, columns = (float(self.volume.spacing[2 - dimension]) for dimension in self.dimensions)
         return slices, rows, columns
 
-    def around(self, ijk: np.ndarray, size: tuple[int, int, int]) -> _Region:
-        """The part of this size around a point."""
+    def around(self, ras: np.ndarray, size: tuple[int, int, int]) -> _Region:
+        """The part of this size around a point, RAS mm."""
+        ijk = self.volume.ras_to_ijk(ras)
 
         def part(indices: np.ndarray, dimension: int, count: int) -> np.ndarray:
-            place = int(np.argmin(np.abs(indices - ijk[2 - dimension])))
+            place = int(np.argmin(np.abs(indices - ijk[2 - dimension]))) if indices.size else 0
             start = min(max(place - count // 2, 0), max(len(indices) - count, 0))
             return indices[start : start + count]
 
         slices, rows, columns = map(part, self.indices, self.dimensions, size)
         return _Region(self.volume, self.dimensions, (slices, rows, columns))
 
-    def within(self, other: Volume) -> _Region:
-        """The slices whose middle lies in another volume."""
-        kept = [index for index in range(len(self.indices[0])) if _is_inside(self._corners(index).mean(axis=0), other)]
-        return _Region(self.volume, self.dimensions, (self.indices[0][kept], *self.indices[1:]))
+    def within(self, other: Volume, ras: np.ndarray) -> _Region:
+        """The slices, rows and columns that lie in another volume along the three lines through a point, RAS mm."""
+        ijk = self.volume.ras_to_ijk(ras)
+
+        def part(indices: np.ndarray, dimension: int) -> np.ndarray:
+            line = np.repeat(ijk[None], len(indices), axis=0)
+            line[:, 2 - dimension] = indices
+            return indices[_are_inside(self.volume.ijk_to_ras(line), other)]
+
+        slices, rows, columns = map(part, self.indices, self.dimensions)
+        return _Region(self.volume, self.dimensions, (slices, rows, columns))
+
+    def with_slices(self, count: int) -> _Region:
+        """The middle slices."""
+        first = (self.shape[0] - count) // 2
+        return _Region(self.volume, self.dimensions, (self.indices[0][first : first + count], *self.indices[1:]))
+
+    def without_border(self) -> _Region:
+        """Without the first and last slice, row and column."""
+        slices, rows, columns = (indices[1:-1] for indices in self.indices)
+        return _Region(self.volume, self.dimensions, (slices, rows, columns))
 
     def is_within(self, other: Volume) -> bool:
         """Whether another volume holds the corners of the first and of the last slice."""
-        return bool(len(self.indices[0])) and all(_is_inside(self._corners(index), other) for index in (0, -1))
+        return min(self.shape) > 0 and all(_is_inside(self._corners(index), other) for index in (0, -1))
 
     def sampled(self, other: Volume, order: int, check: Callable[[], None]) -> np.ndarray:
         """(slices, rows, columns) int16 HU of another volume at these voxels.
@@ -232,8 +272,13 @@ class _Region:
 
 def _is_inside(ras: np.ndarray, volume: Volume) -> bool:
     """Whether all points, RAS mm, lie in a volume."""
-    ijk = volume.ras_to_ijk(np.atleast_2d(ras))
-    return bool(((ijk >= -_OUTSIDE) & (ijk <= np.array(volume.shape_ijk) - 1 + _OUTSIDE)).all())
+    return bool(_are_inside(np.atleast_2d(ras), volume).all())
+
+
+def _are_inside(ras: np.ndarray, volume: Volume) -> np.ndarray:
+    ijk = volume.ras_to_ijk(ras)
+    inside = (ijk >= -_OUTSIDE) & (ijk <= np.array(volume.shape_ijk) - 1 + _OUTSIDE)
+    return np.asarray(inside.all(axis=1))
 
 
 def _encoded(hu: np.ndarray) -> str:
