@@ -29,6 +29,11 @@ class TestNoise:
     def test_is_measured_in_soft_tissue(self, deviation):
         assert noise_hu(body(deviation)) == pytest.approx(deviation, rel=0.15)
 
+    def test_masked_air_does_not_count(self):
+        scan = body(15.0)
+        voxels = np.where(scan.voxels < -500, 0, scan.voxels).astype(np.int16)
+        assert noise_hu(scan.with_voxels(voxels)) == pytest.approx(15, rel=0.15)
+
     @pytest.mark.parametrize("shape", [(5, 80, 80), (3, 4, 4), (1, 9, 9)])
     def test_without_soft_tissue_nothing_is_known(self, shape):
         air = Volume(np.full(shape, -1000, np.int16), affine_from((0.8, 0.8, 4.0)))

@@ -80,4 +80,6 @@ def _deviations(plane: np.ndarray) -> np.ndarray:
     patches = sliding_window_view(plane, (_PATCH, _PATCH))[::_STEP, ::_STEP].reshape(-1, _PATCH * _PATCH)
     lowest, highest = _SOFT_TISSUE_HU
     soft = patches[(patches.min(axis=1) > lowest) & (patches.max(axis=1) < highest)]
-    return soft.astype(np.float32).std(axis=1)
+    deviations = soft.astype(np.float32).std(axis=1)
+    # Masked voxels have one value.
+    return deviations[deviations > 0]
