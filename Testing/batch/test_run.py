@@ -714,6 +714,17 @@ class TestFingerprint:
         (tmp_path / "scan.mhd").write_text(TWO_SLICES["scan.mhd"] + f"ElementDataFile = {field}\n")
         assert files_of_scan(tmp_path / "scan.mhd") == [tmp_path / "scan.mhd"]
 
+    @pytest.mark.parametrize("header", ["ElementDataFile = LOCAL\n", "ElementDataFile = gone.raw\n", "NDims = 3\n"])
+    def test_a_header_alone(self, tmp_path, header):
+        (tmp_path / "scan.mhd").write_text(header)
+        assert files_of_scan(tmp_path / "scan.mhd") == [tmp_path / "scan.mhd"]
+
+    @pytest.mark.parametrize("name", ["scan.mha", "scan.nrrd"])
+    def test_a_file_that_holds_its_voxels_points_nowhere(self, tmp_path, name):
+        (tmp_path / "1.raw").write_bytes(b"voxels")
+        (tmp_path / name).write_text("NRRD0004\nElementDataFile = 1.raw\ndata file: 1.raw\n")
+        assert files_of_scan(tmp_path / name) == [tmp_path / name]
+
     @pytest.mark.parametrize("name", ["scan.mhd", "scan.nhdr"])
     @pytest.mark.parametrize(
         "named",

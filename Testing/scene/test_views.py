@@ -435,6 +435,11 @@ class TestOverlay:
         with pytest.raises(ValueError, match="between 0 and 1"):
             views.overlay.set_opacity(opacity)
 
+    @pytest.mark.parametrize("faint", [-1, float("nan"), float("inf")])
+    def test_refuses_a_range_that_is_none(self, pair, faint):
+        with pytest.raises(ValueError, match="HU"):
+            UncertaintyOverlay(pair.uncertainty, [], faint)
+
     def test_remove_gives_the_map_its_own_display_back(self, scene, pair):
         display = pair.uncertainty.GetDisplayNode()
         display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")

@@ -624,7 +624,9 @@ class TestWhatAPageMaySay:
                 seen = await page.picture_of(VIEW, *size)
             return seen
 
-        assert np.asarray(Image.open(io.BytesIO(talk(compared, script)))).max() > 100
+        picture = Image.open(io.BytesIO(talk(compared, script)))
+        assert picture.size == (300, 200)
+        assert np.asarray(picture).max() > 100
 
     def test_the_size_of_a_page_that_has_gone_is_forgotten(self, compared):
         async def script(page):
@@ -632,10 +634,11 @@ class TestWhatAPageMaySay:
             await page.picture_of(VIEW, 320, 200)
             async with raw_page(compared) as other:
                 await other.resize(VIEW, 160, 100)
-                await page.picture_of(VIEW, 160, 100)
-            return await page.picture_of(VIEW, 320, 200)
+                small = await page.picture_of(VIEW, 160, 100)
+            own = await page.picture_of(VIEW, 320, 200)
+            return [Image.open(io.BytesIO(picture)).size for picture in (small, own)]
 
-        assert talk(compared, script)
+        assert talk(compared, script) == [(160, 100), (320, 200)]
 
     @pytest.mark.parametrize(
         "message",

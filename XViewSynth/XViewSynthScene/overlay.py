@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -45,7 +46,7 @@ class UncertaintyOverlay:
         opacity: of the map, 0 (invisible) to 1.
 
     Raises:
-        ValueError: the opacity is outside 0 to 1.
+        ValueError: `faint_hu` is negative or not finite, or the opacity is outside 0 to 1.
     """
 
     def __init__(
@@ -55,6 +56,8 @@ class UncertaintyOverlay:
         faint_hu: float = FAINT_HU,
         opacity: float = DEFAULT_OPACITY,
     ):
+        if not 0 <= faint_hu < math.inf:
+            raise ValueError(f"Uncertainty cannot be shown from {faint_hu:g} HU: give 0 or more.")
         self._node = uncertainty_node
         self._composites = list(composite_nodes)
         self._look_before = look_of(uncertainty_node)
