@@ -7,12 +7,15 @@ import shlex
 import shutil
 import subprocess
 import textwrap
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN, STAND_IN, PARSE, READ, OUTPUT = TREATMENTS = ("run", "stand-in", "parse", "read", "output")
+#: A row of a table: cells by the names of their columns.
+Row = dict[str, str]
 LANGUAGES = {"sh", "python", "json", "diff", "text", "bibtex", "mermaid"}
 
 _FENCE = re.compile(r"\s*```(\S*)\s*")
@@ -125,9 +128,30 @@ def section_of(document: Path, heading: str) -> str:
 def keys_of(document: Path, heading: str) -> list[str]:
     """The names in the first column of the first table below a heading, from top to bottom."""
     lines = section_of(document, heading).splitlines()
-    first = next(number for number, line in enumerate(lines) if line.startswith("|---")) + 1
-    rows = takewhile(lambda line: line.startswith("|"), lines[first:])
-    return [name for row in rows for name in re.findall(r"`([^`]+)`", row.split("|")[1])]
+    border = next(number for number, line in enumerate(lines) if line.startswith("|---"))
+    return [name for row in _rows_below(lines, border) for name in re.findall(r"`([^`]+)`", row.split("|")[1])]
+
+
+def tables(page: Path) -> Iterator[tuple[str, list[Row]]]:
+    """The headings above each table of a page, and its rows by the names of the columns."""
+    headings: dict[int, str] = {}
+    lines = page.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines):
+        if heading := re.match(r"(#+) (.*)", line):
+            headings = {level: text for level, text in headings.items() if level < len(heading[1])}
+            headings[len(heading[1])] = heading[2]
+        if re.match(r"\|[: ]*-[-: |]*\|$", line):
+            names, *rows = map(_cells, (lines[number - 1], *_rows_below(lines, number)))
+            yield " / ".join(headings.values()), [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _rows_below(lines: Sequence[str], border: int) -> Iterator[str]:
+    """The rows of a table, from the line below its header on."""
+    return takewhile(lambda line: line.startswith("|"), lines[border + 1 :])
+
+
+def _cells(row: str) -> list[str]:
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", row.strip()[1:-1])]
 
 
 def links_of(document: Path) -> list[str]:

@@ -223,5 +223,5 @@ class TestCommand:
 
     def test_one_name_twice_is_refused(self, files, capsys):
         assert self.run(files, f"truth={files / 'thick.nrrd'}") == 2
-        assert "same name" in capsys.readouterr().err
+        assert "Two volumes are called 'truth'" in capsys.readouterr().err
         assert not (files / "kit").exists()

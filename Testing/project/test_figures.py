@@ -3,41 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from documents import ROOT
+from documents import ROOT, Row, tables
 
 RESULTS = ROOT / "Testing" / "benchmarks" / "results"
 EVIDENCE = ROOT / "Resources" / "Docs" / "explanation" / "evidence.md"
 METHODS = ("linear", "cubic spline", "standard")
-Row = dict[str, str]
-
-
-def tables(page: Path) -> Iterator[tuple[str, list[Row]]]:
-    """The headings above each table of a page, and its rows by the names of the columns."""
-    headings: dict[int, str] = {}
-    lines = page.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines):
-        if heading := re.match(r"(#+) (.*)", line):
-            headings = {level: text for level, text in headings.items() if level < len(heading[1])}
-            headings[len(heading[1])] = heading[2]
-        if re.match(r"\|[: ]*-[-: |]*\|$", line):
-            names, *rows = (cells(found) for found in (lines[number - 1], *rows_below(lines, number)))
-            yield " / ".join(headings.values()), [dict(zip(names, row, strict=True)) for row in rows]
-
-
-def rows_below(lines: list[str], number: int) -> Iterator[str]:
-    for line in lines[number + 1 :]:
-        if not line.startswith("|"):
-            return
-        yield line
-
-
-def cells(line: str) -> list[str]:
-    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip()[1:-1])]
 
 
 def table(page: Path, *words: str) -> list[Row]:

@@ -315,7 +315,7 @@ class Viewer(VTKObservationMixin):
     def _show(self) -> None:
         places = self._places()
         self.removeObservers()
-        self._views.show(self._scan, self._finest, self._uncertainty, self._provenance)
+        self._views.show(self._scan, self._finest, self._uncertainty, self._provenance, self._opacity)
         self.set_opacity(self._opacity)
         for plane, place in places.items():
             self._views.slice_node(ENHANCED, plane).JumpSliceByOffsetting(*place)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import InputError
 from ..model.catalogue import STANDARD, model_folder
 from ..request import BENCHMARK
 from .options import (
     add_progress_option,
     add_request_options,
     add_stop_option,
+    by_name,
     factor,
     millimetres,
     named_path,
@@ -108,7 +107,7 @@ def _bench(arguments: argparse.Namespace, job: Job) -> None:
             models,
             ablation=arguments.ablation,
             peers=arguments.peers,
-            volumes=_by_name(arguments.volume),
+            volumes=by_name(arguments.volume),
             thicknesses=arguments.thickness,
             measures=arguments.measure,
         ),
@@ -121,14 +120,6 @@ def _bench(arguments: argparse.Namespace, job: Job) -> None:
     )
     job.say(to_markdown(report))
     job.say(f"Wrote {arguments.output}.")
-
-
-def _by_name(volumes: Sequence[tuple[str, Path]]) -> dict[str, Path]:
-    names = [name for name, _ in volumes]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"Two volumes are called {name!r}: give every method a name, and one file or folder.")
-    return dict(volumes)
 
 
 def _add_thin(commands: argparse._SubParsersAction) -> None:

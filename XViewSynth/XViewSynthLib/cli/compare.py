@@ -6,10 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import InputError
 from ..system.outputs import Outputs
 from .files import read_scan
-from .options import add_progress_option, add_scan_argument, add_stop_option, named_path
+from .options import add_progress_option, add_scan_argument, add_stop_option, by_name, named_path, whole_number
 
 if TYPE_CHECKING:
     from ..workers.job import Job
@@ -32,7 +31,12 @@ def register(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder of the page and its key")
     parser.add_argument("--overwrite", action="store_true", help="replace a kit that exists")
-    parser.add_argument("--seed", type=_seed, metavar="N", help="decides the letters of the series (default: drawn)")
+    parser.add_argument(
+        "--seed",
+        type=whole_number(0, 2**32 - 1),
+        metavar="N",
+        help="decides the letters of the series (default: drawn)",
+    )
     parser.add_argument(
         "--centre",
         nargs=3,
@@ -42,7 +46,7 @@ def register(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--pixels",
-        type=_pixels,
+        type=whole_number(16, 1024),
         default=256,
         metavar="N",
         help="rows and columns of that region (default: %(default)s)",
@@ -56,32 +60,15 @@ def register(commands: argparse._SubParsersAction) -> None:
 
 
 def _compare(arguments: argparse.Namespace, job: Job) -> None:
-    named: list[tuple[str, Path]] = arguments.volumes
-    names = [name for name, _ in named]
-    if len(set(names)) < len(names):
-        raise InputError("Two volumes have the same name: give each method another one.")
-    with Outputs(arguments.overwrite, [arguments.input, *(path for _, path in named)]) as outputs:
+    paths = by_name(arguments.volumes)
+    with Outputs(arguments.overwrite, [arguments.input, *paths.values()]) as outputs:
         from ..evaluation.reading_kit import KEY, PAGE, Settings, write_kit
 
         folder = outputs.add_folder(arguments.output, PAGE, KEY)
         scan = read_scan(arguments.input, job, arguments.again, None)
-        volumes = {name: read_scan(path, job, True, None) for name, path in named}
+        volumes = {name: read_scan(path, job, True, None) for name, path in paths.items()}
         centre = None if arguments.centre is None else (arguments.centre[0], arguments.centre[1], arguments.centre[2])
         settings = Settings(arguments.seed, arguments.pixels, centre, not arguments.no_acquired)
         write_kit(scan, volumes, folder, settings, job.stop_if_requested)
         job.last_step(outputs.commit)
     job.say(f"Wrote {arguments.output}. Give readers {PAGE} alone: {KEY} says which series is which.")
-
-
-def _seed(text: str) -> int:
-    return _whole(text, 0, 2**32 - 1)
-
-
-def _pixels(text: str) -> int:
-    return _whole(text, 16, 1024)
-
-
-def _whole(text: str, least: int, most: int) -> int:
-    if not (text.isdecimal() and text.isascii() and least <= int(text[:12]) <= most):
-        raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {most}, not {text!r}")
-    return int(text)

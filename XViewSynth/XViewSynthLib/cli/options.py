@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from ..errors import InputError
 from ..progress import KINDS
 from ..request import DEFAULTS, OPTIONS, Choice, Option, Request, option_name
 
@@ -128,6 +129,25 @@ def named_path(text: str) -> tuple[str, Path]:
             f"must be a name of letters, digits, blanks and . + ( ) -, an = and a file or folder, not {text!r}"
         )
     return name, Path(path)
+
+
+def by_name(volumes: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """The volumes of several `named_path` by their names.
+
+    Raises:
+        InputError: two have one name.
+    """
+    paths: dict[str, Path] = {}
+    for name, path in volumes:
+        if name in paths:
+            raise InputError(f"Two volumes are called {name!r}: give every method a name, and one file or folder.")
+        paths[name] = path
+    return paths
+
+
+def whole_number(lowest: int, highest: int) -> Callable[[str], int]:
+    """An argument type: a whole number within limits, both included."""
+    return argument_type(Option(int, "", lowest=lowest, highest=highest))
 
 
 def job_count(text: str) -> int:

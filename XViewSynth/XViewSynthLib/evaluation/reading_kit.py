@@ -12,8 +12,8 @@ import json
 import random
 import secrets
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import ascii_uppercase
 
@@ -28,14 +28,14 @@ from ..geometry.orientation import to_slices
 from ..geometry.volume import AXES, Volume, affine_column
 from ..report import PROGRAM
 from ..system.pages import render
+from .metrics import clip_hu
 
 PAGE, KEY = "reading.html", "key.json"
-#: Series that every kit has: the scan as it was acquired (nearest slice), and interpolated between its slices.
+#: Series of the kit itself: the scan as it was acquired (nearest slice), and interpolated between its slices.
 ACQUIRED, LINEAR = "acquired", "linear"
 
 _TEMPLATE = Path(__file__).with_name("reading_kit.html.j2")
 _CRITERIA = ("sharpness", "artefacts", "noise", "diagnostic trust")
-_LOWEST_HU, _HIGHEST_HU = -1024, 3071
 # Browsers unpack that much in seconds. A voxel of a CT takes about 1.5 characters, more if it is noisy.
 _MOST_CHARACTERS, _MOST_VOXELS = 40_000_000, 26_000_000
 _FEWEST_SLICES, _MOST_SERIES = 2, 10
@@ -80,7 +80,7 @@ def write_kit(
         check: called before each slice; an exception of it ends the work.
 
     Raises:
-        InputError: a volume is not in HU or does not cover the region, or a name is taken.
+        InputError: a volume is not in HU or does not cover the region, a name is taken, or there are too many.
     """
     taken = [name for name in volumes if name.lower() in (ACQUIRED, LINEAR)]
     if taken:
@@ -93,7 +93,7 @@ def write_kit(
         raise InputError(f"A kit holds at most {_MOST_SERIES} series, and these are {len(series)}: leave some out.")
     seed = secrets.randbits(32) if settings.seed is None else settings.seed
     names = random.Random(seed).sample(sorted(series), len(series))
-    region, encoded = _fitting(_region(thick, volumes.keys(), series, settings), [(n, series[n]) for n in names], check)
+    region, encoded = _fitting(_region(thick, series, settings), {name: series[name] for name in names}, check)
     code = hashlib.sha256("".join(encoded).encode("ascii")).hexdigest()[:12]
     letters = ascii_uppercase[: len(names)]
     page = {
@@ -121,19 +121,19 @@ def _checked(name: str, volume: Volume) -> Volume:
     return in_hu(volume)
 
 
-def _fitting(
-    region: _Region, series: Sequence[tuple[str, Volume]], check: Callable[[], None]
-) -> tuple[_Region, list[str]]:
-    """The region, with fewer slices if its page would be too large, and the series in it as text."""
+def _fitting(region: _Region, series: Mapping[str, Volume], check: Callable[[], None]) -> tuple[_Region, list[str]]:
+    """The region, with fewer slices if its page would be too large, and the series in it as text, in their order."""
     while True:
-        encoded = [_encoded(region.sampled(volume, 0 if name == ACQUIRED else 1, check)) for name, volume in series]
+        encoded = [
+            _encoded(region.sampled(volume, 0 if name == ACQUIRED else 1, check)) for name, volume in series.items()
+        ]
         ratio = sum(map(len, encoded)) / _MOST_CHARACTERS
         if ratio <= 1 or region.shape[0] == _FEWEST_SLICES:
             return region, encoded
         region = region.with_slices(max(_FEWEST_SLICES, int(0.95 * region.shape[0] / ratio)))
 
 
-def _region(scan: Volume, given: Iterable[str], series: Mapping[str, Volume], settings: Settings) -> _Region:
+def _region(scan: Volume, series: Mapping[str, Volume], settings: Settings) -> _Region:
     """The voxels to show: those of the finest volume around the centre that lie in all volumes."""
     middle = scan.ijk_to_ras((np.array(scan.shape_ijk) - 1) / 2)
     if settings.centre is not None:
@@ -144,13 +144,12 @@ def _region(scan: Volume, given: Iterable[str], series: Mapping[str, Volume], se
                 "coordinates within it, in mm."
             )
     region = _Region.of(min(series.values(), key=lambda volume: float(np.prod(volume.spacing))))
-    for name in given:
-        if not _is_inside(middle, series[name]):
+    for name, volume in series.items():
+        if not _is_inside(middle, volume):
             raise InputError(
                 f"The volume {name!r} does not hold the centre of the region: give one of the same patient in the same "
                 "position, or another --centre."
             )
-    for volume in series.values():
         region = region.within(volume, middle)
     _, rows, columns = region.shape
     height, width = min(rows, settings.pixels), min(columns, settings.pixels)
@@ -212,7 +211,7 @@ class _Region:
             return indices[start : start + count]
 
         slices, rows, columns = map(part, self.indices, self.dimensions, size)
-        return _Region(self.volume, self.dimensions, (slices, rows, columns))
+        return replace(self, indices=(slices, rows, columns))
 
     def within(self, other: Volume, ras: np.ndarray) -> _Region:
         """The slices, rows and columns that lie in another volume along the three lines through a point, RAS mm."""
@@ -224,17 +223,17 @@ class _Region:
             return indices[_are_inside(self.volume.ijk_to_ras(line), other)]
 
         slices, rows, columns = map(part, self.indices, self.dimensions)
-        return _Region(self.volume, self.dimensions, (slices, rows, columns))
+        return replace(self, indices=(slices, rows, columns))
 
     def with_slices(self, count: int) -> _Region:
         """The middle slices."""
         first = (self.shape[0] - count) // 2
-        return _Region(self.volume, self.dimensions, (self.indices[0][first : first + count], *self.indices[1:]))
+        return replace(self, indices=(self.indices[0][first : first + count], *self.indices[1:]))
 
     def without_border(self) -> _Region:
         """Without the first and last slice, row and column."""
         slices, rows, columns = (indices[1:-1] for indices in self.indices)
-        return _Region(self.volume, self.dimensions, (slices, rows, columns))
+        return replace(self, indices=(slices, rows, columns))
 
     def is_within(self, other: Volume) -> bool:
         """Whether another volume holds the corners of the first and of the last slice."""
@@ -252,22 +251,23 @@ class _Region:
         to_other = np.linalg.inv(other.affine) @ self.volume.affine
         for index, plane in enumerate(result):
             check()
-            ijk = np.zeros((3, *plane.shape))
-            parts = (self.indices[0][index], self.indices[1][:, None], self.indices[2][None, :])
-            for dimension, part in zip(self.dimensions, parts, strict=True):
-                ijk[2 - dimension] = part
-            places = np.einsum("ab,brc->arc", to_other[:3, :3], ijk) + to_other[:3, 3, None, None]
+            ijk = self._points(self.indices[0][index], self.indices[1][:, None], self.indices[2])
+            places = np.moveaxis(ijk @ to_other[:3, :3].T + to_other[:3, 3], -1, 0)
             hu = ndimage.map_coordinates(other.voxels, places[::-1], np.float32, order=order, mode="nearest")
-            plane[:] = np.rint(hu.clip(_LOWEST_HU, _HIGHEST_HU))
+            plane[:] = np.rint(clip_hu(hu))
         return result
 
     def _corners(self, slice_index: int) -> np.ndarray:
         """(4, 3) RAS mm of the corners of a slice."""
-        ijk = np.empty((4, 3))
         rows, columns = self.indices[1][[0, 0, -1, -1]], self.indices[2][[0, -1, 0, -1]]
-        for dimension, part in zip(self.dimensions, (self.indices[0][slice_index], rows, columns), strict=True):
-            ijk[:, 2 - dimension] = part
-        return self.volume.ijk_to_ras(ijk)
+        return self.volume.ijk_to_ras(self._points(self.indices[0][slice_index], rows, columns))
+
+    def _points(self, slices: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """(..., 3) voxel indices (I, J, K) of the volume, from those of slices, rows and columns, broadcast."""
+        ijk = np.empty((*np.broadcast_shapes(slices.shape, rows.shape, columns.shape), 3))
+        for dimension, part in zip(self.dimensions, (slices, rows, columns), strict=True):
+            ijk[..., 2 - dimension] = part
+        return ijk
 
 
 def _is_inside(ras: np.ndarray, volume: Volume) -> bool:
