@@ -422,7 +422,7 @@ class TestSpeed:
         assert measured == {"device": "cpu", "precision": "bf16", "quality": "standard", "factor": 3, "model": "small"}
 
     def test_of_best_quality_all_passes_count(self, folder, model, capsys, monkeypatch):
-        monkeypatch.setattr("XViewSynthLib.inference.plan.seconds_per_voxel", lambda *_: 1e-6)
+        monkeypatch.setattr("XViewSynthLib.inference.trial.seconds_per_voxel", lambda *_: 1e-6)
         assert main(["speed", "--model", model, "--quality", "best", "--device", "cpu"]) == 0
         measured = json.loads(capsys.readouterr().out)
         assert (measured["quality"], measured["seconds_per_voxel"]) == ("best", pytest.approx(4e-6))

@@ -43,9 +43,26 @@ class TestDevice:
 
 
 class TestPrecision:
-    @pytest.mark.parametrize(("device", "precision"), [("cpu", "fp32"), ("mps", "fp32"), ("cuda", "fp16")])
+    @pytest.mark.parametrize(("device", "precision"), [("mps", "fp32"), ("cuda", "fp16")])
     def test_auto_is_what_the_device_is_made_for(self, device, precision):
         assert hardware.resolve_precision("auto", torch.device(device)) == precision
+
+    @pytest.mark.parametrize(
+        ("reported", "precision"),
+        [
+            ({"avx2": True, "avx512_f": True}, "fp32"),
+            ({"avx512_bf16": True}, "bf16"),
+            ({"amx_bf16": True}, "bf16"),
+            ({}, "fp32"),
+        ],
+    )
+    def test_auto_on_a_cpu_is_what_its_instructions_are_made_for(self, reported, precision, monkeypatch):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: reported, raising=False)
+        assert hardware.resolve_precision("auto", torch.device("cpu")) == precision
+
+    def test_auto_is_fp32_where_pytorch_does_not_report_instructions(self, monkeypatch):
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+        assert hardware.resolve_precision("auto", torch.device("cpu")) == "fp32"
 
     def test_the_requested_one_is_used(self):
         assert hardware.resolve_precision("bf16", torch.device("cpu")) == "bf16"

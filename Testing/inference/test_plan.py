@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from scans import affine_from, anatomy
 from tiny import NETWORK, make_card, make_network
@@ -13,7 +16,8 @@ from XViewSynthLib import InputError, Volume
 from XViewSynthLib.geometry.grid import resampled_positions
 from XViewSynthLib.inference.hardware import process_bytes
 from XViewSynthLib.inference.plan import make_plan
-from XViewSynthLib.model.catalogue import load_model, save_model
+from XViewSynthLib.model.catalogue import Model, load_model, save_model
+from XViewSynthLib.model.network import ThreeViewNetwork
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +51,6 @@ class TestFactor:
             make_plan(scan_with(5.0), model, factor=2, spacing=1.0)
 
     def test_a_factor_the_model_does_not_know_is_refused(self, model):
-        from dataclasses import replace
-
         limited = replace(model, card=model.card | {"factors": [2, 4]})
         with pytest.raises(InputError, match="was trained for factors 2, 4, not 3"):
             make_plan(scan_with(5.0), limited, factor=3)
@@ -122,6 +124,36 @@ class TestMemory:
     def test_the_remedy_fits_the_factor(self, model, factor, remedy):
         with pytest.raises(InputError, match=f"^Allow more memory or {remedy}: enhancing by {factor} takes"):
             make_plan(scan_with(5.0), model, factor=factor, memory=1000)
+
+
+class TestPrecision:
+    @pytest.fixture(autouse=True)
+    def cpu_with_bfloat16(self, monkeypatch):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+
+    @pytest.fixture
+    def coarse(self, model) -> Model:
+        """A model whose residuals are too large for bfloat16."""
+        network = deepcopy(model.network)
+        for head in network.axial.heads.values():
+            torch.nn.init.normal_(head.weight, std=1.0)
+        return replace(model, network=network)
+
+    def test_is_bf16_where_it_changes_nothing_that_matters(self, model):
+        smooth = replace(model, network=ThreeViewNetwork(**model.card["network"]).eval())
+        assert make_plan(scan_with(5.0), smooth, device="cpu").precision == "bf16"
+
+    def test_is_fp32_where_bf16_would_change_the_result(self, coarse):
+        assert make_plan(scan_with(5.0), coarse, device="cpu").precision == "fp32"
+
+    @pytest.mark.parametrize("precision", ["bf16", "fp32", "fp16"])
+    def test_the_requested_one_is_kept(self, coarse, precision):
+        assert make_plan(scan_with(5.0), coarse, device="cpu", precision=precision).precision == precision
+
+    @pytest.mark.parametrize("shape", [(5, 23, 21), (4, 1, 40), (9, 200, 130)])
+    def test_scans_of_any_size_are_tried(self, coarse, shape):
+        scan = Volume(anatomy(shape), affine_from((0.8, 0.8, 5.0)))
+        assert make_plan(scan, coarse, device="cpu", factor=3).precision == "fp32"
 
 
 class TestReport:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scans import affine_from, anatomy
 from tiny import NETWORK, cramped, enhance_with_views, make_card, make_network
 from XViewSynthLib import InputError, Volume, enhance, selfcheck
-from XViewSynthLib.inference import plan
+from XViewSynthLib.inference import plan, trial
 from XViewSynthLib.inference.plan import make_plan
 from XViewSynthLib.model.catalogue import Model, load_model, save_model
 from XViewSynthLib.model.ensemble import Augmentation, augmentations
@@ -112,7 +112,7 @@ class TestPrediction:
 
 class TestPlan:
     def test_takes_as_many_times_longer_and_more_memory(self, scan, model, monkeypatch):
-        monkeypatch.setattr(plan.time, "perf_counter", count().__next__)
+        monkeypatch.setattr(trial.time, "perf_counter", count().__next__)
         monkeypatch.setattr(plan, "process_bytes", lambda: 10**8)
         one, four = (
             make_plan(scan, model, factor=3, device="cpu", quality=quality)

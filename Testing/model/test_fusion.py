@@ -132,8 +132,8 @@ class TestEnhancement:
     def test_the_disagreement_is_that_of_the_views(self, scan, model):
         alone = ThreeViewNetwork(**model.card["network"] | {"fusion_blocks": 0}).eval()
         alone.load_state_dict(model.network.state_dict(), strict=False)
-        views = enhance(scan, 3, model=replace(model, network=alone))
-        fused = enhance(scan, 3, model=model)
+        views = enhance(scan, 3, model=replace(model, network=alone), precision="fp32")
+        fused = enhance(scan, 3, model=model, precision="fp32")
         assert np.allclose(fused.disagreement.voxels, views.disagreement.voxels, atol=1e-3)
         assert np.abs(fused.volume.voxels.astype(int) - views.volume.voxels).max() > 5
 

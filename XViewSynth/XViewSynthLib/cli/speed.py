@@ -34,7 +34,8 @@ def _speed(arguments: argparse.Namespace, job: Job) -> None:
     model_folder(name)
 
     from ..inference.hardware import resolve_device, resolve_precision
-    from ..inference.plan import check_known_factor, seconds_per_voxel, usual_network_factor
+    from ..inference.plan import check_known_factor, usual_network_factor
+    from ..inference.trial import seconds_per_voxel
 
     device = resolve_device(request.device)
     precision = resolve_precision(request.precision, device)

@@ -9,21 +9,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..errors import InputError, OutOfMemory
 from ..geometry.orientation import to_slices
 from ..geometry.volume import Axis, Volume, affine_column
 from ..model.catalogue import Model, choose_model
-from ..model.network import ScanFacts
 from ..model.spline import to_hu
 from ..progress import UNWATCHED, Monitor, Progress
 from ..request import Request, Texture, make_request
 from ..system.memory import is_out_of_memory
 from . import uncertainty
 from .hardware import memory_kept, peak_bytes
-from .plan import Plan, gap_ratio, make_plan
+from .plan import Plan, make_plan, scan_facts
 from .prediction import Work, predict
 from .reconstruction import fuse, resampled, resampled_synthetic
 from .reporter import Reporter
@@ -182,7 +180,7 @@ def _carried_out(plan: Plan, volume: Volume, model: Model, keep_views: bool, rep
     scan, order = to_slices(volume, plan.axis)
     with memory_kept():
         chosen = model.at_quality(plan.quality)
-        prediction, variance, views = predict(scan, Work(_facts(volume, plan), chosen, plan, report), keep_views)
+        prediction, variance, views = predict(scan, Work(scan_facts(volume, plan), chosen, plan, report), keep_views)
     check = report.check
     enhanced = fuse(scan, prediction, plan.factor, plan.profile, check, offset=plan.offset)
     # Each volume is freed as soon as it is not needed.
@@ -268,10 +266,6 @@ def _resulting_affine(volume: Volume, plan: Plan) -> np.ndarray:
     affine = volume.affine.copy()
     affine[:3, affine_column(plan.axis)] *= plan.resample_to / volume.spacing_along(plan.axis)
     return affine
-
-
-def _facts(volume: Volume, plan: Plan) -> ScanFacts:
-    return ScanFacts(gap_ratio(volume, plan.axis), plan.profile, overlap=torch.tensor([plan.network_overlap]))
 
 
 def _disagreement(variance: Tensor, observed: range, report: Reporter) -> np.ndarray:

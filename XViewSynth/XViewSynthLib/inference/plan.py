@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -14,14 +13,16 @@ from ..geometry.acquisition import Acquisition, known_thickness, resolve_acquisi
 from ..geometry.checks import check_values, geometry_notes
 from ..geometry.grid import Grid, settle_grid
 from ..geometry.intensity import hu_offset, offset_note
+from ..geometry.orientation import to_slices
 from ..geometry.slice_profile import SliceProfile
 from ..geometry.volume import Axis, Volume
 from ..model.catalogue import Model
 from ..model.ensemble import augmentations
 from ..model.network import ScanFacts
-from ..request import Quality, Request, Texture, make_request
+from ..request import AUTOMATIC, PrecisionChoice, Quality, Request, Texture, make_request
 from ..system.memory import address_space_left
-from .hardware import PRECISIONS, free_bytes, process_bytes, resolve_device, resolve_precision
+from .hardware import free_bytes, process_bytes, resolve_device, resolve_precision
+from .trial import is_accurate, seconds_per_voxel
 
 _IN_WORDS = {"gap": "thin slices far apart", "thick": "thick slices"}
 # Keys of reports that differ from the names of attributes.
@@ -105,6 +106,21 @@ def make_plan(volume: Volume, model: Model, request: Request | None = None, **op
         InputError: the request is impossible, or the scan cannot be enhanced.
     """
     request = make_request(request, **options)
+    plan = _drafted(volume, model, request)
+    if request.precision == AUTOMATIC and plan.precision == "bf16" and not _is_accurate(plan, volume, model):
+        return _drafted(volume, model, replace(request, precision=PrecisionChoice.FP32))
+    return plan
+
+
+def _is_accurate(plan: Plan, volume: Volume, model: Model) -> bool:
+    """Whether the precision of a plan suffices for the scan."""
+    scan, _ = to_slices(volume, plan.axis)
+    facts, chosen = scan_facts(volume, plan), model.at_quality(plan.quality)
+    return is_accurate(plan.precision, scan, plan.offset, chosen, plan.network_factor, facts)
+
+
+def _drafted(volume: Volume, model: Model, request: Request) -> Plan:
+    """As `make_plan`, with the usual precision of the device if the request leaves it open."""
     thickness, new_thickness = request.thickness, request.new_thickness
     grid = settle_grid(volume, axis=request.axis, **request.target)
     chosen_axis, factor, resample_to = grid.axis, grid.factor, grid.resample_to
@@ -160,6 +176,11 @@ def _resampling_note(spacing: float, step: float, factor: int) -> str:
         f"The spacing of {spacing:g} mm is no whole fraction of {step:g} mm: slices are enhanced by {factor} and then "
         "resampled, so observed slices are not kept bit for bit."
     )
+
+
+def scan_facts(volume: Volume, plan: Plan) -> ScanFacts:
+    """Conditioning inputs of the networks for a scan."""
+    return ScanFacts(gap_ratio(volume, plan.axis), plan.profile, overlap=torch.tensor([plan.network_overlap]))
 
 
 def gap_ratio(volume: Volume, axis: Axis) -> torch.Tensor:
@@ -222,27 +243,6 @@ def _acquisition_notes(
             'the acquisition "thick" shows more detail.'
         ]
     return []
-
-
-def seconds_per_voxel(model: Model, factor: int, device: torch.device, precision: str) -> float:
-    """Seconds of one pass for each observed voxel (of all slices but the last), measured with a small piece.
-
-    Args:
-        model: the model.
-        factor: one the model was trained for.
-        device, precision: as `hardware` resolves them.
-    """
-    slices, pixels = 6, 64
-    network = model.network.placed_on(device)
-    piece = torch.zeros(1, slices, pixels, pixels, device=device)
-    facts = ScanFacts(torch.ones(1, device=device), SliceProfile() if model.network.thick else None)
-    with torch.inference_mode(), torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32"):
-        for _ in range(2):  # the first pass includes the selection of kernels
-            start = time.perf_counter()
-            views = network(piece, factor, facts)
-            network.fuse(piece, views, factor, facts).sum().item()
-            seconds = time.perf_counter() - start
-    return seconds / (pixels * pixels * (slices - 1))
 
 
 def _fit_memory(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,11 +15,12 @@ from ..model.catalogue import Model
 from ..model.ensemble import Augmentation, augmentations
 from ..model.network import VIEWS, ScanFacts
 from ..model.noise import noise_correlation
-from ..model.spline import reading_weights, to_network_units
+from ..model.spline import in_network_units, reading_weights
 from ..system.memory import is_out_of_memory
-from .hardware import PRECISIONS, Arrival, return_freed_memory
+from .hardware import Arrival, return_freed_memory
 from .plan import Plan
 from .reporter import Reporter
+from .trial import inference
 
 #: The network that combines the views, and their mean, to which it adds a correction.
 FUSION, MEAN = "fusion", "mean"
@@ -84,7 +84,7 @@ def predict(scan: np.ndarray, work: Work, keep_views: bool) -> tuple[Tensor, Ten
     """Fused prediction, variance and views (see `_Predictions`), interpolated to the target slices."""
     _, rows, columns = scan.shape
     plan, report = work.plan, work.report
-    observed = _in_network_units(scan, plan.offset)
+    observed = in_network_units(scan, plan.offset)
     if work.model.network.network_for(plan.network_factor).likeness:
         work = replace(work, facts=replace(work.facts, likeness=noise_correlation(observed[None])))
     _, *others = augmentations(plan.quality)
@@ -105,18 +105,6 @@ def predict(scan: np.ndarray, work: Work, keep_views: bool) -> tuple[Tensor, Ten
     kept = {name: at_target(view) for name, view in total.views.items()}
     # Linear interpolation of variances gives no negative values.
     return at_target(total.fused), at_target(total.variance, linear=True), kept
-
-
-def _in_network_units(scan: np.ndarray, offset: float) -> Tensor:
-    """(slices, even rows, even columns) in network units. The networks process blocks of two by two pixels."""
-    slices, rows, columns = scan.shape
-    observed = torch.empty(slices, rows + rows % 2, columns + columns % 2)
-    # Slice by slice, to save the memory of a volume.
-    for plane, whole in zip(scan, observed, strict=True):
-        hu = torch.from_numpy(np.array(plane, np.float32, order="C")) - offset
-        padding = (0, columns % 2, 0, rows % 2)
-        whole[:] = torch.nn.functional.pad(to_network_units(hu)[None], padding, mode="replicate")[0]
-    return observed
 
 
 def _interpolated(prediction: Tensor, plan: Plan, linear: bool, report: Reporter) -> Tensor:
@@ -247,7 +235,7 @@ class _Tiles:
                     return_freed_memory()
 
     def _computed(self, part: slice) -> Arrival:
-        with _inference(self._device, self._precision):
+        with inference(self._device, self._precision):
             network, plan = self._work.model.network, self._work.plan
             if self._placed is None:
                 network.placed_on(self._device)
@@ -301,13 +289,3 @@ def _in_gaps(prediction: Tensor, gaps: slice, plan: Plan) -> Tensor:
     if plan.profile is not None:
         return prediction[gaps.start * plan.network_factor : gaps.stop * plan.network_factor + 1]
     return prediction[:-1].unflatten(0, (-1, plan.network_factor))[gaps, 1:]
-
-
-@contextmanager
-def _inference(device: torch.device, precision: str) -> Iterator[None]:
-    reduced = precision != "fp32"
-    with (
-        torch.inference_mode(),
-        torch.autocast(device.type, PRECISIONS[precision] if reduced else None, enabled=reduced),
-    ):
-        yield

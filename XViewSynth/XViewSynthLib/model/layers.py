@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from ..geometry.interpolation import interpolation_weights, slices_used
 from .motion import on_the_way
-from .spline import in_full_precision
+from .spline import full_precision, in_full_precision
 
 # Scales residuals to the magnitude of the images.
 _RESIDUAL_SCALE = 8.0
@@ -29,7 +29,7 @@ class SliceWiseStudent(nn.Module):
         neighbours = _around_gaps(observed, part)
         gaps = neighbours.shape[1]
         stacks = functional.pixel_unshuffle(neighbours.flatten(0, 1), 2)
-        features = self.trunk(_fast_layout(stacks), condition.repeat_interleave(gaps, dim=0))
+        features = self.trunk(stacks, condition.repeat_interleave(gaps, dim=0))
         between = functional.pixel_shuffle(self.heads[str(factor)](features), 2)
         return between.view(batch, gaps, -1, rows, columns)
 
@@ -54,7 +54,7 @@ class PixelWiseStudent(nn.Module):
         # (batch, slices, pairs, columns, plane) -> (batch pairs, plane column-parity, slices, columns / 2)
         planes = planes.unflatten(3, (columns // 2, 2)).permute(0, 2, 5, 4, 1, 3)
         planes = planes.reshape(batch * rows // 2, 8, slices, columns // 2)
-        features = self.trunk(_fast_layout(planes), condition.repeat_interleave(rows // 2, dim=0))
+        features = self.trunk(planes, condition.repeat_interleave(rows // 2, dim=0))
         between = self.heads[str(factor)](self.across_gap(features))
         between = between.view(batch, rows // 2, -1, 2, 2, slices - 1, columns // 2)
         # (batch, pair, position, plane, column-parity, gap, column / 2) -> (batch, gap, position, rows, columns)
@@ -111,7 +111,16 @@ class Backbone(nn.Module):
         self.blocks = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
 
     def forward(self, images: Tensor, condition: Tensor) -> Tensor:
-        return self.blocks(self.head(images) + self.condition(condition)[:, :, None, None])
+        # In single precision, also under autocast: bfloat16 would round soft tissue to 0.25 HU, and lungs to 4 HU.
+        with full_precision(images.device):
+            features = self.head(_fast_layout(images.float())).add_(self.condition(condition)[:, :, None, None])
+        return self.blocks(features.to(_precision(images.device)))
+
+
+def _precision(device: torch.device) -> torch.dtype:
+    """The number type in which layers compute."""
+    reduced = device.type != "meta" and torch.is_autocast_enabled(device.type)
+    return torch.get_autocast_dtype(device.type) if reduced else torch.float32
 
 
 def _silence(bias: Tensor | None) -> None:

@@ -10,11 +10,11 @@ Nothing here is trained. `registration.py` does the same with a maintained libra
 times as fast and runs where the networks do.
 """
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from .spline import full_precision
 
 # Chosen on the training scans, thinned by 4. All lengths are in pixels of a level.
 #: What is aligned, in network units: between air and contrast, bone would outweigh all else.
@@ -42,7 +42,8 @@ def displacement(below: Tensor, above: Tensor) -> Tensor:
     rows, columns = below.shape[1:]
     coarsest = _LEVELS[0][0]
     padding = (0, -columns % coarsest, 0, -rows % coarsest)
-    with _full_precision(below.device):
+    # Gradients are small differences, of which bfloat16 leaves little.
+    with full_precision(below.device):
         pair = torch.stack([below, above], dim=1).float().clamp(*_ALIGNED_UNITS)
         pair = functional.pad(pair, padding, mode="replicate")
         field = pair.new_zeros(len(pair), 2, 1, 1)
@@ -67,7 +68,7 @@ def on_the_way(below: Tensor, above: Tensor, factor: int) -> Tensor:
         (pairs, 2 (s - 1) + 2, rows, columns) float32: for each position in the gap what moving both slices there adds
         to fading from one to the other; for each how much the moved ones still differ; and their displacement.
     """
-    with _full_precision(below.device):
+    with full_precision(below.device):
         below, above = below.float(), above.float()
         field = displacement(below, above)
         added, differing = [], []
@@ -78,12 +79,6 @@ def on_the_way(below: Tensor, above: Tensor, factor: int) -> Tensor:
             added.append(mixed - torch.lerp(below, above, position)[:, None])
             differing.append(second - first)
         return torch.cat([*added, *differing, field], dim=1)
-
-
-def _full_precision(device: torch.device) -> AbstractContextManager:
-    # Slopes are small differences, of which bfloat16 leaves little. The meta device, on which shapes alone are
-    # computed, has no other precision.
-    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def _step(below: Tensor, above: Tensor, field: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
 """The spline under the residuals of the networks, network units, and the order of slices."""
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..geometry.constants import INTENSITY_RANGE
 from ..geometry.interpolation import interpolation_weights
@@ -16,6 +18,26 @@ _HU_PER_UNIT = 1024.0
 def to_network_units(hu: Tensor) -> Tensor:
     """Map HU to network units: clipped to `INTENSITY_RANGE`, about -1 (air) to 3 (metal)."""
     return hu.clamp(*INTENSITY_RANGE) / _HU_PER_UNIT
+
+
+def in_network_units(scan: np.ndarray, offset: float) -> Tensor:
+    """A scan in network units, with even numbers of rows and columns, as the networks need.
+
+    Args:
+        scan: (slices, rows, columns) in HU plus `offset`, any number type.
+        offset: of the scan's numbers above HU.
+
+    Returns:
+        (slices, rows, columns) float32; an odd last row or column is repeated.
+    """
+    slices, rows, columns = scan.shape
+    padding = (0, columns % 2, 0, rows % 2)
+    units = torch.empty(slices, rows + rows % 2, columns + columns % 2)
+    # Slice by slice, to save the memory of a volume.
+    for plane, whole in zip(scan, units, strict=True):
+        hu = torch.from_numpy(np.array(plane, np.float32, order="C")) - offset
+        whole[:] = functional.pad(to_network_units(hu)[None], padding, mode="replicate")[0]
+    return units
 
 
 def to_hu(units: Tensor) -> Tensor:
@@ -56,8 +78,14 @@ def spline_through(observed: Tensor, factor: int, profile: SliceProfile) -> Tens
 
 def in_full_precision(products: str, weights: Tensor, observed: Tensor) -> Tensor:
     """`torch.einsum` in single precision, also under autocast: a mantissa of eight bits would give steps of 4 HU."""
-    with torch.autocast(observed.device.type, enabled=False):
+    with full_precision(observed.device):
         return torch.einsum(products, weights, observed)
+
+
+def full_precision(device: torch.device) -> AbstractContextManager:
+    """Context without autocast."""
+    # The meta device, on which only shapes are computed, has no autocast.
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 @lru_cache(maxsize=64)
