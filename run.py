@@ -39,6 +39,8 @@ SLICER_LOCK = ROOT / "Testing" / "requirements-slicer.lock"
 WEB_LOCK = ROOT / "Testing" / "requirements-web.lock"
 # The engine that spreads batches over several computers, an extra of the program.
 CLUSTER_LOCK = ROOT / "Testing" / "requirements-cluster.lock"
+# The DICOM node, an extra of the program.
+PACS_LOCK = ROOT / "Testing" / "requirements-pacs.lock"
 # MkDocs and its plugins.
 DOCS_LOCK = ROOT / "Testing" / "requirements-docs.lock"
 PROJECT = ROOT / "pyproject.toml"
@@ -96,7 +98,7 @@ def main() -> int:
     demo.set_defaults(run=run_demo, locks=lambda: (LOCK,))
     test = commands.add_parser("test", help="check style, types and imports, run every test")
     test.add_argument("--quick", action="store_true", help="leave out slow tests, and those that need other programs")
-    test.set_defaults(run=run_tests, locks=lambda: (LOCK, SLICER_LOCK, WEB_LOCK, CLUSTER_LOCK, DOCS_LOCK))
+    test.set_defaults(run=run_tests, locks=lambda: (LOCK, SLICER_LOCK, WEB_LOCK, CLUSTER_LOCK, PACS_LOCK, DOCS_LOCK))
     docs = commands.add_parser("docs", help="build the documentation in build/site")
     docs.set_defaults(run=build_docs, locks=lambda: (LOCK, DOCS_LOCK))
     options = parser.parse_args()

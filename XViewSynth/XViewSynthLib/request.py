@@ -218,7 +218,10 @@ class Request:
     )
     precision: PrecisionChoice = field(
         default=PrecisionChoice.AUTOMATIC,
-        metadata=_option(PrecisionChoice, "floating-point format of the networks; auto: fp16 on CUDA, bf16 on CPUs made for it, else fp32"),
+        metadata=_option(
+            PrecisionChoice,
+            "floating-point format of the networks; auto: fp16 on CUDA, bf16 on CPUs made for it, else fp32",
+        ),
     )
     quality: Quality = field(
         default=Quality.STANDARD,

@@ -24,7 +24,7 @@ from ..report import PROGRAM
 from ..system.stop import StopRequest, stop_signals, stop_with_parent
 from ..system.streams import finish_printing, prepare_streams, print_line
 from ..workers.job import CANCELLED, Job, run
-from . import batch, bench, compare, enhance, models, scans, selfcheck, speed
+from . import batch, bench, compare, enhance, models, node, scans, selfcheck, speed
 
 COMMAND_GROUP = "xviewsynth.commands"
 
@@ -112,7 +112,7 @@ def _parser(argv: Sequence[str], registers: Sequence[Register] = ()) -> argparse
     parser = _Parser(prog=PROGRAM, description="Thin CT slices from thick ones, by three mutually distilled views.")
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (enhance, batch, selfcheck, speed, scans, models, bench, compare):
+    for command in (enhance, batch, selfcheck, speed, scans, models, bench, compare, node):
         command.register(commands)
     for register in registers:
         register(commands)

@@ -1,0 +1,257 @@
+"""The work of a node: complete series are enhanced one after another, and results are sent to the archive.
+
+A crash at any moment loses nothing, and the archive gets each result once. A result becomes one by the renaming of its
+folder; until then its enhancement starts anew. Afterwards the archive gets the same images, with the same UIDs, until
+it has them all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sqlite3
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from ..batch.process import TASK, run_worker
+from ..batch.task import ENHANCED, REFUSED, Task
+from ..errors import Cancelled, InputError
+from ..io.dicom.files import read_header
+from ..io.dicom.series import read_series
+from ..model.catalogue import model_folder
+from ..request import AUTOMATIC
+from ..system.locks import FileLock, LockHeld
+from .delivery import NotDelivered, deliver
+from .queue import DELIVERING, DONE, ENDED, FAILED, RECEIVING, SKIPPED, Queue, Series
+from .receiver import RECEIVED, receiver, remove_parts, sync_folder
+from .settings import Settings
+from .status import status_page
+
+#: Folders beside that of received series: results to deliver, work in progress, and series that cannot be enhanced.
+RESULTS, WORK, FAILURES = "results", "work", "failures"
+_REASON, _SERIES, _THUMBNAIL = "reason.txt", "series", "thumbnail.png"
+_MOST_ATTEMPTS = 5
+# Seconds: between attempts to enhance, and the first and longest wait between attempts to deliver.
+_RETRY_SECONDS, _FIRST_WAIT, _LONGEST_WAIT = 10.0, 5.0, 900.0
+_POLL_SECONDS = 0.2
+# How long a stop waits for an archive that does not answer.
+_JOIN_SECONDS = 3.0
+_UID = re.compile(r"\d+(\.\d+){3,}")
+
+
+class Node:
+    """A node at work in its folder.
+
+    Args:
+        settings: of the node.
+        say: receives lines for the log, without patient data.
+        should_cancel: whether to stop.
+    """
+
+    def __init__(self, settings: Settings, say: Callable[[str], None], should_cancel: Callable[[], bool]):
+        model = settings.request.model
+        if model != AUTOMATIC:
+            model = str(model_folder(model).resolve())
+        self._settings = replace(settings, request=replace(settings.request, model=model))
+        self._say, self._should_cancel = say, should_cancel
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """Work until a stop is requested. Series that wait go on when the node starts again.
+
+        Raises:
+            InputError: the folder is in use or cannot be used, or an address is taken.
+        """
+        folder = self._settings.folder
+        with ExitStack() as stack:
+            stack.callback(_locked(folder).release)
+            for name in (RECEIVED, RESULTS, WORK, FAILURES):
+                (folder / name).mkdir(exist_ok=True)
+            self._queue = Queue(folder)
+            stack.callback(self._queue.close)
+            self._recover()
+            if self._settings.page is not None:
+                self._note(f"Its page is {stack.enter_context(status_page(self._settings.page, self._queue))}.")
+            port = stack.enter_context(receiver(self._settings, self._queue, self._note))
+            sender = threading.Thread(target=self._deliver_all, daemon=True)
+            stack.callback(sender.join, _JOIN_SECONDS)
+            stack.callback(self._ended.set)
+            sender.start()
+            self._note(f"{self._settings.title} listens at {self._settings.host}:{port}.")
+            self._enhance_all()
+
+    def _recover(self) -> None:
+        """Continue after a crash: remove what was unfinished, and put interrupted series back into the queue."""
+        folder = self._settings.folder
+        remove_parts(folder)
+        for left in (folder / WORK).iterdir():
+            shutil.rmtree(left, ignore_errors=True)
+        self._queue.interrupted()
+        for key in self._queue.keys_in(*ENDED):
+            self._clear(key)
+
+    def _enhance_all(self) -> None:
+        while not self._stops():
+            with self._troubles_noted():
+                series = self._queue.next_complete(self._settings.quiet_seconds)
+                if series is not None:
+                    self._enhance(series)
+                    continue
+            time.sleep(_POLL_SECONDS)
+
+    def _enhance(self, series: Series) -> None:
+        if not self._queue.begin(series):
+            return
+        began, result = time.monotonic(), self._settings.folder / RESULTS / series.key
+        if result.exists():  # of an earlier run, or of fewer instances
+            shutil.rmtree(result)
+        source = self._settings.folder / RECEIVED / series.key
+        try:
+            unfit = self._unfitness(source)
+        except (InputError, OSError) as problem:
+            self._end(series, FAILED, str(problem))
+            return
+        if unfit:
+            self._end(series, SKIPPED, unfit)
+            return
+        work = Path(tempfile.mkdtemp(dir=self._settings.folder / WORK))
+        try:
+            outcome = self._worked(source, work)
+            if outcome["status"] == ENHANCED:
+                self._keep(series, work / _SERIES, result, time.monotonic() - began)
+            elif outcome["status"] == REFUSED or series.attempts + 1 >= _MOST_ATTEMPTS:
+                self._end(series, FAILED, outcome["message"])
+            else:
+                self._note(f"{series.key}: {outcome['message']} It is tried again.")
+                self._queue.retry(series, RECEIVING, _RETRY_SECONDS, _scrubbed(outcome["message"]))
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+    def _unfitness(self, source: Path) -> str:
+        """Why a series does not qualify; empty if it does.
+
+        Raises:
+            InputError, OSError: it cannot be read.
+        """
+        headers = [read_header(file, ("ImageType",)) for file in sorted(source.iterdir())]
+        if all("LOCALIZER" in header.texts("ImageType") for header in headers):
+            return "It is a localizer."
+        volume, _ = read_series(source)
+        if volume.synthetic:
+            return "It was made by XViewSynth."
+        spacing = volume.spacing_along("K")
+        if spacing <= self._settings.thicker_than:
+            return f"Its slices are {spacing:g} mm apart."
+        return ""
+
+    def _worked(self, source: Path, work: Path) -> dict:
+        task = Task(
+            name="series",
+            source=str(source),
+            output=_SERIES,
+            dicom=True,
+            thumbnail=_THUMBNAIL,
+            request=self._settings.request.to_json(),
+            selfcheck=False,
+        )
+        (work / TASK).write_text(json.dumps(asdict(task)), encoding="utf-8")
+        return run_worker(work, None, self._stop_if_requested, None)
+
+    def _keep(self, series: Series, made: Path, result: Path, seconds: float) -> None:
+        for file in made.iterdir():
+            with open(file, "rb+") as stream:
+                os.fsync(stream.fileno())
+        made.replace(result)
+        sync_folder(result.parent)
+        if self._queue.enhanced(series, seconds):
+            self._note(f"{series.key}: enhanced in {seconds:.0f} s.")
+        else:
+            self._note(f"{series.key}: more images have arrived, so it is enhanced again.")
+
+    def _deliver_all(self) -> None:
+        while not self._stops():
+            with self._troubles_noted():
+                series = self._queue.next_delivery()
+                if series is not None:
+                    self._deliver(series)
+                    continue
+            self._ended.wait(_POLL_SECONDS)
+
+    def _deliver(self, series: Series) -> None:
+        try:
+            count = deliver(self._settings.folder / RESULTS / series.key, self._settings, self._stop_if_requested)
+        except NotDelivered as problem:
+            seconds = min(_FIRST_WAIT * 2**series.attempts, _LONGEST_WAIT)
+            if self._queue.retry(series, DELIVERING, seconds, str(problem)):
+                self._note(f"{series.key}: {problem} It is sent again in {seconds:.0f} s.")
+            return
+        self._end(series, DONE, words=f"delivered as {count} images")
+
+    def _end(self, series: Series, state: str, reason: str = "", words: str = "") -> None:
+        """Note the end of a series, unless images have arrived meanwhile, and remove its files."""
+        with self._queue.files:
+            if not self._queue.end(series, state, _scrubbed(reason)):
+                return
+            self._clear(series.key, reason)
+        self._note(f"{series.key}: {words or state}. {_scrubbed(reason)}".rstrip())
+
+    def _clear(self, key: str, reason: str = "") -> None:
+        """Remove the files of a series that has ended, or move them to the failures."""
+        folder = self._settings.folder
+        received, failed = folder / RECEIVED / key, folder / FAILURES / key
+        if self._queue.state_of(key) == FAILED and received.exists():
+            shutil.rmtree(failed, ignore_errors=True)
+            received.replace(failed)
+            (failed / _REASON).write_text(f"{reason or 'The node was interrupted.'}\n", encoding="utf-8")
+        elif not self._settings.keep:
+            for place in (received, folder / RESULTS / key):
+                shutil.rmtree(place, ignore_errors=True)
+
+    def _stops(self) -> bool:
+        return self._should_cancel() or self._ended.is_set()
+
+    def _stop_if_requested(self) -> None:
+        if self._stops():
+            raise Cancelled
+
+    @contextmanager
+    def _troubles_noted(self) -> Iterator[None]:
+        """Go on after a while where the disk is full or fails."""
+        try:
+            yield
+        except Cancelled:
+            return
+        except (OSError, sqlite3.Error) as error:
+            self._note(f"Work had to stop ({getattr(error, 'strerror', None) or error}); it goes on soon.")
+            self._ended.wait(_RETRY_SECONDS)
+
+    def _note(self, sentence: str) -> None:
+        with suppress(InputError):  # nobody reads the log any more
+            self._say(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {sentence}")
+
+
+def _locked(folder: Path) -> FileLock:
+    """The lock of the node's folder, which is made if it is missing.
+
+    Raises:
+        InputError: another node uses the folder, or it cannot be used.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return FileLock(folder / "lock")
+    except LockHeld:
+        raise InputError(f"Another node uses {folder}: choose another --folder.") from None
+    except OSError as error:
+        raise InputError(f"{folder} cannot be used ({error.strerror or error}): choose another --folder.") from error
+
+
+def _scrubbed(reason: str) -> str:
+    """A message without UIDs."""
+    return _UID.sub("(UID)", reason)
