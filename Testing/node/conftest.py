@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nodes import Inbox
@@ -19,6 +20,11 @@ PATIENT = {
     "PatientID": "4711",
     "StudyInstanceUID": STUDY,
     "FrameOfReferenceUID": "1.2.826.0.1.3680043.8.498.72",
+    "PositionReferenceIndicator": "",
+    "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
+    "BodyPartExamined": "CHEST",
+    "PatientPosition": "HFS",
+    "KVP": 120,
 }
 
 
@@ -45,10 +51,13 @@ def settings(tmp_path, archive, tiny_model) -> Settings:
 
 @pytest.fixture
 def series(tmp_path) -> Callable[..., list[Path]]:
-    """Write a thick series of six slices 4 mm apart, with other tags or another spacing."""
+    """Write a thick series of six slices 4 mm apart, with other tags, another spacing or another size."""
 
-    def write(name: str = "series", spacing: float = 4.0, slices: int = 6, **tags: object) -> list[Path]:
-        scan = Volume(anatomy((slices, 14, 12)), affine_from((0.8, 0.8, spacing)), slice_thickness=spacing)
+    def write(
+        name: str = "series", spacing: float = 4.0, slices: int = 6, pixels: int = 14, **tags: object
+    ) -> list[Path]:
+        scan = Volume(anatomy((slices, pixels, 12)), affine_from((0.8, 0.8, spacing)), slice_thickness=spacing)
+        scan = scan.with_voxels(np.pad(scan.voxels, [(0, 0), (0, 0), (0, max(0, pixels - 14))]))
         uid = {"series": f"{SERIES}.{sum(map(ord, name))}"}
         return write_dicom_series(tmp_path / name, scan, **{**uid, **PATIENT, **tags})
 

@@ -157,7 +157,7 @@ class TestCommand:
             (["demo", "--view"], ["LOCK", "WEB_LOCK"], ["demo.py", "view"]),
             (
                 ["test"],
-                ["LOCK", "SLICER_LOCK", "WEB_LOCK", "CLUSTER_LOCK", "DOCS_LOCK"],
+                ["LOCK", "SLICER_LOCK", "WEB_LOCK", "CLUSTER_LOCK", "PACS_LOCK", "DOCS_LOCK"],
                 ["check", "format", "mypy", "lint-imports", "pytest"],
             ),
             (["docs"], ["LOCK", "DOCS_LOCK"], ["mkdocs build --strict"]),

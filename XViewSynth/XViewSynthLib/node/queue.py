@@ -33,9 +33,9 @@ _FILE = "queue.sqlite"
 _VERSION = 1
 _SCHEMA = """
 CREATE TABLE series (
-    key TEXT PRIMARY KEY, state TEXT NOT NULL, received REAL NOT NULL, changed REAL NOT NULL, due REAL NOT NULL,
-    arrived INTEGER NOT NULL DEFAULT 1, expected INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0, reason TEXT NOT NULL DEFAULT '',
-    seconds REAL NOT NULL DEFAULT 0
+    key TEXT PRIMARY KEY, state TEXT NOT NULL, changed REAL NOT NULL, due REAL NOT NULL,
+    arrived INTEGER NOT NULL DEFAULT 1, expected INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0,
+    reason TEXT NOT NULL DEFAULT '', seconds REAL NOT NULL DEFAULT 0
 );
 CREATE TABLE instances (
     key TEXT PRIMARY KEY, series TEXT NOT NULL REFERENCES series, bytes INTEGER NOT NULL
@@ -106,9 +106,9 @@ class Queue:
         with self._changes() as database:
             known = database.execute("SELECT state FROM series WHERE key = ?", (series,)).fetchone()
             if known is None:
-                row = (series, RECEIVING, now, now, now, expected)
                 database.execute(
-                    "INSERT INTO series (key, state, received, changed, due, expected) VALUES (?, ?, ?, ?, ?, ?)", row
+                    "INSERT INTO series (key, state, changed, due, expected) VALUES (?, ?, ?, ?, ?)",
+                    (series, RECEIVING, now, now, expected),
                 )
             else:
                 if known[0] in ENDED:

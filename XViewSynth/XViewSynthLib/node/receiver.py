@@ -25,6 +25,7 @@ from ..io.dicom.files import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_L
 from ..io.dicom.slices import JPEG, JPEG_2000, JPEG_LS, RLE
 from .queue import Queue
 from .settings import (
+    ACSE_SECONDS,
     LARGEST_INSTANCE,
     LARGEST_PDU,
     MOST_ASSOCIATIONS,
@@ -65,7 +66,7 @@ def receiver(settings: Settings, queue: Queue, note: Callable[[str], None]) -> I
     entity.require_called_aet = True
     entity.require_calling_aet = sorted({caller.title for caller in settings.callers})
     entity.maximum_associations, entity.maximum_pdu_size = MOST_ASSOCIATIONS, LARGEST_PDU
-    entity.acse_timeout = entity.network_timeout = entity.dimse_timeout = NETWORK_SECONDS
+    entity.acse_timeout, entity.network_timeout, entity.dimse_timeout = ACSE_SECONDS, NETWORK_SECONDS, NETWORK_SECONDS
     store = _Store(settings, queue, note)
     handlers = [(evt.EVT_C_STORE, store.receive), (evt.EVT_PDU_RECV, store.check_size)]
     server = _listening(entity, settings, handlers)
@@ -183,12 +184,16 @@ class _Store:
         # The first byte holds two bits: command or data, and whether it is the last fragment.
         size = getattr(association, "received_bytes", 0) + sum(len(value) for value in data)
         association.received_bytes = 0 if data and data[-1][0] & 2 else size
-        if size > LARGEST_INSTANCE:
+        if size > LARGEST_INSTANCE and not getattr(association, "is_refused", False):
+            # What has arrived already is handed on before the association ends.
+            association.is_refused = True
             self._note(f"An instance above {LARGEST_INSTANCE / 1e6:.0f} MB was refused.")
             association.abort()
 
     def receive(self, event: Event) -> int:
         """The status of a C-STORE request, `_SUCCESS` once the instance is on disk and in the queue."""
+        if getattr(event.assoc, "is_refused", False):
+            return _OUT_OF_RESOURCES
         if not self._is_paired(event):
             return _NOT_AUTHORISED
         if not self._room():

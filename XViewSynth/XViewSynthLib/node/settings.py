@@ -16,8 +16,8 @@ LARGEST_INSTANCE, RESERVE = 64 * 10**6, 10**9
 LARGEST_PDU = 2**17
 #: Associations at a time.
 MOST_ASSOCIATIONS = 16
-#: Seconds: for the rest of a PDU, and between two messages of an association.
-PDU_SECONDS, NETWORK_SECONDS = 30.0, 60.0
+#: Seconds: until a connection becomes an association, for the rest of a PDU, and between two messages.
+ACSE_SECONDS, PDU_SECONDS, NETWORK_SECONDS = 10.0, 30.0, 60.0
 
 _LARGEST_PORT = 2**16 - 1
 # ASCII without backslash or blanks at its ends (DICOM PS3.5, value representation AE).
