@@ -58,6 +58,12 @@ class Archive:
             self._process.wait()
         self._log.close()
 
+    def restart(self) -> None:
+        """Kill it, and start it again with what it holds."""
+        self._process.kill()
+        self.__exit__()
+        self.__enter__()
+
     def get(self, place: str, data: bytes | None = None, method: str | None = None) -> bytes:
         request = urllib.request.Request(f"http://127.0.0.1:{self._port}{place}", data, method=method)
         with urllib.request.urlopen(request, timeout=60) as answer:

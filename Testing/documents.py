@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RUN, STAND_IN, PARSE, READ, OUTPUT = TREATMENTS = ("run", "stand-in", "parse", "read", "output")
 #: A row of a table: cells by the names of their columns.
 Row = dict[str, str]
-LANGUAGES = {"sh", "python", "json", "diff", "text", "bibtex", "mermaid"}
+LANGUAGES = {"sh", "python", "json", "diff", "text", "bibtex", "mermaid", "ini", "lua"}
 
 _FENCE = re.compile(r"\s*```(\S*)\s*")
 _MARK = re.compile(r"\s*<!-- test: ([\w-]+)(?:, since (\S.*))? -->\s*")

@@ -104,10 +104,19 @@ class TestStates:
         begun(queue)
         queue.close()
         again = Queue(tmp_path)
-        again.interrupted()
+        again.resume()
         assert again.next_complete(0).key == "s"
         assert again.next_complete(0).attempts == 0
         again.close()
+
+    def test_the_quiet_time_begins_anew_after_a_restart(self, queue, clock):
+        queue.add("s", "a", 10)
+        clock[0] += 1000
+        queue.resume()
+        clock[0] += 29
+        assert queue.next_complete(30) is None
+        clock[0] += 2
+        assert queue.next_complete(30).key == "s"
 
     def test_a_retry_waits_and_counts(self, queue, clock):
         series = begun(queue)

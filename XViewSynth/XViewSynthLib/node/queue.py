@@ -151,10 +151,16 @@ class Queue:
         due = time.time() + seconds
         return self._move(series, (ENHANCING, DELIVERING), state, attempts=series.attempts + 1, due=due, reason=reason)
 
-    def interrupted(self) -> None:
-        """Put the series whose enhancement was interrupted back into the queue."""
+    def resume(self) -> None:
+        """Put the series whose enhancement was interrupted back into the queue, and begin the quiet time of all anew.
+
+        What their senders could not deliver while the node was away is still to come.
+        """
         with self._changes() as database:
-            database.execute("UPDATE series SET state = ? WHERE state = ?", (RECEIVING, ENHANCING))
+            database.execute(
+                "UPDATE series SET state = ?, changed = ? WHERE state IN (?, ?)",
+                (RECEIVING, time.time(), RECEIVING, ENHANCING),
+            )
 
     def state_of(self, series: str) -> str | None:
         """State of a series by its key, or None."""

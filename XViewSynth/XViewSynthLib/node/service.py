@@ -93,7 +93,7 @@ class Node:
         remove_parts(folder)
         for left in (folder / WORK).iterdir():
             shutil.rmtree(left, ignore_errors=True)
-        self._queue.interrupted()
+        self._queue.resume()
         for key in self._queue.keys_in(*ENDED):
             self._clear(key)
 
