@@ -51,7 +51,7 @@ class NodeThread(_Log):
     def __init__(self, settings: Settings):
         super().__init__()
         self._stop = threading.Event()
-        self._errors: list[BaseException] = []
+        self.errors: list[BaseException] = []
         self._node = Node(settings, self.lines.append, self._stop.is_set)
         self._thread = threading.Thread(target=self._run)
 
@@ -63,13 +63,13 @@ class NodeThread(_Log):
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join(PATIENCE_SECONDS)
-        assert not self._errors
+        assert not self.errors
 
     def _run(self) -> None:
         try:
             self._node.run()
         except BaseException as error:
-            self._errors.append(error)
+            self.errors.append(error)
 
 
 class NodeProcess(_Log):

@@ -178,6 +178,19 @@ class TestLateInstances:
         assert not queue.knows("other")
 
 
+class TestForgetting:
+    def test_takes_what_ended_long_ago(self, queue, clock):
+        queue.end(begun(queue), DONE)
+        queue.add("waiting", "x", 10)
+        clock[0] += 100
+        queue.forget(clock[0] - 200)
+        assert queue.knows("i0")
+        queue.forget(clock[0] - 50)
+        assert not queue.knows("i0")
+        assert queue.state_of("s") is None
+        assert queue.state_of("waiting") == RECEIVING
+
+
 class TestSummary:
     def test_counts(self, queue, clock):
         series = begun(queue)
@@ -213,6 +226,23 @@ class TestDamage:
     def test_is_refused_in_a_sentence(self, tmp_path):
         (tmp_path / "queue.sqlite").write_bytes(b"not a database" * 100)
         with pytest.raises(InputError, match="is damaged .*: choose another --folder"):
+            Queue(tmp_path)
+
+    def test_a_folder_where_it_should_be_is_refused(self, tmp_path):
+        (tmp_path / "queue.sqlite").mkdir()
+        with pytest.raises(InputError, match="cannot be opened .*: check its permissions"):
+            Queue(tmp_path)
+
+    def test_a_full_disk_is_named(self, tmp_path, monkeypatch):
+        class Full(sqlite3.Connection):
+            def execute(self, *_: object) -> sqlite3.Cursor:
+                raise sqlite3.OperationalError("database or disk is full")
+
+        connect = sqlite3.connect
+        monkeypatch.setattr(
+            module.sqlite3, "connect", lambda *names, **options: connect(*names, factory=Full, **options)
+        )
+        with pytest.raises(InputError, match="disk is full.*: check disk and permissions"):
             Queue(tmp_path)
 
     def test_another_version_is_refused(self, queue, tmp_path):

@@ -219,6 +219,16 @@ class TestTroubles:
         with NodeThread(settings) as node:
             node.says("delivered")
 
+    def test_an_internal_error_of_the_delivery_ends_the_node(self, settings, archive, series, monkeypatch):
+        def fail(*_: object) -> int:
+            raise TypeError("a defect")
+
+        monkeypatch.setattr(service, "deliver", fail)
+        with NodeThread(settings) as node:
+            send(series(), node.port)
+            wait_for(lambda: node.errors)
+            assert isinstance(node.errors.pop(), TypeError)
+
 
 class TestRestart:
     def test_continues_what_was_interrupted(self, settings, archive, series):

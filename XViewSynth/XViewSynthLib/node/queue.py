@@ -70,8 +70,8 @@ class Queue:
         files: held while the files of a series appear or vanish together with its state.
 
     Raises:
-        InputError: the database is damaged or of another version.
-        OSError, sqlite3.Error: the disk is full or fails; so do all methods.
+        InputError: the database is damaged, of another version, or cannot be used.
+        sqlite3.Error: the disk is full or fails (all methods).
     """
 
     def __init__(self, folder: Path):
@@ -162,6 +162,13 @@ class Queue:
                 (RECEIVING, time.time(), RECEIVING, ENHANCING),
             )
 
+    def forget(self, before: float) -> None:
+        """Forget series that ended before a time, in seconds since the epoch, and their instances."""
+        ended = "SELECT key FROM series WHERE state IN (?, ?, ?) AND due < ?"
+        with self._changes() as database:
+            database.execute(f"DELETE FROM instances WHERE series IN ({ended})", (*ENDED, before))
+            database.execute(f"DELETE FROM series WHERE key IN ({ended})", (*ENDED, before))
+
     def state_of(self, series: str) -> str | None:
         """State of a series by its key, or None."""
         with self._changes() as database:
@@ -239,9 +246,9 @@ def read_summary(folder: Path) -> dict[str, Any]:
     """`Queue.summary` of a folder, also while a node uses it.
 
     Raises:
-        InputError: the folder holds no queue.
+        InputError: the folder holds no queue, or it cannot be used.
     """
-    if not (folder / _FILE).is_file():
+    if not os.path.isfile(folder / _FILE):
         raise InputError(f"{folder} holds no queue of a node: give the --folder of a node.")
     queue = Queue(folder)
     try:
@@ -251,7 +258,10 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, timeout=_BUSY_SECONDS, check_same_thread=False)
+    try:
+        database = sqlite3.connect(path, timeout=_BUSY_SECONDS, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise InputError(f"The queue in {path.parent} cannot be opened ({error}): check its permissions.") from error
     try:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
@@ -265,10 +275,11 @@ def _opened(path: Path) -> sqlite3.Connection:
                 database.execute(f"PRAGMA user_version = {_VERSION}")
             elif version != _VERSION:
                 raise InputError(f"The queue in {path.parent} is of another version: choose another --folder.")
+    except sqlite3.OperationalError as error:  # such as a full disk
+        database.close()
+        raise InputError(f"The queue in {path.parent} cannot be used ({error}): check disk and permissions.") from error
     except sqlite3.DatabaseError as error:
         database.close()
-        if isinstance(error, sqlite3.OperationalError):  # such as a full disk
-            raise
         raise InputError(f"The queue in {path.parent} is damaged ({error}): choose another --folder.") from error
     except InputError:
         database.close()

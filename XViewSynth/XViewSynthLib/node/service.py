@@ -41,6 +41,8 @@ _MOST_ATTEMPTS = 5
 # Seconds: between attempts to enhance, and the first and longest wait between attempts to deliver.
 _RETRY_SECONDS, _FIRST_WAIT, _LONGEST_WAIT = 10.0, 5.0, 900.0
 _POLL_SECONDS = 0.2
+# Series that have ended are forgotten after so long, at the start and every hour.
+_REMEMBERED_SECONDS, _TIDY_SECONDS = 30 * 86400.0, 3600.0
 # How long a stop waits for an archive that does not answer.
 _JOIN_SECONDS = 3.0
 _UID = re.compile(r"\d+(\.\d+){3,}")
@@ -62,6 +64,7 @@ class Node:
         self._settings = replace(settings, request=replace(settings.request, model=model))
         self._say, self._should_cancel = say, should_cancel
         self._ended = threading.Event()
+        self._defects: list[BaseException] = []
 
     def run(self) -> None:
         """Work until a stop is requested. Series that wait go on when the node starts again.
@@ -86,6 +89,8 @@ class Node:
             sender.start()
             self._note(f"{self._settings.title} listens at {self._settings.host}:{port}.")
             self._enhance_all()
+        if self._defects:
+            raise self._defects[0]
 
     def _recover(self) -> None:
         """Continue after a crash: remove what was unfinished, and put interrupted series back into the queue."""
@@ -98,8 +103,12 @@ class Node:
             self._clear(key)
 
     def _enhance_all(self) -> None:
+        tidied = -_TIDY_SECONDS
         while not self._stops():
             with self._troubles_noted():
+                if time.monotonic() - tidied > _TIDY_SECONDS:
+                    self._queue.forget(time.time() - _REMEMBERED_SECONDS)
+                    tidied = time.monotonic()
                 series = self._queue.next_complete(self._settings.quiet_seconds)
                 if series is not None:
                     self._enhance(series)
@@ -176,13 +185,17 @@ class Node:
             self._note(f"{series.key}: more images have arrived, so it is enhanced again.")
 
     def _deliver_all(self) -> None:
-        while not self._stops():
-            with self._troubles_noted():
-                series = self._queue.next_delivery()
-                if series is not None:
-                    self._deliver(series)
-                    continue
-            self._ended.wait(_POLL_SECONDS)
+        try:
+            while not self._stops():
+                with self._troubles_noted():
+                    series = self._queue.next_delivery()
+                    if series is not None:
+                        self._deliver(series)
+                        continue
+                self._ended.wait(_POLL_SECONDS)
+        except BaseException as defect:  # ends the node, which would deliver nothing more
+            self._defects.append(defect)
+            self._ended.set()
 
     def _deliver(self, series: Series) -> None:
         try:
@@ -223,13 +236,14 @@ class Node:
 
     @contextmanager
     def _troubles_noted(self) -> Iterator[None]:
-        """Go on after a while where the disk is full or fails."""
+        """Go on after a while where the disk is full or fails, or a certificate cannot be read."""
         try:
             yield
         except Cancelled:
             return
-        except (OSError, sqlite3.Error) as error:
-            self._note(f"Work had to stop ({getattr(error, 'strerror', None) or error}); it goes on soon.")
+        except (OSError, sqlite3.Error, InputError) as error:
+            reason = _scrubbed(str(getattr(error, "strerror", None) or error))
+            self._note(f"Work had to stop ({reason}); it goes on soon.")
             self._ended.wait(_RETRY_SECONDS)
 
     def _note(self, sentence: str) -> None:

@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..request import Request
 
 #: Bytes: of the largest instance, and of the free disk space that the node leaves to others.
-LARGEST_INSTANCE, RESERVE = 64 * 10**6, 10**9
+LARGEST_INSTANCE, RESERVE = 32 * 10**6, 10**9
 #: Largest PDU, in bytes. A larger one ends the association.
 LARGEST_PDU = 2**17
 #: Associations at a time.
