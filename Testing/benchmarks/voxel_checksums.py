@@ -3,8 +3,8 @@
     python Testing/benchmarks/voxel_checksums.py [--checkout FOLDER] [--pixels 96] > before.txt
 
 Enhances the middle of the two sample scans by every factor of the list, as gap and as thick, at standard and at best
-quality, with the program of a checkout (this one by default), on one thread, and prints a line for each. Run it for two
-checkouts on one machine, and compare the lines.
+quality, with the program of a checkout (this one by default), on one thread in fp32, and prints a line for each. Run it
+for two checkouts on one machine, and compare the lines.
 """
 
 from __future__ import annotations
@@ -57,7 +57,10 @@ def enhanced(checkout: Path, folder: Path, name: str, options: list[str]) -> str
     command = [sys.executable, "-m", "XViewSynthLib", "enhance", str(folder / f"{name}.nrrd"), str(output)]
     environment = {**os.environ, "PYTHONPATH": str(checkout.resolve() / "XViewSynth"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, *options, "--device", "cpu", "--progress", "none"], env=environment, capture_output=True, text=True
+        [*command, *options, "--device", "cpu", "--precision", "fp32", "--progress", "none"],
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     if done.returncode:
         return f"ended with {done.returncode}: {done.stderr.strip()}"

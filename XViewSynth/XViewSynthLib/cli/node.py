@@ -50,6 +50,14 @@ def _register_run(actions: argparse._SubParsersAction) -> None:
         "to an archive. Series wait in a queue on disk; after a crash the node goes on where it was.",
     )
     _add_folder(parser)
+    _add_network_options(parser)
+    _add_work_options(parser)
+    add_request_options(parser)
+    add_stop_option(parser)
+    parser.set_defaults(run=_run, grace_seconds=_GRACE_SECONDS)
+
+
+def _add_network_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--to",
@@ -82,6 +90,10 @@ def _register_run(actions: argparse._SubParsersAction) -> None:
     )
     add("--tls-key", type=Path, metavar="FILE.pem", help="its private key")
     add("--tls-ca", type=Path, metavar="FILE.pem", help="authority of the peers' certificates")
+
+
+def _add_work_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--quiet-seconds",
         type=_of(_above_zero),
@@ -110,9 +122,6 @@ def _register_run(actions: argparse._SubParsersAction) -> None:
         metavar="PORT",
         help="show the state on a page on this computer, with metrics for Prometheus under /metrics; 0: a free port",
     )
-    add_request_options(parser)
-    add_stop_option(parser)
-    parser.set_defaults(run=_run, grace_seconds=_GRACE_SECONDS)
 
 
 def _add_folder(parser: argparse.ArgumentParser) -> None:
