@@ -17,12 +17,22 @@ def needs(tool: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(shutil.which(tool) is None, reason=f"needs {tool}")
 
 
-class Archive:
-    """An Orthanc of its own in a folder, on this machine's loopback alone."""
+#: Orthanc's plugin for DICOMweb, where Debian installs it.
+WEB_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
-    def __init__(self, folder: Path):
+
+class Archive:
+    """An Orthanc of its own in a folder, on this machine's loopback alone.
+
+    Args:
+        folder: for its files.
+        web: whether it speaks DICOMweb.
+    """
+
+    def __init__(self, folder: Path, web: bool = False):
         self.dicom_port, self._port = free_port(), free_port()
-        self._folder = folder
+        self.web_url = f"http://127.0.0.1:{self._port}/dicom-web"
+        self._folder, self._plugins = folder, [str(WEB_PLUGIN)] if web else []
 
     def __enter__(self) -> Archive:
         settings = {
@@ -35,7 +45,7 @@ class Archive:
             "AuthenticationEnabled": False,
             "HttpBindAddresses": ["127.0.0.1"],
             "DicomAlwaysAllowStore": True,
-            "Plugins": [],
+            "Plugins": self._plugins,
         }
         (self._folder / "orthanc.json").write_text(json.dumps(settings))
         self._log = open(self._folder / "orthanc.log", "wb")

@@ -8,6 +8,7 @@ import subprocess
 import urllib.error
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ import pydicom
 import pytest
 from pydicom.uid import MRImageStorage
 
-from archive import Archive, needs
-from nodes import NodeThread, wait_for
+from archive import WEB_PLUGIN, Archive, needs
+from nodes import NodeThread, send, wait_for
+from XViewSynthLib.node import service
 from XViewSynthLib.node.queue import read_summary
 from XViewSynthLib.node.settings import Peer
 
@@ -93,6 +95,46 @@ class TestArchive:
             assert [line for line in said.splitlines() if line.startswith(("Error", "Abort"))] == []
 
 
+@needs("Orthanc")
+@pytest.mark.skipif(not WEB_PLUGIN.exists(), reason="needs Orthanc's plugin for DICOMweb (Debian: orthanc-dicomweb)")
+class TestWebArchive:
+    """An archive that speaks DICOMweb only."""
+
+    @pytest.fixture
+    def orthanc(self, tmp_path) -> Iterator[Archive]:
+        (tmp_path / "orthanc").mkdir()
+        with Archive(tmp_path / "orthanc", web=True) as archive:
+            yield archive
+
+    def test_has_its_series_fetched_and_gets_the_result(self, orthanc, settings, series, monkeypatch):
+        monkeypatch.setattr(service, "_FETCH_SECONDS", 0.5)
+        today = f"{date.today():%Y%m%d}"
+        old = series("old", StudyDate="20200101", StudyInstanceUID=f"{STUDY}.2")
+        plain, packed = series("plain", StudyDate=today), _transcoded("dcmcjpeg", series("packed", StudyDate=today))
+        for file in [*plain, *packed, *series("thin", 1.0, StudyDate=today), *old]:
+            orthanc.add(file)
+        web = replace(settings, destination=orthanc.web_url, source=orthanc.web_url, quiet_seconds=1.0)
+        with NodeThread(web) as node:
+            node.says("delivered as 11 images", 2)
+            node.says("Its slices are 1 mm apart.")
+            # The results themselves are fetched, recognised and left alone.
+            node.says("It was made by XViewSynth.", 2)
+        assert sorted(len(one["Instances"]) for one in orthanc.ask("/series?expand")) == [6, 6, 6, 6, 11, 11]
+
+    def test_that_fails_gets_the_result_later(self, orthanc, settings, series, monkeypatch):
+        monkeypatch.setattr(service, "_FIRST_WAIT", 0.2)
+        with NodeThread(replace(settings, destination=f"{orthanc.web_url}/nowhere")) as node:
+            send(series(), node.port)
+            node.says("The DICOMweb service does not take images (status 404).")
+        with NodeThread(replace(settings, destination=orthanc.web_url)) as node:
+            node.says("delivered as 11 images")
+
+    def test_that_is_away_is_noted_without_uids(self, settings, monkeypatch):
+        monkeypatch.setattr(service, "_RETRY_SECONDS", 0.2)
+        with NodeThread(replace(settings, source="http://127.0.0.1:1/dicom-web")) as node:
+            node.says("the DICOMweb service fails: ConnectionError", 2)
+
+
 class TestForeignClients:
     @needs("echoscu")
     def test_echo(self, settings):
@@ -111,6 +153,7 @@ class TestForeignClients:
             assert read_summary(settings.folder)["instances"] == 6
 
 
+STUDY = "1.2.826.0.1.3680043.8.498.70"
 _OURS = {"Manufacturer": "XViewSynth"}
 
 

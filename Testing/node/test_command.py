@@ -106,7 +106,9 @@ class TestArguments:
         ("arguments", "sentence"),
         [
             (("node",), "ACTION"),
-            (("node", "run", "--folder", "node"), "--to"),
+            (("node", "run", "--folder", "node"), "--to --to-web is required"),
+            ((*RUN, "--to-web", "https://pacs"), "not allowed with argument --to"),
+            ((*RUN, "--from-web", "pacs"), "must be a URL that begins with https://"),
             (("node", "run", "--folder", "node", "--to", "PACS"), "must be AET@HOST:PORT, not 'PACS'"),
             ((*RUN, "--allow", "CT1"), "must be AET@HOST, not 'CT1'"),
             ((*RUN, "--aet", "SEVENTEEN LETTERS"), "must be an AE title"),

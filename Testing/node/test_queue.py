@@ -187,7 +187,7 @@ class TestForgetting:
         assert queue.knows("i0")
         queue.forget(clock[0] - 50)
         assert not queue.knows("i0")
-        assert queue.state_of("s") is None
+        assert queue.state_of("s") == DONE
         assert queue.state_of("waiting") == RECEIVING
 
 

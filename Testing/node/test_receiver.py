@@ -22,7 +22,7 @@ from nodes import send, wait_for
 from XViewSynthLib import InputError
 from XViewSynthLib.node import receiver as module
 from XViewSynthLib.node.queue import DONE, Queue
-from XViewSynthLib.node.receiver import RECEIVED, is_known, receiver, remove_parts
+from XViewSynthLib.node.receiver import RECEIVED, Store, is_known, receiver, remove_parts
 from XViewSynthLib.node.settings import LARGEST_PDU, Peer
 
 SUCCESS, NOT_AUTHORISED, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0x0124, 0xA700, 0xC000
@@ -48,7 +48,12 @@ def notes() -> list[str]:
 def listening(settings, queue, notes) -> Iterator[Callable[..., int]]:
     """Start a receiver with other settings; returns its port."""
     with ExitStack() as stack:
-        yield lambda **others: stack.enter_context(receiver(replace(settings, **others), queue, notes.append))
+
+        def listen(**others: object) -> int:
+            own = replace(settings, **others)
+            return stack.enter_context(receiver(own, Store(own, queue, notes.append)))
+
+        yield listen
 
 
 def received(settings) -> list[Path]:

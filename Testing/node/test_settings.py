@@ -7,7 +7,7 @@ import ssl
 import pytest
 
 from XViewSynthLib import InputError
-from XViewSynthLib.node.settings import Peer, Tls, parse_address, parse_title
+from XViewSynthLib.node.settings import Peer, Tls, parse_address, parse_title, parse_url
 
 
 class TestPeer:
@@ -49,6 +49,16 @@ class TestAddress:
     def test_other_texts_are_refused(self, text):
         with pytest.raises(ValueError, match="must be HOST:PORT"):
             parse_address(text)
+
+
+class TestUrl:
+    def test_is_kept_without_its_last_slash(self):
+        assert parse_url("https://pacs.hospital.org/dicom-web/") == "https://pacs.hospital.org/dicom-web"
+
+    @pytest.mark.parametrize("text", ["pacs", "ftp://pacs", "https://", "https://me:secret@pacs", "http://a b"])
+    def test_other_texts_are_refused(self, text):
+        with pytest.raises(ValueError, match="must be a URL"):
+            parse_url(text)
 
 
 class TestTitle:

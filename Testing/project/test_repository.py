@@ -61,9 +61,14 @@ ENGINE_MAY_IMPORT = {
     "tqdm",
 }
 # Only when asked for, and installed as an extra.
-EXTRAS = {"cluster": {"distributed"}, "receiver": {"pynetdicom"}, "delivery": {"pynetdicom"}}
+EXTRAS = {
+    "cluster": {"distributed"},
+    "receiver": {"pynetdicom"},
+    "delivery": {"pynetdicom"},
+    "web": {"dicomweb_client", "requests"},
+}
 # Modules that cannot be imported without their extra; the command imports them where the extra is there.
-NEED_AN_EXTRA = {"receiver", "delivery", "service"}
+NEED_AN_EXTRA = {"receiver", "delivery", "service", "web"}
 TRAINING_MAY_IMPORT = ENGINE_MAY_IMPORT | {"XViewSynthTrainLib", "tensorboardX"}
 UNSAFE_TO_LOAD = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 PINNED = re.compile(r"[\w.-]+==[\w.]+(; (python_version|sys_platform) [<>=]+ \"[\w.]+\")?")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..node.settings import Peer, Settings, Tls, parse_address, parse_title
+from ..node.settings import Peer, Settings, Tls, parse_address, parse_title, parse_url
 from .options import add_request_options, add_stop_option, request_of, whole_number
 
 if TYPE_CHECKING:
@@ -59,12 +59,24 @@ def _register_run(actions: argparse._SubParsersAction) -> None:
 
 def _add_network_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add(
+    destination = parser.add_mutually_exclusive_group(required=True)
+    destination.add_argument(
         "--to",
         type=_of(lambda text: Peer.parse(text, True)),
-        required=True,
         metavar="AET@HOST:PORT",
         help="the archive that gets the results",
+    )
+    destination.add_argument(
+        "--to-web",
+        type=_of(parse_url),
+        metavar="URL",
+        help="the DICOMweb service that gets the results, in place of --to",
+    )
+    add(
+        "--from-web",
+        type=_of(parse_url),
+        metavar="URL",
+        help="also fetch new CT series, of studies of today and yesterday, from this DICOMweb service",
     )
     add("--aet", type=_of(parse_title), default="XVIEWSYNTH", metavar="AET", help="AE title (default: %(default)s)")
     add(
@@ -150,8 +162,10 @@ def _above_zero(text: str) -> float:
 
 
 def _run(arguments: argparse.Namespace, job: Job) -> None:
-    if find_spec("pynetdicom") is None:
-        raise InputError("The node needs pynetdicom: install it with pip install 'xviewsynth[pacs]'.")
+    if not (find_spec("pynetdicom") and find_spec("dicomweb_client")):
+        raise InputError(
+            "The node needs pynetdicom and dicomweb-client: install it with pip install 'xviewsynth[pacs]'."
+        )
     from ..node.service import Node
 
     # Nobody else reads what is received.
@@ -167,7 +181,8 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         host=host,
         port=port,
         callers=tuple(arguments.allow),
-        destination=arguments.to,
+        destination=arguments.to or arguments.to_web,
+        source=arguments.from_web,
         tls=_tls(arguments),
         quiet_seconds=arguments.quiet_seconds,
         thicker_than=arguments.thicker_than,

@@ -1,4 +1,4 @@
-"""The sending side of a node: C-STORE of a result to the archive."""
+"""The sending side of a node: a result goes to the archive."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pynetdicom import AE, Association
 from pynetdicom.sop_class import CTImageStorage  # type: ignore[attr-defined]
 
 from ..io.dicom.files import EXPLICIT_LITTLE, IMPLICIT_LITTLE
-from .settings import NETWORK_SECONDS, Settings
+from .settings import NETWORK_SECONDS, Peer, Settings
 
 # DICOM PS3.4, table B.2-1: success, and warnings after which the instance is stored.
 _STORED = {0x0000, 0xB000, 0xB006, 0xB007}
@@ -33,7 +33,12 @@ def deliver(folder: Path, settings: Settings, stop_if_requested: Callable[[], No
         NotDelivered: the archive cannot be reached, or has refused an image.
     """
     files = sorted(folder.iterdir())
-    association = _associate(settings)
+    if isinstance(settings.destination, str):
+        from .web import deliver_by_web
+
+        deliver_by_web(files, settings.destination, stop_if_requested)
+        return len(files)
+    association = _associate(settings, settings.destination)
     try:
         for file in files:
             stop_if_requested()
@@ -44,8 +49,8 @@ def deliver(folder: Path, settings: Settings, stop_if_requested: Callable[[], No
     return len(files)
 
 
-def _associate(settings: Settings) -> Association:
-    entity, peer = AE(ae_title=settings.title), settings.destination
+def _associate(settings: Settings, peer: Peer) -> Association:
+    entity = AE(ae_title=settings.title)
     entity.add_requested_context(CTImageStorage, [EXPLICIT_LITTLE, IMPLICIT_LITTLE])
     entity.connection_timeout = entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = NETWORK_SECONDS
     tls = (settings.tls.context(ssl.Purpose.SERVER_AUTH), peer.host) if settings.tls else None

@@ -163,11 +163,10 @@ class Queue:
             )
 
     def forget(self, before: float) -> None:
-        """Forget series that ended before a time, in seconds since the epoch, and their instances."""
+        """Forget the instances of series that ended before a time, in seconds since the epoch."""
         ended = "SELECT key FROM series WHERE state IN (?, ?, ?) AND due < ?"
         with self._changes() as database:
             database.execute(f"DELETE FROM instances WHERE series IN ({ended})", (*ENDED, before))
-            database.execute(f"DELETE FROM series WHERE key IN ({ended})", (*ENDED, before))
 
     def state_of(self, series: str) -> str | None:
         """State of a series by its key, or None."""

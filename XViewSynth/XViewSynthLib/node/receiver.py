@@ -42,20 +42,19 @@ SYNTAXES = [EXPLICIT_LITTLE, IMPLICIT_LITTLE, EXPLICIT_BIG, DEFLATED, *JPEG, *JP
 #: Folder of the received series; each has one of its own, named by its key.
 RECEIVED = "received"
 _PART = ".part"
-# DICOM PS3.4, table B.2-1.
-_SUCCESS, _NOT_AUTHORISED, _OUT_OF_RESOURCES, _CANNOT_UNDERSTAND = 0x0000, 0x0124, 0xA700, 0xC000
+#: Status of a C-STORE request (DICOM PS3.4, table B.2-1).
+SUCCESS, NOT_AUTHORISED, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0x0124, 0xA700, 0xC000
 _KEYWORDS = ("SOPInstanceUID", "SeriesInstanceUID", "NumberOfSeriesRelatedInstances")
 _CHECK_SECONDS = 2.0
 
 
 @contextmanager
-def receiver(settings: Settings, queue: Queue, note: Callable[[str], None]) -> Iterator[int]:
+def receiver(settings: Settings, store: Store) -> Iterator[int]:
     """Receive instances in other threads until the context ends. Yields the port.
 
     Args:
         settings: of the node.
-        queue: gets the instances.
-        note: receives sentences for the log, without patient data.
+        store: gets the instances.
 
     Raises:
         InputError: the node cannot listen at its address.
@@ -67,7 +66,6 @@ def receiver(settings: Settings, queue: Queue, note: Callable[[str], None]) -> I
     entity.require_calling_aet = sorted({caller.title for caller in settings.callers})
     entity.maximum_associations, entity.maximum_pdu_size = MOST_ASSOCIATIONS, LARGEST_PDU
     entity.acse_timeout, entity.network_timeout, entity.dimse_timeout = ACSE_SECONDS, NETWORK_SECONDS, NETWORK_SECONDS
-    store = _Store(settings, queue, note)
     handlers = [(evt.EVT_C_STORE, store.receive), (evt.EVT_PDU_RECV, store.check_size)]
     server = _listening(entity, settings, handlers)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -164,8 +162,14 @@ def _addresses(host: str) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
     return set()
 
 
-class _Store:
-    """Writes instances to disk and into the queue."""
+class Store:
+    """Writes instances to disk and into the queue.
+
+    Args:
+        settings: of the node.
+        queue: gets the instances.
+        note: receives sentences for the log, without patient data.
+    """
 
     def __init__(self, settings: Settings, queue: Queue, note: Callable[[str], None]):
         self._settings, self._queue, self._note = settings, queue, note
@@ -191,21 +195,27 @@ class _Store:
             association.abort()
 
     def receive(self, event: Event) -> int:
-        """The status of a C-STORE request, `_SUCCESS` once the instance is on disk and in the queue."""
+        """The status of a C-STORE request, `SUCCESS` once the instance is on disk and in the queue."""
         if getattr(event.assoc, "is_refused", False):
-            return _OUT_OF_RESOURCES
+            return OUT_OF_RESOURCES
         if not self._is_paired(event):
-            return _NOT_AUTHORISED
+            return NOT_AUTHORISED
+        return self.keep(event.encoded_dataset())
+
+    def keep(self, instance: bytes) -> int:
+        """Keep an instance; the status of a C-STORE request for it."""
         if not self._room():
             self._note("An instance was refused: the disk or the --quota is full.")
-            return _OUT_OF_RESOURCES
+            return OUT_OF_RESOURCES
+        if len(instance) > LARGEST_INSTANCE:
+            return CANNOT_UNDERSTAND
         try:
-            return self._keep(event.encoded_dataset())
+            return self._keep(instance)
         except InputError:
-            return _CANNOT_UNDERSTAND
+            return CANNOT_UNDERSTAND
         except Exception as error:  # a full disk or a locked database: the caller sends it again
             self._note(f"An instance was refused: it could not be kept ({type(error).__name__}).")
-            return _OUT_OF_RESOURCES
+            return OUT_OF_RESOURCES
 
     def _is_paired(self, event: Event) -> bool:
         """Whether the title and the host belong to the same caller."""
@@ -232,7 +242,7 @@ class _Store:
             header = read_header(part, _KEYWORDS)
             uids = [header.text(keyword) for keyword in _KEYWORDS[:2]]
             if not all(uids):
-                return _CANNOT_UNDERSTAND
+                return CANNOT_UNDERSTAND
             own, series = map(self._queue.key_of, uids)
             expected = header.text(_KEYWORDS[2])
             with self._queue.files:
@@ -241,7 +251,7 @@ class _Store:
                     self._queue.add(series, own, len(instance), int(expected) if expected.isdecimal() else 0)
         finally:
             part.unlink(missing_ok=True)
-        return _SUCCESS
+        return SUCCESS
 
 
 def _rename(part: Path, path: Path) -> None:

@@ -30,7 +30,7 @@ from ..request import AUTOMATIC
 from ..system.locks import FileLock, LockHeld
 from .delivery import NotDelivered, deliver
 from .queue import DELIVERING, DONE, ENDED, FAILED, RECEIVING, SKIPPED, Queue, Series
-from .receiver import RECEIVED, receiver, remove_parts, sync_folder
+from .receiver import OUT_OF_RESOURCES, RECEIVED, Store, receiver, remove_parts, sync_folder
 from .settings import Settings
 from .status import status_page
 
@@ -40,8 +40,8 @@ _REASON, _SERIES, _THUMBNAIL = "reason.txt", "series", "thumbnail.png"
 _MOST_ATTEMPTS = 5
 # Seconds: between attempts to enhance, and the first and longest wait between attempts to deliver.
 _RETRY_SECONDS, _FIRST_WAIT, _LONGEST_WAIT = 10.0, 5.0, 900.0
-_POLL_SECONDS = 0.2
-# Series that have ended are forgotten after so long, at the start and every hour.
+_POLL_SECONDS, _FETCH_SECONDS = 0.2, 15.0
+# The instances of series that have ended are forgotten after so long, at the start and every hour.
 _REMEMBERED_SECONDS, _TIDY_SECONDS = 30 * 86400.0, 3600.0
 # How long a stop waits for an archive that does not answer.
 _JOIN_SECONDS = 3.0
@@ -82,11 +82,12 @@ class Node:
             self._recover()
             if self._settings.page is not None:
                 self._note(f"Its page is {stack.enter_context(status_page(self._settings.page, self._queue))}.")
-            port = stack.enter_context(receiver(self._settings, self._queue, self._note))
-            sender = threading.Thread(target=self._deliver_all, daemon=True)
-            stack.callback(sender.join, _JOIN_SECONDS)
+            store = Store(self._settings, self._queue, self._note)
+            port = stack.enter_context(receiver(self._settings, store))
+            stack.enter_context(self._beside(self._deliver_next))
+            if self._settings.source is not None:
+                stack.enter_context(self._beside(self._fetching(self._settings.source, store)))
             stack.callback(self._ended.set)
-            sender.start()
             self._note(f"{self._settings.title} listens at {self._settings.host}:{port}.")
             self._enhance_all()
         if self._defects:
@@ -184,18 +185,47 @@ class Node:
         else:
             self._note(f"{series.key}: more images have arrived, so it is enhanced again.")
 
-    def _deliver_all(self) -> None:
+    @contextmanager
+    def _beside(self, work: Callable[[], float]) -> Iterator[None]:
+        """Do some work again and again in another thread; it returns the seconds to wait before the next time."""
+
+        def repeat() -> None:
+            try:
+                while not self._stops():
+                    with self._troubles_noted():
+                        self._ended.wait(work())
+            except BaseException as defect:  # ends the node, which would not do all of its work any more
+                self._defects.append(defect)
+                self._ended.set()
+
+        thread = threading.Thread(target=repeat, daemon=True)
+        thread.start()
         try:
-            while not self._stops():
-                with self._troubles_noted():
-                    series = self._queue.next_delivery()
-                    if series is not None:
-                        self._deliver(series)
-                        continue
-                self._ended.wait(_POLL_SECONDS)
-        except BaseException as defect:  # ends the node, which would deliver nothing more
-            self._defects.append(defect)
+            yield
+        finally:
             self._ended.set()
+            thread.join(_JOIN_SECONDS)
+
+    def _fetching(self, url: str, store: Store) -> Callable[[], float]:
+        """The work of fetching new series from a DICOMweb service."""
+        from .web import WebSource
+
+        source = WebSource(url, self._queue, lambda instance: store.keep(instance) != OUT_OF_RESOURCES)
+
+        def fetch() -> float:
+            count = source.fetch(self._stop_if_requested)
+            if count:
+                self._note(f"Fetched {count} series.")
+            return _FETCH_SECONDS
+
+        return fetch
+
+    def _deliver_next(self) -> float:
+        series = self._queue.next_delivery()
+        if series is None:
+            return _POLL_SECONDS
+        self._deliver(series)
+        return 0.0
 
     def _deliver(self, series: Series) -> None:
         try:

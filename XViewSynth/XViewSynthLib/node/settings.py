@@ -87,7 +87,8 @@ class Settings:
         title: the node's AE title.
         host, port: where it listens; port 0 takes a free one.
         callers: the application entities that may send, any on this computer if empty.
-        destination: the archive that gets the results.
+        destination: the archive that gets the results: an application entity, or the URL of a DICOMweb service.
+        source: URL of a DICOMweb service whose new series are fetched, or None.
         tls: for connections in and out, or None.
         quiet_seconds: a series is complete when nothing of it has arrived for so long.
         thicker_than: a series qualifies if its slices are farther apart, mm.
@@ -102,7 +103,8 @@ class Settings:
     host: str
     port: int
     callers: tuple[Peer, ...]
-    destination: Peer
+    destination: Peer | str
+    source: str | None = None
     tls: Tls | None = None
     quiet_seconds: float = 30.0
     thicker_than: float = 2.0
@@ -131,6 +133,17 @@ def parse_title(text: str) -> str:
     if not re.fullmatch(_AE_TITLE, text):
         raise ValueError("must be an AE title: 1 to 16 letters, digits and signs")
     return text
+
+
+def parse_url(text: str) -> str:
+    """The URL of a DICOMweb service.
+
+    Raises:
+        ValueError: the text is none.
+    """
+    if not re.fullmatch(r"https?://[^\s@]+", text):
+        raise ValueError("must be a URL that begins with https:// or http://, without user and password")
+    return text.rstrip("/")
 
 
 def _parts(text: str, has_title: bool, has_port: bool) -> tuple[str, str, int]:
