@@ -152,6 +152,28 @@ def checked(page) -> list[tuple[str, str, int]]:
     return [(letter, criterion, int(mark)) for letter, criterion, mark in found]
 
 
+def test_no_mark_is_taken_without_a_reader(page):
+    page.get_by_test_id("A-noise-4").click()
+    assert page.get_by_test_id("state").text_content() == "Enter the reader's code first."
+    assert checked(page) == []
+    page.keyboard.type("R1")
+    page.get_by_test_id("A-noise-4").click()
+    assert checked(page) == [("A", "noise", 4)]
+
+
+def test_nothing_moves_at_the_largest_zoom(page):
+    for _ in range(12):
+        page.keyboard.press("+")
+    x, y = 200, 300
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 30, y + 10)
+    page.mouse.up()
+    moved = box(page, "A")
+    page.keyboard.press("+")
+    assert box(page, "A") == moved
+
+
 def test_nothing_is_saved_without_a_reader(page):
     page.get_by_test_id("save").click()
     assert page.get_by_test_id("state").text_content() == "Enter the reader's code first."
