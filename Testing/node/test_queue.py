@@ -106,8 +106,13 @@ class TestStates:
         again = Queue(tmp_path)
         again.resume()
         assert again.next_complete(0).key == "s"
-        assert again.next_complete(0).attempts == 0
+        assert again.next_complete(0).attempts == 1
         again.close()
+
+    def test_an_enhancement_that_was_stopped_begins_anew(self, queue, tmp_path):
+        assert queue.put_back(begun(queue))
+        queue.resume()
+        assert queue.next_complete(0).attempts == 0
 
     def test_the_quiet_time_begins_anew_after_a_restart(self, queue, clock):
         queue.add("s", "a", 10)

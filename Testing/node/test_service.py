@@ -13,7 +13,7 @@ import pytest
 from nodes import Inbox, NodeThread, send, wait_for
 from XViewSynthLib import InputError
 from XViewSynthLib.node import service
-from XViewSynthLib.node.queue import read_summary
+from XViewSynthLib.node.queue import Queue, read_summary
 from XViewSynthLib.node.service import FAILURES, RESULTS, WORK, Node
 from XViewSynthLib.node.settings import Peer
 
@@ -172,6 +172,17 @@ class TestTroubles:
             node.says("failed. Its process was ended by SIGSEGV.")
             node.says("delivered")
         assert node.log.count("It is tried again") == 4
+
+    def test_a_series_that_takes_the_node_down_is_given_up(self, settings, archive, series, monkeypatch):
+        with NodeThread(replace(settings, quiet_seconds=1000.0)) as node:
+            send(series(), node.port)
+        for _ in range(5):
+            queue = Queue(settings.folder)
+            assert queue.begin(queue.next_complete(0))
+            queue.resume()
+            queue.close()
+        with NodeThread(settings) as node:
+            node.says("failed. Its enhancement ended the node 5 times.")
 
     def test_an_absent_archive_gets_the_result_later(self, settings, series, monkeypatch):
         monkeypatch.setattr(service, "_FIRST_WAIT", 0.2)

@@ -138,6 +138,10 @@ class Queue:
         """Note that a series is being enhanced; False if instances have arrived meanwhile."""
         return self._move(series, (RECEIVING,), ENHANCING)
 
+    def put_back(self, series: Series) -> bool:
+        """Note that the enhancement of a series was stopped on request."""
+        return self._move(series, (ENHANCING,), RECEIVING)
+
     def enhanced(self, series: Series, seconds: float) -> bool:
         """Note that the result of a series is on disk; False if instances have arrived meanwhile."""
         return self._move(series, (RECEIVING, ENHANCING), DELIVERING, attempts=0, seconds=seconds)
@@ -154,12 +158,13 @@ class Queue:
     def resume(self) -> None:
         """Put the series whose enhancement was interrupted back into the queue, and begin the quiet time of all anew.
 
-        What their senders could not deliver while the node was away is still to come.
+        What their senders could not deliver while the node was away is still to come. An interrupted enhancement counts
+        as a failure: it may have taken the node down.
         """
         with self._changes() as database:
             database.execute(
-                "UPDATE series SET state = ?, changed = ? WHERE state IN (?, ?)",
-                (RECEIVING, time.time(), RECEIVING, ENHANCING),
+                "UPDATE series SET attempts = attempts + (state = ?), state = ?, changed = ? WHERE state IN (?, ?)",
+                (ENHANCING, RECEIVING, time.time(), RECEIVING, ENHANCING),
             )
 
     def forget(self, before: float) -> None:

@@ -119,6 +119,9 @@ class Node:
     def _enhance(self, series: Series) -> None:
         if not self._queue.begin(series):
             return
+        if series.attempts >= _MOST_ATTEMPTS:
+            self._end(series, FAILED, f"Its enhancement ended the node {series.attempts} times.")
+            return
         began, result = time.monotonic(), self._settings.folder / RESULTS / series.key
         if result.exists():  # of an earlier run, or of fewer instances
             shutil.rmtree(result)
@@ -141,6 +144,9 @@ class Node:
             else:
                 self._note(f"{series.key}: {outcome['message']} It is tried again.")
                 self._queue.retry(series, RECEIVING, _RETRY_SECONDS, _scrubbed(outcome["message"]))
+        except Cancelled:
+            self._queue.put_back(series)
+            raise
         finally:
             shutil.rmtree(work, ignore_errors=True)
 

@@ -83,15 +83,22 @@ class WebSource:
     def _found(self) -> Iterator[dict[str, Any]]:
         today = date.today()
         days = f"{today - timedelta(days=_DAYS - 1):%Y%m%d}-{today:%Y%m%d}"
-        offset = 0
-        while page := self._client.search_for_series(
+        seen: set[str] = set()
+        while page := self._new_on_page(days, seen):
+            yield from page
+
+    def _new_on_page(self, days: str, seen: set[str]) -> list[dict[str, Any]]:
+        """The series after those that were seen, as far as the service returns them at once."""
+        page = self._client.search_for_series(
             fields=["NumberOfSeriesRelatedInstances"],
             search_filters={"Modality": "CT", "StudyDate": days},
             limit=_PAGE,
-            offset=offset,
-        ):
-            yield from page
-            offset += len(page)
+            offset=len(seen),
+        )
+        # A service that ignores the offset returns the same ones again.
+        new = [found for found in page if _value(found, _SERIES) not in seen]
+        seen.update(_value(found, _SERIES) for found in new)
+        return new
 
     def _fetch(self, found: dict[str, Any], stop_if_requested: Callable[[], None]) -> bool:
         """Fetch a series unless it was fetched before or has grown since the last look."""
