@@ -227,7 +227,36 @@ class TestTroubles:
         with NodeThread(settings) as node:
             send(series(), node.port)
             node.says("Work had to stop (No space left on device)")
+            node.says("delivered")
+
+    def test_an_archive_that_is_absent_for_weeks_is_waited_for(self, settings, archive, series, monkeypatch):
+        monkeypatch.setattr(service, "_LONGEST_WAIT", 0.1)
+        monkeypatch.setattr(service, "_FIRST_WAIT", 1e-6)
+        with NodeThread(replace(settings, destination=Peer("ARCHIVE", "127.0.0.1", 1))) as node:
+            send(series(), node.port)
+            node.says("does not answer")
+        queue = Queue(settings.folder)
+        with queue._changes() as database:
+            database.execute("UPDATE series SET attempts = 3000, due = 0")
+        queue.close()
+        with NodeThread(replace(settings, destination=Peer("ARCHIVE", "127.0.0.1", 1))) as node:
+            node.says("It is sent again", 2)
+
+    def test_a_result_that_is_gone_holds_up_no_other(self, settings, archive, series, monkeypatch):
+        monkeypatch.setattr(service, "_FIRST_WAIT", 1000.0)
+        absent = replace(settings, destination=Peer("ARCHIVE", "127.0.0.1", 1))
+        with NodeThread(absent) as node:
+            send(series(), node.port)
+            node.says("does not answer")
+        (result,) = (settings.folder / RESULTS).iterdir()
+        service.shutil.rmtree(result)
+        queue = Queue(settings.folder)
+        with queue._changes() as database:
+            database.execute("UPDATE series SET due = 0")
+        queue.close()
         with NodeThread(settings) as node:
+            node.says("No such file or directory It is sent again")
+            send(series("other"), node.port)
             node.says("delivered")
 
     def test_an_internal_error_of_the_delivery_ends_the_node(self, settings, archive, series, monkeypatch):

@@ -53,7 +53,7 @@ def resolve_precision(requested: str, device: torch.device) -> str:
 
     "auto" is fp16 on CUDA GPUs, whose matrix units support it: predictions change by 0.01 HU on average, and by less
     than 0.2 HU anywhere (Testing/benchmarks/half_precision.py). It is bf16 on CPUs with instructions for it, where it
-    takes less than half of the time; plans check its accuracy on the scan. On other devices it is fp32.
+    takes half to two thirds of the time; plans check its accuracy on the scan. On other devices it is fp32.
     """
     if requested != "auto":
         return requested

@@ -40,6 +40,7 @@ _REASON, _SERIES, _THUMBNAIL = "reason.txt", "series", "thumbnail.png"
 _MOST_ATTEMPTS = 5
 # Seconds: between attempts to enhance, and the first and longest wait between attempts to deliver.
 _RETRY_SECONDS, _FIRST_WAIT, _LONGEST_WAIT = 10.0, 5.0, 900.0
+_MOST_DOUBLINGS = 10
 _POLL_SECONDS, _FETCH_SECONDS = 0.2, 15.0
 # The instances of series that have ended are forgotten after so long, at the start and every hour.
 _REMEMBERED_SECONDS, _TIDY_SECONDS = 30 * 86400.0, 3600.0
@@ -119,21 +120,30 @@ class Node:
     def _enhance(self, series: Series) -> None:
         if not self._queue.begin(series):
             return
-        if series.attempts >= _MOST_ATTEMPTS:
-            self._end(series, FAILED, f"Its enhancement ended the node {series.attempts} times.")
-            return
-        began, result = time.monotonic(), self._settings.folder / RESULTS / series.key
-        if result.exists():  # of an earlier run, or of fewer instances
-            shutil.rmtree(result)
+        try:
+            self._enhance_begun(series)
+        except (Cancelled, OSError, sqlite3.Error):  # a stop, or a full disk
+            self._queue.put_back(series)
+            raise
+
+    def _enhance_begun(self, series: Series) -> None:
         source = self._settings.folder / RECEIVED / series.key
         try:
             unfit = self._unfitness(source)
-        except (InputError, OSError) as problem:
+        except InputError as problem:
             self._end(series, FAILED, str(problem))
             return
         if unfit:
             self._end(series, SKIPPED, unfit)
-            return
+        elif series.attempts >= _MOST_ATTEMPTS:
+            self._end(series, FAILED, f"Its enhancement ended the node {series.attempts} times.")
+        else:
+            self._make_result(series, source)
+
+    def _make_result(self, series: Series, source: Path) -> None:
+        began, result = time.monotonic(), self._settings.folder / RESULTS / series.key
+        if result.exists():  # of an earlier run, or of fewer instances
+            shutil.rmtree(result)
         work = Path(tempfile.mkdtemp(dir=self._settings.folder / WORK))
         try:
             outcome = self._worked(source, work)
@@ -144,9 +154,6 @@ class Node:
             else:
                 self._note(f"{series.key}: {outcome['message']} It is tried again.")
                 self._queue.retry(series, RECEIVING, _RETRY_SECONDS, _scrubbed(outcome["message"]))
-        except Cancelled:
-            self._queue.put_back(series)
-            raise
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
@@ -154,7 +161,8 @@ class Node:
         """Why a series does not qualify; empty if it does.
 
         Raises:
-            InputError, OSError: it cannot be read.
+            InputError: it is damaged, or no CT series.
+            OSError: the disk fails.
         """
         headers = [read_header(file, ("ImageType",)) for file in sorted(source.iterdir())]
         if all("LOCALIZER" in header.texts("ImageType") for header in headers):
@@ -236,10 +244,11 @@ class Node:
     def _deliver(self, series: Series) -> None:
         try:
             count = deliver(self._settings.folder / RESULTS / series.key, self._settings, self._stop_if_requested)
-        except NotDelivered as problem:
-            seconds = min(_FIRST_WAIT * 2**series.attempts, _LONGEST_WAIT)
-            if self._queue.retry(series, DELIVERING, seconds, str(problem)):
-                self._note(f"{series.key}: {problem} It is sent again in {seconds:.0f} s.")
+        except (NotDelivered, OSError) as problem:
+            reason = _scrubbed(str(getattr(problem, "strerror", None) or problem))
+            seconds = min(_FIRST_WAIT * 2 ** min(series.attempts, _MOST_DOUBLINGS), _LONGEST_WAIT)
+            if self._queue.retry(series, DELIVERING, seconds, reason):
+                self._note(f"{series.key}: {reason} It is sent again in {seconds:.0f} s.")
             return
         self._end(series, DONE, words=f"delivered as {count} images")
 
