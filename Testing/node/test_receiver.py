@@ -45,8 +45,10 @@ def notes() -> list[str]:
 
 
 @pytest.fixture
-def listening(settings, queue, notes) -> Iterator[Callable[..., int]]:
+def listening(settings, queue, notes, monkeypatch) -> Iterator[Callable[..., int]]:
     """Start a receiver with other settings; returns its port."""
+    # Connections that become no association are gone before the test ends.
+    monkeypatch.setattr(module, "ACSE_SECONDS", 1.0)
     with ExitStack() as stack:
 
         def listen(**others: object) -> int:
@@ -225,8 +227,7 @@ class TestConnections:
                 connection.sendall(junk)
         assert send(series()[:1], port) == [SUCCESS]
 
-    def test_a_hundred_at_once_do_no_harm(self, listening, series, monkeypatch):
-        monkeypatch.setattr(module, "ACSE_SECONDS", 1.0)
+    def test_a_hundred_at_once_do_no_harm(self, listening, series):
         port = listening()
         connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(100)]
         for connection in connections:
