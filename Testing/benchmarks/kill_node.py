@@ -96,6 +96,7 @@ def main() -> int:
                 folder / "node", f"ORTHANC@127.0.0.1:{archive.dicom_port}", "--factor", "2", *options
             )
             node = new_node().__enter__()
+            logs = [node]
             Sender(series, port).start()
             for _ in range(arguments.kills):
                 time.sleep(draw.uniform(0, LONGEST_WAIT))
@@ -103,14 +104,22 @@ def main() -> int:
                 killed[what] += kill(what, node, archive)
                 if node.process.poll() is not None:
                     node = new_node().__enter__()
+                    logs.append(node)
             ended = wait(folder / "node")
             node.__exit__()
             results = delivered(archive)
+            sizes = [len(series["Instances"]) for series in archive.ask("/series?expand")]
             states = read_summary(folder / "node")["series"]
         truth = {name: observed(files) for name, files in series.items() if name.isdigit()}
         counts = {name: sum(np.array_equal(voxels, result) for result in results) for name, voxels in truth.items()}
     good = ended and len(results) == QUALIFYING and set(counts.values()) == {1}
-    print(json.dumps({"killed": killed, "states": states, "results": len(results), "of_each": counts}, indent=2))
+    if not good:
+        print("\n".join(node.log for node in logs), file=sys.stderr)
+    print(
+        json.dumps(
+            {"killed": killed, "states": states, "results": len(results), "images": sizes, "of_each": counts}, indent=2
+        )
+    )
     return 0 if good else 1
 
 
