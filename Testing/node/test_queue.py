@@ -176,6 +176,17 @@ class TestLateInstances:
         assert queue.knows("late")
         # All can be sent again, since their files are gone.
         assert not queue.knows("i0")
+        assert queue.next_complete(0).missing == 1
+        queue.add("s", "i0", 10)
+        assert queue.next_complete(0).missing == 0
+
+    def test_join_those_of_a_series_that_has_failed(self, queue):
+        queue.end(begun(queue), FAILED, "why")
+        queue.add("s", "late", 10)
+        assert queue.knows("i0")
+        assert queue.next_complete(0).missing == 0
+        queue.forget_instances("s")
+        assert not queue.knows("i0")
 
     def test_known_instances_stay_known(self, queue):
         queue.end(begun(queue), DONE)

@@ -22,8 +22,8 @@ from nodes import send, wait_for
 from XViewSynthLib import InputError
 from XViewSynthLib.node import receiver as module
 from XViewSynthLib.node.queue import DONE, Queue
-from XViewSynthLib.node.receiver import RECEIVED, Store, is_known, receiver, remove_parts
-from XViewSynthLib.node.settings import LARGEST_PDU, Peer
+from XViewSynthLib.node.receiver import Store, is_known, receiver, remove_parts
+from XViewSynthLib.node.settings import LARGEST_PDU, RECEIVED, Peer
 
 SUCCESS, NOT_AUTHORISED, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0x0124, 0xA700, 0xC000
 

@@ -14,8 +14,8 @@ from nodes import Inbox, NodeThread, send, wait_for
 from XViewSynthLib import InputError
 from XViewSynthLib.node import service
 from XViewSynthLib.node.queue import Queue, read_summary
-from XViewSynthLib.node.service import FAILURES, RESULTS, WORK, Node
-from XViewSynthLib.node.settings import Peer
+from XViewSynthLib.node.service import RESULTS, WORK, Node
+from XViewSynthLib.node.settings import FAILURES, RECEIVED, Peer
 
 # pynetdicom leaves sockets whose connection fails to the garbage collector.
 pytestmark = [
@@ -72,7 +72,7 @@ class TestDelivery:
         with NodeThread(replace(settings, keep=True)) as node:
             send(series(), node.port)
             node.says("delivered")
-        assert len(files_in(settings.folder / service.RECEIVED)) == 6
+        assert len(files_in(settings.folder / RECEIVED)) == 6
         assert len(files_in(settings.folder / RESULTS)) == 11
 
 
@@ -109,16 +109,37 @@ class TestRules:
         assert reason.read_text().endswith(".\n")
         assert states(settings) == {"done": 1, "failed": 1}
 
-    def test_a_failure_can_be_sent_again_as_a_whole(self, settings, archive, series):
+    def test_a_failure_is_enhanced_when_its_missing_image_arrives(self, settings, archive, series):
         files = series()
         with NodeThread(settings) as node:
             send(files[:3] + files[4:], node.port)
             node.says("failed.")
             send(files[3:4], node.port)
-            node.says("failed.", 2)
+            node.says("delivered as 11 images")
+            wait_for(lambda: states(settings) == {"done": 1})
+        assert files_in(settings.folder) == ["lock", "queue.sqlite"]
+
+    def test_a_failure_that_was_removed_can_be_sent_again(self, settings, archive, series):
+        files = series()
+        with NodeThread(settings) as node:
+            send(files[:3] + files[4:], node.port)
+            node.says("failed.")
+            wait_for(lambda: states(settings) == {"failed": 1})
+            (reason,) = (settings.folder / FAILURES).rglob("reason.txt")
+            service.shutil.rmtree(reason.parent)
             assert send(files, node.port) == [0] * 6
-            node.says("delivered")
-        assert len(archive.images) == 11
+            node.says("delivered as 11 images")
+
+    def test_an_image_after_the_result_makes_no_result_of_its_own(self, settings, archive, series):
+        files = series(slices=12)
+        with NodeThread(settings) as node:
+            send(files[:6], node.port)
+            node.says("delivered as 11 images")
+            wait_for(lambda: states(settings) == {"done": 1})
+            send(files[6:11], node.port)
+            node.says("It ended before with more images (1 more), which are gone: send all of them again.")
+            send(files, node.port)
+            node.says("delivered as 23 images")
 
 
 class TestLateImages:

@@ -35,7 +35,7 @@ _SCHEMA = """
 CREATE TABLE series (
     key TEXT PRIMARY KEY, state TEXT NOT NULL, changed REAL NOT NULL, due REAL NOT NULL,
     arrived INTEGER NOT NULL DEFAULT 1, expected INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0,
-    reason TEXT NOT NULL DEFAULT '', seconds REAL NOT NULL DEFAULT 0
+    before INTEGER NOT NULL DEFAULT 0, reason TEXT NOT NULL DEFAULT '', seconds REAL NOT NULL DEFAULT 0
 );
 CREATE TABLE instances (
     key TEXT PRIMARY KEY, series TEXT NOT NULL REFERENCES series, bytes INTEGER NOT NULL
@@ -55,12 +55,14 @@ class Series:
     Attributes:
         key: salted hash of its UID.
         instances: how many have arrived; work that began with fewer does not count.
+        missing: how many fewer images it has than when it ended before.
         attempts: failures of its enhancement, or of its delivery, so far.
     """
 
     key: str
     instances: int
     attempts: int
+    missing: int = 0
 
 
 class Queue:
@@ -111,9 +113,10 @@ class Queue:
                     (series, RECEIVING, now, now, expected),
                 )
             else:
-                if known[0] in ENDED:
+                if known[0] in (DONE, SKIPPED):
                     # Its files are gone. All of its instances can be sent again.
-                    database.execute("DELETE FROM instances WHERE series = ?", (series,))
+                    gone = database.execute("DELETE FROM instances WHERE series = ?", (series,)).rowcount
+                    database.execute("UPDATE series SET before = ? WHERE key = ?", (gone, series))
                 database.execute(
                     "UPDATE series SET state = ?, changed = ?, arrived = arrived + 1, due = ?, attempts = 0, "
                     "reason = '', expected = max(expected, ?) WHERE key = ?",
@@ -173,6 +176,11 @@ class Queue:
         with self._changes() as database:
             database.execute(f"DELETE FROM instances WHERE series IN ({ended})", (*ENDED, before))
 
+    def forget_instances(self, series: str) -> None:
+        """Forget the instances of a series, by its key."""
+        with self._changes() as database:
+            database.execute("DELETE FROM instances WHERE series = ?", (series,))
+
     def state_of(self, series: str) -> str | None:
         """State of a series by its key, or None."""
         with self._changes() as database:
@@ -223,7 +231,9 @@ class Queue:
     def _first(self, condition: str, values: tuple[object, ...]) -> Series | None:
         with self._changes() as database:
             row = database.execute(
-                f"SELECT key, arrived, attempts FROM series WHERE {condition} ORDER BY due LIMIT 1", values
+                "SELECT key, arrived, attempts, max(0, before - (SELECT count(*) FROM instances "
+                f"WHERE instances.series = series.key)) FROM series WHERE {condition} ORDER BY due LIMIT 1",
+                values,
             ).fetchone()
         return None if row is None else Series(*row)
 

@@ -23,14 +23,17 @@ from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAsso
 from ..errors import InputError
 from ..io.dicom.files import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, read_header
 from ..io.dicom.slices import JPEG, JPEG_2000, JPEG_LS, RLE
-from .queue import Queue
+from .queue import FAILED, Queue
 from .settings import (
     ACSE_SECONDS,
+    FAILURES,
     LARGEST_INSTANCE,
     LARGEST_PDU,
     MOST_ASSOCIATIONS,
     NETWORK_SECONDS,
     PDU_SECONDS,
+    REASON,
+    RECEIVED,
     RESERVE,
     Settings,
 )
@@ -39,8 +42,6 @@ if TYPE_CHECKING:
     from pynetdicom.events import Event
 
 SYNTAXES = [EXPLICIT_LITTLE, IMPLICIT_LITTLE, EXPLICIT_BIG, DEFLATED, *JPEG, *JPEG_LS, *JPEG_2000, RLE]
-#: Folder of the received series; each has one of its own, named by its key.
-RECEIVED = "received"
 _PART = ".part"
 #: Status of a C-STORE request (DICOM PS3.4, table B.2-1).
 SUCCESS, NOT_AUTHORISED, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0x0124, 0xA700, 0xC000
@@ -246,12 +247,26 @@ class Store:
             own, series = map(self._queue.key_of, uids)
             expected = header.text(_KEYWORDS[2])
             with self._queue.files:
+                failed = self._failed(series)
                 if not self._queue.knows(own):
+                    if failed is not None:
+                        (failed / REASON).unlink(missing_ok=True)
+                        failed.replace(self._folder / series)
                     _rename(part, self._folder / series / f"{own}.dcm")
                     self._queue.add(series, own, len(instance), int(expected) if expected.isdecimal() else 0)
         finally:
             part.unlink(missing_ok=True)
         return SUCCESS
+
+    def _failed(self, series: str) -> Path | None:
+        """The folder of a series that has failed; if somebody has removed it, its images are forgotten."""
+        if self._queue.state_of(series) != FAILED:
+            return None
+        folder = self._settings.folder / FAILURES / series
+        if folder.is_dir():
+            return folder
+        self._queue.forget_instances(series)
+        return None
 
 
 def _rename(part: Path, path: Path) -> None:

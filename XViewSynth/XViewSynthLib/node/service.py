@@ -30,13 +30,13 @@ from ..request import AUTOMATIC
 from ..system.locks import FileLock, LockHeld
 from .delivery import NotDelivered, deliver
 from .queue import DELIVERING, DONE, ENDED, FAILED, RECEIVING, SKIPPED, Queue, Series
-from .receiver import OUT_OF_RESOURCES, RECEIVED, Store, receiver, remove_parts, sync_folder
-from .settings import Settings
+from .receiver import OUT_OF_RESOURCES, Store, receiver, remove_parts, sync_folder
+from .settings import FAILURES, REASON, RECEIVED, Settings
 from .status import status_page
 
-#: Folders beside that of received series: results to deliver, work in progress, and series that cannot be enhanced.
-RESULTS, WORK, FAILURES = "results", "work", "failures"
-_REASON, _SERIES, _THUMBNAIL = "reason.txt", "series", "thumbnail.png"
+#: More folders of a node: results to deliver, and work in progress.
+RESULTS, WORK = "results", "work"
+_SERIES, _THUMBNAIL = "series", "thumbnail.png"
 _MOST_ATTEMPTS = 5
 # Seconds: between attempts to enhance, and the first and longest wait between attempts to deliver.
 _RETRY_SECONDS, _FIRST_WAIT, _LONGEST_WAIT = 10.0, 5.0, 900.0
@@ -133,7 +133,12 @@ class Node:
         except InputError as problem:
             self._end(series, FAILED, str(problem))
             return
-        if unfit:
+        if series.missing:
+            reason = (
+                f"It ended before with more images ({series.missing} more), which are gone: send all of them again."
+            )
+            self._end(series, FAILED, reason)
+        elif unfit:
             self._end(series, SKIPPED, unfit)
         elif series.attempts >= _MOST_ATTEMPTS:
             self._end(series, FAILED, f"Its enhancement ended the node {series.attempts} times.")
@@ -267,7 +272,7 @@ class Node:
         if self._queue.state_of(key) == FAILED and received.exists():
             shutil.rmtree(failed, ignore_errors=True)
             received.replace(failed)
-            (failed / _REASON).write_text(f"{reason or 'The node was interrupted.'}\n", encoding="utf-8")
+            (failed / REASON).write_text(f"{reason or 'The node was interrupted.'}\n", encoding="utf-8")
         elif not self._settings.keep:
             for place in (received, folder / RESULTS / key):
                 shutil.rmtree(place, ignore_errors=True)

@@ -10,6 +10,9 @@ from pathlib import Path
 from ..errors import InputError
 from ..request import Request
 
+#: Folders of a node: received series, each in a folder named by its key, and series that cannot be enhanced, with the
+#: reason in a file.
+RECEIVED, FAILURES, REASON = "received", "failures", "reason.txt"
 #: Bytes: of the largest instance, and of the free disk space that the node leaves to others.
 LARGEST_INSTANCE, RESERVE = 32 * 10**6, 10**9
 #: Largest PDU, in bytes. A larger one ends the association.
