@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import gc
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from pynetdicom import Association
 
 from nodes import Inbox
 from scans import affine_from, anatomy, write_dicom_series
@@ -30,16 +26,6 @@ PATIENT = {
     "PatientPosition": "HFS",
     "KVP": 120,
 }
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left_of_associations() -> Iterator[None]:
-    """Collect what pynetdicom leaves to the garbage collector: sockets whose connection failed."""
-    yield
-    until = time.monotonic() + 10
-    while any(isinstance(thread, Association) for thread in threading.enumerate()) and time.monotonic() < until:
-        time.sleep(0.02)
-    gc.collect()
 
 
 @pytest.fixture

@@ -22,11 +22,7 @@ from XViewSynthLib.node import service
 from XViewSynthLib.node.queue import read_summary
 from XViewSynthLib.node.settings import Peer
 
-pytestmark = [
-    pytest.mark.archive,
-    # pynetdicom leaves sockets whose connection fails to the garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = pytest.mark.archive
 
 
 @needs("Orthanc")

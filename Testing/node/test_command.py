@@ -24,9 +24,6 @@ from XViewSynthLib.node.queue import FAILED, Queue
 from XViewSynthLib.node.settings import Tls
 from XViewSynthLib.node.status import describe, metrics, status_page
 
-# pynetdicom leaves sockets whose connection fails to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-
 
 @pytest.fixture
 def queue(tmp_path) -> Iterator[Queue]:

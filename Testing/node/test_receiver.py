@@ -27,9 +27,6 @@ from XViewSynthLib.node.settings import LARGEST_PDU, RECEIVED, Peer
 
 SUCCESS, NOT_AUTHORISED, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0x0124, 0xA700, 0xC000
 
-# pynetdicom leaves sockets whose connection fails to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-
 
 @pytest.fixture
 def queue(settings) -> Iterator[Queue]:

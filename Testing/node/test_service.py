@@ -17,11 +17,7 @@ from XViewSynthLib.node.queue import Queue, read_summary
 from XViewSynthLib.node.service import RESULTS, WORK, Node
 from XViewSynthLib.node.settings import FAILURES, RECEIVED, Peer
 
-# pynetdicom leaves sockets whose connection fails to the garbage collector.
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = pytest.mark.slow
 
 
 def states(settings) -> dict[str, int]:
