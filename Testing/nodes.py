@@ -40,7 +40,7 @@ class _Log:
         found = re.search(r"listens at .*:(\d+)\.", self.log)
         return int(found[1]) if found else 0
 
-    def says(self, text: str, times: int = 1) -> None:
+    def prints(self, text: str, times: int = 1) -> None:
         """Wait until a text has been printed so many times."""
         wait_for(lambda: self.log.count(text) >= times, lambda: self.log)
 

@@ -111,24 +111,24 @@ class TestWebArchive:
             orthanc.add(file)
         web = replace(settings, destination=orthanc.web_url, source=orthanc.web_url, quiet_seconds=1.0)
         with NodeThread(web) as node:
-            node.says("delivered as 11 images", 2)
-            node.says("Its slices are 1 mm apart.")
+            node.prints("delivered as 11 images", 2)
+            node.prints("Its slices are 1 mm apart.")
             # The results themselves are fetched, recognised and left alone.
-            node.says("It was made by XViewSynth.", 2)
+            node.prints("It was made by XViewSynth.", 2)
         assert sorted(len(one["Instances"]) for one in orthanc.ask("/series?expand")) == [6, 6, 6, 6, 11, 11]
 
     def test_that_fails_gets_the_result_later(self, orthanc, settings, series, monkeypatch):
         monkeypatch.setattr(service, "_FIRST_WAIT", 0.2)
         with NodeThread(replace(settings, destination=f"{orthanc.web_url}/nowhere")) as node:
             send(series(), node.port)
-            node.says("The DICOMweb service does not take images (status 404).")
+            node.prints("The DICOMweb service does not take images (status 404).")
         with NodeThread(replace(settings, destination=orthanc.web_url)) as node:
-            node.says("delivered as 11 images")
+            node.prints("delivered as 11 images")
 
     def test_that_is_away_is_noted_without_uids(self, settings, monkeypatch):
         monkeypatch.setattr(service, "_RETRY_SECONDS", 0.2)
         with NodeThread(replace(settings, source="http://127.0.0.1:1/dicom-web")) as node:
-            node.says("the DICOMweb service fails: ConnectionError", 2)
+            node.prints("the DICOMweb service fails: ConnectionError", 2)
 
 
 class TestForeignClients:

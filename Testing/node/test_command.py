@@ -140,7 +140,7 @@ class TestProcess:
             assert node.process.wait(60) == 0
         assert "Its page is http://127.0.0.1:" in node.log
         with NodeProcess(tmp_path / "node", archive.address, *options) as node:
-            node.says("delivered")
+            node.prints("delivered")
         assert len(archive.images) == 11
         assert node.process.returncode == 0
 
@@ -152,7 +152,7 @@ class TestProcess:
             node.process.kill()
             node.process.wait(60)
         with NodeProcess(tmp_path / "node", archive.address, *options) as node:
-            node.says("delivered")
+            node.prints("delivered")
         assert len(archive.images) == 11
         assert set(archive.counts.values()) == {1}
 
@@ -198,7 +198,7 @@ class TestTls:
         with self.secured(certificates, tmp_path, tiny_model) as (node, box):
             context = known.context(ssl.Purpose.SERVER_AUTH)
             assert send(series(), node.port, tls=(context, "127.0.0.1")) == [0] * 6
-            node.says("delivered")
+            node.prints("delivered")
         assert set(box.counts.values()) == {1}
 
     @pytest.mark.slow

@@ -34,7 +34,7 @@ class TestDelivery:
         """The log of a node that has delivered a series."""
         with NodeThread(settings) as node:
             send(series(), node.port)
-            node.says("delivered")
+            node.prints("delivered")
             wait_for(lambda: states(settings) == {"done": 1})
         return node.log
 
@@ -67,7 +67,7 @@ class TestDelivery:
     def test_keeps_files_if_requested(self, settings, archive, series):
         with NodeThread(replace(settings, keep=True)) as node:
             send(series(), node.port)
-            node.says("delivered")
+            node.prints("delivered")
         assert len(files_in(settings.folder / RECEIVED)) == 6
         assert len(files_in(settings.folder / RESULTS)) == 11
 
@@ -84,7 +84,7 @@ class TestRules:
     def test_skip_what_does_not_qualify(self, settings, archive, series, tags, reason):
         with NodeThread(settings) as node:
             send(series(**tags), node.port)
-            node.says(reason)
+            node.prints(reason)
             wait_for(lambda: states(settings) == {"skipped": 1})
         assert files_in(settings.folder) == ["lock", "queue.sqlite"]
         assert not archive.images
@@ -92,14 +92,14 @@ class TestRules:
     def test_another_distance_may_qualify(self, settings, archive, series):
         with NodeThread(replace(settings, thicker_than=1.0)) as node:
             send(series(spacing=1.5), node.port)
-            node.says("delivered")
+            node.prints("delivered")
 
     def test_what_cannot_be_enhanced_is_kept_with_the_reason(self, settings, archive, series):
         with NodeThread(settings) as node:
             send(series("uneven")[:4] + series("uneven")[5:], node.port)
             send(series("whole"), node.port)
-            node.says("failed.")
-            node.says("delivered")
+            node.prints("failed.")
+            node.prints("delivered")
         (reason,) = (settings.folder / FAILURES).rglob("reason.txt")
         assert len(files_in(reason.parent)) == 6
         assert reason.read_text().endswith(".\n")
@@ -109,9 +109,9 @@ class TestRules:
         files = series()
         with NodeThread(settings) as node:
             send(files[:3] + files[4:], node.port)
-            node.says("failed.")
+            node.prints("failed.")
             send(files[3:4], node.port)
-            node.says("delivered as 11 images")
+            node.prints("delivered as 11 images")
             wait_for(lambda: states(settings) == {"done": 1})
         assert files_in(settings.folder) == ["lock", "queue.sqlite"]
 
@@ -119,23 +119,23 @@ class TestRules:
         files = series()
         with NodeThread(settings) as node:
             send(files[:3] + files[4:], node.port)
-            node.says("failed.")
+            node.prints("failed.")
             wait_for(lambda: states(settings) == {"failed": 1})
             (reason,) = (settings.folder / FAILURES).rglob("reason.txt")
             service.shutil.rmtree(reason.parent)
             assert send(files, node.port) == [0] * 6
-            node.says("delivered as 11 images")
+            node.prints("delivered as 11 images")
 
     def test_an_image_after_the_result_makes_no_result_of_its_own(self, settings, archive, series):
         files = series(slices=12)
         with NodeThread(settings) as node:
             send(files[:6], node.port)
-            node.says("delivered as 11 images")
+            node.prints("delivered as 11 images")
             wait_for(lambda: states(settings) == {"done": 1})
             send(files[6:11], node.port)
-            node.says("It ended before with more images (1 more), which are gone: send all of them again.")
+            node.prints("It ended before with more images (1 more), which are gone: send all of them again.")
             send(files, node.port)
-            node.says("delivered as 23 images")
+            node.prints("delivered as 23 images")
 
 
 class TestLateImages:
@@ -153,8 +153,8 @@ class TestLateImages:
         with NodeThread(settings) as node:
             port.append(node.port)
             send(files[:6], node.port)
-            node.says("more images have arrived")
-            node.says("delivered")
+            node.prints("more images have arrived")
+            node.prints("delivered")
         assert len(archive.images) == 13
 
 
@@ -169,8 +169,8 @@ class TestTroubles:
         monkeypatch.setattr(service, "_RETRY_SECONDS", 0.1)
         with NodeThread(settings) as node:
             send(series(), node.port)
-            node.says("SIGKILL. It is tried again.", 2)
-            node.says("delivered")
+            node.prints("SIGKILL. It is tried again.", 2)
+            node.prints("delivered")
         assert set(archive.counts.values()) == {1}
 
     def test_a_poisonous_series_is_given_up_and_blocks_nothing(self, settings, archive, series, monkeypatch):
@@ -186,8 +186,8 @@ class TestTroubles:
         with NodeThread(settings) as node:
             send(series("poison", slices=7), node.port)
             send(series("good"), node.port)
-            node.says("failed. Its process was ended by SIGSEGV.")
-            node.says("delivered")
+            node.prints("failed. Its process was ended by SIGSEGV.")
+            node.prints("delivered")
         assert node.log.count("It is tried again") == 4
 
     def test_a_series_that_takes_the_node_down_is_given_up(self, settings, archive, series, monkeypatch):
@@ -199,7 +199,7 @@ class TestTroubles:
             queue.resume()
             queue.close()
         with NodeThread(settings) as node:
-            node.says("failed. Its enhancement ended the node 5 times.")
+            node.prints("failed. Its enhancement ended the node 5 times.")
 
     def test_an_absent_archive_gets_the_result_later(self, settings, series, monkeypatch):
         monkeypatch.setattr(service, "_FIRST_WAIT", 0.2)
@@ -208,10 +208,10 @@ class TestTroubles:
         absent = replace(settings, destination=Peer("ARCHIVE", "127.0.0.1", port))
         with NodeThread(absent) as node:
             send(series(), node.port)
-            node.says("does not answer")
+            node.prints("does not answer")
         assert states(settings) == {"delivering": 1}
         with Inbox(port=port) as box, NodeThread(absent) as node:
-            node.says("delivered")
+            node.prints("delivered")
         assert set(box.counts.values()) == {1}
         assert len(box.images) == 11
 
@@ -219,8 +219,8 @@ class TestTroubles:
         monkeypatch.setattr(service, "_FIRST_WAIT", 0.2)
         with Inbox(refused=1) as box, NodeThread(replace(settings, destination=_peer(box))) as node:
             send(series(), node.port)
-            node.says("refuses an image with the status A700")
-            node.says("delivered")
+            node.prints("refuses an image with the status A700")
+            node.prints("delivered")
         assert len(box.images) == 11
 
     def test_an_archive_that_rejects_the_node_is_named(self, settings, archive, series):
@@ -229,7 +229,7 @@ class TestTroubles:
             itself = Peer("OTHER", "127.0.0.1", first.port)
             with NodeThread(replace(other, destination=itself, folder=settings.folder / "second")) as node:
                 send(series(), node.port)
-                node.says("rejects associations of XVIEWSYNTH: register it there")
+                node.prints("rejects associations of XVIEWSYNTH: register it there")
 
     def test_a_full_disk_is_waited_for(self, settings, archive, series, monkeypatch):
         make, failures = service.tempfile.mkdtemp, [OSError(28, "No space left on device")]
@@ -243,28 +243,28 @@ class TestTroubles:
         monkeypatch.setattr(service, "_RETRY_SECONDS", 0.1)
         with NodeThread(settings) as node:
             send(series(), node.port)
-            node.says("Work had to stop (No space left on device)")
-            node.says("delivered")
+            node.prints("Work had to stop (No space left on device)")
+            node.prints("delivered")
 
     def test_an_archive_that_is_absent_for_weeks_is_waited_for(self, settings, archive, series, monkeypatch):
         monkeypatch.setattr(service, "_LONGEST_WAIT", 0.1)
         monkeypatch.setattr(service, "_FIRST_WAIT", 1e-6)
         with NodeThread(replace(settings, destination=Peer("ARCHIVE", "127.0.0.1", 1))) as node:
             send(series(), node.port)
-            node.says("does not answer")
+            node.prints("does not answer")
         queue = Queue(settings.folder)
         with queue._changes() as database:
             database.execute("UPDATE series SET attempts = 3000, due = 0")
         queue.close()
         with NodeThread(replace(settings, destination=Peer("ARCHIVE", "127.0.0.1", 1))) as node:
-            node.says("It is sent again", 2)
+            node.prints("It is sent again", 2)
 
     def test_a_result_that_is_gone_holds_up_no_other(self, settings, archive, series, monkeypatch):
         monkeypatch.setattr(service, "_FIRST_WAIT", 1000.0)
         absent = replace(settings, destination=Peer("ARCHIVE", "127.0.0.1", 1))
         with NodeThread(absent) as node:
             send(series(), node.port)
-            node.says("does not answer")
+            node.prints("does not answer")
         (result,) = (settings.folder / RESULTS).iterdir()
         service.shutil.rmtree(result)
         queue = Queue(settings.folder)
@@ -272,9 +272,9 @@ class TestTroubles:
             database.execute("UPDATE series SET due = 0")
         queue.close()
         with NodeThread(settings) as node:
-            node.says("No such file or directory It is sent again")
+            node.prints("No such file or directory It is sent again")
             send(series("other"), node.port)
-            node.says("delivered")
+            node.prints("delivered")
 
     def test_an_internal_error_of_the_delivery_ends_the_node(self, settings, archive, series, monkeypatch):
         def fail(*_: object) -> int:
@@ -295,14 +295,14 @@ class TestRestart:
         left.mkdir()
         (left / "task.json").write_text("{}")
         with NodeThread(settings) as node:
-            node.says("delivered")
+            node.prints("delivered")
         assert not left.exists()
         assert len(archive.images) == 11
 
     def test_removes_the_files_of_series_that_have_ended(self, settings, archive, series):
         with NodeThread(replace(settings, keep=True)) as node:
             send(series(), node.port)
-            node.says("delivered")
+            node.prints("delivered")
         with NodeThread(settings):
             pass
         assert files_in(settings.folder) == ["lock", "queue.sqlite"]

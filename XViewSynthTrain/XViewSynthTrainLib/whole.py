@@ -9,6 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from XViewSynthLib.errors import InputError
+from XViewSynthLib.system.durable import to_disk
 from XViewSynthLib.system.staging import staging_folder
 
 
@@ -22,8 +23,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         with staging_folder(path.parent) as staged:
             beside = staged / path.name
             write(beside)
-            with open(beside, "rb+") as written:
-                os.fsync(written.fileno())
+            to_disk(beside)
             os.replace(beside, path)
     except (OSError, SafetensorError) as problem:
         reason = getattr(problem, "strerror", None) or problem

@@ -20,6 +20,7 @@ from typing import Any
 
 from .. import __version__
 from ..io.fingerprints import fingerprint_of, fingerprint_of_file, fingerprint_of_scan
+from ..system.durable import to_disk
 from ..system.staging import STAGING_PREFIX
 from ..system.streams import visible
 from .process import TASK, run_worker
@@ -210,7 +211,7 @@ def _enhance(
     written.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     for file in (written, *_files(output)):
         stop_if_requested()
-        _to_disk(file)
+        to_disk(file)
     return {"status": ENHANCED, "record": record, "folder": str(folder)}
 
 
@@ -247,9 +248,3 @@ def _size(output: Path) -> int:
 
 def _checksum(output: Path, check: Callable[[], None]) -> str:
     return (fingerprint_of_scan if output.is_dir() else fingerprint_of_file)(output, check)
-
-
-def _to_disk(file: Path) -> None:
-    # A power cut must not leave a name without its content.
-    with open(file, "rb+") as stream:
-        os.fsync(stream.fileno())

@@ -59,13 +59,13 @@ def resolve_precision(requested: str, device: torch.device) -> str:
         return requested
     if device.type == "cuda":
         return "fp16"
-    return "bf16" if has_bfloat16(device) else "fp32"
+    return "bf16" if device.type == "cpu" and _has_bfloat16() else "fp32"
 
 
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device has instructions for products of bfloat16: a CUDA GPU, or a CPU of which PyTorch reports it."""
-    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # which older versions lack
-        return device.type == "cuda"
+def _has_bfloat16() -> bool:
+    """Whether the CPU has instructions for products of bfloat16, as PyTorch reports."""
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return False  # an older version of PyTorch
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 

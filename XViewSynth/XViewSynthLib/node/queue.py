@@ -147,7 +147,7 @@ class Queue:
 
     def enhanced(self, series: Series, seconds: float) -> bool:
         """Note that the result of a series is on disk; False if instances have arrived meanwhile."""
-        return self._move(series, (RECEIVING, ENHANCING), DELIVERING, attempts=0, seconds=seconds)
+        return self._move(series, (ENHANCING,), DELIVERING, attempts=0, seconds=seconds)
 
     def end(self, series: Series, state: str, reason: str = "") -> bool:
         """Note one of `ENDED`, with the reason; False if instances have arrived meanwhile."""

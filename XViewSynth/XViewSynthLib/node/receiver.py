@@ -23,6 +23,7 @@ from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAsso
 from ..errors import InputError
 from ..io.dicom.files import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, read_header
 from ..io.dicom.slices import JPEG, JPEG_2000, JPEG_LS, RLE
+from ..system.durable import names_to_disk
 from .queue import FAILED, Queue
 from .settings import (
     ACSE_SECONDS,
@@ -190,7 +191,7 @@ class Store:
         size = getattr(association, "received_bytes", 0) + sum(len(value) for value in data)
         association.received_bytes = 0 if data and data[-1][0] & 2 else size
         if size > LARGEST_INSTANCE and not getattr(association, "is_refused", False):
-            # What has arrived already is handed on before the association ends.
+            # The rest of what has arrived is still received before the association ends.
             association.is_refused = True
             self._note(f"An instance above {LARGEST_INSTANCE / 1e6:.0f} MB was refused.")
             association.abort()
@@ -273,18 +274,7 @@ def _rename(part: Path, path: Path) -> None:
     """Give a file its name, on disk when this returns."""
     path.parent.mkdir(exist_ok=True)
     part.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Write the names in a folder to disk, where the system can."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    names_to_disk(path.parent)
 
 
 def remove_parts(folder: Path) -> None:

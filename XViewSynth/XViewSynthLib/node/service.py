@@ -8,7 +8,6 @@ it has them all.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import sqlite3
@@ -27,10 +26,11 @@ from ..io.dicom.files import read_header
 from ..io.dicom.series import read_series
 from ..model.catalogue import model_folder
 from ..request import AUTOMATIC
+from ..system.durable import names_to_disk, to_disk
 from ..system.locks import FileLock, LockHeld
 from .delivery import NotDelivered, deliver
 from .queue import DELIVERING, DONE, ENDED, FAILED, RECEIVING, SKIPPED, Queue, Series
-from .receiver import OUT_OF_RESOURCES, Store, receiver, remove_parts, sync_folder
+from .receiver import OUT_OF_RESOURCES, Store, receiver, remove_parts
 from .settings import FAILURES, REASON, RECEIVED, Settings
 from .status import status_page
 
@@ -44,7 +44,7 @@ _MOST_DOUBLINGS = 10
 _POLL_SECONDS, _FETCH_SECONDS = 0.2, 15.0
 # The instances of series that have ended are forgotten after so long, at the start and every hour.
 _REMEMBERED_SECONDS, _TIDY_SECONDS = 30 * 86400.0, 3600.0
-# How long a stop waits for an archive that does not answer.
+# How long a stop waits for an archive that is silent.
 _JOIN_SECONDS = 3.0
 _UID = re.compile(r"\d+(\.\d+){3,}")
 
@@ -195,10 +195,9 @@ class Node:
 
     def _keep(self, series: Series, made: Path, result: Path, seconds: float) -> None:
         for file in made.iterdir():
-            with open(file, "rb+") as stream:
-                os.fsync(stream.fileno())
+            to_disk(file)
         made.replace(result)
-        sync_folder(result.parent)
+        names_to_disk(result.parent)
         if self._queue.enhanced(series, seconds):
             self._note(f"{series.key}: enhanced in {seconds:.0f} s.")
         else:

@@ -83,7 +83,7 @@ class Tls:
 
 @dataclass(frozen=True)
 class Settings:
-    """All that a node is told.
+    """Addresses, limits and rules of a node.
 
     Attributes:
         folder: of the queue, the received series and the results; one node at a time uses it.

@@ -16,6 +16,11 @@ from .queue import Queue
 _TEMPLATE = Path(__file__).with_name("page.html.j2")
 _HOST = "127.0.0.1"
 _IDLE_SECONDS = 10.0
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 def describe(summary: Mapping[str, Any]) -> str:
@@ -91,10 +96,3 @@ def status_page(port: int, queue: Queue) -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
-
-
-_HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
-    "X-Content-Type-Options": "nosniff",
-}

@@ -45,10 +45,10 @@ def deliver_by_web(files: list[Path], url: str, stop_if_requested: Callable[[], 
     for first in range(0, len(files), _IMAGES_AT_ONCE):
         stop_if_requested()
         try:
-            answer = client.store_instances([dcmread(file) for file in files[first : first + _IMAGES_AT_ONCE]])
+            response = client.store_instances([dcmread(file) for file in files[first : first + _IMAGES_AT_ONCE]])
         except (requests.RequestException, ValueError) as error:
             raise NotDelivered(f"The DICOMweb service does not take images ({_reason(error)}).") from error
-        if answer.get("FailedSOPSequence"):
+        if response.get("FailedSOPSequence"):
             raise NotDelivered("The DICOMweb service refuses images.")
 
 
